@@ -1,0 +1,52 @@
+# `make table1` and `make test` need python3 (3.11 or newer), make and git; everything else goes
+# into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+.PHONY: help table1 test lint format readme schema requirements
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+
+table1: $(VENV)/installed ## results/table1.csv, table1.md and figures, from nothing
+	snakemake --cores all results/table1.csv
+
+test: $(VENV)/installed ## all tests
+	pytest
+
+lint: $(VENV)/installed ## formatting, types, import layers, workflow
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+format: $(VENV)/installed ## format Python and Snakemake files
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
+
+readme: table1 ## the pipeline's table and pictures into README.md
+	python workflow/scripts/update_readme.py
+
+schema: $(VENV)/installed ## workflow/schemas/params.schema.json from the configuration classes
+	python -m couplet.config.schema > workflow/schemas/params.schema.json
+
+requirements: $(VENV)/installed ## pin the newest versions that fit pyproject.toml
+	(echo '# Exact versions of everything `make` installs; made by `make requirements`.'; \
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+		--quiet --no-header --no-annotate) > requirements.new
+	mv requirements.new requirements.txt
+
+$(VENV)/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON): version 3.11 or newer is needed; make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet uv
+	VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet --requirement requirements.txt
+	VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet --no-deps --editable .
+	touch $@

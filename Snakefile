@@ -1,0 +1,22 @@
+# The grid: data sets × recipes × kernels × couplings × seeds, down to one table.
+# Which cells there are, what they are called and what they are made from: workflow/rules/common.smk.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/table.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        "results/table1.csv",

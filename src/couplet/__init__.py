@@ -1,0 +1,1 @@
+"""Consistency-model training, reproduced and compared."""

@@ -1,0 +1,19 @@
+"""What a user may set, as closed models; the lowest room, free of torch."""
+
+from couplet.config.base import Closed, Floats, Ints, Invalid, OneOf, Variant
+from couplet.config.params import Cell, Grid, Measurement, Params, Training, read_params
+
+__all__ = [
+    "Cell",
+    "Closed",
+    "Floats",
+    "Grid",
+    "Ints",
+    "Invalid",
+    "Measurement",
+    "OneOf",
+    "Params",
+    "Training",
+    "Variant",
+    "read_params",
+]

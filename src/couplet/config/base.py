@@ -1,0 +1,158 @@
+"""Closed configuration models, and families of variants that others may extend.
+
+Nothing here or elsewhere in ``couplet.config`` imports torch: Snakemake and ``couplet --help`` stay quick.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import core_schema
+
+Ints = Annotated[tuple[int, ...], Field(strict=False)]
+"""A list of integers in YAML."""
+
+Floats = Annotated[tuple[float, ...], Field(strict=False)]
+"""A list of numbers in YAML."""
+
+
+class Invalid(ValueError):
+    """A value that configuration does not allow: where it stands, what it is, what is allowed."""
+
+    def __init__(self, at: tuple[str | int, ...], value: object, expected: str) -> None:
+        super().__init__(expected)
+        self.at, self.value, self.expected = at, value, expected
+
+    def __str__(self) -> str:
+        key = ".".join(map(str, self.at)) or "(top level)"
+        shown = json.dumps(self.value, default=str)
+        return f"{key} = {shown if len(shown) < 80 else shown[:77] + '...'}: {self.expected}"
+
+
+@contextmanager
+def located(*keys: str | int) -> Iterator[None]:
+    """Puts ``keys`` before the location of what is found invalid inside the block."""
+    try:
+        yield
+    except Invalid as error:
+        raise Invalid((*keys, *error.at), error.value, error.expected) from None
+    except ValidationError as error:
+        first = invalid(error)
+        raise Invalid((*keys, *first.at), first.value, first.expected) from None
+
+
+def invalid(error: ValidationError) -> Invalid:
+    """The first finding of a failed validation, with its full location."""
+    found = error.errors(include_url=False)[0]
+    cause = found.get("ctx", {}).get("error")
+    if isinstance(cause, ValidationError):
+        cause = invalid(cause)
+    if isinstance(cause, Invalid):
+        return Invalid((*found["loc"], *cause.at), cause.value, cause.expected)
+    if found["type"] == "missing":
+        return Invalid(found["loc"], None, "this key is required")
+    message = found["msg"].removeprefix("Value error, ")
+    return Invalid(found["loc"], found["input"], message[:1].lower() + message[1:])
+
+
+class Closed(BaseModel):
+    """A frozen model without unknown keys and without silent conversions (``"3"`` is not 3)."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_unknown_key(cls, values: Any) -> Any:
+        for key in values if isinstance(values, Mapping) else ():
+            if key not in cls.model_fields:
+                hint = choices(key, cls.model_fields)
+                raise Invalid((key,), values[key], f"unknown key; {hint}")
+        return values
+
+
+class Variant(Closed):
+    """Base of a family of alternatives, told apart by ``kind``.
+
+    A direct subclass opens a family; each of its subclasses that sets ``kind`` joins it, wherever it
+    is defined, so a plug-in's variant is as good as a built-in one. A field is annotated with :class:`OneOf`.
+    """
+
+    family: ClassVar[dict[str, type[Variant]]]
+    noun: ClassVar[str] = "variant"
+    """What a member is called in error messages, e.g. ``coupling``."""
+
+    kind: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if Variant in cls.__bases__:
+            cls.family = {}
+        kind = cls.model_fields["kind"].default
+        if isinstance(kind, str):
+            cls.family[kind] = cls
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """The member of this family that ``value["kind"]`` names, built from the rest of ``value``.
+
+        Raises:
+            Invalid: ``value`` is not a mapping, or its kind is unknown.
+        """
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise Invalid((), value, f"must be a mapping with the settings of a {cls.noun}")
+        kind = value.get("kind", cls.model_fields["kind"].default)
+        if not isinstance(kind, str) or kind not in cls.family:
+            raise Invalid(("kind",), value.get("kind"), choices(kind, cls.family))
+        member: Any = cls.family[kind]
+        return member.model_validate(dict(value))
+
+
+class OneOf:
+    """Marks a field as any member of a family, including those registered later.
+
+    ``schedule: Annotated[ScheduleConfig, OneOf()]``
+    """
+
+    def __get_pydantic_core_schema__(self, family: Any, handler: GetCoreSchemaHandler) -> Any:
+        return core_schema.no_info_plain_validator_function(
+            family.parse,
+            metadata={"family": family},
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda member: member.model_dump(mode="json")
+            ),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Any:
+        family = schema["metadata"]["family"].family
+        return {"anyOf": [handler(member.__pydantic_core_schema__) for member in family.values()]}
+
+
+def choices(value: object, allowed: Iterable[str]) -> str:
+    """``did you mean 'vae'? allowed: generator, independent, ot, vae``."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(str(value), names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}allowed: {', '.join(names)}"

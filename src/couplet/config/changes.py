@@ -1,0 +1,67 @@
+"""Parameters changed from the command line, for `couplet run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from couplet.config.params import Params, read_params, validated
+from couplet.errors import UserError
+from couplet.files import replacing
+
+
+def changed_params(
+    path: Path,
+    names: Mapping[str, Any],
+    recipe: Mapping[str, int | None],
+    changes: Sequence[str],
+    out: Path,
+) -> Params:
+    """The parameters of ``path`` with a run's own names and changes, kept as ``out/params.yaml``.
+
+    Args:
+        path: the parameter file to start from.
+        names: dataset, recipe, kernel, coupling, seed; None keeps the file's.
+        recipe: settings that win over the recipe's and its overrides; None keeps them.
+        changes: ``KEY=VALUE`` with a dotted key and a YAML value.
+        out: the run's folder.
+
+    Raises:
+        UserError: a change does not fit, or ``out`` holds a run with other parameters.
+    """
+    read_params(path)
+    content = yaml.safe_load(path.read_text())
+    content.update({key: value for key, value in names.items() if value is not None})
+    for change in changes:
+        _apply(content, change)
+    cell = {key: content[key] for key in ("dataset", "recipe", "kernel", "coupling")}
+    wanted = {key: value for key, value in recipe.items() if value is not None}
+    if wanted and cell["recipe"] in content["recipes"]:
+        draft = content["recipes"][cell["recipe"]]
+        when = {"dataset": cell["dataset"]}
+        draft["overrides"] = [*draft.get("overrides", ()), {"when": when, **wanted}]
+    content["table1"] = {f"{key}s": [value] for key, value in cell.items()}
+    content["table1"]["seeds"] = [content["seed"]]
+    text = yaml.safe_dump(content, sort_keys=False)
+    kept = out / "params.yaml"
+    if kept.exists() and kept.read_text() != text:
+        raise UserError(f"{kept}: this folder holds a run with other parameters; choose another")
+    checked = validated(Params, content, "command line")
+    with replacing(kept) as temporary:
+        temporary.write_text(text)
+    return checked
+
+
+def _apply(content: dict[str, Any], change: str) -> None:
+    """Sets one dotted key, which must exist above its last part."""
+    key, separator, value = change.partition("=")
+    *parents, last = key.split(".")
+    place: Any = content
+    for parent in parents:
+        place = place.get(parent) if isinstance(place, dict) else None
+    if not separator or not isinstance(place, dict):
+        raise UserError(f"--set {change}: expected KEY=VALUE with a key of the parameter file")
+    place[last] = yaml.safe_load(value)

@@ -1,0 +1,52 @@
+"""Where every stage's files lie: in a grid by name and key, in a single run by name alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from couplet.config.params import Cell, Params, digest
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Folders below a grid's root.
+
+    Names carry a key of the settings that made them, so that a changed setting is a missing file and
+    never a stale one, with or without a workflow engine's own records.
+    """
+
+    params: Params
+    root: Path
+
+    def data(self, dataset: str) -> Path:
+        """Folder of the prepared archive."""
+        return self.root / "data" / f"{dataset}-{digest(self.params.datasets[dataset])}"
+
+    def features(self, dataset: str) -> Path:
+        """Folder of the feature extractor."""
+        return self.root / "features" / f"{dataset}-{self._measured(dataset)}"
+
+    def reference(self, dataset: str) -> Path:
+        """Folder of the reference statistics."""
+        return self.root / "reference" / f"{dataset}-{self._measured(dataset)}"
+
+    def _measured(self, dataset: str) -> str:
+        return digest(self.params.datasets[dataset], self.params.features[dataset])
+
+    def run(self, cell: Cell) -> Path:
+        """Folder of a cell; its name is the run's id."""
+        return self.root / "runs" / f"{cell}-{self.params.training(cell).key}"
+
+    def train(self, cell: Cell) -> Path:
+        """Folder of a cell's checkpoints, curve and record."""
+        return self.run(cell) / "train"
+
+    def evaluation(self, cell: Cell) -> Path:
+        """Folder of a cell's selection, samples and metrics."""
+        return self.run(cell) / f"eval-{self.params.measurement(cell).key}"
+
+
+def checkpoint_name(step: int) -> str:
+    """File name of the snapshot after ``step`` steps; names sort like steps."""
+    return f"step-{step:08d}.safetensors"

@@ -1,0 +1,206 @@
+"""Configuration of the networks: DDPM++, NCSN++, ADM and EDM2.
+
+Fields have the names of the constructor arguments of NVlabs/edm and NVlabs/edm2. Defaults are those
+of the published models: CIFAR-10 for DDPM++ and NCSN++, ImageNet 64x64 for ADM and EDM2-S.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from couplet.config.base import Variant
+
+Levels = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
+"""One positive integer per resolution level, the finest level first."""
+
+Resolutions = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
+"""Heights of feature maps in pixels."""
+
+Taps = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
+"""Coefficients of a one-dimensional filter, normalised before use."""
+
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+"""A probability below one."""
+
+Probabilities = Annotated[tuple[Probability, ...], Field(strict=False, min_length=1)]
+"""One probability per resolution level, the finest level first."""
+
+
+class NetworkConfig(Variant):
+    """A U-Net that maps ``[b, c, h, w]`` images and noise labels to ``[b, out, h, w]``.
+
+    A level is one resolution of the U-Net: level 0 has that of the images, each next level half of
+    it. Encoder and decoder of a level share its entry in every per-level list.
+    """
+
+    noun: ClassVar[str] = "network"
+
+    model_channels: PositiveInt = 128
+    """Channels that ``channel_mult`` multiplies (EDM, Appendix F.1; DDPM++ on CIFAR-10 has 128)."""
+
+    channel_mult: Levels = (2, 2, 2)
+    """Channels of each level in units of ``model_channels``; its length is the number of levels."""
+
+    num_blocks: PositiveInt | Levels = 4
+    """Residual blocks per level of the encoder, the decoder has one more; a list gives each level
+    its own number (GC). iCT-deep doubles the number of ADM, from 3 to 6."""
+
+    attn_resolutions: Resolutions = (16,)
+    """Heights in pixels of the levels with self-attention; one that no level has is ignored, as in
+    EDM. The first decoder block always has attention. EDM, VCT and ECT: 16; GC: none."""
+
+    dropout: Probability | Probabilities = 0.0
+    """Probability that dropout inside a block zeroes an activation; a list gives each level its own
+    (GC). iCT on CIFAR-10: 0.3."""
+
+    dropout_resolution: PositiveInt | None = None
+    """Largest height in pixels at which dropout acts; ``null`` means at every one."""
+
+    @model_validator(mode="after")
+    def _one_entry_per_level(self) -> Self:
+        levels = len(self.channel_mult)
+        for name in ("num_blocks", "dropout"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != levels:
+                raise ValueError(
+                    f"{name} {list(value)} has {len(value)} entries, but channel_mult "
+                    f"{list(self.channel_mult)} has {levels}: give one number or one per level"
+                )
+        return self
+
+    def blocks_at(self, level: int) -> int:
+        """Residual blocks of the encoder at ``level``."""
+        return self.num_blocks[level] if isinstance(self.num_blocks, tuple) else self.num_blocks
+
+    def dropout_at(self, level: int, resolution: int) -> float:
+        """Dropout probability at ``level``, where feature maps are ``resolution`` pixels high."""
+        if self.dropout_resolution is not None and resolution > self.dropout_resolution:
+            return 0.0
+        return self.dropout[level] if isinstance(self.dropout, tuple) else self.dropout
+
+
+class SongConfig(NetworkConfig):
+    """What DDPM++ and NCSN++ have in common (Song et al. 2021, in the form of EDM)."""
+
+    embedding_type: Literal["positional", "fourier"]
+    """Features of the noise label: sinusoids of fixed or of random frequencies."""
+
+    encoder_type: Literal["standard", "residual"]
+    """``residual`` adds a downsampled copy of the input to every level of the encoder."""
+
+    channel_mult_noise: PositiveInt
+    """Features of the noise label in units of ``model_channels``."""
+
+    channel_mult_emb: PositiveInt = 4
+    """Width of the embedding that all blocks see, in units of ``model_channels`` (EDM: 4)."""
+
+    resample_filter: Taps
+    """Coefficients of the separable filter used to halve and double the resolution."""
+
+    fourier_scale: PositiveFloat = 0.02
+    """Standard deviation of the frequencies of ``embedding_type: fourier``, in cycles per unit of
+    noise label. iCT, VCT and ECT: 0.02; EDM and GC: 16. Loaded weights bring their own."""
+
+
+class DDPMPlusPlusConfig(SongConfig):
+    """DDPM++ as in EDM, VCT and ECT; GC has ``attn_resolutions: []`` and per-level lists."""
+
+    kind: Literal["ddpmpp"] = "ddpmpp"
+
+    embedding_type: Literal["positional", "fourier"] = "positional"
+    """Features of the noise label: sinusoids of fixed or of random frequencies."""
+
+    encoder_type: Literal["standard", "residual"] = "standard"
+    """``residual`` adds a downsampled copy of the input to every level of the encoder."""
+
+    channel_mult_noise: PositiveInt = 1
+    """Features of the noise label in units of ``model_channels``."""
+
+    resample_filter: Taps = (1.0, 1.0)
+    """Coefficients of the separable filter used to halve and double the resolution."""
+
+
+class NCSNPlusPlusConfig(SongConfig):
+    """NCSN++ as in EDM; iCT's network for CIFAR-10."""
+
+    kind: Literal["ncsnpp"] = "ncsnpp"
+
+    embedding_type: Literal["positional", "fourier"] = "fourier"
+    """Features of the noise label: sinusoids of fixed or of random frequencies."""
+
+    encoder_type: Literal["standard", "residual"] = "residual"
+    """``residual`` adds a downsampled copy of the input to every level of the encoder."""
+
+    channel_mult_noise: PositiveInt = 2
+    """Features of the noise label in units of ``model_channels``."""
+
+    resample_filter: Taps = (1.0, 3.0, 3.0, 1.0)
+    """Coefficients of the separable filter used to halve and double the resolution."""
+
+
+class MultiHeadConfig(NetworkConfig):
+    """What ADM and EDM2 have in common: several attention heads where there are many channels."""
+
+    model_channels: PositiveInt = 192
+    """Channels that ``channel_mult`` multiplies (ImageNet 64x64: 192)."""
+
+    channel_mult: Levels = (1, 2, 3, 4)
+    """Channels of each level in units of ``model_channels``; its length is the number of levels."""
+
+    num_blocks: PositiveInt | Levels = 3
+    """Residual blocks per level of the encoder, the decoder has one more; a list gives each level
+    its own number. iCT-deep doubles the number, from 3 to 6."""
+
+    dropout_resolution: PositiveInt | None = 16
+    """Largest height in pixels at which dropout acts; ``null`` means at every one. iCT, VCT and
+    ECT: 16; EDM's ADM: every one."""
+
+    channels_per_head: PositiveInt = 64
+    """Channels of an attention head (64 in ADM and EDM2). A block of C channels has
+    ``C // channels_per_head`` heads."""
+
+    attention_below_head_width: Literal["error", "absent"] = "error"
+    """What a block that is to have attention, but has fewer channels than one head, does: ``error``
+    refuses to build the network; ``absent`` leaves its attention out, as the official code does
+    without a word. Small networks want a smaller ``channels_per_head``."""
+
+
+class ADMConfig(MultiHeadConfig):
+    """ADM (Dhariwal and Nichol 2021) as in EDM, Appendix F.2; iCT's network for ImageNet 64x64."""
+
+    kind: Literal["adm"] = "adm"
+
+    attn_resolutions: Resolutions = (32, 16, 8)
+    """Heights in pixels of the levels with self-attention; one that no level has is ignored, as in
+    EDM. The first decoder block always has attention."""
+
+    channel_mult_emb: PositiveInt = 4
+    """Width of the embedding that all blocks see, in units of ``model_channels`` (EDM: 4)."""
+
+
+class EDM2Config(MultiHeadConfig):
+    """The magnitude-preserving U-Net of EDM2 (config G); 192 channels are EDM2-S."""
+
+    kind: Literal["edm2"] = "edm2"
+
+    attn_resolutions: Resolutions = (16, 8)
+    """Heights in pixels of the levels with self-attention; one that no level has is ignored, as in
+    EDM2. The first decoder block always has attention."""
+
+
+Config = TypeVar("Config", bound=NetworkConfig)
+
+
+def shrink(config: Config, model_channels: int = 32, num_blocks: int = 1) -> Config:
+    """``config`` with fewer channels and blocks: the encoder that belongs to a network in VCT.
+
+    The encoder of sony/vct is "small" with the default values, and "big" with 2 blocks per level;
+    everything else, dropout included, is as in the network.
+
+    Raises:
+        pydantic.ValidationError: a number is not positive.
+    """
+    changed = {"model_channels": model_channels, "num_blocks": num_blocks}
+    return type(config).model_validate(config.model_dump() | changed)

@@ -1,0 +1,341 @@
+"""params.yaml: read, checked whole, and resolved into the cells that stages work on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+import yaml
+from pydantic import Field, PlainValidator, ValidationError, model_validator
+
+from couplet.config.base import (
+    Closed,
+    Floats,
+    Ints,
+    Invalid,
+    OneOf,
+    Variant,
+    choices,
+    invalid,
+    located,
+)
+from couplet.config.couplings import CouplingConfig
+from couplet.config.data import (
+    DatasetConfig,
+    EvaluateConfig,
+    ExtractorConfig,
+    SampleConfig,
+    SelectConfig,
+    TrainConfig,
+)
+from couplet.config.plugins import load_plugins
+from couplet.config.recipes import Kernel, Recipe
+from couplet.errors import UserError
+
+Model = TypeVar("Model", bound=Closed)
+
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+
+
+def _named(family: type[Variant]) -> Any:
+    """A mapping from names to members of ``family``; a name that is a kind need not repeat it."""
+
+    def parse(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise Invalid((), value, f"must be a mapping from names to {family.noun} settings")
+        members = {}
+        for name, settings in value.items():
+            with located(name):
+                members[name] = family.parse(with_kind(family, name, settings))
+        return members
+
+    member: Any = Annotated[family, OneOf()]
+    return PlainValidator(parse, json_schema_input_type=dict[str, member])
+
+
+def with_kind(family: type[Variant], name: str, settings: Any) -> Any:
+    """``settings`` with ``kind: name`` filled in where it has none and ``name`` is a kind."""
+    if settings is None:
+        settings = {}
+    if isinstance(settings, Mapping) and "kind" not in settings and name in family.family:
+        return {"kind": name, **settings}
+    return settings
+
+
+class Cell(Closed):
+    """The five names that identify one training."""
+
+    dataset: str
+    recipe: str
+    kernel: Kernel = "ve"
+    coupling: str
+    seed: int = Field(0, ge=0)
+    """Seeds training; selection and sampling derive streams of their own from it."""
+
+    @property
+    def flags(self) -> str:
+        """The names as command-line options."""
+        return " ".join(f"--{name} {value}" for name, value in self)
+
+    def __str__(self) -> str:
+        return f"{self.dataset}-{self.recipe}-{self.kernel}-{self.coupling}-s{self.seed}"
+
+
+class Grid(Closed):
+    """Every combination of these names is a cell."""
+
+    datasets: Names
+    recipes: Names
+    kernels: Annotated[tuple[Kernel, ...], Field(strict=False, min_length=1)] = ("ve",)
+    couplings: Names
+    seeds: Annotated[Ints, Field(min_length=1)]
+
+    def cells(self) -> Iterator[Cell]:
+        for dataset in self.datasets:
+            for recipe in self.recipes:
+                for kernel in self.kernels:
+                    for coupling in self.couplings:
+                        for seed in self.seeds:
+                            yield Cell(
+                                dataset=dataset,
+                                recipe=recipe,
+                                kernel=kernel,
+                                coupling=coupling,
+                                seed=seed,
+                            )
+
+
+class Training(Closed):
+    """Everything that decides the weights of one cell."""
+
+    cell: Cell
+    dataset: Annotated[DatasetConfig, OneOf()]
+    recipe: Recipe
+    coupling: Annotated[CouplingConfig, OneOf()]
+    train: TrainConfig
+
+    @property
+    def key(self) -> str:
+        """Changes with every setting that changes the weights, and with no other."""
+        settings = self.model_dump(mode="json")
+        recipe, train = settings["recipe"], settings["train"]
+        for name in ("published_as", "mid_sigmas"):
+            del recipe[name]
+        del recipe["boundary"]["sampling"], train["log_every"], train["save_every"]
+        return digest(settings)
+
+    @property
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """The steps after which an EMA snapshot is saved: equally spaced, the last is the last."""
+        count = min(self.train.snapshots, self.recipe.steps)
+        return tuple(self.recipe.steps * (i + 1) // count for i in range(count))
+
+
+class Measurement(Closed):
+    """Everything that decides the numbers measured on given weights."""
+
+    mid_sigmas: Floats
+    boundary: bool
+    """Whether sampling shifts the preconditioning."""
+    dataset: Annotated[DatasetConfig, OneOf()]
+    features: Annotated[ExtractorConfig, OneOf()]
+    select: SelectConfig
+    sample: SampleConfig
+    evaluate: EvaluateConfig
+
+    @property
+    def key(self) -> str:
+        """Changes with every setting here."""
+        return digest(self)
+
+
+class Params(Closed):
+    """params.yaml. The top-level names are the experiment of `dvc repro`; `table1` is the grid."""
+
+    dataset: str
+    recipe: str
+    kernel: Kernel = "ve"
+    coupling: str
+    seed: int = Field(0, ge=0)
+    threads: int = Field(1, ge=1)
+    """CPU threads of one job. More than the cores that are free makes every job many times slower."""
+    table1: Grid
+    datasets: Annotated[dict[str, Any], _named(DatasetConfig)]
+    features: Annotated[dict[str, Any], _named(ExtractorConfig)]
+    """The feature extractor of each data set."""
+    recipes: dict[str, dict[str, Any]]
+    """Recipes by name; `overrides` lists {when: {dataset|kernel|coupling: name}, …settings}."""
+    couplings: Annotated[dict[str, Any], _named(CouplingConfig)]
+    train: TrainConfig = TrainConfig()
+    select: SelectConfig = SelectConfig()
+    sample: SampleConfig = SampleConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def experiment(self) -> Cell:
+        """The one cell that the top level names."""
+        return Cell(
+            dataset=self.dataset,
+            recipe=self.recipe,
+            kernel=self.kernel,
+            coupling=self.coupling,
+            seed=self.seed,
+        )
+
+    @model_validator(mode="after")
+    def _every_cell_resolves(self) -> Self:
+        self.training(self.experiment)
+        with located("table1"):
+            for key in ("dataset", "recipe", "coupling"):
+                for i, name in enumerate(getattr(self.table1, f"{key}s")):
+                    with located(f"{key}s", i):
+                        self._lookup(key, name)
+        for name in self.recipes:
+            with located("recipes", name):
+                _recipe(self.recipes[name], {})
+        for cell in self.table1.cells():
+            self.training(cell)
+        for cell in (self.experiment, *self.table1.cells()):
+            self._measurable(cell)
+        return self
+
+    def _lookup(self, key: str, name: str) -> Any:
+        """The settings that ``datasets``, ``recipes`` or ``couplings`` hold under ``name``."""
+        known = getattr(self, f"{key}s")
+        if name not in known:
+            raise Invalid((), name, choices(name, known))
+        return known[name]
+
+    def dataset_named(self, name: str) -> str:
+        """``name``, if it is a data set with a feature extractor.
+
+        Raises:
+            Invalid: it is not.
+        """
+        with located("dataset"):
+            self._lookup("dataset", name)
+        if name not in self.features:
+            raise Invalid(("features", name), None, "this data set needs a feature extractor")
+        return name
+
+    def _measurable(self, cell: Cell) -> None:
+        self.dataset_named(cell.dataset)
+        levels = 1 + len(self.training(cell).recipe.mid_sigmas)
+        for section, wanted in (("select", (self.select.nfe,)), ("sample", self.sample.nfe)):
+            for nfe in wanted:
+                if not 1 <= nfe <= levels:
+                    raise Invalid(
+                        (section, "nfe"),
+                        nfe,
+                        f"must lie between 1 and {levels}: recipe {cell.recipe} samples with "
+                        f"sigma_max and {levels - 1} mid_sigmas",
+                    )
+
+    def training(self, cell: Cell) -> Training:
+        """All settings that ``cell`` trains with, overrides applied.
+
+        Raises:
+            Invalid: a name of the cell is not defined here, or an override does not fit.
+        """
+        settings = {}
+        for key in ("dataset", "recipe", "coupling"):
+            with located(key):
+                settings[key] = self._lookup(key, getattr(cell, key))
+        when = {"dataset": cell.dataset, "kernel": cell.kernel, "coupling": cell.coupling}
+        with located("recipes", cell.recipe):
+            recipe, changes = _recipe(settings["recipe"], when)
+            coupling = settings["coupling"]
+            with located("overrides", "coupling"):
+                if changes:
+                    coupling = coupling.parse(merge(coupling.model_dump(mode="json"), changes))
+        return Training(
+            cell=cell,
+            dataset=settings["dataset"],
+            recipe=recipe,
+            coupling=coupling,
+            train=self.train,
+        )
+
+    def measurement(self, cell: Cell) -> Measurement:
+        """All settings that ``cell`` is measured with."""
+        recipe = self.training(cell).recipe
+        return Measurement(
+            mid_sigmas=recipe.mid_sigmas,
+            boundary=recipe.boundary.sampling,
+            dataset=self.datasets[cell.dataset],
+            features=self.features[cell.dataset],
+            select=self.select,
+            sample=self.sample,
+            evaluate=self.evaluate,
+        )
+
+
+_WHEN = ("dataset", "kernel", "coupling")
+
+
+def _recipe(draft: Mapping[str, Any], when: Mapping[str, str]) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe that a draft becomes under ``when``, and its settings for the coupling."""
+    settings = {key: value for key, value in draft.items() if key != "overrides"}
+    coupling: dict[str, Any] = {}
+    for i, override in enumerate(draft.get("overrides") or ()):
+        with located("overrides", i):
+            conditions = override.get("when") if isinstance(override, Mapping) else None
+            if not isinstance(conditions, Mapping) or not conditions or set(conditions) - {*_WHEN}:
+                raise Invalid(("when",), conditions, f"must name one or more of {', '.join(_WHEN)}")
+        if all(when.get(key) == name for key, name in conditions.items()):
+            changes = {key: value for key, value in override.items() if key != "when"}
+            coupling = merge(coupling, changes.pop("coupling", {}))
+            settings = merge(settings, changes)
+    return Recipe.model_validate(settings), coupling
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it; a mapping that names another ``kind`` replaces."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and value.get("kind", old.get("kind")) == old.get("kind")
+        ):
+            value = merge(old, value)
+        merged[key] = value
+    return merged
+
+
+def read_params(path: Path) -> Params:
+    """The checked content of a params file.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, or holds a bad key or value.
+    """
+    load_plugins()
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a file with --params") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return validated(Params, content, str(path))
+
+
+def validated(model: type[Model], content: Any, source: str) -> Model:
+    """``content`` as ``model``.
+
+    Raises:
+        UserError: one line with source, key, value and what is allowed.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{source}: {invalid(error)}") from None
+
+
+def digest(*parts: Any) -> str:
+    """Eight hexadecimal digits that change with any of ``parts``, models or plain data."""
+    plain = [part.model_dump(mode="json") if isinstance(part, Closed) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,253 @@
+"""A recipe: every choice of a paper's method except the coupling and the kernel."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from couplet.config.base import Closed, Floats, OneOf, Variant
+from couplet.config.networks import NetworkConfig
+
+Kernel = Literal["ve", "li"]
+"""Variance exploding, x + t z, or linear interpolation, (1 - t/sigma_max) x + t z."""
+
+
+class ScheduleConfig(Variant):
+    """How a step draws its two noise levels t > r."""
+
+    noun = "schedule"
+    p_mean: float = -1.1
+    """Mean of ln t (iCT, ECT: -1.1; ImageNet-64 in ECT and VCT: -0.8)."""
+    p_std: float = Field(2.0, gt=0)
+    """Standard deviation of ln t (2.0; ImageNet-64: 1.6)."""
+
+
+class Discretised(ScheduleConfig):
+    """iCT: neighbours on a grid of noise levels that becomes finer as training goes on."""
+
+    kind: Literal["discretised"] = "discretised"
+    curriculum: Literal["exponential", "square_root", "constant"] = "exponential"
+    """How the number of grid points grows: iCT's doubling, the CM paper's square root, not at all."""
+    s0: int = Field(10, ge=1)
+    """Intervals at the start."""
+    s1: int = Field(1280, ge=1)
+    """Intervals at the end."""
+    rho: float = Field(7.0, gt=0)
+    """Exponent of the grid's spacing (EDM)."""
+    levels: Literal["lognormal", "uniform"] = "lognormal"
+    """Probability of an interval: lognormal mass between its ends (iCT), or the same for all (CM)."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.s1 < self.s0:
+            raise ValueError(f"s1 = {self.s1} must be at least s0 = {self.s0}")
+        return self
+
+
+class Continuous(ScheduleConfig):
+    """ECT/ECM: t lognormal, r from t by a mapping whose gap shrinks by q with every stage."""
+
+    kind: Literal["continuous"] = "continuous"
+    mapping: Literal["sigmoid", "const"] = "sigmoid"
+    """a(t) = 1 + k sigmoid(-b t), or a(t) = 1."""
+    q: float = Field(2.0, gt=1)
+    """r/t = 1 - a(t)/q^(stage + 1)."""
+    k: float = Field(8.0, ge=0)
+    """Height of the sigmoid."""
+    b: float = Field(1.0, gt=0)
+    """Slope of the sigmoid."""
+    stages: int = Field(8, ge=1)
+    """Stages of equal length over the whole training."""
+
+
+class DistanceConfig(Variant):
+    """What is measured between student and teacher, per image."""
+
+    noun = "distance"
+
+
+class PseudoHuber(DistanceConfig):
+    """sqrt(||a - b||² + c²) - c on the image's norm (iCT's paper, GC, ECT/ECM)."""
+
+    kind: Literal["pseudo_huber"] = "pseudo_huber"
+    c: float | None = Field(None, ge=0)
+    """null is iCT's 0.00054 sqrt(D) for D values per image; 0 is the plain norm."""
+
+
+class ElementwisePseudoHuber(DistanceConfig):
+    """Sum over pixels of sqrt((a - b)² + c²) - c, with the whole image's c (VCT's iCT code)."""
+
+    kind: Literal["elementwise_pseudo_huber"] = "elementwise_pseudo_huber"
+    c: float | None = Field(None, ge=0)
+    """null is 0.00054 sqrt(D), as in the code."""
+
+
+class SquaredL2(DistanceConfig):
+    """||a - b||²."""
+
+    kind: Literal["squared_l2"] = "squared_l2"
+
+
+class Boundary(Closed):
+    """Where c_skip and c_out are shifted so that f(x, sigma_min) = x exactly.
+
+    iCT and GC: both. ECT and VCT's ECM: sampling only. ECT on ImageNet: neither.
+    """
+
+    training: bool = True
+    sampling: bool = True
+
+
+class OptimizerConfig(Variant):
+    """The optimiser of network and coupling together."""
+
+    noun = "optimizer"
+    lr: float = Field(1e-4, gt=0)
+    """Learning rate before its schedule."""
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class RAdam(OptimizerConfig):
+    """Rectified Adam (iCT, ECT, VCT)."""
+
+    kind: Literal["radam"] = "radam"
+    betas: Floats = Field((0.9, 0.999), min_length=2, max_length=2)
+
+
+class Adam(OptimizerConfig):
+    """Adam (EDM2, ECT and VCT on ImageNet: betas 0.9, 0.99)."""
+
+    kind: Literal["adam"] = "adam"
+    betas: Floats = Field((0.9, 0.99), min_length=2, max_length=2)
+
+
+class Lion(OptimizerConfig):
+    """Lion (GC), from lion-pytorch."""
+
+    kind: Literal["lion"] = "lion"
+    betas: Floats = Field((0.9, 0.99), min_length=2, max_length=2)
+
+
+class LearningRateConfig(Variant):
+    """Factor on the learning rate as a function of the step."""
+
+    noun = "learning-rate schedule"
+    warmup: int = Field(0, ge=0)
+    """Steps of linear warm-up, before and on top of the rest."""
+
+
+class Constant(LearningRateConfig):
+    """No decay (iCT, GC, ECT on CIFAR-10)."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class InverseSqrt(LearningRateConfig):
+    """1/sqrt(max(step/reference, 1)) (EDM2; VCT and ECT on ImageNet with 2000)."""
+
+    kind: Literal["inverse_sqrt"] = "inverse_sqrt"
+    reference: int = Field(2000, ge=1)
+    """Steps before the decay starts."""
+
+
+class Cosine(LearningRateConfig):
+    """Constant up to a fraction of training, then half a cosine."""
+
+    kind: Literal["cosine"] = "cosine"
+    flat: float = Field(0.5, ge=0, lt=1)
+    """Fraction of training before the decay."""
+    floor: float = Field(0.01, ge=0, le=1)
+    """Factor at the end."""
+
+
+class EMAConfig(Variant):
+    """Running average of the weights, which samples are made from."""
+
+    noun = "EMA"
+
+
+class ConstantEMA(EMAConfig):
+    """ema = beta ema + (1 - beta) net after every step (VCT, ECT, iCT)."""
+
+    kind: Literal["constant"] = "constant"
+    beta: float = Field(0.9999, ge=0, lt=1)
+
+
+class WarmupEMA(EMAConfig):
+    """beta_n = min(beta, (1 + n)/(10 + n)) at update n, for short trainings."""
+
+    kind: Literal["warmup"] = "warmup"
+    beta: float = Field(0.99, ge=0, lt=1)
+
+
+class PowerEMA(EMAConfig):
+    """EDM2's power-function average with relative width `std`."""
+
+    kind: Literal["power"] = "power"
+    std: float = Field(0.1, gt=0, lt=0.2886)
+    """Width of the average relative to training so far."""
+    inverted: bool = False
+    """Swap the two weights, as VCT's released code does: the average then follows the raw network."""
+
+
+class GCEMA(EMAConfig):
+    """ema-pytorch 0.2.3 as GC uses it: every `every` steps, decay min(beta, 1 - (1 + n)^(-2/3))."""
+
+    kind: Literal["ema_pytorch"] = "ema_pytorch"
+    beta: float = Field(0.9999, ge=0, lt=1)
+    every: int = Field(5, ge=1)
+    start: int = Field(0, ge=0)
+    """Updates that only copy (the class default, which GC's ImageNet runs inherit, is 10000)."""
+
+
+class Recipe(Closed):
+    """A paper's method on one data set, complete but for kernel and coupling."""
+
+    published_as: str = ""
+    """The method's name in published.csv; empty when no published number belongs beside it."""
+    steps: int = Field(400_000, ge=1)
+    """Optimisation steps K."""
+    batch: int = Field(512, ge=2)
+    """Images per step."""
+    flip: bool = False
+    """Mirror half of the images."""
+    conditional: bool = False
+    """Give the class to the network."""
+    sigma_min: float = Field(0.002, gt=0)
+    sigma_max: float = Field(80.0, gt=0)
+    sigma_data: float = Field(0.5, gt=0)
+    """Standard deviation of the data that the preconditioning assumes."""
+    mid_sigmas: Floats = (0.821,)
+    """Noise levels of the sampling steps after the first, in order (0.821 at 32×32; 1.526 at 64×64)."""
+    boundary: Boundary = Boundary()
+    schedule: Annotated[ScheduleConfig, OneOf()] = Discretised()
+    distance: Annotated[DistanceConfig, OneOf()] = PseudoHuber()
+    weighting: Literal["inverse_gap", "karras", "uniform"] = "inverse_gap"
+    """1/(t - r) (iCT, ECT); 1/t² + 1/sigma_data² (ECT and VCT on ImageNet); 1."""
+    teacher: Literal["online", "ema"] = "online"
+    """Whose output at r is the target; "online" in all three papers, "ema" as in the first CM paper."""
+    network: Annotated[NetworkConfig, OneOf()]
+    optimizer: Annotated[OptimizerConfig, OneOf()] = RAdam()
+    learning_rate: Annotated[LearningRateConfig, OneOf()] = Constant()
+    ema: Annotated[EMAConfig, OneOf()] = ConstantEMA()
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest global gradient norm (VCT's variational runs: 200); null for no clipping."""
+    nonfinite_gradients: Literal["stop", "zero"] = "stop"
+    """Stop the run, or put 0 in their place and count them in the log (VCT, ECT on ImageNet)."""
+    init_from: str | None = None
+    """Weights that the network starts from: a file made by `couplet import-edm`."""
+    frozen_from: str | None = None
+    """A checkpoint of this project for couplings whose predictor is frozen."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min = {self.sigma_min} must be below sigma_max = {self.sigma_max}")
+        for sigma in self.mid_sigmas:
+            if not self.sigma_min < sigma < self.sigma_max:
+                raise ValueError(
+                    f"mid_sigmas = {sigma} must lie between sigma_min = {self.sigma_min} "
+                    f"and sigma_max = {self.sigma_max}"
+                )
+        return self

@@ -1,0 +1,37 @@
+"""The JSON schema of params.yaml, for editors: ``python -m couplet.config.schema``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from couplet.config.params import Params
+from couplet.config.recipes import Recipe
+
+
+def schema() -> dict[str, Any]:
+    """The schema of a parameter file, recipes with their overrides included."""
+    made = Params.model_json_schema()
+    recipe = Recipe.model_json_schema(ref_template="#/$defs/{model}")
+    made["$defs"].update(recipe.pop("$defs"))
+    recipe["properties"]["overrides"] = {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["when"],
+            "properties": {
+                "when": {
+                    "type": "object",
+                    "properties": {name: {"type": "string"} for name in ("dataset", "kernel", "coupling")},
+                    "additionalProperties": False,
+                    "minProperties": 1,
+                }
+            },
+        },
+    }
+    made["properties"]["recipes"]["additionalProperties"] = recipe
+    return made
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=2, sort_keys=True))

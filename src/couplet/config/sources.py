@@ -1,0 +1,54 @@
+"""Which files count as the code of a stage: editing one makes both engines run the stage again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path("src/couplet")
+
+_MODEL = (
+    "model.py",
+    "tensors.py",
+    "config/couplings.py",
+    "config/networks.py",
+    "config/recipes.py",
+    "couplings",
+    "kernels",
+    "networks",
+)
+
+STAGE_SOURCES = {
+    "prepare": ("config/data.py", "data/archive.py", "data/sources.py", "stages/prepare.py"),
+    "features": (
+        "config/data.py",
+        "data/loader.py",
+        "metrics/extractor.py",
+        "stages/features.py",
+        "tensors.py",
+    ),
+    "reference": ("data/loader.py", "metrics", "stages/reference.py"),
+    "train": (
+        *_MODEL,
+        "data/loader.py",
+        "losses",
+        "schedules",
+        "stages/train.py",
+        "training",
+    ),
+    "select": (*_MODEL, "data/loader.py", "metrics", "sampling", "selection", "stages/select.py"),
+    "sample": (*_MODEL, "sampling", "stages/sample.py"),
+    "evaluate": ("data/loader.py", "metrics", "stages/evaluate.py", "tensors.py"),
+    "table": ("reporting", "stages/table.py"),
+}
+"""Paths below the package, files or whole rooms, by stage. What only moves, names, checks or prints
+(command line, progress, file helpers, layout) does not count."""
+
+
+def source_files(stage: str) -> list[str]:
+    """The stage's files as paths from the repository's root, in order."""
+    found: set[str] = set()
+    for name in STAGE_SOURCES[stage]:
+        path = PACKAGE / name
+        files = [path] if path.suffix else path.rglob("*.*")
+        found |= {str(file) for file in files if file.suffix in {".py", ".csv"}}
+    return sorted(found)

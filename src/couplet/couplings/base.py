@@ -1,0 +1,126 @@
+"""What a coupling is, and the registry that couples configuration classes with implementations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from torch import Tensor, nn
+
+from couplet.config.couplings import CouplingConfig
+
+
+class Pair(NamedTuple):
+    """Coupled data and noise."""
+
+    data: Tensor
+    """Clean end of the trajectory, [b, c, h, w]."""
+    noise: Tensor
+    """Noise end, of unit scale, [b, c, h, w]."""
+    labels: Tensor | None
+    """Classes that belong to ``data``, [b, k], or None."""
+    penalty: Tensor
+    """What the coupling adds to each image's loss before the recipe's scale, >= 0, [b]."""
+
+
+Predictor = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""(data, noise, level [b], labels) -> the model's clean image [b, c, h, w], without gradient."""
+
+
+class Predictors(NamedTuple):
+    """The models that a coupling may ask for a clean image."""
+
+    online: Predictor
+    ema: Predictor
+    frozen: Predictor | None
+
+
+class NetworkFactory(Protocol):
+    """Builds the main network at another size, for couplings that own a network."""
+
+    def __call__(self, *, out_channels: int, model_channels: int, num_blocks: int) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a coupling may need to know to build its parameters."""
+
+    channels: int
+    """Channels of an image."""
+    sigma_data: float
+    make_network: NetworkFactory
+
+
+class Coupling(nn.Module, ABC):
+    """Pairs a batch of images with noise.
+
+    A module, because a coupling may own parameters; they are trained, averaged, saved and loaded with
+    the network's. It draws nothing itself: all randomness arrives as arguments.
+
+    Attributes:
+        joint_samples: how many consecutive samples must be generated in one call, because they share
+            their noise; None when each stands alone.
+    """
+
+    joint_samples: int | None = None
+
+    @abstractmethod
+    def forward(
+        self,
+        images: Tensor,
+        noise: Tensor,
+        labels: Tensor | None,
+        *,
+        level: Tensor,
+        predictors: Predictors,
+        progress: float,
+        uniform: Tensor,
+    ) -> Pair:
+        """The training pairs.
+
+        Args:
+            images: clean images in [-1, 1], [b, c, h, w].
+            noise: standard normal, [b, c, h, w].
+            labels: one-hot classes [b, k], or None.
+            level: the teacher's noise level r, [b].
+            predictors: the models in training, averaged and frozen.
+            progress: fraction of training done, in [0, 1).
+            uniform: one number in [0, 1) per image, for couplings that choose at random, [b].
+        """
+
+    def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """The noise for going on from generated ``images`` in multistep sampling, [b, c, h, w].
+
+        As drawn, unless the coupling's noise depends on the image.
+        """
+        return noise
+
+
+_REGISTRY: dict[type[CouplingConfig], Callable[[Any, Setting], Coupling]] = {}
+
+Implementation = TypeVar("Implementation", bound=Callable[[Any, Setting], Coupling])
+
+
+def implements(config: type[CouplingConfig]) -> Callable[[Implementation], Implementation]:
+    """Registers what builds a coupling from ``config`` and a :class:`Setting`: a class decorator."""
+
+    def register(implementation: Implementation) -> Implementation:
+        _REGISTRY[config] = implementation
+        return implementation
+
+    return register
+
+
+def build(config: CouplingConfig, setting: Setting) -> Coupling:
+    """The coupling that ``config`` describes.
+
+    Raises:
+        TypeError: nothing implements the configuration's class.
+    """
+    try:
+        implementation = _REGISTRY[type(config)]
+    except KeyError:
+        raise TypeError(f"no coupling implements {type(config).__name__}") from None
+    return implementation(config, setting)

@@ -1,0 +1,21 @@
+"""Independent coupling: every image meets the noise it was drawn with (iCT)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from couplet.config.couplings import Independent as IndependentConfig
+from couplet.couplings.base import Coupling, Pair, Setting, implements
+
+
+@implements(IndependentConfig)
+class Independent(Coupling):
+    """``p(x, z) = p(x) N(z; 0, I)``."""
+
+    def __init__(self, config: IndependentConfig, setting: Setting) -> None:
+        super().__init__()
+
+    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None, **context: Any) -> Pair:
+        return Pair(images, noise, labels, images.new_zeros(len(images)))

@@ -1,0 +1,57 @@
+"""Variational noise coupling: an encoder emits the noise of each image (VCT)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from couplet.config.couplings import Variational as VariationalConfig
+from couplet.couplings.base import Coupling, Pair, Setting, implements
+
+
+def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
+    """``KL(N(mean, std²) || N(0, 1))`` summed over each image, in nats, >= 0, [b] (VCT, Eq. 10).
+
+    ``0.5 (std² + mean² - 1) - ln std`` per value.
+    """
+    return (0.5 * (std**2 + mean**2 - 1) - std.log()).flatten(1).sum(1)
+
+
+@implements(VariationalConfig)
+class Variational(Coupling):
+    """``z' = mean(x) + std(x) z`` in place of z, at the price of the posterior's KL from N(0, I).
+
+    The encoder is the main network at another size. It sees ``x/sigma_data`` and noise level input 0;
+    the first half of its output is the mean, softplus of the second half the standard deviation.
+    """
+
+    posterior_floor = 1e-8  # VCT adds it to the standard deviation inside the KL alone.
+
+    def __init__(self, config: VariationalConfig, setting: Setting) -> None:
+        super().__init__()
+        self.kl_weight, self.sigma_data = config.kl_weight, setting.sigma_data
+        self.encoder = setting.make_network(
+            out_channels=2 * setting.channels,
+            model_channels=config.encoder.model_channels,
+            num_blocks=config.encoder.num_blocks,
+        )
+
+    def encode(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the noise of ``images``, each [b, c, h, w]."""
+        levels = torch.zeros(len(images), device=images.device)
+        output = self.encoder((images / self.sigma_data).float(), levels, labels)
+        mean, raw = output.chunk(2, dim=1)
+        return mean, F.softplus(raw)
+
+    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None, **context: Any) -> Pair:
+        mean, std = self.encode(images, labels)
+        kl = gaussian_kl(mean, std + self.posterior_floor)
+        return Pair(images, noise * std + mean, labels, self.kl_weight * kl)
+
+    def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Noise from the posterior of the generated images, as in training."""
+        mean, std = self.encode(images, labels)
+        return noise * std + mean

@@ -1,0 +1,18 @@
+"""Sources of images, the prepared archive, and the loader that starts at any step."""
+
+from couplet.data.archive import SPLITS, Archive, Card, Split, write
+from couplet.data.loader import Loader, to_float
+from couplet.data.sources import Source, read, reads
+
+__all__ = [
+    "SPLITS",
+    "Archive",
+    "Card",
+    "Loader",
+    "Source",
+    "Split",
+    "read",
+    "reads",
+    "to_float",
+    "write",
+]

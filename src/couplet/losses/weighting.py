@@ -1,0 +1,61 @@
+"""Weights of a pair of noise levels, and the scale they imply for a coupling's penalty."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from couplet.config.recipes import Recipe
+
+
+class Weighting(ABC):
+    """Positive weights [b] of noise levels t > r >= 0 [b]."""
+
+    @abstractmethod
+    def __call__(self, t: Tensor, r: Tensor) -> Tensor:
+        """The weight of each pair."""
+
+    def penalty_scale(self, t: float, r: float) -> float:
+        """Factor on a coupling's penalty when (t, r) is the schedule's last pair; 1 by default."""
+        return 1.0
+
+
+class InverseGap(Weighting):
+    """``1/(t - r)`` (iCT, Eq. 8; ECT)."""
+
+    def __call__(self, t: Tensor, r: Tensor) -> Tensor:
+        return 1 / (t - r)
+
+    def penalty_scale(self, t: float, r: float) -> float:
+        """The weight of the last pair: VCT scales its KL term so, hence it grows with the curriculum."""
+        return 1 / (t - r)
+
+
+@dataclass(frozen=True)
+class Karras(Weighting):
+    """``1/t² + 1/sigma_data²``, EDM's weight (ECT and VCT on ImageNet)."""
+
+    sigma_data: float
+
+    def __call__(self, t: Tensor, r: Tensor) -> Tensor:
+        return 1 / t**2 + 1 / self.sigma_data**2
+
+
+class Uniform(Weighting):
+    """1 (CM; iCT's ablation)."""
+
+    def __call__(self, t: Tensor, r: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+def build(recipe: Recipe) -> Weighting:
+    """The recipe's weighting."""
+    known = {
+        "inverse_gap": InverseGap(),
+        "karras": Karras(recipe.sigma_data),
+        "uniform": Uniform(),
+    }
+    return known[recipe.weighting]

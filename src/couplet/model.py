@@ -1,0 +1,130 @@
+"""Network, kernel and coupling as one module, and the file that holds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from couplet import couplings, kernels, networks
+from couplet.config import Training
+from couplet.config.networks import shrink
+from couplet.errors import UserError
+from couplet.files import replacing
+from couplet.tensors import per_image
+
+
+class ImageShape(NamedTuple):
+    """What a model must know of its data set."""
+
+    channels: int
+    resolution: int
+    num_classes: int
+    """0 for a data set without labels."""
+
+
+class ConsistencyModel(nn.Module):
+    """``f(x, t) = c_skip(t) x + c_out(t) F(c_in(t) x, ln(t)/4)`` with the coupling it is trained with."""
+
+    def __init__(self, network: nn.Module, coupling: couplings.Coupling, kernel: kernels.Kernel) -> None:
+        super().__init__()
+        self.network, self.coupling, self.kernel = network, coupling, kernel
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None, *, boundary: bool) -> Tensor:
+        """The clean image for a noisy one.
+
+        Args:
+            x: noisy images, [b, c, h, w], any floating type; computed in float32.
+            t: noise levels > 0, [b] or [1].
+            labels: one-hot classes [b, k], or None.
+            boundary: shift the preconditioning so that f(x, sigma_min) = x exactly.
+
+        Returns:
+            Images [b, c, h, w], float32.
+        """
+        x, t = x.float(), t.float()
+        scale = self.kernel.scalings(t, boundary=boundary)
+        c_skip, c_out, c_in = (per_image(c, x) for c in scale)
+        inner = self.network(c_in * x, kernels.time_embedding_input(t), labels)
+        return c_skip * x + c_out * inner.float()
+
+    def normalize_weights_(self) -> None:
+        """Re-normalises the stored weights of networks that want it (EDM2), once per training step."""
+        for module in self.modules():
+            if isinstance(module, networks.Network):
+                module.normalize_weights_()
+
+
+def build(training: Training, shape: ImageShape) -> ConsistencyModel:
+    """A freshly initialised model, drawing from torch's default generator."""
+    recipe = training.recipe
+    sizes = {
+        "in_channels": shape.channels,
+        "resolution": shape.resolution,
+        "num_classes": shape.num_classes if recipe.conditional else 0,
+    }
+
+    def make_network(*, out_channels: int, model_channels: int, num_blocks: int) -> nn.Module:
+        config = shrink(recipe.network, model_channels, num_blocks)
+        return networks.build(config, out_channels=out_channels, **sizes)
+
+    network = networks.build(recipe.network, out_channels=shape.channels, **sizes)
+    setting = couplings.Setting(shape.channels, recipe.sigma_data, make_network)
+    coupling = couplings.build(training.coupling, setting)
+    return ConsistencyModel(network, coupling, kernels.build(training.cell.kernel, recipe))
+
+
+class Saved(NamedTuple):
+    """What a model file holds beside the weights."""
+
+    training: Training
+    shape: ImageShape
+    step: int
+
+
+def save(path: Path, model: ConsistencyModel, saved: Saved) -> None:
+    """Writes weights and the configuration that rebuilds them as one safetensors file."""
+    described = {
+        "training": saved.training.model_dump(mode="json"),
+        "shape": saved.shape._asdict(),
+        "step": saved.step,
+    }
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"couplet": json.dumps(described, sort_keys=True)})
+
+
+def load(path: Path, device: torch.device) -> tuple[ConsistencyModel, Saved]:
+    """The model in a file that :func:`save` wrote, in evaluation mode.
+
+    Raises:
+        UserError: the file is missing, damaged, or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            header: Mapping[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        described: dict[str, Any] = json.loads(header["couplet"])
+        saved = Saved(
+            Training.model_validate(described["training"]),
+            ImageShape(**described["shape"]),
+            int(described["step"]),
+        )
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors ({error})") from None
+    except (KeyError, ValueError, TypeError, ValidationError):
+        raise UserError(f"{path}: not a model that couplet saved; expected its header") from None
+    model = build(saved.training, saved.shape).to(device)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        cause = " ".join(str(error).split())
+        raise UserError(f"{path}: weights do not fit their configuration: {cause}") from None
+    return model.eval(), saved

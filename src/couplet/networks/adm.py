@@ -1,0 +1,101 @@
+"""ADM (Dhariwal and Nichol 2021) in the form of EDM, Appendix F.2."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from couplet.config.networks import ADMConfig
+from couplet.networks.base import Cell, Network, attention_heads, plan
+from couplet.networks.blocks import Conv2d, Init, Linear, Style, UNetBlock, group_norm
+from couplet.networks.embeddings import PositionalEmbedding
+
+EPS = 1e-5
+INIT = Init("kaiming_uniform", weight=math.sqrt(1 / 3), bias=math.sqrt(1 / 3))
+INIT_LAST = Init("kaiming_uniform", weight=0.0, bias=0.0)
+STYLE = Style(
+    eps=EPS,
+    skip_scale=1.0,
+    adaptive_scale=True,
+    project_resampled=False,
+    init=INIT,
+    init_attention=INIT,
+    init_last=INIT_LAST,
+)
+
+
+class ADM(Network):
+    """The U-Net of ADM; keys of its state are those of EDM's ``DhariwalUNet``.
+
+    Args:
+        config: its size.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        resolution: height of the images in pixels.
+        num_classes: length of a row of class labels; 0 for none.
+
+    Raises:
+        ValueError: the resolution or a number of channels does not fit the levels or the heads.
+    """
+
+    def __init__(
+        self,
+        config: ADMConfig,
+        *,
+        in_channels: int,
+        out_channels: int,
+        resolution: int,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__(in_channels=in_channels, out_channels=out_channels, num_classes=num_classes)
+        channels = config.model_channels
+        emb_channels = channels * config.channel_mult_emb
+        self.map_noise = PositionalEmbedding(channels, endpoint=False, sine_first=False)
+        self.map_layer0 = Linear(channels, emb_channels, init=INIT)
+        self.map_layer1 = Linear(emb_channels, emb_channels, init=INIT)
+        self.map_label: Linear | None = None
+        if num_classes:
+            # One-hot rows are not rescaled at run time, so the weights are.
+            init = Init("kaiming_normal", weight=math.sqrt(num_classes))
+            self.map_label = Linear(num_classes, emb_channels, init=init, bias=False)
+
+        layout = plan(
+            config,
+            in_channels=in_channels,
+            resolution=resolution,
+            stem_channels=channels * config.channel_mult[0],
+            decoder_attention="all",
+        )
+
+        def module(cell: Cell) -> nn.Module:
+            if cell.role == "stem":
+                return Conv2d(cell.in_channels, cell.out_channels, 3, init=INIT)
+            heads = attention_heads(cell, config)
+            return UNetBlock(cell, embedding=emb_channels, heads=heads, style=STYLE)
+
+        self.enc = nn.ModuleDict({cell.name: module(cell) for cell in layout.encoder})
+        self.dec = nn.ModuleDict({cell.name: module(cell) for cell in layout.decoder})
+        self.out_norm = group_norm(layout.channels, EPS)
+        self.out_conv = Conv2d(layout.channels, out_channels, 3, init=INIT_LAST)
+
+    def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """See :meth:`Network.forward`."""
+        emb = self._embed(noise_labels, class_labels)
+        kept: list[Tensor] = []
+        for module in self.enc.values():
+            x = module(x, emb) if isinstance(module, UNetBlock) else module(x)
+            kept.append(x)
+        for name, module in self.dec.items():
+            if "_block" in name:
+                x = torch.cat([x, kept.pop()], dim=1)
+            x = module(x, emb)
+        return self.out_conv(F.silu(self.out_norm(x)))
+
+    def _embed(self, noise_labels: Tensor, class_labels: Tensor | None) -> Tensor:
+        emb = self.map_layer1(F.silu(self.map_layer0(self.map_noise(noise_labels))))
+        if self.map_label is not None:
+            emb = emb + self.map_label(self.label_rows(class_labels, like=emb))
+        return F.silu(emb)

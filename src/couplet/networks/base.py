@@ -1,0 +1,210 @@
+"""What all networks share: the interface, the handling of labels and the plan of the U-Net."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from couplet.config.networks import MultiHeadConfig, NetworkConfig
+
+
+class Network(nn.Module, ABC):
+    """A U-Net from images and noise labels to images, without preconditioning.
+
+    Weights come from torch's default generator: seed it to build the same network again.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        num_classes: length of a row of class labels; 0 for a network without labels.
+
+    Raises:
+        ValueError: a number of channels is not positive or ``num_classes`` is negative.
+    """
+
+    def __init__(self, *, in_channels: int, out_channels: int, num_classes: int) -> None:
+        super().__init__()
+        for name, value in {"in_channels": in_channels, "out_channels": out_channels}.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}, expected a positive number")
+        if num_classes < 0:
+            raise ValueError(f"num_classes is {num_classes}, expected 0 or more")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.num_classes = num_classes
+
+    @abstractmethod
+    def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """The raw output F of the network.
+
+        Args:
+            x: input, float ``[b, in_channels, h, w]``.
+            noise_labels: what the preconditioner calls c_noise, float ``[b]``, or ``[1]`` for all.
+            class_labels: float ``[b, num_classes]``, or ``[1, num_classes]`` for all; ``None``
+                stands for a row of zeros. Ignored where ``num_classes`` is 0.
+
+        Returns:
+            Float ``[b, out_channels, h, w]``.
+
+        Raises:
+            ValueError: ``class_labels`` has another shape.
+        """
+
+    def normalize_weights_(self) -> None:
+        """Puts stored weights back to their nominal magnitude, where the network has one.
+
+        The training step calls this once before the student's forward pass. Only EDM2 does
+        anything (forced weight normalization: EDM2, Section 2.3).
+        """
+
+    def label_rows(self, class_labels: Tensor | None, like: Tensor) -> Tensor:
+        """Class labels as ``[b, num_classes]`` or ``[1, num_classes]``, with the type of ``like``.
+
+        Raises:
+            ValueError: ``class_labels`` is not a matrix with ``num_classes`` columns.
+        """
+        if class_labels is None:
+            return like.new_zeros(1, self.num_classes)
+        if class_labels.ndim != 2 or class_labels.shape[1] != self.num_classes:
+            raise ValueError(
+                f"class_labels has shape {list(class_labels.shape)}, expected [batch, {self.num_classes}]"
+            )
+        return class_labels.to(like.dtype)
+
+
+Role = Literal["stem", "down", "up", "bottom", "block"]
+"""``bottom``: the two blocks that open the decoder; ``block``: the others at one resolution."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One module of the U-Net: the input convolution or a residual block."""
+
+    name: str
+    """Key among the modules, such as ``32x32_block0``: EDM's name."""
+
+    role: Role
+    """What it is for."""
+
+    in_channels: int
+    """Channels that come in, concatenated skip connection included."""
+
+    out_channels: int
+    """Channels that go out."""
+
+    dropout: float
+    """Dropout probability."""
+
+    attention: bool
+    """Whether self-attention was asked for."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The U-Net, cell by cell, in the order of evaluation."""
+
+    encoder: tuple[Cell, ...]
+    """Every output is kept for the decoder."""
+
+    decoder: tuple[Cell, ...]
+    """Every ``block`` takes the last output kept, besides that of the cell before."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the last feature map."""
+        return self.decoder[-1].out_channels
+
+
+def plan(
+    config: NetworkConfig,
+    *,
+    in_channels: int,
+    resolution: int,
+    stem_channels: int,
+    decoder_attention: Literal["all", "last"],
+) -> Plan:
+    """Lays out the U-Net that EDM and EDM2 share.
+
+    Args:
+        config: the network.
+        in_channels: channels that the input convolution sees.
+        resolution: height of the images in pixels.
+        stem_channels: channels that the input convolution makes.
+        decoder_attention: which decoder blocks of a level with attention have it.
+
+    Raises:
+        ValueError: ``resolution`` cannot be halved once per further level.
+    """
+    levels = range(len(config.channel_mult))
+    if resolution < 1 or resolution % 2 ** levels[-1]:
+        raise ValueError(
+            f"resolution {resolution} is not a multiple of {2 ** levels[-1]}, which "
+            f"{len(levels)} levels (channel_mult {list(config.channel_mult)}) need"
+        )
+
+    def cell(
+        level: int,
+        name: str,
+        role: Role,
+        channels: tuple[int, int],
+        attention: bool,
+    ) -> Cell:
+        height = resolution >> level
+        dropout = config.dropout_at(level, height)
+        return Cell(f"{height}x{height}_{name}", role, *channels, dropout, attention)
+
+    widths = [config.model_channels * factor for factor in config.channel_mult]
+    attends = [resolution >> level in config.attn_resolutions for level in levels]
+
+    encoder = [cell(0, "conv", "stem", (in_channels, stem_channels), False)]
+    channels = stem_channels
+    for level in levels:
+        if level > 0:
+            encoder.append(cell(level, "down", "down", (channels, channels), False))
+        for i in range(config.blocks_at(level)):
+            shape = (channels, widths[level])
+            encoder.append(cell(level, f"block{i}", "block", shape, attends[level]))
+            channels = widths[level]
+
+    kept = [item.out_channels for item in encoder]
+    decoder = [
+        cell(levels[-1], "in0", "bottom", (channels, channels), True),
+        cell(levels[-1], "in1", "bottom", (channels, channels), False),
+    ]
+    for level in reversed(levels):
+        if level < levels[-1]:
+            decoder.append(cell(level, "up", "up", (channels, channels), False))
+        last = config.blocks_at(level)
+        for i in range(last + 1):
+            attention = attends[level] and (decoder_attention == "all" or i == last)
+            shape = (channels + kept.pop(), widths[level])
+            decoder.append(cell(level, f"block{i}", "block", shape, attention))
+            channels = widths[level]
+    return Plan(tuple(encoder), tuple(decoder))
+
+
+def attention_heads(cell: Cell, config: MultiHeadConfig) -> int:
+    """Number of attention heads in ``cell``; 0 means no attention.
+
+    Raises:
+        ValueError: the cell is narrower than a head and that is an error for ``config``, or the
+            heads do not divide its channels.
+    """
+    if not cell.attention:
+        return 0
+    heads = cell.out_channels // config.channels_per_head
+    if heads == 0 and config.attention_below_head_width == "error":
+        raise ValueError(
+            f"block {cell.name} is to have attention, but its {cell.out_channels} channels are "
+            f"fewer than channels_per_head {config.channels_per_head}: make channels_per_head "
+            "smaller, or set attention_below_head_width to 'absent' to do without attention there"
+        )
+    if heads > 0 and cell.out_channels % heads:
+        raise ValueError(
+            f"block {cell.name}: {cell.out_channels} channels cannot be split into {heads} "
+            f"attention heads (channels_per_head {config.channels_per_head})"
+        )
+    return heads

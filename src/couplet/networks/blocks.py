@@ -1,0 +1,239 @@
+"""Layers and the residual block of DDPM++, NCSN++ and ADM (EDM, Appendix F)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from couplet.networks.base import Cell
+
+Resampling = Literal["keep", "up", "down"]
+
+
+@dataclass(frozen=True)
+class Init:
+    """How a layer's weight and bias are drawn, from torch's default generator."""
+
+    distribution: Literal["xavier_uniform", "kaiming_uniform", "kaiming_normal"]
+    """Uniform of variance 2 / (fan_in + fan_out) or 1 / fan_in; normal of variance 1 / fan_in."""
+
+    weight: float = 1.0
+    """Factor on the weight."""
+
+    bias: float = 0.0
+    """Factor on the bias."""
+
+    def draw(self, shape: tuple[int, ...], fan_in: int, fan_out: int, factor: float) -> nn.Parameter:
+        """A parameter of ``shape`` for a layer with ``fan_in`` inputs per output."""
+        if self.distribution == "kaiming_normal":
+            values = torch.randn(shape) * math.sqrt(1 / fan_in)
+        elif self.distribution == "kaiming_uniform":
+            values = (2 * torch.rand(shape) - 1) * math.sqrt(3 / fan_in)
+        else:
+            values = (2 * torch.rand(shape) - 1) * math.sqrt(6 / (fan_in + fan_out))
+        return nn.Parameter(values * factor)
+
+
+class Linear(nn.Module):
+    """A fully connected layer with one of EDM's initialisations."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, inputs: int, outputs: int, *, init: Init, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = init.draw((outputs, inputs), inputs, outputs, init.weight)
+        self.bias = init.draw((outputs,), inputs, outputs, init.bias) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[b, inputs]`` to ``[b, outputs]``."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class Conv2d(nn.Module):
+    """A convolution, on its own or after halving or doubling the resolution.
+
+    Args:
+        inputs: channels that come in.
+        outputs: channels that go out.
+        kernel: side of the convolution kernel, odd; 0 resamples only.
+        init: initialisation of weight and bias.
+        resampling: what happens to the resolution.
+        taps: coefficients of the separable resampling filter.
+        fused: when halving, convolve first and filter afterwards.
+
+    Raises:
+        ValueError: the convolution would have to change the channels with ``kernel`` 0.
+    """
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    resample_filter: Tensor | None
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        init: Init,
+        resampling: Resampling = "keep",
+        taps: tuple[float, ...] = (1.0, 1.0),
+        fused: bool = False,
+    ) -> None:
+        super().__init__()
+        if kernel == 0 and inputs != outputs:
+            raise ValueError(f"a filter cannot turn {inputs} channels into {outputs}")
+        self.resampling = resampling
+        self.fused = fused
+        self.weight = self.bias = None
+        if kernel:
+            fans = (inputs * kernel**2, outputs * kernel**2)
+            self.weight = init.draw((outputs, inputs, kernel, kernel), *fans, init.weight)
+            self.bias = init.draw((outputs,), *fans, init.bias)
+        if resampling == "keep":
+            self.register_buffer("resample_filter", None)
+        else:
+            line = torch.tensor(taps, dtype=torch.float32)
+            plane = line.outer(line) / line.sum().square()
+            self.register_buffer("resample_filter", plane[None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[b, inputs, h, w]`` to ``[b, outputs, h', w']``."""
+        if self.fused and self.resampling == "down" and self.weight is not None:
+            # The margin lets the filter see convolved values beyond the border instead of zeros.
+            margin = self._filter_padding()
+            x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2 + margin)
+            x = self._resample(x, padding=0)
+            return x if self.bias is None else x + self.bias[:, None, None]
+        if self.resampling != "keep":
+            x = self._resample(x, padding=self._filter_padding())
+        if self.weight is not None:
+            x = F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+        return x
+
+    def _filter_padding(self) -> int:
+        assert self.resample_filter is not None
+        return (self.resample_filter.shape[-1] - 1) // 2
+
+    def _resample(self, x: Tensor, *, padding: int) -> Tensor:
+        assert self.resample_filter is not None
+        channels = x.shape[1]
+        weight = self.resample_filter.expand(channels, -1, -1, -1)
+        if self.resampling == "up":
+            # Each input pixel is spread over four output pixels.
+            return F.conv_transpose2d(x, 4 * weight, groups=channels, stride=2, padding=padding)
+        return F.conv2d(x, weight, groups=channels, stride=2, padding=padding)
+
+
+def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """Group normalisation with at most 32 groups of at least 4 channels.
+
+    Raises:
+        ValueError: the channels cannot be divided into the groups.
+    """
+    groups = min(32, channels // 4)
+    if groups == 0 or channels % groups:
+        raise ValueError(
+            f"{channels} channels cannot be normalised in groups: up to 128 channels must be a "
+            "multiple of 4 and more than that a multiple of 32, also where skip connections are "
+            "concatenated; choose another model_channels"
+        )
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
+@dataclass(frozen=True)
+class Style:
+    """What tells the residual blocks of DDPM++/NCSN++ and of ADM apart."""
+
+    eps: float
+    """Epsilon of the group normalisations."""
+
+    skip_scale: float
+    """Factor on every residual sum."""
+
+    adaptive_scale: bool
+    """Whether the embedding scales and shifts the normalised features, or is added before."""
+
+    project_resampled: bool
+    """Whether the skip connection has a convolution wherever the resolution changes."""
+
+    init: Init
+    """Initialisation of most layers."""
+
+    init_attention: Init
+    """Initialisation of the layer that makes queries, keys and values."""
+
+    init_last: Init
+    """Initialisation of the layers that end a residual branch."""
+
+    taps: tuple[float, ...] = (1.0, 1.0)
+    """Coefficients of the separable resampling filter."""
+
+
+class UNetBlock(nn.Module):
+    """A residual block, with self-attention after it where ``heads`` is positive.
+
+    Args:
+        cell: its place in the U-Net.
+        embedding: width of the embedding.
+        heads: number of attention heads; 0 for none.
+        style: what depends on the family of networks.
+    """
+
+    def __init__(self, cell: Cell, *, embedding: int, heads: int, style: Style) -> None:
+        super().__init__()
+        inputs, outputs = cell.in_channels, cell.out_channels
+        resampling: Resampling = "keep"
+        if cell.role == "up" or cell.role == "down":
+            resampling = cell.role
+        self.heads = heads
+        self.dropout = cell.dropout
+        self.skip_scale = style.skip_scale
+        self.adaptive_scale = style.adaptive_scale
+
+        init = style.init
+        self.norm0 = group_norm(inputs, style.eps)
+        self.conv0 = Conv2d(inputs, outputs, 3, init=init, resampling=resampling, taps=style.taps)
+        self.affine = Linear(embedding, outputs * (2 if style.adaptive_scale else 1), init=init)
+        self.norm1 = group_norm(outputs, style.eps)
+        self.conv1 = Conv2d(outputs, outputs, 3, init=style.init_last)
+
+        self.skip: Conv2d | None = None
+        if inputs != outputs or resampling != "keep":
+            kernel = 1 if style.project_resampled or inputs != outputs else 0
+            self.skip = Conv2d(inputs, outputs, kernel, init=init, resampling=resampling, taps=style.taps)
+
+        if heads:
+            self.norm2 = group_norm(outputs, style.eps)
+            self.qkv = Conv2d(outputs, 3 * outputs, 1, init=style.init_attention)
+            self.proj = Conv2d(outputs, outputs, 1, init=style.init_last)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """``[b, in, h, w]`` and the embedding ``[b, e]`` or ``[1, e]`` to ``[b, out, h', w']``."""
+        h = self.conv0(F.silu(self.norm0(x)))
+        params = self.affine(emb)[:, :, None, None]
+        if self.adaptive_scale:
+            scale, shift = params.chunk(2, dim=1)
+            h = F.silu(shift + self.norm1(h) * (scale + 1))
+        else:
+            h = F.silu(self.norm1(h + params))
+        h = self.conv1(F.dropout(h, self.dropout, self.training))
+        h = (h + (x if self.skip is None else self.skip(x))) * self.skip_scale
+        if self.heads:
+            h = (self._attend(h) + h) * self.skip_scale
+        return h
+
+    def _attend(self, x: Tensor) -> Tensor:
+        b, c, height, width = x.shape
+        width_per_head = c // self.heads
+        # In published weights the query, key and value of a channel are neighbours.
+        qkv = self.qkv(self.norm2(x)).reshape(b * self.heads, width_per_head, 3, height * width)
+        q, k, v = qkv.unbind(2)
+        weight = torch.einsum("ncq,nck->nqk", q, k / math.sqrt(width_per_head)).softmax(dim=2)
+        mixed = torch.einsum("nqk,nck->ncq", weight, v)
+        return self.proj(mixed.reshape(b, c, height, width))

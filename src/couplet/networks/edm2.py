@@ -1,0 +1,217 @@
+"""The magnitude-preserving U-Net of EDM2 (config G)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from couplet.config.networks import EDM2Config
+from couplet.networks.base import Cell, Network, attention_heads, plan
+from couplet.networks.embeddings import MPFourier
+
+RESIDUAL_BALANCE = 0.3
+ATTENTION_BALANCE = 0.3
+LABEL_BALANCE = 0.5
+CONCAT_BALANCE = 0.5
+CLIP = 256.0
+
+
+def normalize(x: Tensor, dim: int | tuple[int, ...], eps: float = 1e-4) -> Tensor:
+    """``x`` with a root mean square of one over ``dim`` (EDM2, Eq. 47)."""
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return x / (eps + norm * math.sqrt(norm.numel() / x.numel()))
+
+
+def mp_silu(x: Tensor) -> Tensor:
+    """SiLU that keeps the magnitude of normal inputs (EDM2, Eq. 81)."""
+    return F.silu(x) / 0.596
+
+
+def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Sum with share ``t`` of ``b`` that keeps the magnitude (EDM2, Eq. 88)."""
+    return a.lerp(b, t) / math.hypot(1 - t, t)
+
+
+def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Concatenation of channels with share ``t`` of ``b``, magnitudes kept (EDM2, Eq. 103)."""
+    total = math.sqrt(a.shape[1] + b.shape[1]) / math.hypot(1 - t, t)
+    weight_a = total * (1 - t) / math.sqrt(a.shape[1])
+    weight_b = total * t / math.sqrt(b.shape[1])
+    return torch.cat([weight_a * a, weight_b * b], dim=1)
+
+
+class MPConv(nn.Module):
+    """A convolution or linear layer with normalised weight and no bias (EDM2, Eq. 47 and 66).
+
+    Args:
+        inputs: channels that come in.
+        outputs: channels that go out.
+        kernel: side of the convolution kernel, odd; 0 for a linear layer.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__()
+        shape = (outputs, inputs, kernel, kernel) if kernel else (outputs, inputs)
+        self.weight = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+        """``[b, inputs, h, w]`` to ``[b, outputs, h, w]``, or the same without h and w."""
+        weight = self._normalized() * (gain / math.sqrt(self.weight[0].numel()))
+        if weight.ndim == 2:
+            return F.linear(x, weight)
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+    @torch.no_grad()
+    def normalize_(self) -> None:
+        """Overwrites the stored weight by its normalised version."""
+        self.weight.copy_(self._normalized())
+
+    def _normalized(self) -> Tensor:
+        return normalize(self.weight, dim=tuple(range(1, self.weight.ndim)))
+
+
+class EDM2Block(nn.Module):
+    """A residual block, with cosine attention after it where ``heads`` is positive.
+
+    Args:
+        cell: its place in the U-Net.
+        flavor: ``enc`` normalises pixels first; ``dec`` does not.
+        embedding: width of the embedding.
+        heads: number of attention heads; 0 for none.
+    """
+
+    def __init__(self, cell: Cell, *, flavor: Literal["enc", "dec"], embedding: int, heads: int) -> None:
+        super().__init__()
+        inputs, outputs = cell.in_channels, cell.out_channels
+        self.flavor = flavor
+        self.role = cell.role
+        self.heads = heads
+        self.dropout = cell.dropout
+        self.emb_gain = nn.Parameter(torch.zeros([]))
+        self.conv_res0 = MPConv(outputs if flavor == "enc" else inputs, outputs, 3)
+        self.emb_linear = MPConv(embedding, outputs, 0)
+        self.conv_res1 = MPConv(outputs, outputs, 3)
+        self.conv_skip = MPConv(inputs, outputs, 1) if inputs != outputs else None
+        if heads:
+            self.attn_qkv = MPConv(outputs, 3 * outputs, 1)
+            self.attn_proj = MPConv(outputs, outputs, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """``[b, in, h, w]`` and the embedding ``[b, e]`` or ``[1, e]`` to ``[b, out, h', w']``."""
+        if self.role == "down":
+            x = F.avg_pool2d(x, 2)
+        elif self.role == "up":
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+        if self.flavor == "enc":
+            x = normalize(self._skip(x), dim=1)
+
+        y = self.conv_res0(mp_silu(x))
+        scale = self.emb_linear(emb, gain=self.emb_gain) + 1
+        y = mp_silu(y * scale[:, :, None, None])
+        y = self.conv_res1(F.dropout(y, self.dropout, self.training))
+
+        if self.flavor == "dec":
+            x = self._skip(x)
+        x = mp_sum(x, y, RESIDUAL_BALANCE)
+        if self.heads:
+            x = mp_sum(x, self._attend(x), ATTENTION_BALANCE)
+        return x.clamp(-CLIP, CLIP)
+
+    def _skip(self, x: Tensor) -> Tensor:
+        return x if self.conv_skip is None else self.conv_skip(x)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        b, c, height, width = x.shape
+        width_per_head = c // self.heads
+        # In published weights the query, key and value of a channel are neighbours.
+        qkv = self.attn_qkv(x).reshape(b, self.heads, width_per_head, 3, height * width)
+        q, k, v = normalize(qkv, dim=2).unbind(3)
+        logits = torch.einsum("nhcq,nhck->nhqk", q, k / math.sqrt(width_per_head))
+        mixed = torch.einsum("nhqk,nhck->nhcq", logits.softmax(dim=3), v)
+        return self.attn_proj(mixed.reshape(b, c, height, width))
+
+
+class EDM2(Network):
+    """The U-Net of EDM2; keys of its state are those of EDM2's ``UNet``.
+
+    The forward pass leaves stored weights alone in training too: call
+    :meth:`normalize_weights_` once per step, before the student's pass.
+
+    Args:
+        config: its size.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        resolution: height of the images in pixels.
+        num_classes: length of a row of class labels; 0 for none.
+
+    Raises:
+        ValueError: the resolution does not fit the levels or a number of channels the heads.
+    """
+
+    def __init__(
+        self,
+        config: EDM2Config,
+        *,
+        in_channels: int,
+        out_channels: int,
+        resolution: int,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__(in_channels=in_channels, out_channels=out_channels, num_classes=num_classes)
+        widths = [config.model_channels * factor for factor in config.channel_mult]
+        emb_channels = max(widths)
+        self.out_gain = nn.Parameter(torch.zeros([]))
+        self.emb_fourier = MPFourier(widths[0])
+        self.emb_noise = MPConv(widths[0], emb_channels, 0)
+        self.emb_label = MPConv(num_classes, emb_channels, 0) if num_classes else None
+
+        # The channel of ones stands in for the biases that no layer has.
+        layout = plan(
+            config,
+            in_channels=in_channels + 1,
+            resolution=resolution,
+            stem_channels=widths[0],
+            decoder_attention="all",
+        )
+
+        def module(cell: Cell, flavor: Literal["enc", "dec"]) -> nn.Module:
+            if cell.role == "stem":
+                return MPConv(cell.in_channels, cell.out_channels, 3)
+            heads = attention_heads(cell, config)
+            return EDM2Block(cell, flavor=flavor, embedding=emb_channels, heads=heads)
+
+        self.enc = nn.ModuleDict({cell.name: module(cell, "enc") for cell in layout.encoder})
+        self.dec = nn.ModuleDict({cell.name: module(cell, "dec") for cell in layout.decoder})
+        self.out_conv = MPConv(layout.channels, out_channels, 3)
+
+    def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """See :meth:`Network.forward`."""
+        emb = self._embed(noise_labels, class_labels)
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        kept: list[Tensor] = []
+        for module in self.enc.values():
+            x = module(x, emb) if isinstance(module, EDM2Block) else module(x)
+            kept.append(x)
+        for name, module in self.dec.items():
+            if "_block" in name:
+                x = mp_cat(x, kept.pop(), CONCAT_BALANCE)
+            x = module(x, emb)
+        return self.out_conv(x, gain=self.out_gain)
+
+    def normalize_weights_(self) -> None:
+        """Overwrites the weight of every layer by its normalised version (EDM2, Eq. 66)."""
+        for module in self.modules():
+            if isinstance(module, MPConv):
+                module.normalize_()
+
+    def _embed(self, noise_labels: Tensor, class_labels: Tensor | None) -> Tensor:
+        emb = self.emb_noise(self.emb_fourier(noise_labels))
+        if self.emb_label is not None:
+            labels = self.label_rows(class_labels, like=emb)
+            by_label = self.emb_label(labels * math.sqrt(self.num_classes))
+            emb = mp_sum(emb, by_label, LABEL_BALANCE)
+        return mp_silu(emb)

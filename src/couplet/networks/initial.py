@@ -1,0 +1,84 @@
+"""Weights that a network starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from couplet.errors import UserError
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that `couplet import-edm` wrote, by name.
+
+    Raises:
+        UserError: the file is missing or is not safetensors.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors ({error})") from None
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Which names were copied into a network, in its order.
+
+    Attributes:
+        loaded: names copied.
+        missing: names of the network that the source lacks; these keep their values.
+        unexpected: names of the source that the network lacks; these are ignored.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.loaded)} tensors loaded"]
+        if self.missing:
+            lines.append(f"not in the file, left as initialised: {', '.join(self.missing)}")
+        if self.unexpected:
+            lines.append(f"not in the network, ignored: {', '.join(self.unexpected)}")
+        return "\n".join(lines)
+
+
+def initialise(network: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
+    """Copy tensors into a network by name, parameters and persistent buffers alike.
+
+    What EDM's `copy_params_and_buffers` does with `require_all=False`. Values are converted to
+    the element type and device of the network (EDM2 snapshots are float16). The network is
+    changed only if everything fits.
+
+    Args:
+        network: the network to fill.
+        tensors: by name in the network, any element type and device.
+
+    Returns:
+        What was loaded, missing and unexpected.
+
+    Raises:
+        UserError: a shape differs, with name and both shapes, or no name is shared at all.
+    """
+    own = network.state_dict()
+    loaded = tuple(name for name in own if name in tensors)
+    for name in loaded:
+        here, there = tuple(own[name].shape), tuple(tensors[name].shape)
+        if here != there:
+            raise UserError(f"{name}: shape {there} in the file, {here} in the network")
+    if not loaded:
+        raise UserError("no tensor of the file belongs to this network: another architecture?")
+    with torch.no_grad():
+        for name in loaded:
+            own[name].copy_(tensors[name])
+    return LoadReport(
+        loaded=loaded,
+        missing=tuple(name for name in own if name not in tensors),
+        unexpected=tuple(name for name in tensors if name not in own),
+    )

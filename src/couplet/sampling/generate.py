@@ -1,0 +1,60 @@
+"""Many samples, batch by batch, from seeds that name each one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from couplet.model import ConsistencyModel, ImageShape
+from couplet.sampling.multistep import multistep, sample_noise, to_uint8
+
+
+def generate(
+    model: ConsistencyModel,
+    shape: ImageShape,
+    *,
+    seed: int,
+    purpose: str,
+    count: int,
+    batch: int,
+    levels: Sequence[float],
+    nfe: Sequence[int],
+    boundary: bool,
+    conditional: bool,
+) -> Iterator[Mapping[int, NDArray[np.uint8]]]:
+    """Batches of samples for each NFE, uint8 [b, h, w, c]; one pass yields them all.
+
+    Args:
+        model: in evaluation mode.
+        shape: of the images.
+        seed: with ``purpose`` and a sample's index it decides the sample's noise.
+        purpose: ``select`` and ``sample`` never share noise.
+        count: samples in all.
+        batch: samples per network call; changes no sample. A coupling whose samples share their noise
+            sets it instead.
+        levels: sigma_max and the levels of later evaluations, at least max(nfe) of them.
+        nfe: the numbers of evaluations wanted.
+        boundary: the recipe's ``boundary.sampling``.
+        conditional: give classes to the model: sample i is of class i mod k.
+    """
+    device = next(model.parameters()).device
+    size = (shape.channels, shape.resolution, shape.resolution)
+    levels = levels[: max(nfe)]
+    batch = model.coupling.joint_samples or batch
+    for start in range(0, count, batch):
+        chosen = range(start, min(start + batch, count))
+        noises = [sample_noise(seed, purpose, chosen, i, size).to(device) for i in range(len(levels))]
+        labels = None
+        if conditional:
+            classes = torch.tensor(chosen, device=device) % shape.num_classes
+            labels = F.one_hot(classes, shape.num_classes).float()
+        images = multistep(model, noises, levels, labels, boundary=boundary)
+        yield {
+            i: np.ascontiguousarray(to_uint8(made).permute(0, 2, 3, 1).cpu().numpy())
+            for i, made in enumerate(images, start=1)
+            if i in nfe
+        }

@@ -1,0 +1,69 @@
+"""Multistep sampling: noise to image in one evaluation, then noise again and once more per level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from couplet.model import ConsistencyModel
+from couplet.tensors import generator
+
+
+@torch.no_grad()
+def multistep(
+    model: ConsistencyModel,
+    noises: Sequence[Tensor],
+    levels: Sequence[float],
+    labels: Tensor | None,
+    *,
+    boundary: bool,
+) -> Iterator[Tensor]:
+    """The generated images after each network evaluation (CM, Algorithm 1; VCT, Algorithm 2).
+
+    The first evaluation starts from ``levels[0] noises[0]``, never from the encoder. Each later one
+    couples the image so far with fresh noise, takes it to its level and denoises it again. Images are
+    held in float64 between evaluations, which are float32.
+
+    Args:
+        model: in evaluation mode.
+        noises: standard normal, one [b, c, h, w] per evaluation.
+        levels: sigma_max and the recipe's mid_sigmas, decreasing, one per evaluation.
+        labels: one-hot classes [b, k], or None.
+        boundary: the recipe's ``boundary.sampling``.
+
+    Yields:
+        Images [b, c, h, w], float64: after evaluation 1 (NFE 1), 2 (NFE 2), ...
+    """
+    images = torch.zeros_like(noises[0], dtype=torch.float64)
+    for i, (noise, level) in enumerate(zip(noises, levels, strict=True)):
+        t = torch.tensor([level], dtype=torch.float64, device=noise.device)
+        z = noise.double()
+        if i == 0:
+            noisy = level * z
+        else:
+            noisy = model.kernel.noise(images, model.coupling.renoise(images, z, labels), t)
+        images = model(noisy, t, labels, boundary=boundary).double()
+        yield images
+
+
+def sample_noise(
+    seed: int, purpose: str, indices: range, evaluation: int, shape: tuple[int, int, int]
+) -> Tensor:
+    """Standard normal noise of the samples ``indices`` before an evaluation, float32 [n, c, h, w].
+
+    Each sample has its own generator: which samples share a batch changes no noise.
+    """
+    cpu = torch.device("cpu")
+    return torch.stack(
+        [torch.randn(shape, generator=generator(cpu, seed, purpose, i, evaluation)) for i in indices]
+    )
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1], clamped and rounded to the nearest of 256 values; uint8, same shape.
+
+    (EDM and ECT round so; VCT truncates, GC stretches each batch to its own range.)
+    """
+    return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)

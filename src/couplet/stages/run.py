@@ -1,0 +1,54 @@
+"""`couplet run`: all stages of one cell, into one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from couplet.config import Params
+from couplet.reporting.figures import sample_grids
+from couplet.stages.evaluate import evaluate
+from couplet.stages.features import features
+from couplet.stages.prepare import prepare
+from couplet.stages.reference import reference
+from couplet.stages.sample import sample, samples_name
+from couplet.stages.select import select
+from couplet.stages.train import Report, train
+
+
+def run_cell(params: Params, out: Path, device: torch.device, report: Report) -> None:
+    """Every stage of the experiment that ``params`` name, into ``out``, and a picture of samples.
+
+    Raises:
+        UserError: a stage met bad input, or ``out`` cannot be written.
+    """
+    cell = params.experiment
+    settings, measurement = params.training(cell), params.measurement(cell)
+    data, extractor, statistics = out / "data", out / "features", out / "reference"
+    trained, measured = out / "train", out / "eval"
+    prepare(params, cell.dataset, data)
+    features(params, cell.dataset, data, extractor)
+    reference(data, extractor, statistics, device)
+    train(settings, data, trained, device, report)
+    selection = measured / "selection.json"
+    select(settings, measurement, trained, extractor, statistics, selection, device)
+    samples = measured / "samples"
+    sample(settings, measurement, trained, selection, samples, device)
+    evaluate(
+        settings,
+        measurement,
+        trained,
+        selection,
+        samples,
+        extractor,
+        statistics,
+        measured,
+        device,
+    )
+    panels = {
+        f"NFE {nfe}": {cell.coupling: np.load(samples / samples_name(nfe), mmap_mode="r")[:36]}
+        for nfe in measurement.sample.nfe
+    }
+    sample_grids(out / "samples.png", panels)

@@ -1,0 +1,68 @@
+"""Stage `sample`: images from the selected snapshot."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from couplet import model
+from couplet.config import Measurement, Training
+from couplet.files import read_json, replacing
+from couplet.sampling import generate
+from couplet.stages.select import check_trained
+
+
+def samples_name(nfe: int) -> str:
+    """File name of the samples made with ``nfe`` evaluations."""
+    return f"nfe{nfe}.npy"
+
+
+def sample(
+    settings: Training,
+    measurement: Measurement,
+    train: Path,
+    selection: Path,
+    out: Path,
+    device: torch.device,
+) -> None:
+    """Writes uint8 [n, h, w, c] arrays, one per NFE, to the folder ``out``, batch by batch.
+
+    Raises:
+        UserError: an input is missing, damaged or of other settings.
+    """
+    check_trained(settings, train)
+    chosen = read_json(selection)["selected"]["checkpoint"]
+    network, saved = model.load(train / "checkpoints" / chosen, device)
+    count, wanted = measurement.sample.samples, measurement.sample.nfe
+    resolution = saved.shape.resolution
+    with ExitStack() as stack:
+        arrays = {}
+        for nfe in wanted:
+            path = stack.enter_context(replacing(out / samples_name(nfe)))
+            arrays[nfe] = np.lib.format.open_memmap(
+                path,
+                mode="w+",
+                dtype=np.uint8,
+                shape=(count, resolution, resolution, saved.shape.channels),
+            )
+        start = 0
+        for batch in generate(
+            network,
+            saved.shape,
+            seed=settings.cell.seed,
+            purpose="sample",
+            count=count,
+            batch=measurement.sample.batch,
+            levels=(settings.recipe.sigma_max, *measurement.mid_sigmas),
+            nfe=wanted,
+            boundary=measurement.boundary,
+            conditional=settings.recipe.conditional,
+        ):
+            for nfe, images in batch.items():
+                arrays[nfe][start : start + len(images)] = images
+            start += len(images)
+        for array in arrays.values():
+            array.flush()

@@ -1,0 +1,45 @@
+"""The few helpers that every room shares.
+
+Shapes in docstrings: ``b`` images in a batch, ``c`` channels, ``h`` height, ``w`` width, ``k`` classes,
+``n`` samples, ``d`` features. Images are float32 in [-1, 1], noise levels are positive float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` of shape [b] or [1], shaped to broadcast over ``like`` of shape [b, ...]."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def seed_of(*purpose: int | str) -> int:
+    """A seed in [0, 2^63) that depends on every part of ``purpose`` and on nothing else.
+
+    All randomness is drawn this way, ``seed_of(seed, "noise", step)``, so that a step or a sample has
+    the same draws whether it is the first of a process or the thousandth.
+    """
+    return int.from_bytes(hashlib.sha256(repr(purpose).encode()).digest()[:8], "little") >> 1
+
+
+def generator(device: torch.device, *purpose: int | str) -> torch.Generator:
+    """A generator on ``device`` seeded by :func:`seed_of`."""
+    return torch.Generator(device).manual_seed(seed_of(*purpose))
+
+
+@contextmanager
+def default_stream(device: torch.device, seed: int) -> Iterator[None]:
+    """Seeds torch's default generators inside the block and puts their states back after it.
+
+    Dropout can only draw from the default generator of its device; two blocks with one seed see the
+    same masks, on CPU and GPU alike.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,18 @@
+"""One pure step, and the loop, state, average and optimiser around it."""
+
+from couplet.training.loop import Progress, initial_state, run, zero_nonfinite_
+from couplet.training.state import State
+from couplet.training.step import Draws, Objective, Terms, build_objective, consistency_loss
+
+__all__ = [
+    "Draws",
+    "Objective",
+    "Progress",
+    "State",
+    "Terms",
+    "build_objective",
+    "consistency_loss",
+    "initial_state",
+    "run",
+    "zero_nonfinite_",
+]

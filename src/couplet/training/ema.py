@@ -1,0 +1,97 @@
+"""Running averages of the weights: each paper's decay, in torch's own container."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from couplet.config.recipes import GCEMA, ConstantEMA, EMAConfig, PowerEMA, WarmupEMA
+
+Decay = Callable[[int], float]
+"""Weight of the old average at the 0-based update n: ``ema = decay ema + (1 - decay) net``."""
+
+
+def warmup_decay(n: int, beta: float) -> float:
+    """``min(beta, (1 + n)/(10 + n))``: short trainings forget their first steps."""
+    return min(beta, (1 + n) / (10 + n))
+
+
+def power_exponent(std: float) -> float:
+    """gamma of the power-function average with relative width ``std`` (EDM2, Eq. 126 and Alg. 2).
+
+    The largest real root of ``g³ + 7 g² + (16 - std⁻²) g + (12 - std⁻²)``.
+    """
+    roots = np.roots([1, 7, 16 - std**-2, 12 - std**-2])
+    return float(roots.real.max())
+
+
+def power_std(gamma: float) -> float:
+    """The inverse of :func:`power_exponent`: ``sqrt((g + 1)/((g + 2)² (g + 3)))`` (EDM2, Eq. 123)."""
+    return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
+
+
+def power_decay(n: int, gamma: float) -> float:
+    """``(1 - 1/(n + 1))^(gamma + 1)``, 0 at the first update (EDM2, Eq. 127, a step as unit)."""
+    return (1 - 1 / (n + 1)) ** (gamma + 1)
+
+
+def ema_pytorch_ramp(n: int, beta: float) -> float:
+    """``min(beta, 1 - (1 + n)^(-2/3))``, 0 for n <= 0: decay n updates after the last copy."""
+    return min(beta, 1 - (1 + n) ** (-2 / 3)) if n > 0 else 0.0
+
+
+def ema_pytorch_decay(n: int, beta: float, *, every: int, start: int) -> float:
+    """ema-pytorch 0.2.3 with its defaults, as GC uses it: beta is never reached in practice.
+
+    1 (nothing happens) unless n is a multiple of ``every``; 0 (a copy) up to ``start`` and at the
+    first update after it; then :func:`ema_pytorch_ramp` of ``n - start``.
+    """
+    if n % every:
+        return 1.0
+    first = (start // every + 1) * every
+    return 0.0 if n <= first else ema_pytorch_ramp(n - start, beta)
+
+
+def decay_of(config: EMAConfig) -> Decay:
+    """The configured decay.
+
+    Raises:
+        TypeError: no decay is known for the configuration's class.
+    """
+    if isinstance(config, ConstantEMA):
+        return lambda n: config.beta
+    if isinstance(config, WarmupEMA):
+        return lambda n: warmup_decay(n, config.beta)
+    if isinstance(config, PowerEMA):
+        gamma = power_exponent(config.std)
+        if config.inverted:
+            return lambda n: 1 - power_decay(n, gamma)
+        return lambda n: power_decay(n, gamma)
+    if isinstance(config, GCEMA):
+        return lambda n: ema_pytorch_decay(n, config.beta, every=config.every, start=config.start)
+    raise TypeError(f"no EMA for {type(config).__name__}")
+
+
+def averaged(model: nn.Module, config: EMAConfig) -> AveragedModel:
+    """A running average of ``model``: at first its copy, in evaluation mode, without gradients.
+
+    Parameters are averaged, buffers are not: no network here changes a buffer.
+    """
+    decay = decay_of(config)
+
+    @torch.no_grad()
+    def update(averages: Any, currents: Any, updates: Tensor | int) -> None:
+        beta = decay(int(updates) - 1)
+        if beta < 1:
+            torch._foreach_lerp_(list(averages), list(currents), 1 - beta)
+
+    average = AveragedModel(model, multi_avg_fn=update)
+    # AveragedModel copies at update 0; our decays decide that themselves, so its count starts at 1.
+    average.n_averaged.fill_(1)
+    return average.requires_grad_(False).eval()

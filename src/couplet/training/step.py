@@ -1,0 +1,145 @@
+"""One training step: the place where schedule, coupling, kernel, model and loss meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from couplet import losses, schedules
+from couplet.config.recipes import Boundary, Recipe
+from couplet.couplings import Pair, Predictor, Predictors
+from couplet.kernels import Kernel
+from couplet.model import ConsistencyModel
+from couplet.tensors import default_stream, per_image
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A recipe's loss, ready to be applied to images of one size."""
+
+    kernel: Kernel
+    schedule: schedules.Schedule
+    distance: losses.Distance
+    weighting: losses.Weighting
+    boundary: Boundary
+    ema_teacher: bool
+    total_steps: int
+
+
+def build_objective(recipe: Recipe, kernel: Kernel, values: int) -> Objective:
+    """The recipe's objective for images of ``values`` = c h w values."""
+    return Objective(
+        kernel=kernel,
+        schedule=schedules.build(recipe, max_level=kernel.max_level),
+        distance=losses.build_distance(recipe.distance, values),
+        weighting=losses.build_weighting(recipe),
+        boundary=recipe.boundary,
+        ema_teacher=recipe.teacher == "ema",
+        total_steps=recipe.steps,
+    )
+
+
+class Draws(NamedTuple):
+    """All randomness of a step."""
+
+    t: Tensor
+    """Student's noise levels, [b]."""
+    r: Tensor
+    """Teacher's noise levels, t > r >= 0, [b]."""
+    noise: Tensor
+    """Standard normal, [b, c, h, w]."""
+    uniform: Tensor
+    """In [0, 1), for couplings that choose at random, [b]."""
+    dropout_seed: int
+    """Student and teacher draw their dropout masks from this seed, the coupling from the next."""
+
+
+class Terms(NamedTuple):
+    """The loss and what it is made of."""
+
+    loss: Tensor
+    """Scalar, with gradient."""
+    distance: Tensor
+    """Unweighted distance per image, [b]."""
+    weight: Tensor
+    """Weight of each pair of noise levels, [b]."""
+    penalty: Tensor
+    """The coupling's penalty per image before ``penalty_scale``, [b]."""
+    penalty_scale: float
+    """Factor on the penalty at this step."""
+
+
+def consistency_loss(
+    model: ConsistencyModel,
+    ema: ConsistencyModel,
+    frozen: ConsistencyModel | None,
+    images: Tensor,
+    labels: Tensor | None,
+    draws: Draws,
+    *,
+    objective: Objective,
+    step: int,
+) -> Terms:
+    """The consistency-training loss of one batch at 0-based step k.
+
+    ``mean_b( w(t, r) d( f(x_t, t), sg f(x_r, r) ) + scale penalty )`` (iCT, Eq. 6; VCT, Eq. 9): x_t
+    and x_r are one coupled (data, noise) pair at two noise levels. The teacher is the model itself
+    without gradient, sees the same dropout mask, and is replaced by the data where r = 0, as
+    f(x, 0) = x.
+
+    Args:
+        model: the model in training, in training mode.
+        ema: its running average; used by couplings, and as teacher if the objective says so.
+        frozen: a pre-trained model for couplings that want one.
+        images: clean images in [-1, 1], [b, c, h, w].
+        labels: one-hot classes [b, k], or None.
+        draws: the step's randomness.
+        objective: the recipe's loss.
+        step: k, which the curriculum depends on.
+    """
+    t, r, noise, device = draws.t, draws.r, draws.noise, images.device
+    kernel, boundary = objective.kernel, objective.boundary.training
+
+    def predictor(source: ConsistencyModel) -> Predictor:
+        def predict(data: Tensor, z: Tensor, level: Tensor, classes: Tensor | None) -> Tensor:
+            with torch.no_grad():
+                return source(kernel.noise(data, z, level), level, classes, boundary=boundary)
+
+        return predict
+
+    with default_stream(device, draws.dropout_seed + 1):
+        pair = model.coupling(
+            images,
+            noise,
+            labels,
+            level=r,
+            predictors=Predictors(
+                predictor(model), predictor(ema), None if frozen is None else predictor(frozen)
+            ),
+            progress=step / objective.total_steps,
+            uniform=draws.uniform,
+        )
+    with default_stream(device, draws.dropout_seed):
+        x_t = kernel.noise(pair.data, pair.noise, t)
+        student = model(x_t, t, pair.labels, boundary=boundary)
+    with default_stream(device, draws.dropout_seed), torch.no_grad():
+        target = _teach(ema if objective.ema_teacher else model, pair, r, objective)
+    distance = objective.distance(student, target)
+    weight = objective.weighting(t, r)
+    scale = objective.weighting.penalty_scale(*objective.schedule.last_pair(step))
+    loss = (weight * distance + scale * pair.penalty).mean()
+    return Terms(loss, distance, weight, pair.penalty, scale)
+
+
+def _teach(teacher: ConsistencyModel, pair: Pair, r: Tensor, objective: Objective) -> Tensor:
+    """f(x_r, r), and the data itself where r = 0, without evaluating the network at ln 0."""
+    clean = r == 0
+    if clean.all():
+        return pair.data
+    level = torch.where(clean, torch.ones_like(r), r)
+    x_r = objective.kernel.noise(pair.data, pair.noise, r)
+    answer = teacher(x_r, level, pair.labels, boundary=objective.boundary.training)
+    return torch.where(per_image(clean, answer), pair.data.to(answer.dtype), answer)

@@ -1,0 +1,77 @@
+"""What tests share: one thread, the repository's parameters, a training of a few milliseconds a step."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from couplet.config import Training
+from couplet.data import Split
+
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same numbers, alone and in any order."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def params_content():
+    """The content of the repository's params.yaml, to be edited at will."""
+    return copy.deepcopy(yaml.safe_load(PARAMS.read_text()))
+
+
+@pytest.fixture
+def make_training():
+    """Makes the settings of a tiny training on 8x8 images."""
+
+    def make(coupling="independent", *, seed=0, kernel="ve", train=None, **recipe):
+        settings = {"kind": coupling} if isinstance(coupling, str) else coupling
+        if settings["kind"] == "vae":
+            settings = {"encoder": {"model_channels": 8}, **settings}
+        network = {
+            "kind": "ddpmpp",
+            "model_channels": 8,
+            "channel_mult": [1],
+            "num_blocks": 1,
+            "attn_resolutions": [],
+        }
+        return Training.model_validate(
+            {
+                "cell": {
+                    "dataset": "digits",
+                    "recipe": "tiny",
+                    "kernel": kernel,
+                    "coupling": settings["kind"],
+                    "seed": seed,
+                },
+                "dataset": {"kind": "digits"},
+                "recipe": {
+                    "steps": 4,
+                    "batch": 4,
+                    "network": network,
+                    "optimizer": {"kind": "radam", "lr": 1e-3},
+                    "ema": {"kind": "warmup"},
+                    **recipe,
+                },
+                "coupling": settings,
+                "train": train or {},
+            }
+        )
+
+    return make
+
+
+@pytest.fixture
+def random_split():
+    """Ten grey 8x8 images of noise in three classes."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (10, 8, 8, 1), dtype=np.uint8)
+    return Split(images, np.arange(10, dtype=np.int64) % 3)

@@ -1,0 +1,67 @@
+"""Minibatch optimal transport against brute force."""
+
+import itertools
+
+import pytest
+import torch
+
+from couplet.config.couplings import MinibatchOT
+from couplet.couplings import Setting, assignment, build
+
+
+def cost(images, noise, permutation, sigma=80.0):
+    """``sum_i ||x_i - sigma z_pi(i)||²`` in double precision."""
+    difference = images.double() - sigma * noise.double()[torch.as_tensor(permutation)]
+    return difference.square().sum().item()
+
+
+@pytest.mark.parametrize("b", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("seed", range(3))
+def test_is_the_best_of_all_permutations(b, seed):
+    rng = torch.Generator().manual_seed(seed)
+    images, noise = torch.randn(2, b, 1, 2, 2, generator=rng)
+    best = min(itertools.permutations(range(b)), key=lambda p: cost(images, noise, p))
+    assert assignment(images, noise).tolist() == list(best)
+
+
+def test_is_no_worse_than_random_permutations():
+    images, noise = torch.randn(2, 64, 3, 4, 4)
+    found = assignment(images, noise)
+    assert sorted(found.tolist()) == list(range(64))
+    least = cost(images, noise, found)
+    assert all(least < cost(images, noise, torch.randperm(64)) for _ in range(200))
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 0.5, 80.0])
+def test_does_not_depend_on_the_noise_level(sigma):
+    images, noise = torch.randn(2, 32, 1, 4, 4)
+    assert torch.equal(assignment(images, sigma * noise), assignment(images, noise))
+
+
+def test_finds_noise_that_equals_the_images():
+    images = torch.randn(16, 1, 3, 3)
+    order = torch.randperm(16)
+    assert torch.equal(images[order][assignment(images, images[order])], images)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 1])
+def test_refuses_what_is_not_finite(value, place):
+    both = torch.randn(2, 4, 1, 2, 2)
+    both[place, 2, 0, 1, 1] = value
+    with pytest.raises(ValueError, match="not finite"):
+        assignment(*both)
+
+
+def test_keeps_gradients_out_of_the_solver():
+    images = torch.randn(4, 1, 2, 2, requires_grad=True)
+    assert not assignment(images, torch.randn(4, 1, 2, 2)).requires_grad
+
+
+@pytest.mark.parametrize("recouple", [True, False])
+def test_sampling_recouples_only_if_told_to(recouple):
+    images, noise = torch.randn(2, 16, 1, 2, 2)
+    coupling = build(MinibatchOT(recouple_when_sampling=recouple), Setting(1, 0.5, None))
+    wanted = noise[assignment(images, noise)] if recouple else noise
+    assert torch.equal(coupling.renoise(images, noise, None), wanted)
+    assert not torch.equal(noise[assignment(images, noise)], noise)

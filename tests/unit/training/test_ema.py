@@ -1,0 +1,189 @@
+"""Running averages of the weights against closed forms and plain recursions."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from couplet.config.recipes import GCEMA, ConstantEMA, EMAConfig, PowerEMA, WarmupEMA
+from couplet.training.ema import (
+    averaged,
+    decay_of,
+    ema_pytorch_decay,
+    power_decay,
+    power_exponent,
+    power_std,
+    warmup_decay,
+)
+
+ALL = [ConstantEMA(beta=0.9), WarmupEMA(), PowerEMA(), PowerEMA(inverted=True), GCEMA()]
+
+
+class Toy(nn.Module):
+    """One parameter in double precision, and a buffer."""
+
+    def __init__(self, value=0.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([value], dtype=torch.float64))
+        self.register_buffer("frequencies", torch.tensor([1.0, 2.0]))
+
+
+def follow(config, values, start=0.0):
+    """The average after each update with ``values``."""
+    model = Toy(start)
+    average = averaged(model, config)
+    found = []
+    for value in values:
+        with torch.no_grad():
+            model.weight.fill_(value)
+        average.update_parameters(model)
+        found.append(average.module.weight.item())
+    return found
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
+def test_constant_average_of_a_constant(beta):
+    """``ema_n = 1 - beta^n`` for a network that jumps from 0 to 1."""
+    found = follow(ConstantEMA(beta=beta), [1.0] * 30)
+    assert found == pytest.approx([1 - beta ** (n + 1) for n in range(30)])
+
+
+def test_warmup_decay():
+    assert [warmup_decay(n, 0.99) for n in (0, 1, 8)] == pytest.approx([1 / 10, 2 / 11, 9 / 18])
+    assert warmup_decay(10_000, 0.99) == 0.99
+    # (1 + n)/(10 + n) = 0.99 at n = 890.
+    assert warmup_decay(889, 0.99) < 0.99
+    assert warmup_decay(891, 0.99) == 0.99
+
+
+@pytest.mark.parametrize(("std", "gamma"), [(0.05, 16.97), (0.1, 6.94)])
+def test_published_exponents_of_edm2(std, gamma):
+    assert power_exponent(std) == pytest.approx(gamma, abs=5e-3)
+
+
+@pytest.mark.parametrize("std", [0.01, 0.05, 0.1, 0.2, 0.28])
+def test_exponent_and_width_are_inverse(std):
+    assert power_std(power_exponent(std)) == pytest.approx(std, rel=1e-9)
+
+
+def test_width_is_that_of_the_power_function():
+    """EDM2, Sec. 3.1: the standard deviation of a density ∝ t^gamma on [0, 1]."""
+    for gamma in (0.5, 6.94, 20.0):
+        moments = [(gamma + 1) / (gamma + 1 + i) for i in (1, 2)]
+        assert power_std(gamma) == pytest.approx(math.sqrt(moments[1] - moments[0] ** 2))
+
+
+@pytest.mark.parametrize("std", [0.05, 0.1, 0.25])
+def test_power_average_is_the_power_weighted_mean(std):
+    """Update i of N has the mass of t^gamma between i/N and (i + 1)/N."""
+    values = torch.randn(40, dtype=torch.float64)
+    gamma = power_exponent(std)
+    edges = (torch.arange(41, dtype=torch.float64) / 40) ** (gamma + 1)
+    found = follow(PowerEMA(std=std), values.tolist(), start=100.0)
+    assert found[-1] == pytest.approx((edges.diff() * values).sum().item(), rel=1e-9)
+
+
+def test_first_power_update_is_a_copy():
+    assert power_decay(0, 6.94) == 0
+    assert follow(PowerEMA(), [3.5], start=9.0) == [3.5]
+
+
+def test_inverted_power_average_follows_the_network():
+    """VCT's code: the first update changes nothing, later the network has nearly all of the weight."""
+    assert follow(PowerEMA(std=0.1, inverted=True), [3.5], start=9.0) == [9.0]
+    decay = decay_of(PowerEMA(std=0.1, inverted=True))
+    assert 1 - decay(1000) == pytest.approx(0.992, abs=5e-4)
+    assert decay(7) == pytest.approx(1 - decay_of(PowerEMA(std=0.1))(7))
+
+
+@pytest.mark.parametrize(("every", "start"), [(5, 0), (5, 7), (3, 6), (1, 2)])
+def test_gc_average_is_that_of_ema_pytorch(every, start):
+    """ema-pytorch 0.2.3, written as its own loop with its ``initted`` flag."""
+    values = torch.randn(60, dtype=torch.float64).tolist()
+    average, initted, wanted = 50.0, False, []
+    for n, value in enumerate(values):
+        if n % every == 0:
+            if n <= start:
+                average = value
+            elif not initted:
+                average, initted = value, True
+            else:
+                decay = min(0.85, 1 - (1 + max(n - start, 0)) ** (-2 / 3))
+                average = decay * average + (1 - decay) * value
+        wanted.append(average)
+    found = follow(GCEMA(beta=0.85, every=every, start=start), values, start=50.0)
+    assert found == pytest.approx(wanted, rel=1e-9)
+
+
+def test_gc_average_acts_every_fifth_step():
+    decays = [ema_pytorch_decay(n, 0.9999, every=5, start=0) for n in range(1, 60)]
+    assert [n for n, decay in enumerate(decays, 1) if decay < 1] == list(range(5, 60, 5))
+
+
+def test_gc_average_never_reaches_its_beta():
+    """At n = 100,000, the end of GC's training: 0.99954 in place of 0.9999."""
+    assert ema_pytorch_decay(100_000, 0.9999, every=5, start=0) == pytest.approx(0.99954, abs=5e-6)
+    assert ema_pytorch_decay(2_000_000, 0.9999, every=5, start=0) == 0.9999
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda config: f"{config.kind}")
+def test_average_of_what_never_moves_stays(config):
+    assert follow(config, [2.0] * 12, start=2.0) == [2.0] * 12
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda config: f"{config.kind}")
+def test_average_lies_between_old_average_and_network(config):
+    values = torch.randn(40, dtype=torch.float64).tolist()
+    found = follow(config, values)
+    for old, value, new in zip([0.0, *found], values, found, strict=False):
+        assert min(old, value) - 1e-12 <= new <= max(old, value) + 1e-12
+
+
+def test_average_starts_as_a_frozen_copy_in_evaluation_mode():
+    model = Toy(3.0).train()
+    average = averaged(model, ConstantEMA())
+    assert average.module.weight.item() == 3
+    assert average.module.weight is not model.weight
+    assert torch.equal(average.module.frequencies, model.frequencies)
+    assert not any(p.requires_grad for p in average.parameters())
+    assert not any(module.training for module in average.modules())
+    assert model.training
+    assert model.weight.requires_grad
+
+
+def test_updates_leave_model_buffers_and_modes_alone():
+    model = Toy(3.0).train()
+    average = averaged(model, ConstantEMA(beta=0.5))
+    with torch.no_grad():
+        model.weight.fill_(5)
+    average.update_parameters(model)
+    assert (model.weight.item(), average.module.weight.item()) == (5, 4)
+    assert average.module.frequencies.tolist() == [1, 2]
+    assert not average.module.training
+    assert not average.module.weight.requires_grad
+
+
+def test_count_of_updates_survives_a_round_trip():
+    """The decay depends on it: a restored average goes on where it was."""
+    values = torch.randn(20, dtype=torch.float64).tolist()
+    whole = follow(PowerEMA(), values)
+    model = Toy()
+    average = averaged(model, PowerEMA())
+    for n, value in enumerate(values):
+        if n == 11:
+            state = average.state_dict()
+            average = averaged(Toy(77.0), PowerEMA())
+            average.load_state_dict(state)
+        with torch.no_grad():
+            model.weight.fill_(value)
+        average.update_parameters(model)
+    assert average.module.weight.item() == whole[-1]
+
+
+def test_unknown_average_is_refused():
+    class Strange(EMAConfig):
+        """Sets no kind, so it joins no family."""
+
+    with pytest.raises(TypeError, match="Strange"):
+        decay_of(Strange(kind="strange"))

@@ -1,0 +1,369 @@
+"""The loop: the same numbers however it is cut, and what it does when they are not finite."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from couplet.config.couplings import CouplingConfig
+from couplet.couplings import Coupling, Pair, implements
+from couplet.couplings.base import _REGISTRY
+from couplet.data import Loader
+from couplet.errors import UserError
+from couplet.model import ImageShape
+from couplet.training import initial_state, run
+
+CPU = torch.device("cpu")
+SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
+COUPLINGS = ["independent", "ot", "vae", "generator"]
+DROPOUT = {
+    "kind": "ddpmpp",
+    "model_channels": 8,
+    "channel_mult": [1],
+    "num_blocks": 1,
+    "attn_resolutions": [],
+    "dropout": 0.3,
+}
+
+
+@pytest.fixture
+def loader(random_split):
+    def make(training):
+        return Loader(
+            random_split,
+            batch=training.recipe.batch,
+            seed=training.cell.seed,
+            flip=training.recipe.flip,
+            num_classes=3 if training.recipe.conditional else 0,
+        )
+
+    return make
+
+
+@pytest.fixture
+def start():
+    return lambda training: initial_state(training, SHAPE, CPU)
+
+
+def flat(content, prefix=""):
+    """Every tensor and number of nested dictionaries and lists, by path."""
+    if isinstance(content, dict):
+        content = content.items()
+    elif isinstance(content, list | tuple):
+        content = enumerate(content)
+    else:
+        return {prefix: content}
+    return {k: v for key, value in content for k, v in flat(value, f"{prefix}/{key}").items()}
+
+
+def contents(state):
+    parts = {name: getattr(state, name).state_dict() for name in ("model", "ema", "optimizer")}
+    return flat(parts) | {"step": state.step, "zeroed": state.zeroed}
+
+
+def assert_same(one, other):
+    one, other = contents(one), contents(other)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[name]), name
+        else:
+            assert value == other[name], name
+
+
+def outcome(progress):
+    return [dataclasses.astuple(p) if dataclasses.is_dataclass(p) else tuple(p) for p in progress]
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("schedule", ["discretised", "continuous"])
+def test_stopping_and_going_on_changes_no_bit(
+    make_training, start, loader, tmp_path, coupling, schedule
+):
+    settings = {
+        "steps": 6,
+        "flip": True,
+        "conditional": True,
+        "network": DROPOUT,
+        "schedule": {"kind": schedule, **({"s0": 2, "s1": 8} if schedule == "discretised" else {})},
+        "learning_rate": {"kind": "cosine", "warmup": 2},
+        "ema": {"kind": "power"},
+    }
+    if coupling == "generator":
+        coupling = {"kind": "generator", "mu": 0.2, "mu_end": 0.9}
+    training = make_training(coupling, **settings)
+    whole = start(training)
+    log = outcome(run(training, whole, loader(training)))
+
+    first = start(training)
+    steps = run(training, first, loader(training))
+    cut = outcome(next(steps) for _ in range(3))
+    first.save(tmp_path / "state.pt", training.key)
+    torch.rand(5)  # what happens between the processes does not matter
+    second = start(training)
+    second.restore(tmp_path / "state.pt", training.key)
+    assert_same(first, second)
+    assert second.seconds == first.seconds
+    rest = outcome(run(training, second, loader(training)))
+    assert cut + rest == log
+    assert_same(whole, second)
+
+
+def test_default_generator_decides_nothing_and_is_not_disturbed(make_training, start, loader):
+    training = make_training("vae", steps=2, network=DROPOUT)
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        states.append(start(training))
+        list(run(training, states[-1], loader(training)))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert_same(*states)
+
+
+def test_seeds_give_different_weights_and_different_steps(make_training, start, loader):
+    zero, one = make_training(seed=0, steps=2), make_training(seed=1, steps=2)
+    a, b = start(zero), start(one)
+    assert any(
+        not torch.equal(x, y)
+        for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True)
+    )
+    b.model.load_state_dict(a.model.state_dict())
+    losses = [
+        [p.loss for p in run(t, s, loader(zero))] for t, s in ((zero, a), (one, b))
+    ]
+    assert losses[0][0] != losses[1][0]
+
+
+def test_couplings_of_one_seed_start_from_the_same_network(make_training, start):
+    networks = [start(make_training(kind)).model.network.state_dict() for kind in COUPLINGS]
+    for other in networks[1:]:
+        assert all(torch.equal(other[name], networks[0][name]) for name in networks[0])
+
+
+def test_progress_tells_what_happened(make_training, start, loader):
+    training = make_training(
+        {"kind": "vae", "kl_weight": 3.0},
+        steps=4,
+        schedule={"kind": "discretised", "s0": 2, "s1": 8},
+        learning_rate={"kind": "constant", "warmup": 2},
+    )
+    state = start(training)
+    steps = list(run(training, state, loader(training)))
+    assert [p.step for p in steps] == [1, 2, 3, 4]
+    assert [p.fineness for p in steps] == [3, 5, 9, 9]
+    assert [p.learning_rate for p in steps] == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3])
+    for p in steps:
+        assert p.loss == pytest.approx(p.consistency + p.penalty, rel=1e-5)
+        assert min(p.distance, p.penalty, p.gradient_norm) > 0
+    assert state.step == 4
+    assert state.seconds > 0
+
+
+def test_finished_training_does_nothing(make_training, start, loader):
+    training = make_training(steps=2)
+    state = start(training)
+    list(run(training, state, loader(training)))
+    before = {k: v.clone() for k, v in state.model.state_dict().items()}
+    assert list(run(training, state, loader(training))) == []
+    assert all(torch.equal(before[k], v) for k, v in state.model.state_dict().items())
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_average_is_updated_after_every_step(make_training, start, loader, coupling):
+    training = make_training(coupling, steps=3, ema={"kind": "constant", "beta": 0.5})
+    state = start(training)
+    wanted = [p.detach().clone() for p in state.model.parameters()]
+    for _ in run(training, state, loader(training)):
+        wanted = [
+            w + (p.detach() - w) * 0.5
+            for w, p in zip(wanted, state.model.parameters(), strict=True)
+        ]
+        for w, p in zip(wanted, state.ema.module.parameters(), strict=True):
+            torch.testing.assert_close(p, w, rtol=1e-5, atol=1e-7)
+    assert state.model.training
+    assert not state.ema.module.training
+
+
+def test_encoder_is_trained(make_training, start, loader):
+    training = make_training("vae", steps=3)
+    state = start(training)
+    before = [p.detach().clone() for p in state.model.coupling.parameters()]
+    list(run(training, state, loader(training)))
+    after = list(state.model.coupling.parameters())
+    assert sum(not torch.equal(x, y) for x, y in zip(before, after, strict=True)) > len(after) / 2
+
+
+def break_at(state, step):
+    """Makes the network's gradient infinite at 0-based ``step``, once."""
+    [*_, (_, weight)] = state.model.network.named_parameters()
+
+    def spoil(gradient):
+        return torch.full_like(gradient, float("inf")) if state.step == step else gradient
+
+    weight.register_hook(spoil)
+    return weight
+
+
+def test_gradient_that_is_not_finite_stops_and_names_the_step(make_training, start, loader):
+    training = make_training(steps=4)
+    state = start(training)
+    break_at(state, 2)
+    done = []
+    with pytest.raises(UserError, match=r"step 2\b") as caught:
+        done.extend(run(training, state, loader(training)))
+    message = str(caught.value)
+    assert str(training.cell) in message
+    assert "\n" not in message
+    assert state.step == 2
+    assert all(torch.isfinite(p).all() for p in state.model.parameters())
+
+
+def test_loss_that_is_not_finite_stops_and_names_levels_and_coupling(make_training, start, loader):
+    training = make_training("ot", steps=2)
+    state = start(training)
+    with torch.no_grad():
+        next(state.model.network.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match=r"step 0\b.*t = .*coupling ot"):
+        list(run(training, state, loader(training)))
+
+
+def test_gradients_that_are_not_finite_become_zero_where_allowed(make_training, start, loader):
+    settings = {"nonfinite_gradients": "zero", "optimizer": {"kind": "adam", "betas": [0.0, 0.0]}}
+    training = make_training(steps=3, **settings)
+    state = start(training)
+    weight = break_at(state, 1)
+    others = [p for p in state.model.parameters() if p is not weight]
+    moved = []
+    for _ in run(training, state, loader(training)):
+        moved.append((weight.detach().clone(), [p.detach().clone() for p in others]))
+        assert all(torch.isfinite(p).all() for p in state.model.parameters())
+    assert state.zeroed == 1
+    # Adam without memory moves by the gradient's sign: not at all where it was put to zero.
+    assert torch.equal(moved[0][0], moved[1][0])
+    assert not torch.equal(moved[1][0], moved[2][0])
+    assert any(not torch.equal(x, y) for x, y in zip(moved[0][1], moved[1][1], strict=True))
+
+
+def test_finite_training_zeroes_nothing(make_training, start, loader):
+    training = make_training(steps=2, nonfinite_gradients="zero")
+    state = start(training)
+    list(run(training, state, loader(training)))
+    assert state.zeroed == 0
+
+
+def gradients_seen(state):
+    """The gradients that the optimiser gets at each step."""
+    seen = []
+
+    def look(optimizer, args, kwargs):
+        grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        seen.append(torch.cat([grad.flatten().clone() for grad in grads]))
+
+    state.optimizer.register_step_pre_hook(look)
+    return seen
+
+
+@pytest.mark.parametrize("relation", [0.1, 10.0])
+def test_gradients_are_clipped_to_the_global_norm(make_training, start, loader, relation):
+    free = make_training("vae", steps=1)
+    state = start(free)
+    raw = gradients_seen(state)
+    [progress] = run(free, state, loader(free))
+    norm = raw[0].norm().item()
+    assert progress.gradient_norm == pytest.approx(norm, rel=1e-5)
+
+    limit = relation * norm
+    clipped = make_training("vae", steps=1, clip_norm=limit)
+    state = start(clipped)
+    seen = gradients_seen(state)
+    [progress] = run(clipped, state, loader(clipped))
+    assert progress.gradient_norm == pytest.approx(norm, rel=1e-5)  # as it was before clipping
+    torch.testing.assert_close(seen[0], raw[0] * min(1, relation), rtol=1e-4, atol=1e-6)
+
+
+def test_state_of_another_configuration_is_refused(make_training, start, tmp_path):
+    training = make_training()
+    path = tmp_path / "state.pt"
+    start(training).save(path, training.key)
+    with pytest.raises(UserError) as caught:
+        start(training).restore(path, "feedbeef")
+    assert all(part in str(caught.value) for part in (str(path), training.key, "feedbeef"))
+
+
+@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
+def test_truncated_state_is_refused(make_training, start, tmp_path, kept):
+    training = make_training()
+    path = tmp_path / "state.pt"
+    start(training).save(path, training.key)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    with pytest.raises(UserError, match="damaged") as caught:
+        start(training).restore(path, training.key)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [{"step": 3}, [1, 2], {"key": "k"}])
+def test_foreign_state_is_refused(make_training, start, tmp_path, content):
+    path = tmp_path / "state.pt"
+    torch.save(content, path)
+    with pytest.raises(UserError, match="damaged"):
+        start(make_training()).restore(path, "k")
+
+
+def test_state_that_is_no_torch_file_is_refused(make_training, start, tmp_path):
+    path = tmp_path / "state.pt"
+    path.write_text("hello")
+    with pytest.raises(UserError, match="damaged"):
+        start(make_training()).restore(path, "k")
+
+
+def test_initial_weights_replace_those_of_the_network_by_name(make_training, start):
+    training = make_training("vae")
+    source = initial_state(make_training("vae", seed=5), SHAPE, CPU).model.network.state_dict()
+    state = initial_state(training, SHAPE, CPU, weights=source)
+    for model in (state.model, state.ema.module):
+        assert all(torch.equal(v, source[k]) for k, v in model.network.state_dict().items())
+    encoder = start(training).model.coupling.state_dict()
+    assert all(torch.equal(v, encoder[k]) for k, v in state.model.coupling.state_dict().items())
+
+
+@pytest.fixture
+def plugin():
+    """A coupling as another package would define it, taken away afterwards."""
+
+    class Scaled(CouplingConfig):
+        """Noise times a learnt factor."""
+
+        kind: str = "scaled"
+        factor: float = 0.5
+
+    @implements(Scaled)
+    class ScaledCoupling(Coupling):
+        def __init__(self, config, setting):
+            super().__init__()
+            self.factor = torch.nn.Parameter(torch.tensor(config.factor))
+
+        def forward(self, images, noise, labels, **context):
+            penalty = (self.factor - 1) ** 2
+            return Pair(images, noise * self.factor, labels, penalty.expand(len(images)))
+
+    yield Scaled
+    del CouplingConfig.family["scaled"], _REGISTRY[Scaled]
+
+
+def test_coupling_from_outside_trains_like_a_built_in_one(
+    plugin, make_training, start, loader, tmp_path
+):
+    training = make_training({"kind": "scaled", "factor": 0.7}, steps=3)
+    assert training.coupling == plugin(factor=0.7)
+    assert training.key != make_training({"kind": "scaled"}, steps=3).key
+    state = start(training)
+    steps = list(run(training, state, loader(training)))
+    assert len(steps) == 3
+    assert all(p.penalty > 0 for p in steps)
+    assert 0.7 < state.model.coupling.factor.item() < 0.71  # RAdam's first steps towards 1
+    state.save(tmp_path / "state.pt", training.key)
+    again = start(training)
+    again.restore(tmp_path / "state.pt", training.key)
+    assert_same(state, again)

@@ -1,0 +1,319 @@
+"""One training step: student, teacher, dropout masks and the parts of the loss."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from couplet.config.couplings import GeneratorInduced, Independent, Variational
+from couplet.config.recipes import Recipe
+from couplet.couplings import Coupling, Pair, Setting
+from couplet.couplings import build as build_coupling
+from couplet.kernels import KERNELS
+from couplet.model import ConsistencyModel
+from couplet.training import Draws, build_objective, consistency_loss
+
+B, SIZE = 6, (6, 1, 4, 4)
+
+
+class Conv(nn.Module):
+    """A convolution that depends on the level; dropout and other levels as told."""
+
+    def __init__(self, out_channels=1, dropout=0.0, embed=torch.tanh):
+        super().__init__()
+        self.conv = nn.Conv2d(1, out_channels, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.embed, self.masks, self.levels = embed, [], []
+
+    def forward(self, x, noise_labels, class_labels=None):
+        self.levels.append(noise_labels.detach())
+        mask = self.dropout(torch.ones_like(x))
+        self.masks.append(mask != 0)
+        return self.conv(x * mask) * (1 + self.embed(noise_labels))[:, None, None, None]
+
+
+def make_model(network=None, coupling=None, kernel="ve"):
+    setting = Setting(1, 0.5, lambda out_channels, **size: Conv(out_channels, dropout=0.5))
+    return ConsistencyModel(
+        network or Conv(),
+        build_coupling(coupling or Independent(), setting),
+        KERNELS[kernel](0.002, 80.0, 0.5),
+    )
+
+
+def make_objective(model, **settings):
+    recipe = Recipe.model_validate({"steps": 100, "network": {"kind": "ddpmpp"}, "boundary": {}, **settings})
+    return build_objective(recipe, model.kernel, 16)
+
+
+def make_draws(**changes):
+    r = torch.tensor([0.002, 0.1, 0.5, 1.0, 5.0, 40.0])
+    draws = Draws(t=2 * r, r=r, noise=torch.randn(SIZE), uniform=torch.rand(B), dropout_seed=1234)
+    return draws._replace(**changes)
+
+
+def loss_of(model, draws, *, objective=None, ema=None, frozen=None, images=None, step=0):
+    images = torch.linspace(-1, 1, 96).reshape(SIZE) if images is None else images
+    objective = objective or make_objective(model)
+    return consistency_loss(model, ema or model, frozen, images, None, draws, objective=objective, step=step)
+
+
+def spied(objective):
+    """The objective, and a list that collects the teacher's answers."""
+    answers = []
+
+    def distance(student, teacher):
+        answers.append(teacher)
+        return objective.distance(student, teacher)
+
+    return dataclasses.replace(objective, distance=distance), answers
+
+
+def test_loss_is_what_the_formula_says():
+    """``mean_b ||f(x + t z, t) - f(x + r z, r)||² / (t - r)`` with the preconditioning written out."""
+    model, draws, x = make_model(), make_draws(), torch.randn(SIZE)
+    objective = make_objective(model, distance={"kind": "squared_l2"})
+
+    def f(level):
+        level = level[:, None, None, None]
+        c_in = (0.25 + level**2).rsqrt()
+        noisy = x + level * draws.noise
+        shifted = level - 0.002
+        inner = model.network(c_in * noisy, level.flatten().log() / 4)
+        return 0.25 / (shifted**2 + 0.25) * noisy + shifted * 0.5 * c_in * inner
+
+    distance = (f(draws.t) - f(draws.r)).square().sum((1, 2, 3))
+    terms = loss_of(model, draws, objective=objective, images=x)
+    torch.testing.assert_close(terms.distance, distance)
+    torch.testing.assert_close(terms.loss, (distance / (draws.t - draws.r)).mean())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_boundary_of_training_is_used(training):
+    """Without the shift f(x, sigma_min) differs from x, so the teacher's answer does."""
+    model = make_model()
+    boundary = {"training": training, "sampling": not training}
+    objective = make_objective(model, boundary=boundary, distance={"kind": "squared_l2"})
+    draws, x = make_draws(), torch.randn(SIZE)
+    seen = loss_of(model, draws, objective=objective, images=x).distance
+    noisy_t, noisy_r = (model.kernel.noise(x, draws.noise, level) for level in (draws.t, draws.r))
+    student = model(noisy_t, draws.t, None, boundary=training)
+    teacher = model(noisy_r, draws.r, None, boundary=training)
+    torch.testing.assert_close(seen, (student - teacher).square().sum((1, 2, 3)))
+
+
+@pytest.mark.parametrize("weighting", ["inverse_gap", "karras", "uniform"])
+@pytest.mark.parametrize("coupling", [Independent(), Variational(kl_weight=7.0)])
+def test_loss_is_the_mean_of_its_parts(coupling, weighting):
+    model = make_model(coupling=coupling)
+    terms = loss_of(model, make_draws(), objective=make_objective(model, weighting=weighting), step=50)
+    assert terms.distance.shape == terms.weight.shape == terms.penalty.shape == (B,)
+    parts = terms.weight.double() * terms.distance.double()
+    parts += terms.penalty_scale * terms.penalty.double()
+    assert terms.loss.item() == pytest.approx(parts.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "step", "wanted"),
+    [
+        # s0 = 10: the last interval of the grid of 11 points; its inverse is 0.0288 (VCT).
+        ({"schedule": {"kind": "discretised"}}, 0, 0.0288),
+        ({"schedule": {"kind": "discretised"}}, 99, 2.94),
+        ({"schedule": {"kind": "continuous"}}, 0, 2 / 80),
+        ({"schedule": {"kind": "continuous"}}, 99, 256 / 80),
+        ({"schedule": {"kind": "continuous"}, "weighting": "karras"}, 99, 1.0),
+    ],
+)
+def test_penalty_scale_is_the_weight_at_the_top(settings, step, wanted):
+    model = make_model()
+    terms = loss_of(model, make_draws(), objective=make_objective(model, **settings), step=step)
+    assert terms.penalty_scale == pytest.approx(wanted, rel=5e-3)
+
+
+@pytest.mark.parametrize("coupling", [Independent(), Variational()])
+def test_teacher_receives_no_gradient(coupling):
+    """The gradient is that of the loss against the teacher's answer as a constant."""
+    model, draws = make_model(coupling=coupling), make_draws()
+    objective = make_objective(model, distance={"kind": "squared_l2"})
+    loss_of(model, draws, objective=objective).loss.backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    answers = []
+    plain = dataclasses.replace(
+        objective, distance=lambda a, b: answers.append(b) or objective.distance(a, b)
+    )
+    loss_of(model, draws, objective=plain)
+    [constant] = answers
+    assert not constant.requires_grad
+    fixed = dataclasses.replace(
+        objective, distance=lambda a, b: objective.distance(a, constant.detach().clone())
+    )
+    model.zero_grad()
+    loss_of(model, draws, objective=fixed).loss.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, found[name])
+        assert found[name].abs().sum() > 0
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5])
+def test_target_is_a_constant_even_if_the_data_end_is_trained(level):
+    """A coupling that moves the data end must not pull on the loss through the target."""
+
+    class Shifting(Coupling):
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.tensor(0.3))
+
+        def forward(self, images, noise, labels, **context):
+            return Pair(images + self.shift, noise, labels, images.new_zeros(len(images)))
+
+    model = make_model()
+    model.coupling = Shifting()
+    spy, answers = spied(make_objective(model))
+    loss_of(model, make_draws(r=torch.full((B,), level), t=torch.ones(B)), objective=spy)
+    assert not answers[0].requires_grad
+
+
+@pytest.mark.parametrize("clean", [slice(0, 3), slice(None)])
+def test_teacher_at_level_zero_is_the_image(clean):
+    """f(x, 0) = x, with a network that is NaN at ln 0, as a sinusoidal embedding is."""
+    r = torch.full((B,), 0.5)
+    r[clean] = 0
+    network = Conv(embed=torch.sin)
+    model = make_model(network)
+    spy, answers = spied(make_objective(model))
+    x = torch.randn(SIZE)
+    terms = loss_of(model, make_draws(r=r, t=torch.ones(B)), objective=spy, images=x)
+    assert torch.equal(answers[0][clean], x[clean])
+    terms.loss.backward()
+    assert torch.isfinite(terms.loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(torch.isfinite(level).all() for level in network.levels)
+
+
+@pytest.mark.parametrize("predictor", ["online", "ema"])
+def test_generated_data_end_at_level_zero_is_the_image(predictor):
+    """The generator-induced coupling with ECT's schedule, where r = 0 for most pairs at first."""
+    r = torch.tensor([0, 0, 0, 0.5, 0.5, 0.5])
+    model = make_model(Conv(embed=torch.sin), GeneratorInduced(mu=1.0, predictor=predictor))
+    spy, answers = spied(make_objective(model))
+    x = torch.randn(SIZE)
+    terms = loss_of(model, make_draws(r=r, t=torch.ones(B)), objective=spy, images=x)
+    terms.loss.backward()
+    assert torch.isfinite(terms.loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert torch.equal(answers[0][:3], x[:3])
+
+
+@pytest.mark.parametrize("teacher", ["online", "ema"])
+def test_teacher_is_the_model_itself_or_its_average(teacher):
+    model, ema = make_model(), make_model()
+    objective = make_objective(model, teacher=teacher)
+    loss_of(model, make_draws(), objective=objective, ema=ema)
+    calls = (len(model.network.levels), len(ema.network.levels))
+    assert calls == {"online": (2, 0), "ema": (1, 1)}[teacher]
+    answering = model if teacher == "online" else ema
+    torch.testing.assert_close(answering.network.levels[-1], make_draws().r.log() / 4)
+
+
+def test_average_as_teacher_changes_the_loss():
+    model, ema, draws = make_model(), make_model(), make_draws()
+    with_ema = loss_of(model, draws, objective=make_objective(model, teacher="ema"), ema=ema)
+    assert with_ema.loss != loss_of(model, draws, ema=ema).loss
+
+
+@pytest.mark.parametrize("predictor", ["online", "ema", "frozen"])
+def test_coupling_may_ask_each_model(predictor):
+    models = {name: make_model() for name in ("ema", "frozen")}
+    model = make_model(coupling=GeneratorInduced(mu=1.0, predictor=predictor))
+    draws = make_draws()
+    loss_of(model, draws, **models)
+    asked = {"online": model, **models}[predictor]
+    torch.testing.assert_close(asked.network.levels[0], draws.r.log() / 4)
+    calls = {name: len(other.network.levels) for name, other in models.items()}
+    assert calls == {name: int(name == predictor) for name in models}
+    assert len(model.network.levels) == (3 if predictor == "online" else 2)
+
+
+def test_coupled_pair_is_used_at_both_levels():
+    """Generated images as data end: student and teacher see f_ema(x + r z, r), not x."""
+    model, ema, draws, x = (
+        make_model(coupling=GeneratorInduced(mu=1.0)),
+        make_model(),
+        make_draws(),
+        torch.randn(SIZE),
+    )
+    found = loss_of(model, draws, ema=ema, images=x).distance
+    end = ema(model.kernel.noise(x, draws.noise, draws.r), draws.r, None, boundary=True).detach()
+    plain = make_model(model.network)
+    torch.testing.assert_close(found, loss_of(plain, draws, images=end).distance)
+
+
+def dropout_masks(coupling=None, **changes):
+    network = Conv(dropout=0.5)
+    model = make_model(network, coupling)
+    loss_of(model, make_draws(**changes))
+    encoder = getattr(model.coupling, "encoder", None)
+    return network.masks, encoder.masks if encoder else []
+
+
+@pytest.mark.parametrize("coupling", [Independent(), Variational()])
+def test_student_and_teacher_share_their_dropout_mask(coupling):
+    (student, teacher), _ = dropout_masks(coupling)
+    assert torch.equal(student, teacher)
+    assert 0 < student.float().mean() < 1
+
+
+def test_nearly_equal_levels_give_nearly_equal_answers_under_dropout():
+    network = Conv(dropout=0.5)
+    r = torch.full((B,), 1.0)
+    terms = loss_of(make_model(network), make_draws(r=r, t=r + 1e-6))
+    assert terms.distance.max() < 1e-4
+
+
+def test_other_steps_have_other_masks():
+    one, _ = dropout_masks(dropout_seed=1)
+    two, _ = dropout_masks(dropout_seed=2)
+    again, _ = dropout_masks(dropout_seed=1)
+    assert not torch.equal(one[0], two[0])
+    assert torch.equal(one[0], again[0])
+
+
+def test_dropout_of_the_coupling_is_its_own():
+    """Were the encoder to draw from the student's stream, it would have the student's mask."""
+    (student, _), [encoder] = dropout_masks(Variational())
+    (alone, _), _ = dropout_masks(Independent())
+    assert torch.equal(student, alone)
+    assert not torch.equal(student, encoder)
+
+
+@pytest.mark.parametrize("coupling", [Independent(), Variational(), GeneratorInduced(mu=1.0)])
+def test_default_generator_is_left_as_it_was(coupling):
+    model, draws = make_model(Conv(dropout=0.5), coupling), make_draws()
+    before = torch.get_rng_state()
+    loss_of(model, draws)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_step_is_a_function_of_its_draws():
+    model, draws = make_model(Conv(dropout=0.5), Variational()), make_draws()
+    one, _, two = loss_of(model, draws), torch.rand(17), loss_of(model, draws)
+    assert torch.equal(one.loss, two.loss)
+
+
+def test_curriculum_sees_the_step():
+    """mu goes from 0 to 1: at the end nearly every image is generated."""
+    model = make_model(coupling=GeneratorInduced(mu=0.0, mu_end=1.0, predictor="frozen"))
+    frozen = make_model()
+    for step, asked in ((0, 0), (99, B)):
+        frozen.network.levels.clear()
+        loss_of(model, make_draws(uniform=torch.full((B,), 0.9)), frozen=frozen, step=step)
+        assert sum(len(level) for level in frozen.network.levels) == asked
+
+
+def test_linear_interpolation_is_used_for_both_levels():
+    model = make_model(kernel="li")
+    draws = make_draws(t=torch.full((B,), 80.0), r=torch.full((B,), 79.999))
+    near, far = (loss_of(model, draws, images=v * torch.ones(SIZE)).distance for v in (0.0, 1.0))
+    torch.testing.assert_close(near, far, rtol=0.05, atol=1e-3)

@@ -1,0 +1,76 @@
+"""A clone of the repository with a tiny grid, to run the engines in."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def tiny(params):
+    """The repository's parameters at a size of seconds: two couplings, one seed, four steps."""
+    params["table1"].update(couplings=["independent", "vae"], seeds=[0])
+    params["recipes"]["ict"].update(steps=4, batch=8)
+    params["recipes"]["ict"]["network"]["model_channels"] = 8
+    params["features"]["digits"].update(steps=4)
+    params["train"].update(snapshots=2, log_every=1, save_every=2)
+    params["select"].update(samples=80)
+    params["sample"].update(samples=80)
+    params["evaluate"].update(kid_subsets=2, kid_subset_size=40)
+    return params
+
+
+class Clone:
+    """A working copy with commands that return exit code and output."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def run(self, *command, ok=True):
+        # The interpreter's own scripts first: the tests need no activated environment.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert not ok or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def edit(self, change):
+        """Rewrites params.yaml as ``change`` leaves its content."""
+        path = self.root / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        change(params)
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    for name in listed:
+        if (REPOSITORY / name).is_file() and not name.startswith(("tests/", "docs/")):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPOSITORY / name, root / name)
+    made = Clone(root)
+    made.edit(tiny)
+    made.run("git", "init", "--quiet")
+    made.run("git", "config", "user.email", "tests@example.org")
+    made.run("git", "config", "user.name", "tests")
+    made.run("git", "add", "--all")
+    made.run("git", "commit", "--quiet", "--message", "tiny")
+    return made

@@ -1,0 +1,59 @@
+"""One experiment through DVC."""
+
+import csv
+import io
+import json
+import re
+
+import pytest
+
+STAGES = ["prepare", "features", "reference", "train", "select", "sample", "evaluate"]
+
+
+@pytest.fixture(scope="module")
+def experiment(clone):
+    clone.run("dvc", "repro")
+    return clone
+
+
+def ran(done):
+    return re.findall(r"Running stage '(\w+)'", done.stdout)
+
+
+def test_second_repro_runs_nothing(experiment):
+    assert ran(experiment.run("dvc", "repro")) == []
+
+
+def test_every_stage_is_in_the_graph(experiment):
+    graph = experiment.run("dvc", "dag", "--dot").stdout
+    for stage in (*STAGES, "workflow/dvc.yaml:table"):
+        assert f'"{stage}"' in graph
+
+
+def test_metrics_lie_at_a_fixed_path(experiment):
+    metrics = json.loads((experiment.root / "experiment/eval/metrics.json").read_text())
+    assert set(metrics) == {"fd_nfe1", "fd_nfe2", "kid_nfe1", "kid_nfe2"}
+
+
+def test_experiment_with_another_coupling_runs_from_training_to_evaluation(experiment):
+    experiment.run("git", "add", "--all")
+    experiment.run("git", "commit", "--quiet", "--message", "baseline")
+    done = experiment.run("dvc", "exp", "run", "-S", "coupling=vae")
+    assert ran(done) == ["train", "select", "sample", "evaluate"]
+    assert not (experiment.root / "results").exists()
+    rows = list(csv.DictReader(io.StringIO(experiment.run("dvc", "exp", "show", "--csv").stdout)))
+    couplings = {row["coupling"]: row for row in rows}
+    assert set(couplings) == {"independent", "vae"}
+    assert couplings["vae"]["fd_nfe1"] != couplings["independent"]["fd_nfe1"]
+    plots = json.loads(experiment.run("dvc", "plots", "diff", "HEAD", "--json").stdout)
+    assert any("training loss" in name for name in plots["data"])
+
+
+def test_wrong_coupling_ends_with_our_line(experiment):
+    experiment.edit(lambda params: params.update(coupling="vea"))
+    try:
+        done = experiment.run("dvc", "repro", ok=False)
+    finally:
+        experiment.edit(lambda params: params.update(coupling="independent"))
+    assert done.returncode != 0
+    assert "did you mean 'vae'? allowed: generator, independent, ot, vae" in done.stderr

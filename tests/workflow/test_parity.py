@@ -1,0 +1,91 @@
+"""One set of stages, two engines: the same commands on the same code."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from couplet.config import read_params
+from couplet.config.layout import Layout
+from couplet.config.schema import schema
+from couplet.config.sources import STAGE_SOURCES, source_files
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STAGES = ["prepare", "features", "reference", "train", "select", "sample", "evaluate"]
+
+
+def dvc_stages():
+    return yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+
+
+def test_every_stage_is_a_dvc_stage_a_rule_and_a_subcommand(clone):
+    assert list(dvc_stages()) == STAGES
+    rules = re.findall(
+        r"^rule (\w+):",
+        "".join(path.read_text() for path in (REPOSITORY / "workflow/rules").glob("*.smk")),
+        re.M,
+    )
+    assert rules == list(dict.fromkeys(rules))
+    assert set(rules) == {*STAGES, "table"}
+    assert list(yaml.safe_load((REPOSITORY / "workflow/dvc.yaml").read_text())["stages"]) == ["table"]
+    listed = clone.run("couplet", "--help").stdout
+    for stage in (*STAGES, "table"):
+        assert re.search(rf"\b{stage}\b", listed)
+
+
+def test_commands_differ_only_in_the_output_root(clone):
+    params = read_params(clone.root / "params.yaml")
+    cell, layout = params.experiment, Layout(params, Path("results"))
+    done = clone.run("snakemake", "--dry-run", "--printshellcmds", "--forceall", "results/table1.csv")
+    roots = {
+        layout.evaluation(cell): "experiment/eval",
+        layout.train(cell): "experiment/train",
+        layout.data(cell.dataset): "experiment/data",
+        layout.features(cell.dataset): "experiment/features",
+        layout.reference(cell.dataset): "experiment/reference",
+    }
+    snakemake = set()
+    for line in re.findall(r"^ *(couplet .*) > \S+ 2>&1$", done.stdout + done.stderr, re.M):
+        for folder, fixed in roots.items():
+            line = line.replace(str(folder), fixed)
+        snakemake.add(line)
+    values = {**params.experiment.model_dump(), "threads": params.threads}
+    for name, stage in dvc_stages().items():
+        command = re.sub(r"\$\{(\w+)\}", lambda found: str(values[found[1]]), stage["cmd"])
+        assert command in snakemake, f"{name}: {command}"
+
+
+def test_both_engines_depend_on_the_same_code():
+    for name, stage in dvc_stages().items():
+        code = [dep for dep in stage["deps"] if dep.startswith("src/")]
+        assert code == [f"src/couplet/{source}" for source in STAGE_SOURCES[name]]
+
+
+def test_listed_sources_cover_every_module_that_a_stage_imports_for_its_numbers(monkeypatch):
+    """All rooms with mathematics are the code of some stage."""
+    monkeypatch.chdir(REPOSITORY)
+    listed = {file for stage in STAGE_SOURCES for file in source_files(stage)}
+    rooms = (
+        "couplings",
+        "kernels",
+        "schedules",
+        "losses",
+        "networks",
+        "training",
+        "sampling",
+        "metrics",
+    )
+    for room in rooms:
+        for file in (REPOSITORY / "src/couplet" / room).rglob("*.py"):
+            assert str(file.relative_to(REPOSITORY)) in listed
+
+
+def test_schema_is_in_step_with_the_configuration():
+    import json
+
+    written = json.loads((REPOSITORY / "workflow/schemas/params.schema.json").read_text())
+    assert written == schema(), "run `make schema`"
+
+
+def test_analytics_of_dvc_are_off():
+    assert "analytics = false" in (REPOSITORY / ".dvc/config").read_text()

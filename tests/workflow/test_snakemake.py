@@ -1,0 +1,121 @@
+"""The grid, complete and tiny, through Snakemake."""
+
+import csv
+import json
+import re
+
+import pytest
+
+TABLE = ("snakemake", "--cores", "2", "results/table1.csv")
+PLAN = ("snakemake", "--dry-run", "results/table1.csv")
+
+
+def planned(done):
+    """Rule names and the cells they are planned for."""
+    jobs = re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, re.M)
+    runs = set(re.findall(r"wildcards: run=([\w-]+?)(?:,|$)", done.stdout + done.stderr, re.M))
+    return jobs, runs
+
+
+@pytest.fixture(scope="module")
+def grid(clone):
+    clone.run(*TABLE)
+    return clone
+
+
+def test_table_has_a_row_per_coupling_and_nfe_with_its_runs(grid):
+    rows = list(csv.DictReader((grid.root / "results/table1.csv").open()))
+    assert [(row["coupling"], row["nfe"]) for row in rows] == [
+        ("independent", "1"),
+        ("independent", "2"),
+        ("vae", "1"),
+        ("vae", "2"),
+    ]
+    for row in rows:
+        (run,) = row["runs"].split()
+        about = json.loads(
+            next((grid.root / "results/runs" / run).glob("eval-*/evaluation.json")).read_text()
+        )
+        assert float(row["fd_mean"]) == pytest.approx(about["metrics"][f"fd_nfe{row['nfe']}"], abs=1e-3)
+        assert row["extractor"] == about["extractor"]
+        assert row["published_fid"] == row["published_source"] == row["fd_std"] == ""
+    assert (grid.root / "results/table1.md").read_text().count("\n") == 6
+
+
+def test_figures_are_pictures(grid):
+    names = {path.name for path in (grid.root / "results/figures").iterdir()}
+    assert names == {"table1-digits-ict-ve-samples.png", "table1-digits-ict-ve-distance.png"}
+    for path in (grid.root / "results/figures").iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_selection_keeps_every_score_and_uses_the_other_split(grid):
+    for path in grid.root.glob("results/runs/*/eval-*/selection.json"):
+        selection = json.loads(path.read_text())
+        assert [score["step"] for score in selection["scores"]] == [2, 4]
+        best = min(selection["scores"], key=lambda score: score["fd_nfe1"])
+        assert selection["selected"]["step"] == best["step"]
+        assert selection["split"] == "test"
+        about = json.loads(path.with_name("evaluation.json").read_text())
+        assert about["reference"]["split"] == "train"
+
+
+def test_second_call_has_nothing_to_do(grid):
+    done = grid.run(*TABLE)
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_changed_coupling_runs_its_cells_and_the_table_only(grid):
+    grid.edit(lambda params: params["couplings"]["vae"].update(kl_weight=11.0))
+    try:
+        jobs, runs = planned(grid.run(*PLAN))
+    finally:
+        grid.edit(lambda params: params["couplings"]["vae"].update(kl_weight=10.0))
+    assert sorted(jobs) == ["evaluate", "sample", "select", "table", "train"]
+    assert {run.split("-")[3] for run in runs} == {"vae"}
+
+
+def test_changed_evaluation_trains_nothing(grid):
+    grid.edit(lambda params: params["evaluate"].update(kid_subsets=3))
+    try:
+        jobs, _ = planned(grid.run(*PLAN))
+    finally:
+        grid.edit(lambda params: params["evaluate"].update(kid_subsets=2))
+    assert set(jobs) == {"select", "sample", "evaluate", "table"}
+
+
+def test_edited_mathematics_trains_again(grid):
+    path = grid.root / "src/couplet/losses/distance.py"
+    before = path.read_text()
+    path.write_text(before + "\n# An edit.\n")
+    try:
+        jobs, _ = planned(grid.run(*PLAN))
+    finally:
+        path.write_text(before)
+    assert jobs.count("train") == 2
+    assert "prepare" not in jobs
+    assert "Nothing to be done" in grid.run(*PLAN).stdout + grid.run(*PLAN).stderr
+
+
+def test_wrong_parameter_is_one_line_before_anything_runs(grid):
+    grid.edit(lambda params: params["table1"].update(couplings=["vea"]))
+    try:
+        done = grid.run(*PLAN, ok=False)
+    finally:
+        grid.edit(lambda params: params["table1"].update(couplings=["independent", "vae"]))
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        "couplet: params.yaml: table1.couplings.0 = \"vea\": did you mean 'vae'? "
+        "allowed: generator, independent, ot, vae"
+    ]
+
+
+def test_same_seed_gives_the_same_bytes(grid, tmp_path):
+    """`couplet run` of a cell of the grid, elsewhere, repeats its metrics to the byte."""
+    grid.run("couplet", "run", "--coupling", "vae", "--out", str(tmp_path / "again"))
+    (first,) = grid.root.glob("results/runs/*-vae-*/eval-*/metrics.json")
+    assert (tmp_path / "again/eval/metrics.json").read_bytes() == first.read_bytes()
+
+
+def test_lint_is_clean(grid):
+    assert "good condition" in grid.run("snakemake", "--lint").stderr

@@ -1,0 +1,27 @@
+rule train:
+    input:
+        card=card_of_run,
+        code=source_files("train"),
+    output:
+        record="results/runs/{run}/train/record.json",
+        config="results/runs/{run}/train/config.json",
+        curve="results/runs/{run}/train/curve.csv",
+        checkpoints=directory("results/runs/{run}/train/checkpoints"),
+    log:
+        "logs/train/{run}.log",
+    benchmark:
+        "logs/train/{run}.tsv"
+    conda:
+        "../envs/couplet.yaml"
+    threads: PARAMS.threads
+    resources:
+        mem_mb=4000,
+        gpu=1,
+    params:
+        file=PARAMS_FILE,
+        cell=flags_of_run,
+        data=subpath(input.card, parent=True),
+        out=subpath(output.record, parent=True),
+    shell:
+        "couplet train --params {params.file} {params.cell} --data {params.data}"
+        " --out {params.out} --threads {threads} > {log} 2>&1"
