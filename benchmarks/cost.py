@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from couplet import networks
-from couplet.config.networks import ADMConfig, DDPMPlusPlusConfig, NetworkConfig, NCSNPlusPlusConfig, shrink
+from couplet.config.networks import ADMConfig, DDPMPlusPlusConfig, NCSNPlusPlusConfig, NetworkConfig, shrink
 
 
 class Paper(NamedTuple):

@@ -1,6 +1,7 @@
 """What tests share: one thread, the repository's parameters, a training of a few milliseconds a step."""
 
 import copy
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,12 @@ def random_split():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (10, 8, 8, 1), dtype=np.uint8)
     return Split(images, np.arange(10, dtype=np.int64) % 3)
+
+
+@pytest.fixture
+def full_disk():
+    """Files may grow to 10 kB: a write beyond that fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

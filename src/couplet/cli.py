@@ -116,6 +116,21 @@ def _root(
 
 
 @app.command()
+def check(
+    params: ParamsFile = DEFAULT_PARAMS,
+    out: Annotated[Path | None, typer.Option(help="Folder for the experiment's resolved settings.")] = None,
+) -> None:
+    """Check the parameter file and say what it describes."""
+    checked = _params(params)
+    if out is not None:
+        from couplet.stages.check import write_settings
+
+        write_settings(checked, out)
+    cells = len(list(checked.table1.cells()))
+    typer.echo(f"{params}: experiment {checked.experiment}; table1 has {cells} cells")
+
+
+@app.command()
 def prepare(out: Out, params: ParamsFile = DEFAULT_PARAMS, dataset: Dataset = None) -> None:
     """Write a data set as an archive of arrays with a card."""
     checked = _params(params)

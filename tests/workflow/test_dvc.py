@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-STAGES = ["prepare", "features", "reference", "train", "select", "sample", "evaluate"]
+STAGES = ["check", "prepare", "features", "reference", "train", "select", "sample", "evaluate"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_experiment_with_another_coupling_runs_from_training_to_evaluation(exper
     experiment.run("git", "add", "--all")
     experiment.run("git", "commit", "--quiet", "--message", "baseline")
     done = experiment.run("dvc", "exp", "run", "-S", "coupling=vae")
-    assert ran(done) == ["train", "select", "sample", "evaluate"]
+    assert ran(done) == ["check", "train", "select", "sample", "evaluate"]
     assert not (experiment.root / "results").exists()
     rows = list(csv.DictReader(io.StringIO(experiment.run("dvc", "exp", "show", "--csv").stdout)))
     couplings = {row["coupling"]: row for row in rows}

@@ -23,10 +23,10 @@ def main() -> None:
         shutil.copyfile(figure, FIGURES / figure.name)
         pictures.append(f"![{figure.stem}]({FIGURES / figure.name})")
     table = (results / "table1.md").read_text()
-    done = subprocess.run(
-        [sys.executable, "benchmarks/cost.py"], capture_output=True, text=True, check=True
+    done = subprocess.run([sys.executable, "benchmarks/cost.py"], capture_output=True, text=True, check=True)
+    text = between(
+        readme.read_text(), "results", "\n\n".join([*pictures[:1], table.strip(), *pictures[1:]]) + "\n"
     )
-    text = between(readme.read_text(), "results", "\n\n".join([*pictures[:1], table.strip(), *pictures[1:]]) + "\n")
     readme.write_text(between(text, "cost", done.stdout))
 
 

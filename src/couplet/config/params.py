@@ -118,14 +118,19 @@ class Training(Closed):
     train: TrainConfig
 
     @property
-    def key(self) -> str:
-        """Changes with every setting that changes the weights, and with no other."""
+    def deciding(self) -> dict[str, Any]:
+        """The settings that change the weights, without those that change anything else."""
         settings = self.model_dump(mode="json")
         recipe, train = settings["recipe"], settings["train"]
         for name in ("published_as", "mid_sigmas"):
             del recipe[name]
         del recipe["boundary"]["sampling"], train["log_every"], train["save_every"]
-        return digest(settings)
+        return settings
+
+    @property
+    def key(self) -> str:
+        """Changes with every setting that changes the weights, and with no other."""
+        return digest(self.deciding)
 
     @property
     def snapshot_steps(self) -> tuple[int, ...]:

@@ -114,7 +114,11 @@ def _snapshot(path: Path, digest: str, content: Any) -> Snapshot:
     )
 
 
-def _tensors(module: PickledModule, prefix: str, seen: set[int]) -> Iterator[tuple[str, PickledTensor]]:
+def _tensors(
+    module: PickledModule,
+    prefix: str,
+    seen: set[int],
+) -> Iterator[tuple[str, PickledTensor]]:
     """Parameters and persistent buffers by full name, in the order of `state_dict`."""
     if id(module) in seen:  # also what ends a module that contains itself
         raise UnpicklingError(f"module {prefix!r} occurs twice")

@@ -106,7 +106,9 @@ class _Storage(_Inert):
             raise UnpicklingError("a tensor storage that is not the one announced")
         written = struct.unpack("<q", stream.read(8))[0]
         self.data = memoryview(blob)[stream.tell() :]
-        if type(count) is not int or count != written or (count * self.dtype.itemsize != len(self.data)):
+        if type(count) is not int or count != written:
+            raise UnpicklingError("a tensor storage with two different sizes")
+        if count * self.dtype.itemsize != len(self.data):
             raise UnpicklingError(f"a tensor storage with {len(self.data)} bytes of data")
 
 
@@ -114,7 +116,14 @@ class PickledTensor(_Inert):
     """A tensor, still in the bytes of its storage; `nbytes` counts gaps between elements too."""
 
     def __init__(
-        self, storage: _Storage, offset: Any, size: Any, stride: Any, _: Any, hooks: Any, *more: Any
+        self,
+        storage: _Storage,
+        offset: Any,
+        size: Any,
+        stride: Any,
+        requires_grad: Any,
+        hooks: Any,
+        *more: Any,
     ) -> None:
         numbers = (offset, *size, *stride)
         if hooks or any(more) or any(type(n) is not int or n < 0 for n in numbers):
@@ -169,7 +178,7 @@ class _Unpickler(pickle.Unpickler):
 class _Storages(_Unpickler):
     """For the pickles in a storage: plain values, a storage type, and a tuple describing it."""
 
-    names = {("torch", f"{name}Storage"): dtype for name, dtype in _STORAGES.items()}  # noqa: RUF012
+    names = {("torch", f"{name}Storage"): _STORAGES[name] for name in _STORAGES}  # noqa: RUF012
 
     def persistent_load(self, pid: Any) -> Any:
         return pid

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -39,6 +40,35 @@ def power_std(gamma: float) -> float:
 def power_decay(n: int, gamma: float) -> float:
     """``(1 - 1/(n + 1))^(gamma + 1)``, 0 at the first update (EDM2, Eq. 127, a step as unit)."""
     return (1 - 1 / (n + 1)) ** (gamma + 1)
+
+
+def posthoc_weights(
+    stored_at: NDArray[np.float64],
+    stored_gamma: NDArray[np.float64],
+    wanted_at: NDArray[np.float64],
+    wanted_gamma: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Weights that turn stored power-function averages into ones of other widths (EDM2, Alg. 3).
+
+    Args:
+        stored_at: when each of n averages was stored, in steps > 0, [n].
+        stored_gamma: the exponent of each, [n].
+        wanted_at: when the wanted averages end, [m].
+        wanted_gamma: the exponent of each, [m].
+
+    Returns:
+        Least-squares weights [n, m], each column summing to 1.
+    """
+    at, gamma = stored_at[:, None], stored_gamma[:, None]
+
+    def products(other_at: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Inner products of the stored averages' profiles, down, with others, across."""
+        power = np.where(at < other_at, other, -gamma)
+        scale = (gamma + other + 1) * np.maximum(at, other_at)
+        return (gamma + 1) * (other + 1) * (at / other_at) ** power / scale
+
+    weights = np.linalg.solve(products(stored_at, stored_gamma), products(wanted_at, wanted_gamma))
+    return weights / weights.sum(axis=0)
 
 
 def ema_pytorch_ramp(n: int, beta: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from couplet import losses, schedules
 from couplet.config.recipes import Boundary, Recipe
-from couplet.couplings import Pair, Predictor, Predictors
+from couplet.couplings import Predictors
 from couplet.kernels import Kernel
 from couplet.model import ConsistencyModel
 from couplet.tensors import default_stream, per_image
@@ -101,32 +102,28 @@ def consistency_loss(
         step: k, which the curriculum depends on.
     """
     t, r, noise, device = draws.t, draws.r, draws.noise, images.device
-    kernel, boundary = objective.kernel, objective.boundary.training
-
-    def predictor(source: ConsistencyModel) -> Predictor:
-        def predict(data: Tensor, z: Tensor, level: Tensor, classes: Tensor | None) -> Tensor:
-            with torch.no_grad():
-                return source(kernel.noise(data, z, level), level, classes, boundary=boundary)
-
-        return predict
-
+    kernel = objective.kernel
+    online, average = partial(_denoise, model, objective), partial(_denoise, ema, objective)
+    pretrained = None if frozen is None else partial(_denoise, frozen, objective)
     with default_stream(device, draws.dropout_seed + 1):
         pair = model.coupling(
             images,
             noise,
             labels,
             level=r,
-            predictors=Predictors(
-                predictor(model), predictor(ema), None if frozen is None else predictor(frozen)
-            ),
+            predictors=Predictors(online, average, pretrained),
             progress=step / objective.total_steps,
             uniform=draws.uniform,
         )
     with default_stream(device, draws.dropout_seed):
         x_t = kernel.noise(pair.data, pair.noise, t)
-        student = model(x_t, t, pair.labels, boundary=boundary)
-    with default_stream(device, draws.dropout_seed), torch.no_grad():
-        target = _teach(ema if objective.ema_teacher else model, pair, r, objective)
+        student = model(x_t, t, pair.labels, boundary=objective.boundary.training)
+    teacher, target_mode = (ema, ema.training) if objective.ema_teacher else (model, model.training)
+    with default_stream(device, draws.dropout_seed):
+        # An averaged teacher has the student's dropout too; it otherwise stays in evaluation mode.
+        teacher.train(model.training)
+        target = _denoise(teacher, objective, pair.data, pair.noise, r, pair.labels)
+        teacher.train(target_mode)
     distance = objective.distance(student, target)
     weight = objective.weighting(t, r)
     scale = objective.weighting.penalty_scale(*objective.schedule.last_pair(step))
@@ -134,12 +131,20 @@ def consistency_loss(
     return Terms(loss, distance, weight, pair.penalty, scale)
 
 
-def _teach(teacher: ConsistencyModel, pair: Pair, r: Tensor, objective: Objective) -> Tensor:
+@torch.no_grad()
+def _denoise(
+    source: ConsistencyModel,
+    objective: Objective,
+    data: Tensor,
+    noise: Tensor,
+    level: Tensor,
+    labels: Tensor | None,
+) -> Tensor:
     """f(x_r, r), and the data itself where r = 0, without evaluating the network at ln 0."""
-    clean = r == 0
+    clean = level == 0
     if clean.all():
-        return pair.data
-    level = torch.where(clean, torch.ones_like(r), r)
-    x_r = objective.kernel.noise(pair.data, pair.noise, r)
-    answer = teacher(x_r, level, pair.labels, boundary=objective.boundary.training)
-    return torch.where(per_image(clean, answer), pair.data.to(answer.dtype), answer)
+        return data
+    noisy = objective.kernel.noise(data, noise, level)
+    level = torch.where(clean, torch.ones_like(level), level)
+    answer = source(noisy, level, labels, boundary=objective.boundary.training)
+    return torch.where(per_image(clean, answer), data.to(answer.dtype), answer)

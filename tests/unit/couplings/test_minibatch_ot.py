@@ -58,10 +58,21 @@ def test_keeps_gradients_out_of_the_solver():
     assert not assignment(images, torch.randn(4, 1, 2, 2)).requires_grad
 
 
-@pytest.mark.parametrize("recouple", [True, False])
-def test_sampling_recouples_only_if_told_to(recouple):
+def make(**settings):
+    return build(MinibatchOT(**settings), Setting(1, 0.5, None))
+
+
+def test_sampling_deals_the_noise_out_again_within_a_group():
     images, noise = torch.randn(2, 16, 1, 2, 2)
-    coupling = build(MinibatchOT(recouple_when_sampling=recouple), Setting(1, 0.5, None))
-    wanted = noise[assignment(images, noise)] if recouple else noise
-    assert torch.equal(coupling.renoise(images, noise, None), wanted)
-    assert not torch.equal(noise[assignment(images, noise)], noise)
+    coupling = make(recouple_when_sampling=True, sampling_group=16)
+    assert coupling.joint_samples == 16
+    dealt = coupling.renoise(images, noise, None)
+    assert torch.equal(dealt, noise[assignment(images, noise)])
+    assert not torch.equal(dealt, noise)
+
+
+def test_sampling_takes_noise_as_drawn_where_samples_stand_alone():
+    images, noise = torch.randn(2, 16, 1, 2, 2)
+    coupling = make(recouple_when_sampling=False)
+    assert coupling.joint_samples is None
+    assert torch.equal(coupling.renoise(images, noise, None), noise)

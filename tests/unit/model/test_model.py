@@ -233,3 +233,12 @@ def test_missing_weight_is_named(make_training, tmp_path):
     path = tmp_path / "thin.safetensors"
     save_file(weights, path, {"couplet": json.dumps(header)})
     assert gone in refused(path)
+
+
+def test_full_disk_is_refused_and_leaves_nothing(make_training, tmp_path, full_disk):
+    training = make_training()
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(UserError, match="cannot be written") as caught:
+        save(path, build(training, SHAPE), Saved(training, SHAPE, 1))
+    assert str(path) in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

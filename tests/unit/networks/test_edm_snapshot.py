@@ -62,18 +62,18 @@ def nvidia() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def marker(tmp_path: Path) -> Iterator[Path]:
-    """A file that exists afterwards only if something was executed."""
-    path = tmp_path / "executed"
-    yield path
-    assert not path.exists(), "the file's code was executed"
+@pytest.fixture(autouse=True)
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A file "executed" exists afterwards only if something was executed."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not Path("executed").exists(), "the file's code was executed"
 
 
 class Persistent(nn.Module):
     """Pickles itself as NVIDIA's persistent classes do."""
 
-    source = "raise SystemExit('embedded source was executed')"
+    source = "open('executed', 'w').close()"
     class_name = "Persistent"
 
     def __reduce__(self) -> Any:
@@ -101,29 +101,16 @@ def weight(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape, generator=generator), requires_grad=False)
 
 
-def edm_network(source: str = Persistent.source) -> Persistent:
+def edm_network() -> Persistent:
     """As small as possible, but with everything that EDM's networks have."""
     block = module("UNetBlock", {"weight": weight(4, 3), "bias": weight(4), "skip": None})
     block.skip_scale = np.sqrt(0.5)
     conv = module("Conv2d", {"weight": weight(2, 3, 3, 3), "resample_filter": torch.ones(1, 1, 2)})
     conv.register_buffer("scratch", torch.zeros(3), persistent=False)
-    unet = module(
-        "SongUNet",
-        {
-            "map_augment": module("Linear", {"weight": weight(4, 9)}),
-            "enc": nn.ModuleDict({"8x8_block0": block, "8x8_conv": conv}),
-            "dec": nn.ModuleDict(),
-        },
-        img_resolution=8,
-        channel_mult=[1, 2],
-    )
-    whole = module("EDMPrecond", {"model": unet}, img_resolution=8, sigma=float("inf"))
-    whole.source = source
-    for part in whole.modules():
-        part.requires_grad_(False).eval()
-        if isinstance(part, Persistent):
-            part.source = source
-    return whole
+    parts = {"map_augment": module("Linear", {"weight": weight(4, 9)}), "dec": nn.ModuleDict()}
+    parts["enc"] = nn.ModuleDict({"8x8_block0": block, "8x8_conv": conv})
+    unet = module("SongUNet", parts, img_resolution=8, channel_mult=[1, 2])
+    return module("EDMPrecond", {"model": unet}, img_resolution=8, sigma=float("inf"))
 
 
 def dumped(change: Callable[[Persistent], Any] = lambda network: None, **more: Any) -> bytes:
@@ -152,10 +139,9 @@ def refusal(tmp_path: Path, data: bytes) -> str:
     return message.removeprefix(f"{path}: ")
 
 
-def test_edm(tmp_path: Path, marker: Path) -> None:
-    network = edm_network(source=f"open({str(marker)!r}, 'w').close()")
-    snapshot = read_snapshot(save(tmp_path, pickle.dumps({"ema": network}, 4)))
-    expected = network.state_dict()
+def test_edm(tmp_path: Path) -> None:
+    snapshot = read_snapshot(save(tmp_path, dumped()))
+    expected = edm_network().state_dict()
     assert list(snapshot.tensors) == list(expected)
     for name, tensor in snapshot.tensors.items():
         assert torch.equal(tensor, expected[name])
@@ -172,7 +158,8 @@ def test_edm(tmp_path: Path, marker: Path) -> None:
 def test_edm2(tmp_path: Path, numpy: bytes) -> None:
     fourier = module("MPFourier", {"freqs": torch.arange(4.0)})
     unet = module("UNet", {"emb_fourier": fourier, "out_gain": weight()})
-    whole = module("Precond", {"unet": unet, "logvar_linear": module("C", {"weight": weight(1, 8)})})
+    logvar = module("MPConv", {"weight": weight(1, 8)})
+    whole = module("Precond", {"unet": unet, "logvar_linear": logvar})
     encoder = module("StabilityVAEEncoder", {})
     encoder.scale = np.float32(0.5) / np.float32([4.17, 4.62])
     content = EasyDict(encoder=encoder, dataset_kwargs=EasyDict(), loss_fn=None)
@@ -197,7 +184,7 @@ def test_edm2(tmp_path: Path, numpy: bytes) -> None:
     ],
 )
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0,), (2, 0)])
-def test_every_element_type_bit_by_bit(tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_every_element_type_bit_by_bit(tmp_path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
     count = max(1, int(np.prod(shape))) * 8
     raw = np.random.default_rng(0).integers(0, 256, count, dtype=np.uint8)
     if dtype == torch.bool:
@@ -250,62 +237,72 @@ def unframed(data: bytes) -> bytes:
     return b"".join([*pieces, data[last:]])
 
 
-def call_bytes(marker: str) -> bytes:
-    return pickle.dumps(Call(os.system, f"touch {marker}"), 2)
+def storage(
+    magic: bytes | None = None,
+    kind: Any = torch.FloatStorage,
+    count: Any = 4,
+    said: int = 4,
+    data: bytes = bytes(16),
+    tail: tuple[Any, ...] = (None,),
+    keys: Any = ("7",),
+) -> bytes:
+    """A legacy stream as torch writes it, except for what the arguments change."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value: Any) -> Any:
+            return ("storage", kind, "7", "cpu", count, *tail) if value is Pickler else None
+
+    stream = io.BytesIO(pickle.dumps(0x1950A86A20F9469CFC6C, 2) if magic is None else magic)
+    stream.seek(0, os.SEEK_END)
+    for value in (1001, {"little_endian": True}, Pickler, list(keys)):
+        Pickler(stream, 2).dump(value)
+    return stream.getvalue() + struct.pack("<q", said) + data
 
 
 # fmt: off
-CALLS: dict[str, Callable[[str], Any]] = {
-    "os.system": lambda marker: Call(os.system, f"touch {marker}"),
-    "subprocess": lambda marker: Call(subprocess.check_call, ["touch", marker]),
-    "eval": lambda marker: Call(eval, f"open({marker!r}, 'w')"),
-    "exec": lambda marker: Call(exec, f"open({marker!r}, 'w')"),
-    "open": lambda marker: Call(open, marker, "w"),
-    "import": lambda marker: Call(__import__, "antigravity"),
-    "getattr": lambda marker: Call(getattr, OrderedDict, "__subclasses__"),
-    "chain": lambda marker: Call(Call(getattr, str, "join"), f"touch {marker}"),
-    "torch.load": lambda marker: Call(torch.load, marker),
-    "pickle.loads": lambda marker: Call(pickle.loads, call_bytes(marker)),
-    "codecs": lambda marker: Call(codecs.encode, "x", "latin1"),
-    "_reconstructor": lambda marker: Call(copyreg._reconstructor, Persistent, object, None),
-    "numpy.load": lambda marker: Call(np.load, marker),
-    "numpy.fromfile": lambda marker: Call(np.fromfile, marker),
-    "torch storage": lambda marker: Call(STORAGE, call_bytes(marker)),
-    "stored call": lambda marker: Call(STORAGE, storage(magic=call_bytes(marker))),
-    "a class as value": lambda marker: subprocess.Popen,
-    "a function as value": lambda marker: os.system,
-}
+TOUCH, OPEN = "touch executed", "open('executed', 'w')"
+ARMED = [
+    Call(os.system, TOUCH), Call(subprocess.check_call, TOUCH.split()), Call(eval, OPEN),
+    Call(exec, OPEN), Call(open, "executed", "w"),
+    Call(pickle.loads, pickle.dumps(Call(eval, OPEN))),
+]
+CALLS = [
+    *ARMED, Call(__import__, "antigravity"), Call(getattr, OrderedDict, "__subclasses__"),
+    Call(Call(getattr, str, "join"), TOUCH), Call(torch.load, "x"), Call(np.load, "x"),
+    Call(np.fromfile, "x"), Call(codecs.encode, "x", "latin1"),
+    Call(copyreg._reconstructor, EasyDict, object, None), subprocess.Popen, os.system,
+    Call(STORAGE, pickle.dumps(ARMED[0], 2)), Call(STORAGE, storage(pickle.dumps(ARMED[0], 2))),
+]
 # fmt: on
 
 
 @pytest.mark.parametrize("where", ["all", "ema", "network", "tensor", "ignored", "key"])
-@pytest.mark.parametrize("name", CALLS)
-def test_calls(tmp_path: Path, marker: Path, name: str, where: str) -> None:
-    evil = CALLS[name](str(marker))
-    where_in_network = {
-        "network": lambda network: setattr(network.model, "helper", evil),
-        "tensor": lambda network: network.model._buffers.update(freqs=evil),
-    }
-    if where == "all":
-        data = pickle.dumps(evil, 4)
-    elif where in where_in_network:
-        data = dumped(where_in_network[where])
-    else:
-        data = dumped(**{"ema": {"ema": evil}, "key": {"k": {(evil,): 1}}}.get(where, {"a": evil}))
+@pytest.mark.parametrize("number", range(len(CALLS)))
+def test_calls(tmp_path: Path, number: int, where: str) -> None:
+    evil = CALLS[number]
+    data = {
+        "all": lambda: pickle.dumps(evil, 4),
+        "ema": lambda: dumped(ema=evil),
+        "network": lambda: dumped(lambda network: setattr(network.model, "helper", evil)),
+        "tensor": lambda: dumped(lambda network: network.model._buffers.update(freqs=evil)),
+        "ignored": lambda: dumped(loss_fn=evil),
+        "key": lambda: dumped(loss_fn={(evil,): 1}),
+    }[where]()
     cause = refusal(tmp_path, data)
-    assert "not allowed" in cause or where == "key" or name.startswith("torch s")
+    assert "which is not allowed" in cause or number >= len(CALLS) - 2
+    if evil is os.system:
+        assert f"refers to {os.system.__module__}.system, which is not allowed" in cause
 
 
-def test_the_calls_are_armed(tmp_path: Path) -> None:
+def test_the_calls_are_armed() -> None:
     """Python's own unpickler falls for them, so that the tests above show something."""
-    for name in ("os.system", "subprocess", "eval", "exec", "open"):
-        path = tmp_path / name
-        pickle.loads(pickle.dumps(CALLS[name](str(path)), 4))
-        assert path.exists()
+    for call in ARMED:
+        pickle.loads(pickle.dumps(call, 4))
+        Path("executed").unlink()
 
 
 # fmt: off
-RUN, SYSTEM = b"X\x04\0\0\0true", b"cos\nsystem\n"  # RUN becomes a command
+RUN, SYSTEM = text(TOUCH), b"cos\nsystem\n"
 DICT, DTYPE = b"ccollections\nOrderedDict\n", b"cnumpy\ndtype\n"
 RAW = [
     SYSTEM + RUN + b"\x85R.", b"cposix\nsystem\n" + RUN + b"\x85R.",
@@ -342,22 +339,16 @@ RAW = [
 
 @pytest.mark.parametrize("prefix", [b"", b"\x80\x04"])
 @pytest.mark.parametrize("number", range(len(RAW)))
-def test_raw_opcodes(tmp_path: Path, marker: Path, number: int, prefix: bytes) -> None:
-    data = RAW[number].replace(RUN, text(f"touch {marker}"))
+def test_raw_opcodes(tmp_path: Path, number: int, prefix: bytes) -> None:
     copyreg.add_extension("os", "system", EXTENSION)  # another way to name a function
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(copyreg._extension_cache, EXTENSION, os.system)
-            cause = refusal(tmp_path, prefix + data)
+            cause = refusal(tmp_path, prefix + RAW[number])
     finally:
         copyreg.remove_extension("os", "system", EXTENSION)
     assert "not a usable EDM snapshot" in cause
     assert len(cause) < 400
-
-
-def test_the_forbidden_name_is_named(tmp_path: Path) -> None:
-    data = dumped(loss_fn=Call(os.system, "true"))
-    assert f"refers to {os.system.__module__}.system, which is not allowed" in refusal(tmp_path, data)
 
 
 NAMES = """
@@ -374,7 +365,7 @@ def contents() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("call", [b"", b")R", b")\x81", b"(NNNNNNt\x81", b"NN\x86R"])
-@pytest.mark.parametrize("name", zip(NAMES[::2], NAMES[1::2], strict=True))
+@pytest.mark.parametrize("name", [*zip(NAMES[::2], NAMES[1::2], strict=True)])
 def test_stand_ins_cannot_be_changed(tmp_path: Path, name: tuple[str, str], call: bytes) -> None:
     """Neither by state, with or without slots, nor by items."""
     before = contents()
@@ -398,51 +389,35 @@ def test_malformed_descriptions(tmp_path: Path, change: dict[str, Any]) -> None:
     refusal(tmp_path, dumped(ema=Call(_reconstruct_persistent_obj, meta)))
 
 
-MALFORMED: dict[str, Callable[[Persistent], Any]] = {
-    "module within itself": lambda n: n.model._modules.update(loop=n),
-    "module twice": lambda n: n._modules.update(again=n.model.enc),
-    "both prefixes": lambda n: n._modules.update(unet=edm_network()),
-    "number as parameter": lambda n: n.model._parameters.update(w=1.0),
-    "array as parameter": lambda n: n.model._parameters.update(w=np.ones(3)),
-    "name with a dot": lambda n: n.model._parameters.update({"a.b": torch.ones(1)}),
-    "name of bytes": lambda n: n.model._parameters.update({b"a": torch.ones(1)}),
-    "name with control characters": lambda n: n.model._buffers.update({"a\n": torch.ones(1)}),
-    "parameters as list": lambda n: n.model.__dict__.update(_parameters=[]),
-    "set of buffers as list": lambda n: n.model.__dict__.update(_non_persistent_buffers_set=[]),
-    "arguments within themselves": lambda n: n._init_kwargs.update(a=n._init_kwargs),
-    "endless arguments": lambda n: n._init_kwargs.update(a=list(range(20_000))),
-    "endless text": lambda n: n._init_kwargs.update(a=["x" * 10_000] * 100),
-}
+# fmt: off
+MALFORMED: list[Callable[[Persistent], Any]] = [
+    lambda n: n.model._modules.update(loop=n), lambda n: n._modules.update(again=n.model.enc),
+    lambda n: n._modules.update(unet=edm_network()), lambda n: n.model._parameters.update(w=1.0),
+    lambda n: n.model._parameters.update(w=np.ones(3)),
+    lambda n: n.model._parameters.update({"a.b": torch.ones(1)}),
+    lambda n: n.model._parameters.update({b"a": torch.ones(1)}),
+    lambda n: n.model._buffers.update({"a\n": torch.ones(1)}),
+    lambda n: n.model.__dict__.update(_parameters=[]),
+    lambda n: n.model.__dict__.update(_non_persistent_buffers_set=[]),
+    lambda n: n._init_kwargs.update(a=n._init_kwargs),
+    lambda n: n._init_kwargs.update(a=list(range(20_000))),
+    lambda n: n._init_kwargs.update(a=["x" * 10_000] * 100),
+]
+# fmt: on
 
 
-@pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_networks(tmp_path: Path, name: str) -> None:
-    refusal(tmp_path, dumped(MALFORMED[name]))
+@pytest.mark.parametrize("number", range(len(MALFORMED)))
+def test_malformed_networks(tmp_path: Path, number: int) -> None:
+    refusal(tmp_path, dumped(MALFORMED[number]))
 
 
-def storage(
-    magic: bytes | None = None,
-    kind: Any = torch.FloatStorage,
-    count: Any = 4,
-    said: int = 4,
-    data: bytes = bytes(16),
-    tail: tuple[Any, ...] = (None,),
-    keys: Any = ("7",),
+def with_tensor(
+    blob: Any,
+    offset: Any = 0,
+    size: Any = (4,),
+    stride: Any = (1,),
+    hooks: Any = (),
 ) -> bytes:
-    """A legacy stream as torch writes it, except for what the arguments change."""
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, value: Any) -> Any:
-            return ("storage", kind, "7", "cpu", count, *tail) if value is Pickler else None
-
-    stream = io.BytesIO(pickle.dumps(0x1950A86A20F9469CFC6C, 2) if magic is None else magic)
-    stream.seek(0, os.SEEK_END)
-    for value in (1001, {"little_endian": True}, Pickler, list(keys)):
-        Pickler(stream, 2).dump(value)
-    return stream.getvalue() + struct.pack("<q", said) + data
-
-
-def with_tensor(blob: Any, offset: Any = 0, size: Any = (4,), stride: Any = (1,), **hooks: Any) -> bytes:
     """A snapshot with one tensor made by hand."""
     made = Call(STORAGE, blob)
     tensor = Call(torch._utils._rebuild_tensor_v2, made, offset, size, stride, False, hooks)
@@ -480,7 +455,7 @@ SHAPES: list[tuple[Any, ...]] = [
     *((0, (2, 2), (3, 1)), (0, (10**9,), (0,)), (0, (2**40, 2**40), (0, 0))),
     *((0, (-1,), (1,)), (0, (2,), (-1,)), (0, (2, 2), (1,)), (0, (4.0,), (1,))),
     *((0, (True,), (1,)), (0, (1,) * 100, (1,) * 100), (0, (0, 2**62, 2**62), (1, 1, 1))),
-    *(("0", (4,), (1,)), (None, (4,), (1,)), (0, "4", "1"), (0, 4, 1)),
+    *(("0", (4,), (1,)), (None, (4,), (1,)), (0, "4", "1"), (0, 4, 1), (0, (4,), (1,), {0: 1})),
 ]
 
 
@@ -489,16 +464,9 @@ def test_tensors_beyond_their_storage(tmp_path: Path, shape: tuple[Any, ...]) ->
     refusal(tmp_path, with_tensor(storage(), *shape))
 
 
-def test_tensors_with_hooks(tmp_path: Path) -> None:
-    refusal(tmp_path, with_tensor(storage(), hook=1))
-
-
-@pytest.mark.parametrize("value", [np.zeros(3, "O"), np.zeros(2, "f8,i4"), np.str_("x")])
-def test_what_numpy_holds_is_ignored(tmp_path: Path, value: Any) -> None:
-    assert len(read_snapshot(save(tmp_path, dumped(encoder=value))).tensors) == 5
-
-
-def test_arrays_of_other_classes(tmp_path: Path) -> None:
+def test_what_numpy_holds_is_ignored(tmp_path: Path) -> None:
+    values = [np.zeros(3, "O"), np.zeros(2, "f8,i4"), np.str_("x")]
+    assert len(read_snapshot(save(tmp_path, dumped(encoder=values))).tensors) == 5
     refusal(tmp_path, dumped(encoder=np.zeros(3).view(np.matrix)))
 
 
@@ -594,7 +562,7 @@ def test_write_model(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"snapshot.pkl", "model.safetensors"}
 
 
-def test_write_model_leaves_the_old_file_on_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = read_snapshot(save(tmp_path, dumped()))
     out = tmp_path / "model.safetensors"
     out.write_text("old")
@@ -616,11 +584,8 @@ def test_write_model_refuses_a_folder(tmp_path: Path) -> None:
 
 
 def test_import_report(tmp_path: Path) -> None:
-    out = tmp_path / "model.safetensors"
-    report = import_edm(save(tmp_path, dumped()), out)
-    assert report.tensors == 4
-    assert report.elements == 12 + 4 + 54 + 2
-    assert report.extras == ("model.map_augment.weight",)
+    report = import_edm(save(tmp_path, dumped()), tmp_path / "model.safetensors")
+    assert (report.tensors, report.elements) == (4, 12 + 4 + 54 + 2)
     assert str(report).splitlines()[0].endswith("EDMPrecond(SongUNet)")
     assert str(report).splitlines()[2] == "left out: model.map_augment.weight"
 

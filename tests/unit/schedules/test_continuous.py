@@ -1,5 +1,6 @@
 """ECT's schedule: mapping from t to r, stages and draws."""
 
+import itertools
 import math
 
 import numpy as np
@@ -61,8 +62,8 @@ def test_const_mapping_keeps_a_fixed_ratio():
 def test_teacher_moves_towards_the_student_stage_by_stage(mapping):
     schedule = make(mapping=mapping)
     r = [schedule.r_of(LEVELS, 100 * stage) for stage in range(8)]
-    for earlier, later in zip(r, r[1:], strict=False):
-        assert ((0 <= earlier) & (earlier < LEVELS)).all()
+    for earlier, later in itertools.pairwise(r):
+        assert ((earlier >= 0) & (earlier < LEVELS)).all()
         assert (later >= earlier).all()
         assert (later > earlier)[later > 0].all()
     if mapping == "sigmoid":

@@ -1,0 +1,152 @@
+"""The repository's own file, the cells of its grid, and what overrides do to them."""
+
+import pytest
+import yaml
+
+from couplet.config import Params, read_params
+from couplet.config.params import merge
+
+
+@pytest.fixture
+def params(params_content):
+    """The checked parameters with the given overrides of recipe ict."""
+
+    def make(overrides=(), **changes):
+        params_content["recipes"]["ict"]["overrides"] = list(overrides)
+        return Params.model_validate(params_content | changes)
+
+    return make
+
+
+def training(params, **names):
+    return params.training(params.experiment.model_copy(update=names))
+
+
+def test_the_repository_s_file_is_right(params_content, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(params_content))
+    params = read_params(path)
+    grid = params_content["table1"]
+    cells = list(params.table1.cells())
+    assert len(cells) == len({str(cell) for cell in cells})
+    assert len(cells) == len(grid["couplings"]) * len(grid["seeds"])
+    for cell in cells:
+        assert params.training(cell).cell == cell
+        assert params.training(cell).recipe.steps == params_content["recipes"]["ict"]["steps"]
+
+
+def test_grid_is_every_combination(params):
+    grid = {
+        "datasets": ["digits"],
+        "recipes": ["ict"],
+        "kernels": ["ve", "li"],
+        "couplings": ["ot", "vae"],
+        "seeds": [3, 1, 2],
+    }
+    cells = list(params(table1=grid).table1.cells())
+    assert {(c.kernel, c.coupling, c.seed) for c in cells} == {
+        (kernel, coupling, seed)
+        for kernel in ("ve", "li")
+        for coupling in ("ot", "vae")
+        for seed in (1, 2, 3)
+    }
+
+
+def test_name_of_a_kind_need_not_repeat_it(params):
+    couplings = {"independent": None, "strong": {"kind": "vae", "kl_weight": 90}, "vae": {}}
+    grid = {"datasets": ["digits"], "recipes": ["ict"], "couplings": ["strong"], "seeds": [0]}
+    made = params(couplings=couplings, table1=grid)
+    assert {name: c.kind for name, c in made.couplings.items()} == {
+        "independent": "independent",
+        "strong": "vae",
+        "vae": "vae",
+    }
+    assert training(made, coupling="strong").coupling.kl_weight == 90
+
+
+def test_override_applies_where_all_its_conditions_hold(params):
+    made = params([{"when": {"coupling": "vae", "kernel": "li"}, "steps": 7}])
+    found = {
+        (coupling, kernel): training(made, coupling=coupling, kernel=kernel).recipe.steps
+        for coupling in ("vae", "ot")
+        for kernel in ("ve", "li")
+    }
+    assert found == {("vae", "li"): 7, ("vae", "ve"): 1500, ("ot", "li"): 1500, ("ot", "ve"): 1500}
+
+
+def test_later_override_wins(params):
+    made = params(
+        [
+            {"when": {"dataset": "digits"}, "steps": 7, "batch": 8},
+            {"when": {"coupling": "vae"}, "steps": 9},
+        ]
+    )
+    assert (training(made, coupling="vae").recipe.steps) == 9
+    assert (training(made, coupling="vae").recipe.batch) == 8
+    assert (training(made, coupling="ot").recipe.steps) == 7
+
+
+def test_override_of_one_setting_keeps_its_neighbours(params):
+    made = params([{"when": {"kernel": "ve"}, "optimizer": {"lr": 0.5}, "network": {"dropout": 0.2}}])
+    recipe = training(made).recipe
+    assert (recipe.optimizer.kind, recipe.optimizer.lr) == ("radam", 0.5)
+    assert (recipe.network.dropout, recipe.network.model_channels) == (0.2, 16)
+
+
+def test_override_that_names_another_kind_replaces(params):
+    """Nothing of the discretised schedule's s0 and s1 may be left, or it would be refused."""
+    made = params([{"when": {"kernel": "ve"}, "schedule": {"kind": "continuous", "q": 4.0}}])
+    schedule = training(made).recipe.schedule
+    assert (schedule.kind, schedule.q, schedule.stages) == ("continuous", 4.0, 8)
+
+
+def test_override_may_change_the_coupling(params):
+    made = params(
+        [
+            {"when": {"coupling": "vae"}, "coupling": {"kl_weight": 3.0}},
+            {"when": {"coupling": "vae"}, "coupling": {"encoder": {"num_blocks": 2}}},
+        ]
+    )
+    coupling = training(made, coupling="vae").coupling
+    assert coupling.kl_weight == 3
+    assert (coupling.encoder.num_blocks, coupling.encoder.model_channels) == (2, 8)
+    assert training(made, coupling="generator").coupling == made.couplings["generator"]
+    assert made.couplings["vae"].kl_weight == 10
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "wanted"),
+    [
+        ({"a": 1, "b": 2}, {"b": 3}, {"a": 1, "b": 3}),
+        ({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}}, {"a": {"x": 1, "y": 3}}),
+        ({"a": {"kind": "p", "x": 1}}, {"a": {"x": 2}}, {"a": {"kind": "p", "x": 2}}),
+        ({"a": {"kind": "p", "x": 1}}, {"a": {"kind": "p", "y": 2}}, {"a": {"kind": "p", "x": 1, "y": 2}}),
+        ({"a": {"kind": "p", "x": 1}}, {"a": {"kind": "q"}}, {"a": {"kind": "q"}}),
+        ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
+        ({"a": {"x": 1}}, {"a": None}, {"a": None}),
+        ({}, {"a": {"x": 1}}, {"a": {"x": 1}}),
+    ],
+)
+def test_merge(base, changes, wanted):
+    before = repr((base, changes))
+    assert merge(base, changes) == wanted
+    assert repr((base, changes)) == before
+
+
+def test_snapshots_are_equally_spaced_and_end_at_the_end(make_training):
+    assert make_training(steps=12, train={"snapshots": 4}).snapshot_steps == (3, 6, 9, 12)
+    assert make_training(steps=10, train={"snapshots": 3}).snapshot_steps == (3, 6, 10)
+    assert make_training(steps=2, train={"snapshots": 6}).snapshot_steps == (1, 2)
+
+
+def test_settings_cannot_be_changed_after_the_check(make_training):
+    with pytest.raises(ValueError, match="frozen"):
+        make_training().recipe.steps = 3
+
+
+def test_settings_survive_json(make_training):
+    for kind in ("independent", "ot", "vae", "generator"):
+        training = make_training(kind)
+        again = type(training).model_validate_json(training.model_dump_json())
+        assert again == training
+        assert again.key == training.key

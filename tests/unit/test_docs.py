@@ -1,0 +1,90 @@
+"""The documents name functions and tests that exist, and numbers that the benchmark wrote."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from couplet.config.params import Params
+
+ROOT = Path(__file__).parents[2]
+EQUATIONS, DISCREPANCIES = (ROOT / "docs" / name for name in ("equations.md", "discrepancies.md"))
+DOCUMENTS = (EQUATIONS, DISCREPANCIES)
+TEST_FILES = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+def found(pattern: str, *documents: Path) -> list[str]:
+    """What the documents' text holds of a pattern, each once, in order."""
+    text = "\n".join(document.read_text(encoding="utf-8") for document in documents)
+    return list(dict.fromkeys(re.findall(pattern, text)))
+
+
+def resolve(name: str) -> object:
+    """The module, class, function or method that a dotted name means."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            thing: object = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[end:]:
+            thing = getattr(thing, part)
+        return thing
+    raise ModuleNotFoundError(name)
+
+
+@pytest.mark.parametrize("name", found(r"`(couplet(?:\.\w+)+)`", *DOCUMENTS))
+def test_named_function_exists(name: str) -> None:
+    assert resolve(name) is not None
+
+
+@pytest.mark.parametrize("name", found(r"`(test_\w+\.py::test_\w+)`", *DOCUMENTS))
+def test_named_test_exists(name: str) -> None:
+    file, function = name.split("::")
+    assert re.search(rf"^def {function}\(", TEST_FILES[file].read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    assert len(TEST_FILES) == len(list((ROOT / "tests").rglob("test_*.py")))
+
+
+def test_named_groups_of_vectors_exist() -> None:
+    index = json.loads((ROOT / "tests/golden/data/index.json").read_text(encoding="utf-8"))
+    groups = {group["name"] for group in index["groups"]}
+    last_column = found(r"\| ([^|\n]+) \|\n", EQUATIONS)
+    named = {name for cell in last_column for name in re.findall(r"`(\w+)`", cell)}
+    assert named
+    assert named <= groups
+    assert groups - named == set(), "a group that no row of the document leads to"
+    vectors = found(r"\*\*Vectors\*\* ([^.]+)\.", DISCREPANCIES)
+    assert set(re.findall(r"`(\w+)`", " ".join(vectors))) <= groups
+
+
+@pytest.mark.parametrize("setting", found(r"`(\w+: \{[^`]*\}|\w+: [^`{}]+)`", DISCREPANCIES))
+def test_named_setting_is_one(setting: str, params_content: dict) -> None:
+    """Every setting quoted as `key: value` is accepted, in the recipe, its network or its schedule."""
+    import yaml
+
+    ((key, value),) = yaml.safe_load(setting).items()
+    recipe = params_content["recipes"]["ict"]
+    places = [recipe, *(recipe[part] for part in ("network", "schedule")), *params_content["couplings"].values()]
+    accepted = 0
+    for place in places:
+        before = dict(place)
+        place[key] = value
+        try:
+            Params.model_validate(params_content)
+            accepted += 1
+        except ValueError:
+            pass
+        place.clear()
+        place.update(before)
+    assert accepted
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_lines_are_short(document: Path) -> None:
+    lines = document.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120] == []
