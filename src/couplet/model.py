@@ -63,7 +63,18 @@ class ConsistencyModel(nn.Module):
 
 
 def build(training: Training, shape: ImageShape) -> ConsistencyModel:
-    """A freshly initialised model, drawing from torch's default generator."""
+    """A freshly initialised model, drawing from torch's default generator.
+
+    Raises:
+        UserError: the recipe's network does not fit the images.
+    """
+    try:
+        return _build(training, shape)
+    except ValueError as error:
+        raise UserError(f"recipes.{training.cell.recipe}.network: {error}") from None
+
+
+def _build(training: Training, shape: ImageShape) -> ConsistencyModel:
     recipe = training.recipe
     sizes = {
         "in_channels": shape.channels,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Self
@@ -64,7 +65,11 @@ def invalid(error: ValidationError) -> Invalid:
         return Invalid((*found["loc"], *cause.at), cause.value, cause.expected)
     if found["type"] == "missing":
         return Invalid(found["loc"], None, "this key is required")
-    message = found["msg"].removeprefix("Value error, ")
+    if found["type"] == "literal_error":
+        allowed = re.findall(r"'([^']*)'", found["ctx"]["expected"])
+        return Invalid(found["loc"], found["input"], choices(found["input"], allowed))
+    message = found["msg"].removeprefix("Value error, ").replace(" after validation", "")
+    message = message.replace("Tuple", "list").replace("Input", "value").replace("dictionary", "mapping")
     return Invalid(found["loc"], found["input"], message[:1].lower() + message[1:])
 
 

@@ -32,9 +32,9 @@ def changed_params(
     Raises:
         UserError: a change does not fit, or ``out`` holds a run with other parameters.
     """
-    read_params(path)
+    experiment = read_params(path).experiment.model_dump()
     content = yaml.safe_load(path.read_text())
-    content.update({key: value for key, value in names.items() if value is not None})
+    content.update({**experiment, **{key: value for key, value in names.items() if value is not None}})
     for change in changes:
         _apply(content, change)
     cell = {key: content[key] for key in ("dataset", "recipe", "kernel", "coupling")}

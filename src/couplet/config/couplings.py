@@ -14,6 +14,11 @@ class CouplingConfig(Variant):
 
     noun = "coupling"
 
+    @property
+    def wants_frozen(self) -> bool:
+        """Whether the recipe must name a pre-trained model in `frozen_from`."""
+        return False
+
 
 class Independent(CouplingConfig):
     """Noise as drawn (iCT)."""
@@ -63,3 +68,7 @@ class GeneratorInduced(CouplingConfig):
     predictor: Literal["ema", "online", "frozen"] = "ema"
     """Which model makes the data end: the running average (GC's choice), the model in training, or the
     frozen one that the recipe's `frozen_from` names (GC, Fig. 4)."""
+
+    @property
+    def wants_frozen(self) -> bool:
+        return self.predictor == "frozen"

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from couplet.config.base import Variant
+from couplet.config.base import Invalid, Variant
 
 Levels = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
 """One positive integer per resolution level, the finest level first."""
@@ -38,7 +38,7 @@ class NetworkConfig(Variant):
     noun: ClassVar[str] = "network"
 
     model_channels: PositiveInt = 128
-    """Channels that ``channel_mult`` multiplies (EDM, Appendix F.1; DDPM++ on CIFAR-10 has 128)."""
+    """Channels that ``channel_mult`` multiplies (EDM, Appendix F; DDPM++ on CIFAR-10 has 128)."""
 
     channel_mult: Levels = (2, 2, 2)
     """Channels of each level in units of ``model_channels``; its length is the number of levels."""
@@ -64,10 +64,7 @@ class NetworkConfig(Variant):
         for name in ("num_blocks", "dropout"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != levels:
-                raise ValueError(
-                    f"{name} {list(value)} has {len(value)} entries, but channel_mult "
-                    f"{list(self.channel_mult)} has {levels}: give one number or one per level"
-                )
+                raise Invalid((name,), value, f"must be one number or {levels}, as many as channel_mult")
         return self
 
     def blocks_at(self, level: int) -> int:
@@ -168,7 +165,7 @@ class MultiHeadConfig(NetworkConfig):
 
 
 class ADMConfig(MultiHeadConfig):
-    """ADM (Dhariwal and Nichol 2021) as in EDM, Appendix F.2; iCT's network for ImageNet 64x64."""
+    """ADM (Dhariwal and Nichol 2021) as in EDM, Appendix F; iCT's network for ImageNet 64x64."""
 
     kind: Literal["adm"] = "adm"
 

@@ -256,6 +256,9 @@ class Params(Closed):
             with located("overrides", "coupling"):
                 if changes:
                     coupling = coupling.parse(merge(coupling.model_dump(mode="json"), changes))
+            if coupling.wants_frozen and recipe.frozen_from is None:
+                needed = f"coupling {cell.coupling} needs the path of a checkpoint to predict with"
+                raise Invalid(("frozen_from",), None, needed)
         return Training(
             cell=cell,
             dataset=settings["dataset"],

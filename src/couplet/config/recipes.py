@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Closed, Floats, OneOf, Variant
+from couplet.config.base import Closed, Floats, Invalid, OneOf, Variant
 from couplet.config.networks import NetworkConfig
 
 Kernel = Literal["ve", "li"]
@@ -41,7 +41,7 @@ class Discretised(ScheduleConfig):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.s1 < self.s0:
-            raise ValueError(f"s1 = {self.s1} must be at least s0 = {self.s0}")
+            raise Invalid(("s1",), self.s1, f"must be at least s0 = {self.s0}")
         return self
 
 
@@ -243,11 +243,12 @@ class Recipe(Closed):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.sigma_min >= self.sigma_max:
-            raise ValueError(f"sigma_min = {self.sigma_min} must be below sigma_max = {self.sigma_max}")
+            raise Invalid(("sigma_min",), self.sigma_min, f"must be below sigma_max = {self.sigma_max}")
         for sigma in self.mid_sigmas:
             if not self.sigma_min < sigma < self.sigma_max:
-                raise ValueError(
-                    f"mid_sigmas = {sigma} must lie between sigma_min = {self.sigma_min} "
-                    f"and sigma_max = {self.sigma_max}"
+                raise Invalid(
+                    ("mid_sigmas",),
+                    sigma,
+                    f"must lie between sigma_min = {self.sigma_min} and sigma_max = {self.sigma_max}",
                 )
         return self

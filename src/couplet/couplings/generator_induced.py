@@ -15,7 +15,7 @@ from couplet.couplings.base import Coupling, Pair, Predictors, Setting, implemen
 class GeneratorInduced(Coupling):
     """With probability mu the clean image becomes ``f(x + r z, r)``, where f is the averaged model.
 
-    Both noisy images are then made from that end point and the same z (GC, Algorithm 1). mu is the
+    Both noisy images are then made from that end point and the same z (GC). mu is the
     share of generator-induced pairs, as in the paper.
     """
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from couplet.config.couplings import MinibatchOT as MinibatchOTConfig
@@ -18,6 +17,9 @@ def cheapest(cost: Tensor) -> Tensor:
     Raises:
         ValueError: a cost is not finite.
     """
+    # Imported where it is used: most processes never solve an assignment, and it takes a second.
+    from scipy.optimize import linear_sum_assignment
+
     if not torch.isfinite(cost).all():
         raise ValueError("transport cost is not finite: images or noise hold NaN or infinity")
     _, columns = linear_sum_assignment(cost.detach().cpu().numpy())

@@ -13,7 +13,7 @@ from couplet.couplings.base import Coupling, Pair, Setting, implements
 
 
 def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
-    """``KL(N(mean, std²) || N(0, 1))`` summed over each image, in nats, >= 0, [b] (VCT, Eq. 10).
+    """``KL(N(mean, std²) || N(0, 1))`` summed over each image, in nats, >= 0, [b] (VCT).
 
     ``0.5 (std² + mean² - 1) - ln std`` per value.
     """

@@ -53,7 +53,7 @@ class Kernel(ABC):
         return self.signal(t) * data + t * noise
 
     def scalings(self, t: Tensor, *, boundary: bool) -> Scalings:
-        """EDM's coefficients for this kernel (EDM, Table 1; iCT, Sec. 2; VCT, App. B).
+        """EDM's coefficients for this kernel (EDM, Table 1; VCT for LI).
 
         ``boundary=True`` replaces t by t - sigma_min in c_skip and c_out, so that f(x, sigma_min) = x
         exactly; c_in keeps t, and with it the factor c_in inside c_out.

@@ -15,7 +15,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def ict_c(values: int) -> float:
-    """``c = 0.00054 sqrt(D)`` for D values per image (iCT, Sec. 3.4)."""
+    """``c = 0.00054 sqrt(D)`` for D values per image (iCT, on pseudo-Huber)."""
     return 0.00054 * math.sqrt(values)
 
 
@@ -25,7 +25,7 @@ def squared_l2(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
-    """``sqrt(||a - b||² + c²) - c`` per image, [b] (iCT, Eq. 7; ECT's distance with explicit c).
+    """``sqrt(||a - b||² + c²) - c`` per image, [b] (iCT; ECT's distance with explicit c).
 
     c = 0 is the norm, with subgradient 0 where a = b.
     """

@@ -24,7 +24,7 @@ class Weighting(ABC):
 
 
 class InverseGap(Weighting):
-    """``1/(t - r)`` (iCT, Eq. 8; ECT)."""
+    """``1/(t - r)`` (iCT, ECT)."""
 
     def __call__(self, t: Tensor, r: Tensor) -> Tensor:
         return 1 / (t - r)

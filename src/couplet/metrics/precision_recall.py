@@ -28,7 +28,7 @@ def precision_recall(
     k: int = 3,
     block_entries: int = _BLOCK_ENTRIES,
 ) -> PrecisionRecall:
-    """Precision and recall by k-nearest-neighbour balls (Kynkaanniemi et al. 2019, Eq. 1-3).
+    """Precision and recall by k-nearest-neighbour balls (Kynkaanniemi et al. 2019, Eq. 1 and 2).
 
     Each point of a set carries a ball that reaches to its k-th other neighbour in the set.
     Precision is the fraction of generated points inside any ball of the real set (boundary

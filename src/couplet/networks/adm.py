@@ -1,4 +1,4 @@
-"""ADM (Dhariwal and Nichol 2021) in the form of EDM, Appendix F.2."""
+"""ADM (Dhariwal and Nichol 2021) in the form of EDM, Appendix F."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ CLIP = 256.0
 
 
 def normalize(x: Tensor, dim: int | tuple[int, ...], eps: float = 1e-4) -> Tensor:
-    """``x`` with a root mean square of one over ``dim`` (EDM2, Eq. 47)."""
+    """``x`` with a root mean square of one over ``dim`` (EDM2)."""
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     return x / (eps + norm * math.sqrt(norm.numel() / x.numel()))
 

@@ -1,4 +1,4 @@
-"""DDPM++ and NCSN++ (Song et al. 2021) in the form of EDM, Appendix F.1."""
+"""DDPM++ and NCSN++ (Song et al. 2021) in the form of EDM, Appendix F."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def multistep(
     *,
     boundary: bool,
 ) -> Iterator[Tensor]:
-    """The generated images after each network evaluation (CM, Algorithm 1; VCT, Algorithm 2).
+    """The generated images after each network evaluation (CM, Algorithm 1; VCT).
 
     The first evaluation starts from ``levels[0] noises[0]``, never from the encoder. Each later one
     couples the image so far with fresh noise, takes it to its level and denoises it again. Images are

@@ -17,12 +17,12 @@ def stage_of(step: int, total_steps: int, stages: int) -> int:
 
 
 def sigmoid_mapping(t: Tensor, stage: int, *, q: float, k: float, b: float) -> Tensor:
-    """``r = max(0, t (1 - a(t)/q^(stage + 1)))``, ``a(t) = 1 + k sigmoid(-b t)`` (ECT, Eq. 19)."""
+    """``r = max(0, t (1 - a(t)/q^(stage + 1)))``, ``a(t) = 1 + k sigmoid(-b t)`` (ECT)."""
     return (t * (1 - (1 + k * torch.sigmoid(-b * t)) / q ** (stage + 1))).clamp(min=0)
 
 
 def const_mapping(t: Tensor, stage: int, *, q: float) -> Tensor:
-    """``r = t (1 - 1/q^(stage + 1))`` (ECT, Eq. 18)."""
+    """``r = t (1 - 1/q^(stage + 1))`` (ECT)."""
     return (t * (1 - 1 / q ** (stage + 1))).clamp(min=0)
 
 

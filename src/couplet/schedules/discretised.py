@@ -18,7 +18,7 @@ Curriculum = Literal["exponential", "square_root", "constant"]
 def grid_points(step: int, total_steps: int, s0: int, s1: int, curriculum: Curriculum) -> int:
     """N(k), the number of noise levels on the grid at 0-based step k of K.
 
-    exponential (iCT, Eq. 10): ``min(s0 2^floor(k/K'), s1) + 1`` with
+    exponential (iCT, the discretisation curriculum): ``min(s0 2^floor(k/K'), s1) + 1`` with
     ``K' = floor(K / (log2(floor(s1/s0)) + 1))``, at least 1 so that tiny trainings work too.
     square_root (CM, App. C): ``ceil(sqrt(k/K ((s1 + 1)² - s0²) + s0²) - 1) + 1``. constant: ``s1 + 1``.
     """
@@ -41,7 +41,7 @@ def sigma_grid(n: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor
 
 
 def lognormal_probabilities(grid: Tensor, p_mean: float, p_std: float) -> Tensor:
-    """The probability of each interval of ``grid`` [n], float64 [n - 1], summing to 1 (iCT, Eq. 13).
+    """The probability of each interval of ``grid`` [n], float64 [n - 1], summing to 1 (iCT).
 
     ``p(i) ∝ erf((ln sigma_{i+1} - p_mean)/(sqrt2 p_std)) - erf((ln sigma_i - p_mean)/(sqrt2 p_std))``.
     """

@@ -47,7 +47,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
 def learning_rate_factor(config: LearningRateConfig, step: int, total_steps: int) -> float:
     """Factor on the learning rate at 0-based step k of K, in [0, 1].
 
-    inverse_sqrt (EDM2, Eq. 67): ``1/sqrt(max(k/reference, 1))``. cosine: 1 up to ``flat`` K, then
+    inverse_sqrt (EDM2): ``1/sqrt(max(k/reference, 1))``. cosine: 1 up to ``flat`` K, then
     ``floor + (1 - floor)(1 + cos(pi u))/2`` with u from 0 to 1. Warm-up multiplies by
     (k + 1)/warmup.
     """

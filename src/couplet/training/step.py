@@ -86,7 +86,7 @@ def consistency_loss(
 ) -> Terms:
     """The consistency-training loss of one batch at 0-based step k.
 
-    ``mean_b( w(t, r) d( f(x_t, t), sg f(x_r, r) ) + scale penalty )`` (iCT, Eq. 6; VCT, Eq. 9): x_t
+    ``mean_b( w(t, r) d( f(x_t, t), sg f(x_r, r) ) + scale penalty )`` (iCT, VCT): x_t
     and x_r are one coupled (data, noise) pair at two noise levels. The teacher is the model itself
     without gradient, sees the same dropout mask, and is replaced by the data where r = 0, as
     f(x, 0) = x.

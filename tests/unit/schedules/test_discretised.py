@@ -164,10 +164,10 @@ def test_build_takes_range_and_length_of_the_recipe():
             "steps": 400,
             "sigma_min": 0.01,
             "sigma_max": 10.0,
-            "schedule": {"kind": "discretised", "s0": 4, "s1": 8},
+            "schedule": {"kind": "discretised", "s0": 4, "s1": 8, "rho": 1.0},
             "network": {"kind": "ddpmpp"},
         }
     )
     schedule = build(recipe, max_level=math.inf)
     assert [schedule.fineness(step) for step in (0, 199, 200, 399)] == [5, 5, 9, 9]
-    assert schedule.grid(5)[[0, -1]].tolist() == pytest.approx([0.01, 10])
+    assert schedule.grid(5).tolist() == pytest.approx([0.01, 2.5075, 5.005, 7.5025, 10])

@@ -9,7 +9,8 @@ from couplet.couplings.base import _REGISTRY
 from couplet.data import Loader
 from couplet.errors import UserError
 from couplet.model import ImageShape
-from couplet.training import initial_state, run
+from couplet.tensors import generator
+from couplet.training import initial_state, loop, run
 
 CPU = torch.device("cpu")
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
@@ -120,6 +121,49 @@ def test_seeds_give_different_weights_and_different_steps(make_training, start, 
     b.model.load_state_dict(a.model.state_dict())
     losses = [[p.loss for p in run(t, s, loader(zero))] for t, s in ((zero, a), (one, b))]
     assert losses[0][0] != losses[1][0]
+
+
+def test_every_step_and_seed_has_draws_of_its_own(make_training, start, loader, monkeypatch):
+    seen = []
+
+    def record(model, ema, frozen, images, labels, draws, **rest):
+        seen.append(draws)
+        raise UserError("enough")
+
+    monkeypatch.setattr(loop, "consistency_loss", record)
+    for seed in (0, 1):
+        training = make_training(seed=seed, schedule={"kind": "continuous"}, batch=64)
+        for step in (0, 1, 2):
+            state = start(training)
+            state.step = step
+            with pytest.raises(UserError, match="enough"):
+                list(run(training, state, loader(training)))
+    assert len(seen) == 6
+    for name in ("t", "noise", "uniform"):
+        drawn = [getattr(draws, name) for draws in seen]
+        assert len({values.numpy().tobytes() for values in drawn}) == 6
+        assert torch.cat(drawn).unique().numel() > 0.99 * torch.cat(drawn).numel()
+    assert len({draws.dropout_seed for draws in seen}) == 6
+    noise = torch.cat([draws.noise for draws in seen]).double()
+    assert abs(noise.mean()) < 4 / noise.numel() ** 0.5
+    assert abs(noise.var() - 1) < 4 * (2 / noise.numel()) ** 0.5
+    uniform = torch.cat([draws.uniform for draws in seen])
+    assert ((uniform >= 0) & (uniform < 1)).all()
+    assert abs(uniform.double().mean() - 0.5) < 4 / (12 * uniform.numel()) ** 0.5
+
+
+def test_streams_of_a_step_are_unrelated(make_training, start, loader, monkeypatch):
+    """Levels, noise and choices come from generators of their own, not from one used twice."""
+    purposes = []
+
+    def spying(device, *purpose):
+        purposes.append(purpose)
+        return generator(device, *purpose)
+
+    monkeypatch.setattr(loop, "generator", spying)
+    training = make_training(steps=3)
+    list(run(training, start(training), loader(training)))
+    assert len(purposes) == len(set(purposes)) == 9
 
 
 def test_couplings_of_one_seed_start_from_the_same_network(make_training, start):
