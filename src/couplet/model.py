@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from couplet import couplings, kernels, networks
@@ -109,7 +109,7 @@ def save(path: Path, model: ConsistencyModel, saved: Saved) -> None:
     }
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {"couplet": json.dumps(described, sort_keys=True)})
+        temporary.write_bytes(serialise(tensors, {"couplet": json.dumps(described, sort_keys=True)}))
 
 
 def load(path: Path, device: torch.device) -> tuple[ConsistencyModel, Saved]:

@@ -42,7 +42,7 @@ def changed_params(
     if wanted and cell["recipe"] in content["recipes"]:
         draft = content["recipes"][cell["recipe"]]
         when = {"dataset": cell["dataset"]}
-        draft["overrides"] = [*draft.get("overrides", ()), {"when": when, **wanted}]
+        draft["overrides"] = [*(draft.get("overrides") or ()), {"when": when, **wanted}]
     content["table1"] = {f"{key}s": [value] for key, value in cell.items()}
     content["table1"]["seeds"] = [content["seed"]]
     text = yaml.safe_dump(content, sort_keys=False)
@@ -64,4 +64,7 @@ def _apply(content: dict[str, Any], change: str) -> None:
         place = place.get(parent) if isinstance(place, dict) else None
     if not separator or not isinstance(place, dict):
         raise UserError(f"--set {change}: expected KEY=VALUE with a key of the parameter file")
-    place[last] = yaml.safe_load(value)
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {change}: the value is not YAML") from None

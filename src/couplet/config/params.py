@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import Field, PlainValidator, ValidationError, model_validator
@@ -198,14 +198,23 @@ class Params(Closed):
                 for i, name in enumerate(getattr(self.table1, f"{key}s")):
                     with located(f"{key}s", i):
                         self._lookup(key, name)
-        for name in self.recipes:
+        for name, draft in self.recipes.items():
             with located("recipes", name):
-                _recipe(self.recipes[name], {})
+                _recipe(draft, {})
+                for i, override in enumerate(_overrides(draft)):
+                    with located("overrides", i, "when"):
+                        self._known_names(override["when"])
         for cell in self.table1.cells():
             self.training(cell)
         for cell in (self.experiment, *self.table1.cells()):
             self._measurable(cell)
         return self
+
+    def _known_names(self, conditions: Mapping[str, Any]) -> None:
+        known = {"dataset": self.datasets, "kernel": get_args(Kernel), "coupling": self.couplings}
+        for key, name in conditions.items():
+            if not isinstance(name, str) or name not in known[key]:
+                raise Invalid((key,), name, choices(name, known[key]))
 
     def _lookup(self, key: str, name: str) -> Any:
         """The settings that ``datasets``, ``recipes`` or ``couplings`` hold under ``name``."""
@@ -288,16 +297,28 @@ def _recipe(draft: Mapping[str, Any], when: Mapping[str, str]) -> tuple[Recipe, 
     """The recipe that a draft becomes under ``when``, and its settings for the coupling."""
     settings = {key: value for key, value in draft.items() if key != "overrides"}
     coupling: dict[str, Any] = {}
-    for i, override in enumerate(draft.get("overrides") or ()):
-        with located("overrides", i):
-            conditions = override.get("when") if isinstance(override, Mapping) else None
-            if not isinstance(conditions, Mapping) or not conditions or set(conditions) - {*_WHEN}:
-                raise Invalid(("when",), conditions, f"must name one or more of {', '.join(_WHEN)}")
+    for override in _overrides(draft):
+        conditions = override["when"]
         if all(when.get(key) == name for key, name in conditions.items()):
             changes = {key: value for key, value in override.items() if key != "when"}
             coupling = merge(coupling, changes.pop("coupling", {}))
             settings = merge(settings, changes)
     return Recipe.model_validate(settings), coupling
+
+
+def _overrides(draft: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The overrides of a draft, each with conditions that say when it holds."""
+    overrides = draft.get("overrides") or []
+    if not isinstance(overrides, list):
+        raise Invalid(("overrides",), overrides, "must be a list of mappings")
+    for i, override in enumerate(overrides):
+        with located("overrides", i):
+            conditions = override.get("when") if isinstance(override, Mapping) else None
+            if not isinstance(conditions, Mapping) or not conditions or set(conditions) - {*_WHEN}:
+                raise Invalid(("when",), conditions, f"must name one or more of {', '.join(_WHEN)}")
+            if not isinstance(override.get("coupling", {}), Mapping):
+                raise Invalid(("coupling",), override["coupling"], "must be a mapping of settings")
+    return overrides
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

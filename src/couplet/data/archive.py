@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from couplet.config.base import Closed
+from couplet.config.params import validated
 from couplet.errors import UserError
 from couplet.files import read_json, replacing, sha256, write_json
 
@@ -31,19 +34,18 @@ class Split:
         return len(self.images)
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(Closed):
     """What stands in card.json."""
 
     dataset: str
     source: str
     """Where the images came from, in words."""
-    shape: tuple[int, int, int]
+    shape: Annotated[tuple[int, int, int], Field(strict=False)]
     """Height, width, channels."""
-    classes: tuple[str, ...]
-    counts: Mapping[str, int]
+    classes: Annotated[tuple[str, ...], Field(strict=False)]
+    counts: dict[str, int]
     """Images per split."""
-    files: Mapping[str, str]
+    files: dict[str, str]
     """SHA-256 of each array file."""
 
 
@@ -56,18 +58,11 @@ class Archive:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        content = read_json(folder / "card.json")
-        try:
-            self.card = Card(
-                dataset=content["dataset"],
-                source=content["source"],
-                shape=tuple(content["shape"]),
-                classes=tuple(content["classes"]),
-                counts=content["counts"],
-                files=content["files"],
-            )
-        except (KeyError, TypeError):
-            raise UserError(f"{folder / 'card.json'}: not a card of `couplet prepare`") from None
+        card = folder / "card.json"
+        self.card = validated(Card, read_json(card), str(card))
+        for split in SPLITS:
+            if split not in self.card.counts:
+                raise UserError(f"{card}: counts = {self.card.counts}: split {split} is missing")
 
     @cached_property
     def train(self) -> Split:
@@ -92,7 +87,7 @@ class Archive:
         path = self.folder / name
         try:
             array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise UserError(f"{path}: cannot be read as an array ({error})") from None
         return array
 
@@ -122,5 +117,5 @@ def write(
         counts={name: len(split) for name, split in splits.items()},
         files=files,
     )
-    write_json(folder / "card.json", asdict(card))
+    write_json(folder / "card.json", card.model_dump(mode="json"))
     return card

@@ -37,8 +37,10 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
 def elementwise_pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
     """``sum_j sqrt((a_j - b_j)² + c²) - c`` per image, [b]: what VCT's iCT code computes.
 
-    Not the paper's distance: up to sqrt(D) times larger, and L1-like instead of L2-like.
+    Not the paper's distance: up to sqrt(D) times larger, and L1-like instead of L2-like. c = 0 is L1.
     """
+    if c == 0:
+        return (a - b).abs().flatten(1).sum(1)
     return (torch.sqrt((a - b).flatten(1).square() + c**2) - c).sum(1)
 
 

@@ -21,11 +21,12 @@ def grid_points(step: int, total_steps: int, s0: int, s1: int, curriculum: Curri
     exponential (iCT, the discretisation curriculum): ``min(s0 2^floor(k/K'), s1) + 1`` with
     ``K' = floor(K / (log2(floor(s1/s0)) + 1))``, at least 1 so that tiny trainings work too.
     square_root (CM, App. C): ``ceil(sqrt(k/K ((s1 + 1)² - s0²) + s0²) - 1) + 1``. constant: ``s1 + 1``.
+    Never fewer than 2, the ends of one interval.
     """
     if curriculum == "constant":
         return s1 + 1
     if curriculum == "square_root":
-        return math.ceil(math.sqrt(step * ((s1 + 1) ** 2 - s0**2) / total_steps + s0**2) - 1) + 1
+        return max(2, math.ceil(math.sqrt(step * ((s1 + 1) ** 2 - s0**2) / total_steps + s0**2) - 1) + 1)
     phase = max(1, math.floor(total_steps / (math.log2(s1 // s0) + 1)))
     return min(s0 * 2 ** (step // phase), s1) + 1
 

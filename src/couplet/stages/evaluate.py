@@ -45,7 +45,7 @@ def evaluate(
         path = samples / samples_name(nfe)
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise UserError(f"{path}: cannot be read as an array ({error})") from None
         found = extractor(images)
         metrics[f"fd_nfe{nfe}"] = frechet_distance(moments(found), target.moments)

@@ -47,7 +47,10 @@ class State:
             "zeroed": self.zeroed,
         }
         with replacing(path) as temporary:
-            torch.save(content, temporary)
+            try:
+                torch.save(content, temporary)
+            except RuntimeError as error:  # What torch makes of a full disk.
+                raise OSError(str(error).splitlines()[0]) from error
 
     def restore(self, path: Path, key: str) -> None:
         """Takes over what :meth:`save` wrote.
@@ -58,8 +61,11 @@ class State:
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             found = content["key"]
+            missing = {"model", "ema", "optimizer", "step", "seconds", "zeroed"} - set(content)
         except (OSError, EOFError, KeyError, RuntimeError, TypeError, UnpicklingError):
-            raise UserError(f"{path}: damaged training state; delete it to start again") from None
+            found, missing = key, {"everything"}
+        if missing:
+            raise UserError(f"{path}: damaged training state; delete it to start again")
         if found != key:
             raise UserError(
                 f"{path}: state of configuration {found}, this is {key}; "

@@ -143,7 +143,7 @@ def _denoise(
     """f(x_r, r), and the data itself where r = 0, without evaluating the network at ln 0."""
     clean = level == 0
     if clean.all():
-        return data
+        return data.detach()
     noisy = objective.kernel.noise(data, noise, level)
     level = torch.where(clean, torch.ones_like(level), level)
     answer = source(noisy, level, labels, boundary=objective.boundary.training)

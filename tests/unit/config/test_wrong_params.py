@@ -144,7 +144,7 @@ def test_what_is_not_yaml(text, refused):
 
 @pytest.mark.parametrize("text", ["", "- 1\n- 2\n", "just text"])
 def test_what_is_not_a_mapping(text, refused):
-    assert "dictionary" in refused(text)
+    assert "mapping" in refused(text)
 
 
 @pytest.mark.parametrize("name", ["absent.yaml", "."])
