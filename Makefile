@@ -25,7 +25,7 @@ lint: $(VENV)/installed ## formatting, types, import layers, workflow
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-format: $(VENV)/installed ## format Python and Snakemake files
+format: $(VENV)/installed schema ## format Python and Snakemake files, renew the schema
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
