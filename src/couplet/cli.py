@@ -65,6 +65,10 @@ def _start(threads: int | None, device: str = "cpu") -> torch.device:
     return chosen
 
 
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
 def _params(path: Path) -> Params:
     from couplet.config import read_params
 
@@ -195,7 +199,7 @@ def train(
     from couplet.stages.train import train as stage
 
     with training_progress(str(settings.cell), settings.recipe.steps) as report:
-        stage(settings, data, out, chosen, report)
+        stage(settings, data, out, chosen, report, _say)
     typer.echo(f"{out}: {settings.cell}, {settings.recipe.steps} steps")
 
 
@@ -326,7 +330,7 @@ def run(
 
     training = checked.training(checked.experiment)
     with training_progress(str(training.cell), training.recipe.steps) as report:
-        run_cell(checked, out, chosen, report)
+        run_cell(checked, out, chosen, report, _say)
     show(out)
 
 
@@ -362,6 +366,8 @@ def main() -> None:
         code = typer.main.get_command(app)(standalone_mode=False)
     except UserError as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
     except typer.Abort:
         sys.exit(130)
     except Exception as error:

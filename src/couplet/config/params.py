@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
@@ -48,12 +50,19 @@ def _named(family: type[Variant]) -> Any:
             raise Invalid((), value, f"must be a mapping from names to {family.noun} settings")
         members = {}
         for name, settings in value.items():
+            _path_safe(name)
             with located(name):
                 members[name] = family.parse(with_kind(family, name, settings))
         return members
 
     member: Any = Annotated[family, OneOf()]
     return PlainValidator(parse, json_schema_input_type=dict[str, member])
+
+
+def _path_safe(name: Any) -> None:
+    """Raises Invalid unless ``name`` can stand in a path and on a command line."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name, re.ASCII):
+        raise Invalid((str(name),), name, "a name is made of letters, digits and . + - _")
 
 
 def with_kind(family: type[Variant], name: str, settings: Any) -> Any:
@@ -93,19 +102,17 @@ class Grid(Closed):
     couplings: Names
     seeds: Annotated[Ints, Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _no_name_twice(self) -> Self:
+        for key, values in self:
+            if len(set(values)) < len(values):
+                raise Invalid((key,), values, "every entry must stand there once")
+        return self
+
     def cells(self) -> Iterator[Cell]:
-        for dataset in self.datasets:
-            for recipe in self.recipes:
-                for kernel in self.kernels:
-                    for coupling in self.couplings:
-                        for seed in self.seeds:
-                            yield Cell(
-                                dataset=dataset,
-                                recipe=recipe,
-                                kernel=kernel,
-                                coupling=coupling,
-                                seed=seed,
-                            )
+        """The combinations, seeds changing fastest."""
+        for names in product(self.datasets, self.recipes, self.kernels, self.couplings, self.seeds):
+            yield Cell.model_validate(dict(zip(Cell.model_fields, names, strict=True)))
 
 
 class Training(Closed):
@@ -199,6 +206,8 @@ class Params(Closed):
                     with located(f"{key}s", i):
                         self._lookup(key, name)
         for name, draft in self.recipes.items():
+            with located("recipes"):
+                _path_safe(name)
             with located("recipes", name):
                 _recipe(draft, {})
                 for i, override in enumerate(_overrides(draft)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from couplet.stages.select import select
 from couplet.stages.train import Report, train
 
 
-def run_cell(params: Params, out: Path, device: torch.device, report: Report) -> None:
+def run_cell(
+    params: Params, out: Path, device: torch.device, report: Report, say: Callable[[str], None]
+) -> None:
     """Every stage of the experiment that ``params`` name, into ``out``, and a picture of samples.
 
     Raises:
@@ -31,7 +34,7 @@ def run_cell(params: Params, out: Path, device: torch.device, report: Report) ->
     prepare(params, cell.dataset, data)
     features(params, cell.dataset, data, extractor)
     reference(data, extractor, statistics, device)
-    train(settings, data, trained, device, report)
+    train(settings, data, trained, device, report, say)
     selection = measured / "selection.json"
     select(settings, measurement, trained, extractor, statistics, selection, device)
     samples = measured / "samples"

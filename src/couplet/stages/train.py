@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from couplet import model, training
 from couplet.config import Training
@@ -26,15 +26,32 @@ Report = Callable[[Progress, float], None]
 """Called after every step with what it did and the images per second so far."""
 
 
-def train(settings: Training, data: Path, out: Path, device: torch.device, report: Report) -> None:
+def train(
+    settings: Training,
+    data: Path,
+    out: Path,
+    device: torch.device,
+    report: Report,
+    say: Callable[[str], None],
+) -> None:
     """Trains a cell and writes its folder: config.json, curve.csv, checkpoints/, record.json.
 
     Until it is whole, everything lies in ``out.partial``, with the state from which the same command
     goes on after an interruption. A workflow engine that removes a failed job's outputs leaves it.
 
+    Args:
+        settings: what to train.
+        data: folder of the prepared archive.
+        out: folder to write; what an earlier training wrote there is replaced.
+        device: where to train.
+        report: called after every step.
+        say: called with what a person should know before the first step.
+
     Raises:
         UserError: bad input, a loss that is not finite, or a folder that cannot be written.
     """
+    if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
+        raise UserError(f"{out}: holds something else than a training; choose another folder")
     archive = Archive(data)
     shape = ImageShape(archive.card.shape[2], archive.card.shape[0], len(archive.card.classes))
     loader = Loader(
@@ -44,11 +61,17 @@ def train(settings: Training, data: Path, out: Path, device: torch.device, repor
         flip=settings.recipe.flip,
         num_classes=shape.num_classes if settings.recipe.conditional else 0,
     )
-    partial = out.with_name(out.name + ".partial")
+    partial = out.absolute().with_name(out.absolute().name + ".partial")
     saved = partial / "state.pt"
-    state = training.initial_state(settings, shape, device, _initial_weights(settings))
+    state = _initial_state(settings, shape, device)
     if saved.exists():
         state.restore(saved, settings.key)
+        say(f"{settings.cell}: goes on after step {state.step}")
+    elif partial.exists():
+        # Stopped before its first save: nothing to go on from, and perhaps of other settings.
+        shutil.rmtree(partial)
+    if state.loaded:
+        say(f"{settings.recipe.init_from}: {state.loaded}")
     snapshots = set(settings.snapshot_steps)
     with _curve(partial / "curve.csv", state.step) as curve:
         for progress in training.run(settings, state, loader, _frozen(settings, device)):
@@ -67,10 +90,16 @@ def train(settings: Training, data: Path, out: Path, device: torch.device, repor
     _publish(partial, out)
 
 
-def _initial_weights(settings: Training) -> Mapping[str, Tensor] | None:
-    """The tensors that the recipe starts its network from, or None."""
+def _initial_state(settings: Training, shape: ImageShape, device: torch.device) -> State:
+    """The state before the first step, from the weights that the recipe names or from the seed."""
     path = settings.recipe.init_from
-    return None if path is None else read_weights(Path(path))
+    if path is None:
+        return training.initial_state(settings, shape, device)
+    weights = read_weights(Path(path))
+    try:
+        return training.initial_state(settings, shape, device, weights)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _frozen(settings: Training, device: torch.device) -> ConsistencyModel | None:
@@ -103,6 +132,7 @@ def _record(settings: Training, archive: Archive, state: State, device: torch.de
         "images_per_second": images / state.seconds,
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "zeroed_gradients": state.zeroed,
+        "init_from": None if state.loaded is None else asdict(state.loaded),
         **environment(device),
     }
 

@@ -55,13 +55,13 @@ def initial_state(
     """
     with default_stream(torch.device("cpu"), seed_of(training.cell.seed, "initial weights")):
         model = build(training, shape)
-    if weights is not None:
-        initialise(model.network, weights)
+    loaded = None if weights is None else initialise(model.network, weights)
     model.to(device).train()
     return State(
         model=model,
         ema=averaged(model, training.recipe.ema),
         optimizer=build_optimizer(training.recipe.optimizer, model.parameters()),
+        loaded=loaded,
     )
 
 

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from couplet.errors import UserError
 from couplet.files import replacing
 from couplet.model import ConsistencyModel
+from couplet.networks.initial import LoadReport
 
 
 @dataclass
@@ -27,6 +28,8 @@ class State:
     """Steps done."""
     seconds: float = 0.0
     """Wall time of the steps done, over all processes that worked on them."""
+    loaded: LoadReport | None = None
+    """Which weights came from the recipe's `init_from`; not part of what is saved."""
     zeroed: int = 0
     """Steps in which non-finite gradients were put to zero, where the recipe allows it."""
 

@@ -191,6 +191,32 @@ def test_progress_tells_what_happened(make_training, start, loader):
     assert state.seconds > 0
 
 
+def test_optimiser_steps_with_the_scheduled_learning_rate(make_training, start, loader):
+    """Adam without memory moves every weight by just the learning rate."""
+    training = make_training(
+        steps=4,
+        optimizer={"kind": "adam", "lr": 0.1, "betas": [0.0, 0.0]},
+        learning_rate={"kind": "inverse_sqrt", "reference": 1, "warmup": 2},
+    )
+    state = start(training)
+    bias = state.model.network.state_dict()["enc.8x8_conv.bias"]
+    before, moved = bias.clone(), []
+    for _ in run(training, state, loader(training)):
+        moved.append((bias - before).abs().max().item())
+        before = bias.clone()
+    assert moved == pytest.approx([0.05, 0.1, 0.1 / 2**0.5, 0.1 / 3**0.5], rel=0.02)
+
+
+def test_weights_are_normalised_once_before_every_step(make_training, start, loader, monkeypatch):
+    training = make_training(steps=3)
+    state = start(training)
+    order = []
+    monkeypatch.setattr(state.model, "normalize_weights_", lambda: order.append("normalise"))
+    state.model.network.register_forward_pre_hook(lambda *args: order.append("network"))
+    list(run(training, state, loader(training)))
+    assert order == ["normalise", "network", "network"] * 3
+
+
 def test_finished_training_does_nothing(make_training, start, loader):
     training = make_training(steps=2)
     state = start(training)
@@ -256,7 +282,7 @@ def test_loss_that_is_not_finite_stops_and_names_levels_and_coupling(make_traini
         list(run(training, state, loader(training)))
 
 
-def test_gradients_that_are_not_finite_become_zero_where_allowed(make_training, start, loader):
+def test_gradients_that_are_not_finite_become_zero_where_allowed(make_training, start, loader, tmp_path):
     settings = {"nonfinite_gradients": "zero", "optimizer": {"kind": "adam", "betas": [0.0, 0.0]}}
     training = make_training(steps=3, **settings)
     state = start(training)
@@ -271,6 +297,10 @@ def test_gradients_that_are_not_finite_become_zero_where_allowed(make_training, 
     assert torch.equal(moved[0][0], moved[1][0])
     assert not torch.equal(moved[1][0], moved[2][0])
     assert any(not torch.equal(x, y) for x, y in zip(moved[0][1], moved[1][1], strict=True))
+    state.save(tmp_path / "state.pt", "key")
+    again = start(training)
+    again.restore(tmp_path / "state.pt", "key")
+    assert again.zeroed == 1
 
 
 def test_finite_training_zeroes_nothing(make_training, start, loader):

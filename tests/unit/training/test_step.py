@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from couplet.config.couplings import GeneratorInduced, Independent, Variational
+from couplet.config.couplings import GeneratorInduced, Independent, MinibatchOT, Variational
 from couplet.config.recipes import Recipe
 from couplet.couplings import Coupling, Pair, Setting
 from couplet.couplings import build as build_coupling
@@ -250,6 +250,17 @@ def test_coupled_pair_is_used_at_both_levels():
     torch.testing.assert_close(found, loss_of(plain, draws, images=end).distance)
 
 
+@pytest.mark.parametrize("coupling", [MinibatchOT(), Variational()])
+def test_coupled_noise_is_used_at_both_levels(coupling):
+    model, draws, x = make_model(coupling=coupling).eval(), make_draws(), torch.randn(SIZE)
+    found = loss_of(model, draws, images=x).distance
+    paired = model.coupling.renoise(x, draws.noise, None).detach()
+    assert not torch.equal(paired, draws.noise)
+    plain = make_model(model.network).eval()
+    wanted = loss_of(plain, draws._replace(noise=paired), images=x).distance
+    torch.testing.assert_close(found, wanted)
+
+
 def dropout_masks(coupling=None, **changes):
     network = Conv(dropout=0.5)
     model = make_model(network, coupling)
@@ -263,6 +274,16 @@ def test_student_and_teacher_share_their_dropout_mask(coupling):
     (student, teacher), _ = dropout_masks(coupling)
     assert torch.equal(student, teacher)
     assert 0 < student.float().mean() < 1
+
+
+def test_average_as_teacher_shares_the_mask_and_goes_back_to_evaluation():
+    network, averaged = Conv(dropout=0.5), Conv(dropout=0.5)
+    model, ema = make_model(network), make_model(averaged).eval()
+    loss_of(model, make_draws(), objective=make_objective(model, teacher="ema"), ema=ema)
+    assert torch.equal(network.masks[0], averaged.masks[0])
+    assert not network.masks[0].all()
+    assert not any(module.training for module in ema.modules())
+    assert model.training
 
 
 def test_nearly_equal_levels_give_nearly_equal_answers_under_dropout():
