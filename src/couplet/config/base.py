@@ -127,7 +127,7 @@ class Variant(Closed):
         if isinstance(value, cls):
             return value
         if not isinstance(value, Mapping):
-            raise Invalid((), value, f"must be a mapping with the settings of a {cls.noun}")
+            raise Invalid((), value, f"must be a mapping of {cls.noun} settings")
         kind = value.get("kind", cls.model_fields["kind"].default)
         if not isinstance(kind, str) or kind not in cls.family:
             raise Invalid(("kind",), value.get("kind"), choices(kind, cls.family))

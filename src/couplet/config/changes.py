@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from couplet.config.params import Params, read_params, validated
+from couplet.config.params import Params, load_yaml, read_params, validated
 from couplet.errors import UserError
 from couplet.files import replacing
 
@@ -33,7 +33,7 @@ def changed_params(
         UserError: a change does not fit, or ``out`` holds a run with other parameters.
     """
     experiment = read_params(path).experiment.model_dump()
-    content = yaml.safe_load(path.read_text())
+    content = load_yaml(path.read_text())
     content.update({**experiment, **{key: value for key, value in names.items() if value is not None}})
     for change in changes:
         _apply(content, change)

@@ -82,6 +82,6 @@ class TrainConfig(Closed):
     snapshots: int = Field(6, ge=1)
     """EMA snapshots saved at equal distances, the last at the last step."""
     log_every: int = Field(25, ge=1)
-    """Steps between lines of log.jsonl."""
+    """Steps between lines of curve.csv."""
     save_every: int = Field(500, ge=1)
     """Steps between saves of the complete state, from which a stopped run goes on."""

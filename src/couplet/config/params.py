@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
 import yaml
-from pydantic import Field, PlainValidator, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PlainValidator, ValidationError, model_validator
 
 from couplet.config.base import (
     Closed,
     Floats,
-    Ints,
     Invalid,
     OneOf,
     Variant,
@@ -100,7 +99,7 @@ class Grid(Closed):
     recipes: Names
     kernels: Annotated[tuple[Kernel, ...], Field(strict=False, min_length=1)] = ("ve",)
     couplings: Names
-    seeds: Annotated[Ints, Field(min_length=1)]
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)]
 
     @model_validator(mode="after")
     def _no_name_twice(self) -> Self:
@@ -126,7 +125,11 @@ class Training(Closed):
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """The settings that change the weights, without those that change anything else."""
+        """The settings that the weights depend on.
+
+        What only sampling, logging or the table reads is left out, except inside the coupling, which is
+        saved with the weights.
+        """
         settings = self.model_dump(mode="json")
         recipe, train = settings["recipe"], settings["train"]
         for name in ("published_as", "mid_sigmas"):
@@ -136,7 +139,7 @@ class Training(Closed):
 
     @property
     def key(self) -> str:
-        """Changes with every setting that changes the weights, and with no other."""
+        """Eight digits that change with :attr:`deciding`."""
         return digest(self.deciding)
 
     @property
@@ -345,6 +348,28 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice in a mapping is an error, not a silent choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if names.count(key.value) > 1:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str) -> Any:
+    """The content of a YAML text.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or a key stands twice.
+    """
+    return yaml.load(text, _OnceLoader)
+
+
 def read_params(path: Path) -> Params:
     """The checked content of a params file.
 
@@ -353,7 +378,7 @@ def read_params(path: Path) -> Params:
     """
     load_plugins()
     try:
-        content = yaml.safe_load(path.read_text())
+        content = load_yaml(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a file with --params") from None
     except yaml.YAMLError as error:

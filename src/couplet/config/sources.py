@@ -26,7 +26,7 @@ STAGE_SOURCES = {
         "stages/features.py",
         "tensors.py",
     ),
-    "reference": ("data/loader.py", "metrics", "stages/reference.py"),
+    "reference": ("data/loader.py", "metrics", "stages/reference.py", "tensors.py"),
     "train": (
         *_MODEL,
         "data/loader.py",

@@ -164,3 +164,23 @@ def test_number_that_yaml_takes_for_text(params_content, refused):
     """YAML 1.1 reads 1e-3 as text: refused, not converted."""
     text = yaml.safe_dump(params_content).replace("lr: 0.003", "lr: 1e-3")
     assert 'recipes.ict.optimizer.lr = "1e-3"' in refused(text)
+
+
+def test_key_that_stands_twice(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("seed: 0\ncoupling: vae\nseed: 1\n")
+    with pytest.raises(UserError, match=r"params\.yaml: not YAML: key 'seed' stands twice.*line 1"):
+        read_params(path)
+
+
+def test_name_that_cannot_stand_in_a_path(params_content, refused):
+    params_content["couplings"]["my set"] = {"kind": "vae"}
+    assert "couplings.my set" in refused(params_content)
+
+
+@pytest.mark.parametrize("key", ["seeds", "couplings"])
+def test_entry_that_stands_twice_in_the_grid(key, params_content, refused):
+    params_content["table1"][key] *= 2
+    message = refused(params_content)
+    assert f"table1.{key}" in message
+    assert "once" in message

@@ -294,6 +294,7 @@ def test_calls(tmp_path: Path, number: int, where: str) -> None:
         assert f"refers to {os.system.__module__}.system, which is not allowed" in cause
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_calls_are_armed() -> None:
     """Python's own unpickler falls for them, so that the tests above show something."""
     for call in ARMED:
