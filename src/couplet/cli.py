@@ -223,9 +223,13 @@ def select(
         params, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed
     )
     chosen = _start(threads, device)
+    from couplet.progress import counting
+    from couplet.stages.select import images_to_select
     from couplet.stages.select import select as stage
 
-    best = stage(settings, measurement, train, features, reference, out, chosen)
+    images = images_to_select(settings, measurement)
+    with counting(f"{settings.cell}: select", images) as advance:
+        best = stage(settings, measurement, train, features, reference, out, chosen, advance)
     typer.echo(f"{out}: step {best.step}, Fréchet distance {best.fd[measurement.select.nfe]:.3f}")
 
 
@@ -248,9 +252,11 @@ def sample(
         params, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed
     )
     chosen = _start(threads, device)
+    from couplet.progress import counting
     from couplet.stages.sample import sample as stage
 
-    stage(settings, measurement, train, selection, out, chosen)
+    with counting(f"{settings.cell}: sample", measurement.sample.samples) as advance:
+        stage(settings, measurement, train, selection, out, chosen, advance)
     wanted = ", ".join(map(str, measurement.sample.nfe))
     typer.echo(f"{out}: {measurement.sample.samples} images for each NFE of {wanted}")
 
@@ -325,12 +331,9 @@ def run(
     }
     checked = changed_params(params, names, {"steps": steps, "batch": batch}, set_ or [], out)
     chosen = _start(threads, device)
-    from couplet.progress import training_progress
-    from couplet.stages.run import run_cell
+    from couplet.adhoc import run_cell
 
-    training = checked.training(checked.experiment)
-    with training_progress(str(training.cell), training.recipe.steps) as report:
-        run_cell(checked, out, chosen, report, _say)
+    run_cell(checked, out, chosen, _say)
     show(out)
 
 

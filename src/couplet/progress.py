@@ -22,38 +22,45 @@ LOG_SECONDS = 5.0
 @contextmanager
 def training_progress(title: str, steps: int) -> Iterator[Callable[[Progress, float], None]]:
     """A function to call after every training step with what it did and the images per second."""
+    with _shown(title, steps) as show:
+        yield lambda progress, rate: show(progress.step, f"loss {progress.loss:.4g}, {rate:.0f} images/s")
+
+
+@contextmanager
+def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of images that were made since the last call."""
+    began, done = time.monotonic(), 0
+    with _shown(title, total) as show:
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            show(done, f"{done / max(time.monotonic() - began, 1e-9):.0f} images/s")
+
+        yield advance
+
+
+@contextmanager
+def _shown(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """A function to call with how much is done and a few words on it."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _log_lines(title, steps)
+        yield _log_lines(title, total)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4g}  {task.fields[rate]:.0f} images/s"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task(title, total=steps, loss=float("nan"), rate=0.0)
-
-        def update(progress: Progress, rate: float) -> None:
-            bar.update(task, completed=progress.step, loss=progress.loss, rate=rate)
-
-        yield update
+    text, words = TextColumn("{task.description}"), TextColumn("{task.fields[words]}")
+    with Bar(text, BarColumn(), MofNCompleteColumn(), words, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(title, total=total, words="")
+        yield lambda done, words: bar.update(task, completed=done, words=words)
 
 
-def _log_lines(title: str, steps: int) -> Callable[[Progress, float], None]:
+def _log_lines(title: str, total: int) -> Callable[[int, str], None]:
     last = float("-inf")
 
-    def report(progress: Progress, rate: float) -> None:
+    def show(done: int, words: str) -> None:
         nonlocal last
-        if (now := time.monotonic()) - last < LOG_SECONDS and progress.step < steps:
+        if (now := time.monotonic()) - last < LOG_SECONDS and done < total:
             return
         last = now
-        print(
-            f"{title}: step {progress.step}/{steps}, loss {progress.loss:.4g}, {rate:.0f} images/s",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"{title}: {done}/{total}, {words}", file=sys.stderr, flush=True)
 
-    return report
+    return show

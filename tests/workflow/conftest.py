@@ -31,13 +31,19 @@ class Clone:
     def __init__(self, root):
         self.root = root
 
-    def run(self, *command, ok=True):
+    def run(self, *command, ok=True, **environment):
         # The interpreter's own scripts first: the tests need no activated environment.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             command,
             cwd=self.root,
-            env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"},
+            env={
+                **os.environ,
+                "PATH": path,
+                "OMP_NUM_THREADS": "1",
+                "DVC_NO_ANALYTICS": "1",
+                **environment,
+            },
             capture_output=True,
             text=True,
         )

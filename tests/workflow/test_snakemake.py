@@ -24,7 +24,7 @@ def grid(clone):
 
 
 def test_table_has_a_row_per_coupling_and_nfe_with_its_runs(grid):
-    rows = list(csv.DictReader((grid.root / "results/table1.csv").open()))
+    rows = list(csv.DictReader((grid.root / "results/table1.csv").read_text().splitlines()))
     assert [(row["coupling"], row["nfe"]) for row in rows] == [
         ("independent", "1"),
         ("independent", "2"),
@@ -119,3 +119,47 @@ def test_same_seed_gives_the_same_bytes(grid, tmp_path):
 
 def test_lint_is_clean(grid):
     assert "good condition" in grid.run("snakemake", "--lint").stderr
+
+
+def test_coupling_of_another_package_is_as_good_as_a_built_in_one(grid, tmp_path):
+    """A module named in the entry-point group `couplet.plugins`, and nothing else."""
+    (tmp_path / "mirrored.py").write_text(PLUGIN)
+    about = tmp_path / "mirrored-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mirrored\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[couplet.plugins]\nmirrored = mirrored\n")
+    assert "allowed: generator, independent, ot, vae" in grid.run(*RUN_PLUGIN, ok=False).stderr
+    grid.edit(lambda params: params["couplings"].update(mirrored={"sign": -1}))
+    try:
+        done = grid.run(*RUN_PLUGIN, PYTHONPATH=str(tmp_path))
+        wrong = grid.run(
+            *RUN_PLUGIN, "--set", "couplings.mirrored.sign=2", PYTHONPATH=str(tmp_path), ok=False
+        )
+    finally:
+        grid.edit(lambda params: params["couplings"].pop("mirrored"))
+    assert "mirrored sign=-1" in done.stdout
+    assert (grid.root / "adhoc/plugin/eval/metrics.json").exists()
+    assert wrong.returncode == 2
+    assert "couplings.mirrored.sign = 2" in wrong.stderr
+
+
+WRONG_SIGN = ("--set", "couplings.mirrored.sign=2")
+RUN_PLUGIN = ("couplet", "run", "--coupling", "mirrored", "--out", "adhoc/plugin")
+PLUGIN = """
+from typing import Literal
+from couplet.config.couplings import CouplingConfig
+from couplet.couplings import Coupling, Pair, implements
+
+class MirroredConfig(CouplingConfig):
+    kind: Literal["mirrored"] = "mirrored"
+    sign: Literal[-1, 1] = 1
+
+@implements(MirroredConfig)
+class Mirrored(Coupling):
+    def __init__(self, config, setting):
+        super().__init__()
+        self.sign = config.sign
+
+    def forward(self, images, noise, labels, **context):
+        return Pair(images, self.sign * noise, labels, images.new_zeros(len(images)))
+"""

@@ -45,11 +45,11 @@ def changed_params(
         draft["overrides"] = [*(draft.get("overrides") or ()), {"when": when, **wanted}]
     content["table1"] = {f"{key}s": [value] for key, value in cell.items()}
     content["table1"]["seeds"] = [content["seed"]]
+    checked = validated(Params, content, "command line")
     text = yaml.safe_dump(content, sort_keys=False)
     kept = out / "params.yaml"
     if kept.exists() and kept.read_text() != text:
         raise UserError(f"{kept}: this folder holds a run with other parameters; choose another")
-    checked = validated(Params, content, "command line")
     with replacing(kept) as temporary:
         temporary.write_text(text)
     return checked

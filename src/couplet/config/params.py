@@ -216,10 +216,8 @@ class Params(Closed):
                 for i, override in enumerate(_overrides(draft)):
                     with located("overrides", i, "when"):
                         self._known_names(override["when"])
-        for cell in self.table1.cells():
-            self.training(cell)
         for cell in (self.experiment, *self.table1.cells()):
-            self._measurable(cell)
+            self.measurement(cell)
         return self
 
     def _known_names(self, conditions: Mapping[str, Any]) -> None:
@@ -246,19 +244,6 @@ class Params(Closed):
         if name not in self.features:
             raise Invalid(("features", name), None, "this data set needs a feature extractor")
         return name
-
-    def _measurable(self, cell: Cell) -> None:
-        self.dataset_named(cell.dataset)
-        levels = 1 + len(self.training(cell).recipe.mid_sigmas)
-        for section, wanted in (("select", (self.select.nfe,)), ("sample", self.sample.nfe)):
-            for nfe in wanted:
-                if not 1 <= nfe <= levels:
-                    raise Invalid(
-                        (section, "nfe"),
-                        nfe,
-                        f"must lie between 1 and {levels}: recipe {cell.recipe} samples with "
-                        f"sigma_max and {levels - 1} mid_sigmas",
-                    )
 
     def training(self, cell: Cell) -> Training:
         """All settings that ``cell`` trains with, overrides applied.
@@ -289,8 +274,23 @@ class Params(Closed):
         )
 
     def measurement(self, cell: Cell) -> Measurement:
-        """All settings that ``cell`` is measured with."""
+        """All settings that ``cell`` is measured with.
+
+        Raises:
+            Invalid: a name of the cell is not defined here, or an NFE has no noise level.
+        """
         recipe = self.training(cell).recipe
+        self.dataset_named(cell.dataset)
+        levels = 1 + len(recipe.mid_sigmas)
+        for section, wanted in (("select", (self.select.nfe,)), ("sample", self.sample.nfe)):
+            for nfe in wanted:
+                if not 1 <= nfe <= levels:
+                    raise Invalid(
+                        (section, "nfe"),
+                        nfe,
+                        f"must lie between 1 and {levels}: recipe {cell.recipe} samples with "
+                        f"sigma_max and {levels - 1} mid_sigmas",
+                    )
         return Measurement(
             mid_sigmas=recipe.mid_sigmas,
             boundary=recipe.boundary.sampling,

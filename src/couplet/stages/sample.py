@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,8 +28,11 @@ def sample(
     selection: Path,
     out: Path,
     device: torch.device,
+    advance: Callable[[int], None],
 ) -> None:
     """Writes uint8 [n, h, w, c] arrays, one per NFE, to the folder ``out``, batch by batch.
+
+    ``advance`` is called with the size of each batch.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
@@ -63,6 +67,8 @@ def sample(
         ):
             for nfe, images in batch.items():
                 arrays[nfe][start : start + len(images)] = images
-            start += len(images)
+            made = len(next(iter(batch.values())))
+            start += made
+            advance(made)
         for array in arrays.values():
             array.flush()

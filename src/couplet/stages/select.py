@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from couplet import model, selection
@@ -12,7 +12,7 @@ from couplet.config import Measurement, Training
 from couplet.config.layout import checkpoint_name
 from couplet.errors import UserError
 from couplet.files import write_json
-from couplet.metrics import frechet_distance, moments
+from couplet.metrics import MomentsAccumulator, frechet_distance
 from couplet.metrics.extractor import ClassifierExtractor
 from couplet.metrics.reference import load_reference
 from couplet.sampling import generate
@@ -31,6 +31,11 @@ def check_trained(settings: Training, train: Path) -> None:
         )
 
 
+def images_to_select(settings: Training, measurement: Measurement) -> int:
+    """How many images :func:`select` makes in all."""
+    return len(settings.snapshot_steps) * measurement.select.samples
+
+
 def select(
     settings: Training,
     measurement: Measurement,
@@ -39,10 +44,12 @@ def select(
     reference: Path,
     out: Path,
     device: torch.device,
+    advance: Callable[[int], None],
 ) -> Score:
     """Scores all snapshots against the test split and writes the file ``out``.
 
     Seeds and split differ from those of `evaluate`, so that choosing does not flatter the choice.
+    ``advance`` is called with the size of each batch of images.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
@@ -55,22 +62,24 @@ def select(
     scores = []
     for step in settings.snapshot_steps:
         network, saved = model.load(train / "checkpoints" / checkpoint_name(step), device)
-        batches = list(
-            generate(
-                network,
-                saved.shape,
-                seed=settings.cell.seed,
-                purpose="select",
-                count=measurement.select.samples,
-                batch=measurement.sample.batch,
-                levels=levels,
-                nfe=wanted,
-                boundary=measurement.boundary,
-                conditional=settings.recipe.conditional,
-            )
-        )
-        found = {nfe: moments(extractor(np.concatenate([batch[nfe] for batch in batches]))) for nfe in wanted}
-        scores.append(Score(step, {nfe: frechet_distance(found[nfe], target.moments) for nfe in wanted}))
+        sums = {nfe: MomentsAccumulator() for nfe in wanted}
+        for batch in generate(
+            network,
+            saved.shape,
+            seed=settings.cell.seed,
+            purpose="select",
+            count=measurement.select.samples,
+            batch=measurement.sample.batch,
+            levels=levels,
+            nfe=wanted,
+            boundary=measurement.boundary,
+            conditional=settings.recipe.conditional,
+        ):
+            for nfe, images in batch.items():
+                sums[nfe].add(extractor(images))
+            advance(len(images))
+        found = {nfe: frechet_distance(sums[nfe].result(), target.moments) for nfe in wanted}
+        scores.append(Score(step, found))
     chosen = selection.best(scores, measurement.select.nfe)
     content = {
         "rule": f"lowest fd at nfe {measurement.select.nfe}",

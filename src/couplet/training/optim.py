@@ -31,7 +31,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
     settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if isinstance(config, RAdam | Adam):
         kind = torch.optim.RAdam if isinstance(config, RAdam) else torch.optim.Adam
-        # One call for all tensors instead of one each: an eighth of a step of a small network.
+        # One call for all tensors instead of one each.
         return kind(parameters, betas=(config.betas[0], config.betas[1]), foreach=True, **settings)
     if isinstance(config, Lion):
         try:

@@ -9,19 +9,18 @@ import numpy as np
 import torch
 
 from couplet.config import Params
+from couplet.progress import counting, training_progress
 from couplet.reporting.figures import sample_grids
 from couplet.stages.evaluate import evaluate
 from couplet.stages.features import features
 from couplet.stages.prepare import prepare
 from couplet.stages.reference import reference
 from couplet.stages.sample import sample, samples_name
-from couplet.stages.select import select
-from couplet.stages.train import Report, train
+from couplet.stages.select import images_to_select, select
+from couplet.stages.train import train
 
 
-def run_cell(
-    params: Params, out: Path, device: torch.device, report: Report, say: Callable[[str], None]
-) -> None:
+def run_cell(params: Params, out: Path, device: torch.device, say: Callable[[str], None]) -> None:
     """Every stage of the experiment that ``params`` name, into ``out``, and a picture of samples.
 
     Raises:
@@ -31,25 +30,17 @@ def run_cell(
     settings, measurement = params.training(cell), params.measurement(cell)
     data, extractor, statistics = out / "data", out / "features", out / "reference"
     trained, measured = out / "train", out / "eval"
+    selection, samples = measured / "selection.json", measured / "samples"
     prepare(params, cell.dataset, data)
     features(params, cell.dataset, data, extractor)
     reference(data, extractor, statistics, device)
-    train(settings, data, trained, device, report, say)
-    selection = measured / "selection.json"
-    select(settings, measurement, trained, extractor, statistics, selection, device)
-    samples = measured / "samples"
-    sample(settings, measurement, trained, selection, samples, device)
-    evaluate(
-        settings,
-        measurement,
-        trained,
-        selection,
-        samples,
-        extractor,
-        statistics,
-        measured,
-        device,
-    )
+    with training_progress(str(cell), settings.recipe.steps) as report:
+        train(settings, data, trained, device, report, say)
+    with counting(f"{cell}: select", images_to_select(settings, measurement)) as advance:
+        select(settings, measurement, trained, extractor, statistics, selection, device, advance)
+    with counting(f"{cell}: sample", measurement.sample.samples) as advance:
+        sample(settings, measurement, trained, selection, samples, device, advance)
+    evaluate(settings, measurement, trained, selection, samples, extractor, statistics, measured, device)
     panels = {
         f"NFE {nfe}": {cell.coupling: np.load(samples / samples_name(nfe), mmap_mode="r")[:36]}
         for nfe in measurement.sample.nfe
