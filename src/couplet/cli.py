@@ -78,7 +78,7 @@ def _params(path: Path) -> Params:
 def _cell(params: Params, **names: Any) -> Cell:
     """The experiment's cell with the given names in place of its own."""
     from couplet.config import Cell
-    from couplet.config.params import validated
+    from couplet.config.base import validated
 
     given = {key: value for key, value in names.items() if value is not None}
     return validated(Cell, {**params.experiment.model_dump(), **given}, "command line")

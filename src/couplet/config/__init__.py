@@ -1,7 +1,8 @@
 """What a user may set, as closed models; the lowest room, free of torch."""
 
 from couplet.config.base import Closed, Floats, Ints, Invalid, OneOf, Variant
-from couplet.config.params import Cell, Grid, Measurement, Params, Training, read_params
+from couplet.config.cells import Cell, Grid, Measurement, Training
+from couplet.config.params import Params, read_params
 
 __all__ = [
     "Cell",

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -22,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import core_schema
+
+from couplet.errors import UserError
 
 Ints = Annotated[tuple[int, ...], Field(strict=False)]
 """A list of integers in YAML."""
@@ -153,6 +155,21 @@ class OneOf:
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Any:
         family = schema["metadata"]["family"].family
         return {"anyOf": [handler(member.__pydantic_core_schema__) for member in family.values()]}
+
+
+Model = TypeVar("Model", bound=Closed)
+
+
+def validated(model: type[Model], content: Any, source: str) -> Model:
+    """``content`` as ``model``.
+
+    Raises:
+        UserError: one line with source, key, value and what is allowed.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{source}: {invalid(error)}") from None
 
 
 def choices(value: object, allowed: Iterable[str]) -> str:

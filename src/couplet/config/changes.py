@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from couplet.config.params import Params, load_yaml, read_params, validated
+from couplet.config.base import validated
+from couplet.config.params import Params, load_yaml, read_params
 from couplet.errors import UserError
 from couplet.files import replacing
 

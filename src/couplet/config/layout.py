@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from couplet.config.params import Cell, Params, digest
+from couplet.config.cells import Cell, digest
+from couplet.config.params import Params
 
 
 @dataclass(frozen=True)

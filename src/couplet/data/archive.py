@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from couplet.config.base import Closed
-from couplet.config.params import validated
+from couplet.config.base import Closed, validated
 from couplet.errors import UserError
 from couplet.files import read_json, replacing, sha256, write_json
 
