@@ -62,12 +62,14 @@ def _result(layout: Layout, cell: Cell) -> Result:
 
 def _samples(layout: Layout, cells: Sequence[Cell], path: Path) -> None:
     """Samples of the first seed, all couplings from the same noise, beside as many real images."""
-    first = {cell.coupling: cell for cell in reversed(cells)}
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.coupling, cell)
     panels: dict[str, dict[str, np.ndarray]] = {}
     for nfe in sorted(layout.params.sample.nfe):
         panels[f"NFE {nfe}"] = {
             coupling: np.load(layout.evaluation(cell) / "samples" / samples_name(nfe), mmap_mode="r")[:SHOWN]
-            for coupling, cell in reversed(first.items())
+            for coupling, cell in first.items()
         }
     real = Archive(layout.data(cells[0].dataset)).train.images[:SHOWN]
     next(iter(panels.values()))["real images"] = real

@@ -18,8 +18,10 @@ CPU = torch.device("cpu")
 PARAMS = yaml.safe_load((Path(__file__).resolve().parents[3] / "params.yaml").read_text())
 
 
-def settings(**recipe):
+def settings(coupling="independent", **recipe):
     content = json.loads(json.dumps(PARAMS))
+    content["coupling"] = coupling
+    content["couplings"]["frozen"] = {"kind": "generator", "mu": 1.0, "predictor": "frozen"}
     content["recipes"]["ict"].update({"steps": 6, "batch": 4, **recipe})
     content["recipes"]["ict"]["network"]["model_channels"] = 8
     content["train"] = {"snapshots": 3, "log_every": 2, "save_every": 2}
@@ -134,3 +136,19 @@ def test_init_from_another_architecture_names_file_and_tensor(archive, tmp_path)
     with pytest.raises(UserError, match=r"weights\.safetensors: map_layer0\.weight"):
         run(settings(init_from=str(path)), archive, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_frozen_predictor_is_the_checkpoint_that_the_recipe_names(archive, tmp_path):
+    run(settings(), archive, tmp_path / "teacher")
+    curves = []
+    for step in (2, 6):
+        checkpoint = tmp_path / f"teacher/checkpoints/step-{step:08d}.safetensors"
+        out = tmp_path / f"pupil-{step}"
+        run(settings("frozen", frozen_from=str(checkpoint)), archive, out)
+        curves.append((out / "curve.csv").read_text())
+    assert curves[0] != curves[1]
+
+
+def test_frozen_predictor_that_is_not_there_is_named(archive, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.safetensors: cannot be read"):
+        run(settings("frozen", frozen_from="nowhere.safetensors"), archive, tmp_path / "run")
