@@ -38,9 +38,13 @@ def test_metrics_lie_at_a_fixed_path(experiment):
 def test_experiment_with_another_coupling_runs_from_training_to_evaluation(experiment):
     experiment.run("git", "add", "--all")
     experiment.run("git", "commit", "--quiet", "--message", "baseline")
+    finished = experiment.root / "results/runs/of-the-grid"
+    finished.parent.mkdir(parents=True)
+    finished.write_text("hours of work")
     done = experiment.run("dvc", "exp", "run", "-S", "coupling=vae")
     assert ran(done) == ["check", "train", "select", "sample", "evaluate"]
-    assert not (experiment.root / "results").exists()
+    assert [path.name for path in (experiment.root / "results").rglob("*")] == ["runs", "of-the-grid"]
+    assert finished.read_text() == "hours of work"
     rows = list(csv.DictReader(io.StringIO(experiment.run("dvc", "exp", "show", "--csv").stdout)))
     couplings = {row["coupling"]: row for row in rows}
     assert set(couplings) == {"independent", "vae"}
