@@ -21,7 +21,7 @@ from couplet.training.ema import (
     power_exponent,
     power_std,
 )
-from couplet.training.loop import zero_nonfinite_
+from couplet.training.loop import INFINITY, replace_nonfinite_
 from couplet.training.optim import build_optimizer, learning_rate_factor
 
 
@@ -178,5 +178,5 @@ def test_gradients_that_are_not_finite(name: str, array: str) -> None:
     gradient = group.tensor(re.sub("out$", "in", array))
     parameter = torch.nn.Parameter(torch.zeros_like(gradient))
     parameter.grad = gradient
-    zero_nonfinite_([parameter])
+    replace_nonfinite_([parameter], INFINITY["zero"])
     group.check(array, parameter.grad)

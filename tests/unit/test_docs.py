@@ -65,10 +65,16 @@ def test_named_groups_of_vectors_exist() -> None:
 
 @pytest.mark.parametrize("setting", found(r"`(\w+: \{[^`]*\}|\w+: [^`{}]+)`", DISCREPANCIES))
 def test_named_setting_is_one(setting: str, params_content: dict) -> None:
-    """What is quoted as `key: value` is accepted in a recipe, its network or schedule, or a coupling."""
+    """What is quoted as `key: value` is accepted in a recipe, its network or schedule, a coupling or `sample`."""
     ((key, value),) = yaml.safe_load(setting).items()
     recipe = params_content["recipes"]["ict"]
-    places = [recipe, recipe["network"], recipe["schedule"], *params_content["couplings"].values()]
+    places = [
+        recipe,
+        recipe["network"],
+        recipe["schedule"],
+        *params_content["couplings"].values(),
+        params_content["sample"],
+    ]
 
     def accepted(place: dict) -> bool:
         before = dict(place)

@@ -65,6 +65,8 @@ class SampleConfig(Closed):
     """Numbers of network evaluations."""
     batch: int = Field(250, ge=1)
     """Images per network call; changes speed and memory, never an image."""
+    quantise: Literal["round", "truncate"] = "round"
+    """To the nearest of 256 values (EDM, ECT), or down to the next (VCT, torchmetrics)."""
 
 
 class EvaluateConfig(Closed):

@@ -233,8 +233,9 @@ class Recipe(Closed):
     ema: Annotated[EMAConfig, OneOf()] = ConstantEMA()
     clip_norm: float | None = Field(None, gt=0)
     """Largest global gradient norm (VCT's variational runs: 200); null for no clipping."""
-    nonfinite_gradients: Literal["stop", "zero"] = "stop"
-    """Stop the run, or put 0 in their place and count them in the log (VCT, ECT on ImageNet)."""
+    nonfinite_gradients: Literal["stop", "zero", "large"] = "stop"
+    """Stop the run; or put 0 in their place (VCT, ECT on ImageNet); or 0 for NaN and ±1e5 for infinities
+    (ECT on CIFAR-10). Steps with such gradients are counted in the record."""
     init_from: str | None = None
     """Weights that the network starts from: a file made by `couplet import-edm`."""
     frozen_from: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ def generate(
     nfe: Sequence[int],
     boundary: bool,
     conditional: bool,
+    quantise: Literal["round", "truncate"] = "round",
 ) -> Iterator[Mapping[int, NDArray[np.uint8]]]:
     """Batches of samples for each NFE, uint8 [b, h, w, c]; one pass yields them all.
 
@@ -40,6 +42,7 @@ def generate(
         nfe: the numbers of evaluations wanted.
         boundary: the recipe's ``boundary.sampling``.
         conditional: give classes to the model: sample i is of class i mod k.
+        quantise: how images become 8-bit, see :func:`to_uint8`.
     """
     device = next(model.parameters()).device
     size = (shape.channels, shape.resolution, shape.resolution)
@@ -54,7 +57,7 @@ def generate(
             labels = F.one_hot(classes, shape.num_classes).float()
         images = multistep(model, noises, levels, labels, boundary=boundary)
         yield {
-            i: np.ascontiguousarray(to_uint8(made).permute(0, 2, 3, 1).cpu().numpy())
+            i: np.ascontiguousarray(to_uint8(made, quantise).permute(0, 2, 3, 1).cpu().numpy())
             for i, made in enumerate(images, start=1)
             if i in nfe
         }

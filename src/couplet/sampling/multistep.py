@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -61,9 +62,11 @@ def sample_noise(
     )
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1], clamped and rounded to the nearest of 256 values; uint8, same shape.
+def to_uint8(images: Tensor, quantise: Literal["round", "truncate"] = "round") -> Tensor:
+    """Images in [-1, 1], clamped, as one of 256 values; uint8, same shape.
 
-    (EDM and ECT round so; VCT truncates, GC stretches each batch to its own range.)
+    round (EDM, ECT): ``floor(127.5 x + 128)``, the nearest value. truncate (VCT with torchmetrics):
+    ``floor(127.5 x + 127.5)``. GC stretches each batch to its own range, which is not offered.
     """
-    return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    offset = 128.0 if quantise == "round" else 127.5
+    return (images * 127.5 + offset).clamp(0, 255).to(torch.uint8)

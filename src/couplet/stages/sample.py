@@ -64,6 +64,7 @@ def sample(
             nfe=wanted,
             boundary=measurement.boundary,
             conditional=settings.recipe.conditional,
+            quantise=measurement.sample.quantise,
         ):
             for nfe, images in batch.items():
                 arrays[nfe][start : start + len(images)] = images

@@ -74,6 +74,7 @@ def select(
             nfe=wanted,
             boundary=measurement.boundary,
             conditional=settings.recipe.conditional,
+            quantise=measurement.sample.quantise,
         ):
             for nfe, images in batch.items():
                 sums[nfe].add(extractor(images))

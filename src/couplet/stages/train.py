@@ -131,7 +131,7 @@ def _record(settings: Training, archive: Archive, state: State, device: torch.de
         "seconds": state.seconds,
         "images_per_second": images / state.seconds,
         "parameters": sum(p.numel() for p in state.model.parameters()),
-        "zeroed_gradients": state.zeroed,
+        "replaced_gradients": state.replaced,
         "init_from": None if state.loaded is None else asdict(state.loaded),
         **environment(device),
     }

@@ -1,6 +1,6 @@
 """One pure step, and the loop, state, average and optimiser around it."""
 
-from couplet.training.loop import Progress, initial_state, run, zero_nonfinite_
+from couplet.training.loop import Progress, initial_state, replace_nonfinite_, run
 from couplet.training.state import State
 from couplet.training.step import Draws, Objective, Terms, build_objective, consistency_loss
 
@@ -13,6 +13,6 @@ __all__ = [
     "build_objective",
     "consistency_loss",
     "initial_state",
+    "replace_nonfinite_",
     "run",
-    "zero_nonfinite_",
 ]

@@ -30,8 +30,8 @@ class State:
     """Wall time of the steps done, over all processes that worked on them."""
     loaded: LoadReport | None = None
     """Which weights came from the recipe's `init_from`; not part of what is saved."""
-    zeroed: int = 0
-    """Steps in which non-finite gradients were put to zero, where the recipe allows it."""
+    replaced: int = 0
+    """Steps in which non-finite gradients were replaced, where the recipe allows it."""
 
     @property
     def averaged(self) -> ConsistencyModel:
@@ -47,7 +47,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
-            "zeroed": self.zeroed,
+            "replaced": self.replaced,
         }
         with replacing(path) as temporary:
             try:
@@ -64,7 +64,7 @@ class State:
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             found = content["key"]
-            missing = {"model", "ema", "optimizer", "step", "seconds", "zeroed"} - set(content)
+            missing = {"model", "ema", "optimizer", "step", "seconds", "replaced"} - set(content)
         except (OSError, EOFError, KeyError, RuntimeError, TypeError, UnpicklingError):
             found, missing = key, {"everything"}
         if missing:
@@ -78,4 +78,4 @@ class State:
         self.ema.load_state_dict(content["ema"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.seconds = content["step"], content["seconds"]
-        self.zeroed = content["zeroed"]
+        self.replaced = content["replaced"]

@@ -268,3 +268,9 @@ def test_images_are_the_model_s_output_in_channels_last_order():
     found = images_of(model, count=5, batch=2)
     for nfe, images in enumerate(wanted, 1):
         assert np.array_equal(found[nfe], to_uint8(images).permute(0, 2, 3, 1).numpy())
+
+
+def test_truncation_takes_the_lower_value():
+    images = torch.tensor([-1.2, -1.0, -0.997, 0.0, 0.997, 1.0, 1.2], dtype=torch.float64)
+    assert to_uint8(images, "truncate").tolist() == [0, 0, 0, 127, 254, 255, 255]
+    assert to_uint8(images, "round").tolist() == [0, 0, 0, 128, 255, 255, 255]

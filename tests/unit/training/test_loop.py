@@ -11,6 +11,7 @@ from couplet.errors import UserError
 from couplet.model import ImageShape
 from couplet.tensors import generator
 from couplet.training import initial_state, loop, run
+from couplet.training.loop import INFINITY, replace_nonfinite_
 
 CPU = torch.device("cpu")
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
@@ -57,7 +58,7 @@ def flat(content, prefix=""):
 
 def contents(state):
     parts = {name: getattr(state, name).state_dict() for name in ("model", "ema", "optimizer")}
-    return flat(parts) | {"step": state.step, "zeroed": state.zeroed}
+    return flat(parts) | {"step": state.step, "replaced": state.replaced}
 
 
 def assert_same(one, other):
@@ -292,7 +293,7 @@ def test_gradients_that_are_not_finite_become_zero_where_allowed(make_training, 
     for _ in run(training, state, loader(training)):
         moved.append((weight.detach().clone(), [p.detach().clone() for p in others]))
         assert all(torch.isfinite(p).all() for p in state.model.parameters())
-    assert state.zeroed == 1
+    assert state.replaced == 1
     # Adam without memory moves by the gradient's sign: not at all where it was put to zero.
     assert torch.equal(moved[0][0], moved[1][0])
     assert not torch.equal(moved[1][0], moved[2][0])
@@ -300,14 +301,14 @@ def test_gradients_that_are_not_finite_become_zero_where_allowed(make_training, 
     state.save(tmp_path / "state.pt", "key")
     again = start(training)
     again.restore(tmp_path / "state.pt", "key")
-    assert again.zeroed == 1
+    assert again.replaced == 1
 
 
 def test_finite_training_zeroes_nothing(make_training, start, loader):
     training = make_training(steps=2, nonfinite_gradients="zero")
     state = start(training)
     list(run(training, state, loader(training)))
-    assert state.zeroed == 0
+    assert state.replaced == 0
 
 
 def gradients_seen(state):
@@ -432,3 +433,11 @@ def test_coupling_from_outside_trains_like_a_built_in_one(plugin, make_training,
     again = start(training)
     again.restore(tmp_path / "state.pt", training.key)
     assert_same(state, again)
+
+
+@pytest.mark.parametrize(("kind", "infinity"), [("zero", 0.0), ("large", 1e5)])
+def test_infinite_gradients_become_what_the_name_says(kind, infinity):
+    parameter = torch.nn.Parameter(torch.zeros(4))
+    parameter.grad = torch.tensor([float("inf"), float("-inf"), float("nan"), 2.0])
+    replace_nonfinite_([parameter], INFINITY[kind])
+    assert parameter.grad.tolist() == [infinity, -infinity, 0.0, 2.0]
