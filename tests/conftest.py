@@ -2,6 +2,7 @@
 
 import copy
 import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,18 @@ def random_split():
 
 @pytest.fixture
 def full_disk():
-    """Files may grow to 10 kB: a write beyond that fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    """A context in which files may grow to 10 kB: a write beyond that fails, as on a full disk.
+
+    Not for the whole test: the limit holds for pytest's own output too, which may be a longer file.
+    """
+
+    @contextmanager
+    def limited():
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

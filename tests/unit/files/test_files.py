@@ -98,7 +98,7 @@ def test_unwritable_folder_is_refused(tmp_path, monkeypatch):
 def test_full_disk_is_refused_and_keeps_the_old_file(tmp_path, full_disk):
     path = tmp_path / "file.json"
     write_json(path, "old")
-    with refused(path):
+    with full_disk(), refused(path):
         write_json(path, list(range(10_000)))
     assert read_json(path) == "old"
     assert names(tmp_path) == ["file.json"]

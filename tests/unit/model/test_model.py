@@ -238,7 +238,7 @@ def test_missing_weight_is_named(make_training, tmp_path):
 def test_full_disk_is_refused_and_leaves_nothing(make_training, tmp_path, full_disk):
     training = make_training()
     path = tmp_path / "model.safetensors"
-    with pytest.raises(UserError, match="cannot be written") as caught:
+    with full_disk(), pytest.raises(UserError, match="cannot be written") as caught:
         save(path, build(training, SHAPE), Saved(training, SHAPE, 1))
     assert str(path) in str(caught.value)
     assert list(tmp_path.iterdir()) == []

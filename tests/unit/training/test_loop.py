@@ -379,8 +379,9 @@ def test_state_that_is_no_torch_file_is_refused(make_training, start, tmp_path):
 
 def test_state_on_a_full_disk_is_refused_and_leaves_nothing(make_training, start, tmp_path, full_disk):
     path = tmp_path / "state.pt"
-    with pytest.raises(UserError, match="cannot be written") as caught:
-        start(make_training()).save(path, "key")
+    state = start(make_training())
+    with full_disk(), pytest.raises(UserError, match="cannot be written") as caught:
+        state.save(path, "key")
     assert str(path) in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
