@@ -59,8 +59,8 @@ MUTATIONS = (
     Mutation(
         "teacher's own dropout mask",
         "training/step.py",
-        "    with default_stream(device, draws.dropout_seed):\n        # An",
-        "    with default_stream(device, draws.dropout_seed + 2):\n        # An",
+        "default_stream(device, draws.dropout_seed), _in_mode",
+        "default_stream(device, draws.dropout_seed + 2), _in_mode",
     ),
     Mutation("r = 0 not replaced", "training/step.py", "clean = level == 0", "clean = level < 0"),
     Mutation(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from couplet.config import Params
+from couplet.data import read_array
 from couplet.progress import counting, training_progress
 from couplet.reporting.figures import sample_grids
 from couplet.stages.evaluate import evaluate
@@ -17,6 +17,7 @@ from couplet.stages.prepare import prepare
 from couplet.stages.reference import reference
 from couplet.stages.sample import sample, samples_name
 from couplet.stages.select import images_to_select, select
+from couplet.stages.table import SHOWN
 from couplet.stages.train import train
 
 
@@ -42,7 +43,7 @@ def run_cell(params: Params, out: Path, device: torch.device, say: Callable[[str
         sample(settings, measurement, trained, selection, samples, device, advance)
     evaluate(settings, measurement, trained, selection, samples, extractor, statistics, measured, device)
     panels = {
-        f"NFE {nfe}": {cell.coupling: np.load(samples / samples_name(nfe), mmap_mode="r")[:36]}
+        f"NFE {nfe}": {cell.coupling: read_array(samples / samples_name(nfe))[:SHOWN]}
         for nfe in measurement.sample.nfe
     }
     sample_grids(out / "samples.png", panels)

@@ -83,13 +83,7 @@ class Params(Closed):
     @property
     def experiment(self) -> Cell:
         """The one cell that the top level names."""
-        return Cell(
-            dataset=self.dataset,
-            recipe=self.recipe,
-            kernel=self.kernel,
-            coupling=self.coupling,
-            seed=self.seed,
-        )
+        return Cell.model_validate({name: getattr(self, name) for name in Cell.model_fields})
 
     @model_validator(mode="after")
     def _every_cell_resolves(self) -> Self:

@@ -1,6 +1,6 @@
 """Sources of images, the prepared archive, and the loader that starts at any step."""
 
-from couplet.data.archive import SPLITS, Archive, Card, Split, write
+from couplet.data.archive import SPLITS, Archive, Card, Split, read_array, write
 from couplet.data.loader import Loader, to_float
 from couplet.data.sources import Source, read, reads
 
@@ -12,6 +12,7 @@ __all__ = [
     "Source",
     "Split",
     "read",
+    "read_array",
     "reads",
     "to_float",
     "write",

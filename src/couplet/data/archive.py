@@ -73,7 +73,7 @@ class Archive:
 
     def split(self, name: str) -> Split:
         """Images and labels of a split, mapped from disk, not read."""
-        images, labels = (self._array(f"{name}-{part}.npy") for part in ("images", "labels"))
+        images, labels = (read_array(self.folder / f"{name}-{part}.npy") for part in ("images", "labels"))
         expected = (self.card.counts[name], *self.card.shape)
         if images.shape != expected or images.dtype != np.uint8 or len(labels) != len(images):
             raise UserError(
@@ -82,13 +82,18 @@ class Archive:
             )
         return Split(images, labels)
 
-    def _array(self, name: str) -> NDArray[Any]:
-        path = self.folder / name
-        try:
-            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as an array ({error})") from None
-        return array
+
+def read_array(path: Path) -> NDArray[Any]:
+    """The array in a .npy file, mapped from disk, not read.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as an array ({error})") from None
+    return array
 
 
 def write(

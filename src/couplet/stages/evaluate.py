@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from couplet.config import Measurement, Training
-from couplet.errors import UserError
+from couplet.data import read_array
 from couplet.files import read_json, sha256, write_json
 from couplet.metrics import frechet_distance, kernel_distance, moments
 from couplet.metrics.extractor import ClassifierExtractor
 from couplet.metrics.reference import load_reference
 from couplet.stages.features import EXTRACTOR
 from couplet.stages.sample import samples_name
-from couplet.stages.select import check_trained
+from couplet.stages.train import check_trained
 from couplet.tensors import seed_of
 
 
@@ -43,11 +42,7 @@ def evaluate(
     metrics, digests = {}, {}
     for nfe in measurement.sample.nfe:
         path = samples / samples_name(nfe)
-        try:
-            images = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as an array ({error})") from None
-        found = extractor(images)
+        found = extractor(read_array(path))
         metrics[f"fd_nfe{nfe}"] = frechet_distance(moments(found), target.moments)
         metrics[f"kid_nfe{nfe}"] = kernel_distance(
             found,

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from couplet import model
 from couplet.config import Measurement, Training
 from couplet.files import read_json, replacing
+from couplet.model import ConsistencyModel, ImageShape
 from couplet.sampling import generate
-from couplet.stages.select import check_trained
+from couplet.stages.train import check_trained
 
 
 def samples_name(nfe: int) -> str:
     """File name of the samples made with ``nfe`` evaluations."""
     return f"nfe{nfe}.npy"
+
+
+def batches(
+    settings: Training,
+    measurement: Measurement,
+    network: ConsistencyModel,
+    shape: ImageShape,
+    *,
+    purpose: Literal["select", "sample"],
+    count: int,
+    nfe: Sequence[int],
+) -> Iterator[Mapping[int, NDArray[np.uint8]]]:
+    """Samples of a trained ``network`` as the settings have them, see :func:`generate`."""
+    return generate(
+        network,
+        shape,
+        seed=settings.cell.seed,
+        purpose=purpose,
+        count=count,
+        batch=measurement.sample.batch,
+        levels=(settings.recipe.sigma_max, *measurement.mid_sigmas),
+        nfe=nfe,
+        boundary=measurement.boundary,
+        conditional=settings.recipe.conditional,
+        quantise=measurement.sample.quantise,
+    )
 
 
 def sample(
@@ -53,23 +82,12 @@ def sample(
                 shape=(count, resolution, resolution, saved.shape.channels),
             )
         start = 0
-        for batch in generate(
-            network,
-            saved.shape,
-            seed=settings.cell.seed,
-            purpose="sample",
-            count=count,
-            batch=measurement.sample.batch,
-            levels=(settings.recipe.sigma_max, *measurement.mid_sigmas),
-            nfe=wanted,
-            boundary=measurement.boundary,
-            conditional=settings.recipe.conditional,
-            quantise=measurement.sample.quantise,
+        for batch in batches(
+            settings, measurement, network, saved.shape, purpose="sample", count=count, nfe=wanted
         ):
             for nfe, images in batch.items():
                 arrays[nfe][start : start + len(images)] = images
-            made = len(next(iter(batch.values())))
-            start += made
-            advance(made)
+            start += len(images)
+            advance(len(images))
         for array in arrays.values():
             array.flush()

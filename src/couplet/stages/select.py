@@ -10,25 +10,14 @@ import torch
 from couplet import model, selection
 from couplet.config import Measurement, Training
 from couplet.config.layout import checkpoint_name
-from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics import MomentsAccumulator, frechet_distance
 from couplet.metrics.extractor import ClassifierExtractor
 from couplet.metrics.reference import load_reference
-from couplet.sampling import generate
 from couplet.selection import Score
 from couplet.stages.features import EXTRACTOR
-from couplet.stages.train import trained_with
-
-
-def check_trained(settings: Training, train: Path) -> None:
-    """Raises UserError unless the folder ``train`` was trained with ``settings``."""
-    found = trained_with(train)
-    if found.key != settings.key:
-        raise UserError(
-            f"{train / 'config.json'}: trained as {found.cell} with key {found.key}, "
-            f"wanted {settings.cell} with key {settings.key}; run `couplet train` again"
-        )
+from couplet.stages.sample import batches
+from couplet.stages.train import check_trained
 
 
 def images_to_select(settings: Training, measurement: Measurement) -> int:
@@ -57,24 +46,19 @@ def select(
     check_trained(settings, train)
     extractor = ClassifierExtractor(features / EXTRACTOR, device)
     target = load_reference(reference / "test.safetensors", extractor)
-    levels = (settings.recipe.sigma_max, *measurement.mid_sigmas)
     wanted = sorted({measurement.select.nfe, *measurement.sample.nfe})
     scores = []
     for step in settings.snapshot_steps:
         network, saved = model.load(train / "checkpoints" / checkpoint_name(step), device)
         sums = {nfe: MomentsAccumulator() for nfe in wanted}
-        for batch in generate(
+        for batch in batches(
+            settings,
+            measurement,
             network,
             saved.shape,
-            seed=settings.cell.seed,
             purpose="select",
             count=measurement.select.samples,
-            batch=measurement.sample.batch,
-            levels=levels,
             nfe=wanted,
-            boundary=measurement.boundary,
-            conditional=settings.recipe.conditional,
-            quantise=measurement.sample.quantise,
         ):
             for nfe, images in batch.items():
                 sums[nfe].add(extractor(images))

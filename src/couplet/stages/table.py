@@ -10,7 +10,7 @@ import numpy as np
 from couplet import reporting
 from couplet.config import Cell, Params
 from couplet.config.layout import Layout
-from couplet.data import Archive
+from couplet.data import Archive, read_array
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
 from couplet.reporting import Result
@@ -68,7 +68,7 @@ def _samples(layout: Layout, cells: Sequence[Cell], path: Path) -> None:
     panels: dict[str, dict[str, np.ndarray]] = {}
     for nfe in sorted(layout.params.sample.nfe):
         panels[f"NFE {nfe}"] = {
-            coupling: np.load(layout.evaluation(cell) / "samples" / samples_name(nfe), mmap_mode="r")[:SHOWN]
+            coupling: read_array(layout.evaluation(cell) / "samples" / samples_name(nfe))[:SHOWN]
             for coupling, cell in first.items()
         }
     real = Archive(layout.data(cells[0].dataset)).train.images[:SHOWN]

@@ -160,3 +160,13 @@ def trained_with(folder: Path) -> Training:
         return Training.model_validate({k: v for k, v in content.items() if k != "key"})
     except (AttributeError, ValueError):
         raise UserError(f"{folder / 'config.json'}: not written by `couplet train`") from None
+
+
+def check_trained(settings: Training, train: Path) -> None:
+    """Raises UserError unless the folder ``train`` was trained with ``settings``."""
+    found = trained_with(train)
+    if found.key != settings.key:
+        raise UserError(
+            f"{train / 'config.json'}: trained as {found.cell} with key {found.key}, "
+            f"wanted {settings.cell} with key {settings.key}; run `couplet train` again"
+        )

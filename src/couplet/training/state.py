@@ -63,19 +63,16 @@ class State:
         """
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            found = content["key"]
-            missing = {"model", "ema", "optimizer", "step", "seconds", "replaced"} - set(content)
+            found, model, ema, optimizer = (content[k] for k in ("key", "model", "ema", "optimizer"))
+            step, seconds, replaced = (content[k] for k in ("step", "seconds", "replaced"))
         except (OSError, EOFError, KeyError, RuntimeError, TypeError, UnpicklingError):
-            found, missing = key, {"everything"}
-        if missing:
-            raise UserError(f"{path}: damaged training state; delete it to start again")
+            raise UserError(f"{path}: damaged training state; delete it to start again") from None
         if found != key:
             raise UserError(
                 f"{path}: state of configuration {found}, this is {key}; "
                 "delete it to start again, or choose another folder"
             )
-        self.model.load_state_dict(content["model"])
-        self.ema.load_state_dict(content["ema"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.step, self.seconds = content["step"], content["seconds"]
-        self.replaced = content["replaced"]
+        self.model.load_state_dict(model)
+        self.ema.load_state_dict(ema)
+        self.optimizer.load_state_dict(optimizer)
+        self.step, self.seconds, self.replaced = step, seconds, replaced

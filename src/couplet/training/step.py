@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from couplet import losses, schedules
 from couplet.config.recipes import Boundary, Recipe
@@ -118,17 +120,28 @@ def consistency_loss(
     with default_stream(device, draws.dropout_seed):
         x_t = kernel.noise(pair.data, pair.noise, t)
         student = model(x_t, t, pair.labels, boundary=objective.boundary.training)
-    teacher, target_mode = (ema, ema.training) if objective.ema_teacher else (model, model.training)
-    with default_stream(device, draws.dropout_seed):
-        # An averaged teacher has the student's dropout too; it otherwise stays in evaluation mode.
-        teacher.train(model.training)
+    teacher = ema if objective.ema_teacher else model
+    # An averaged teacher has the student's dropout too; otherwise it stays in evaluation mode.
+    with default_stream(device, draws.dropout_seed), _in_mode(teacher, model.training):
         target = _denoise(teacher, objective, pair.data, pair.noise, r, pair.labels)
-        teacher.train(target_mode)
     distance = objective.distance(student, target)
     weight = objective.weighting(t, r)
     scale = objective.weighting.penalty_scale(*objective.schedule.last_pair(step))
     loss = (weight * distance + scale * pair.penalty).mean()
     return Terms(loss, distance, weight, pair.penalty, scale)
+
+
+@contextmanager
+def _in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Training or evaluation mode inside the block; walks the module only where that is a change."""
+    if module.training == training:
+        yield
+        return
+    module.train(training)
+    try:
+        yield
+    finally:
+        module.train(not training)
 
 
 @torch.no_grad()
