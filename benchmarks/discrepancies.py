@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from couplet import model
 from couplet.config import recipes
-from couplet.config.data import Classifier, Digits
+from couplet.config.datasets import Digits
+from couplet.config.extractors import Classifier
 from couplet.couplings import cheapest
 from couplet.data import to_float
 from couplet.data.sources import read

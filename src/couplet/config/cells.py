@@ -12,15 +12,10 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from couplet.config.base import Closed, Floats, Invalid, OneOf
 from couplet.config.couplings import CouplingConfig
-from couplet.config.data import (
-    DatasetConfig,
-    EvaluateConfig,
-    ExtractorConfig,
-    SampleConfig,
-    SelectConfig,
-    TrainConfig,
-)
+from couplet.config.datasets import DatasetConfig
+from couplet.config.extractors import ExtractorConfig
 from couplet.config.recipes import Kernel, Recipe
+from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig, TrainConfig
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 

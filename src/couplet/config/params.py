@@ -13,16 +13,11 @@ from pydantic import Field, PlainValidator, model_validator
 from couplet.config.base import Closed, Invalid, OneOf, Variant, choices, located, validated
 from couplet.config.cells import Cell, Grid, Measurement, Training
 from couplet.config.couplings import CouplingConfig
-from couplet.config.data import (
-    DatasetConfig,
-    EvaluateConfig,
-    ExtractorConfig,
-    SampleConfig,
-    SelectConfig,
-    TrainConfig,
-)
+from couplet.config.datasets import DatasetConfig
+from couplet.config.extractors import ExtractorConfig
 from couplet.config.plugins import load_plugins
 from couplet.config.recipes import Kernel, Recipe
+from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig, TrainConfig
 from couplet.errors import UserError
 
 

@@ -18,9 +18,9 @@ _MODEL = (
 )
 
 STAGE_SOURCES = {
-    "prepare": ("config/data.py", "data/archive.py", "data/sources.py", "stages/prepare.py"),
+    "prepare": ("config/datasets.py", "data/archive.py", "data/sources.py", "stages/prepare.py"),
     "features": (
-        "config/data.py",
+        "config/extractors.py",
         "data/loader.py",
         "metrics/extractor.py",
         "stages/features.py",

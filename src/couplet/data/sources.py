@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from couplet.config.data import DatasetConfig, Digits
+from couplet.config.datasets import DatasetConfig, Digits
 from couplet.data.archive import Split
 from couplet.errors import UserError
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from couplet.config.data import Classifier as ClassifierConfig
+from couplet.config.extractors import Classifier as ClassifierConfig
 from couplet.data import Loader, Split, to_float
 from couplet.errors import UserError
 from couplet.files import replacing, sha256

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from couplet.config import Params
-from couplet.config.data import Classifier
+from couplet.config.extractors import Classifier
 from couplet.data import Archive
 from couplet.files import sha256, write_json
 from couplet.metrics.extractor import save_classifier, train_classifier

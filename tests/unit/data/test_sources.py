@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from couplet.config.data import DatasetConfig, Digits
+from couplet.config.datasets import DatasetConfig, Digits
 from couplet.data import read
 
 

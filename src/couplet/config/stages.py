@@ -1,4 +1,4 @@
-"""Data sets and the extractors whose features measure them."""
+"""What the stages do with a trained model, and what `train` writes: one class per section."""
 
 from __future__ import annotations
 
@@ -6,45 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from couplet.config.base import Closed, Ints, Variant
-
-
-class DatasetConfig(Variant):
-    """Where images come from and how they are split."""
-
-    noun = "dataset"
-
-
-class Digits(DatasetConfig):
-    """scikit-learn's digits: 1,797 grey 8×8 images of ten classes, shipped inside scikit-learn."""
-
-    kind: Literal["digits"] = "digits"
-    test_images: int = Field(300, ge=10, le=1000)
-    """Images held out of training, drawn evenly from the classes; `select` scores against them."""
-
-
-class ExtractorConfig(Variant):
-    """What turns images into the features that distances are computed in."""
-
-    noun = "feature extractor"
-
-
-class Classifier(ExtractorConfig):
-    """A small convolutional classifier trained on the training split; features are its last hidden layer."""
-
-    kind: Literal["classifier"] = "classifier"
-    channels: Ints = Field((32, 64), min_length=1)
-    """Channels of each convolution stage; every stage after the first halves the resolution."""
-    features: int = Field(64, ge=2)
-    """Length of the feature vector."""
-    steps: int = Field(600, ge=1)
-    """Optimisation steps."""
-    batch: int = Field(128, ge=1)
-    """Images per step."""
-    learning_rate: float = Field(2e-3, gt=0)
-    """Peak learning rate of Adam under a one-cycle schedule."""
-    seed: int = Field(0, ge=0)
-    """Seed of initial weights and batches; independent of every training seed."""
+from couplet.config.base import Closed, Ints
 
 
 class SelectConfig(Closed):
