@@ -1,6 +1,5 @@
 """What tests share: one thread, the repository's parameters, a training of a few milliseconds a step."""
 
-import copy
 import resource
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +25,10 @@ def seeded():
 
 @pytest.fixture
 def params_content():
-    """The content of the repository's params.yaml, to be edited at will."""
-    return copy.deepcopy(yaml.safe_load(PARAMS.read_text()))
+    """The content of the repository's params.yaml without its scales, to be edited at will."""
+    content = yaml.safe_load(PARAMS.read_text())
+    del content["scale"], content["scales"]
+    return content
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from couplet.config import Params
 from couplet.data import read_array
 from couplet.progress import counting, training_progress
 from couplet.reporting.figures import sample_grids
-from couplet.stages.evaluate import evaluate
+from couplet.stages.evaluate import evaluate, images_to_evaluate
 from couplet.stages.features import features
 from couplet.stages.prepare import prepare
-from couplet.stages.reference import reference
+from couplet.stages.reference import images_of, reference
 from couplet.stages.sample import sample, samples_name
 from couplet.stages.select import images_to_select, select
 from couplet.stages.table import SHOWN
@@ -32,16 +32,29 @@ def run_cell(params: Params, out: Path, device: torch.device, say: Callable[[str
     data, extractor, statistics = out / "data", out / "features", out / "reference"
     trained, measured = out / "train", out / "eval"
     selection, samples = measured / "selection.json", measured / "samples"
-    prepare(params, cell.dataset, data)
-    features(params, cell.dataset, data, extractor)
-    reference(data, extractor, statistics, device)
+    prepare(cell.dataset, settings.dataset, data, raw=Path(params.raw), workers=1, counting=counting)
+    features(measurement.features, data, extractor, device)
+    with counting(f"{data}: reference", images_of(data)) as advance:
+        reference(data, extractor, statistics, device, advance)
     with training_progress(str(cell), settings.recipe.steps) as report:
         train(settings, data, trained, device, report, say)
     with counting(f"{cell}: select", images_to_select(settings, measurement)) as advance:
         select(settings, measurement, trained, extractor, statistics, selection, device, advance)
     with counting(f"{cell}: sample", measurement.sample.samples) as advance:
         sample(settings, measurement, trained, selection, samples, device, advance)
-    evaluate(settings, measurement, trained, selection, samples, extractor, statistics, measured, device)
+    with counting(f"{cell}: evaluate", images_to_evaluate(measurement)) as advance:
+        evaluate(
+            settings,
+            measurement,
+            trained,
+            selection,
+            samples,
+            extractor,
+            statistics,
+            measured,
+            device,
+            advance,
+        )
     panels = {
         f"NFE {nfe}": {cell.coupling: read_array(samples / samples_name(nfe))[:SHOWN]}
         for nfe in measurement.sample.nfe

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from couplet.config import Cell, Measurement, Params, Training
+    from couplet.config.datasets import DatasetConfig
 
 app = typer.Typer(
     name="couplet",
@@ -27,10 +30,12 @@ app = typer.Typer(
 )
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
+Scale = Annotated[str | None, typer.Option(help="A name from `scales`: another size of the same rows.")]
 Dataset = Annotated[str | None, typer.Option(help="A name from `datasets`.")]
 Recipe = Annotated[str | None, typer.Option(help="A name from `recipes`.")]
 Kernel = Annotated[str | None, typer.Option(help="ve or li.")]
 Coupling = Annotated[str | None, typer.Option(help="A name from `couplings`.")]
+Extractor = Annotated[str | None, typer.Option(help="A name from `features`.")]
 Seed = Annotated[int | None, typer.Option(help="Training seed.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -69,10 +74,10 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _params(path: Path) -> Params:
+def _params(path: Path, scale: str | None = None) -> Params:
     from couplet.config import read_params
 
-    return read_params(path)
+    return read_params(path, scale)
 
 
 def _cell(params: Params, **names: Any) -> Cell:
@@ -84,26 +89,41 @@ def _cell(params: Params, **names: Any) -> Cell:
     return validated(Cell, {**params.experiment.model_dump(), **given}, "command line")
 
 
-def _settings(path: Path, **names: Any) -> tuple[Training, Measurement]:
+def _settings(
+    path: Path, scale: str | None, *, extractor: str | None = None, **names: Any
+) -> tuple[Training, Measurement]:
     """What the cell of ``names`` is trained and measured with."""
     from couplet.config import Invalid
 
-    params = _params(path)
+    params = _params(path, scale)
     cell = _cell(params, **names)
     try:
-        return params.training(cell), params.measurement(cell)
+        return params.training(cell), params.measurement(cell, extractor)
     except Invalid as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _dataset(params: Params, path: Path, name: str | None) -> str:
-    """The data set of that name, or the experiment's."""
-    from couplet.config import Invalid
+def _dataset(path: Path, name: str | None) -> tuple[str, DatasetConfig, Path]:
+    """Name, settings and folder of originals: as the parameter file has them, or of a kind as it comes."""
+    from couplet.config.base import choices
+    from couplet.config.datasets import DatasetConfig, Images
+    from couplet.config.plugins import load_plugins
 
-    try:
-        return params.dataset_named(name or params.dataset)
-    except Invalid as error:
-        raise UserError(f"{path}: {error}") from None
+    load_plugins()
+    kinds = {kind: config for kind, config in DatasetConfig.family.items() if config is not Images}
+    if path.exists() or name not in kinds:
+        params = _params(path)
+        name = name or params.dataset
+        if name in params.datasets:
+            return name, params.datasets[name], Path(params.raw)
+        kinds = {**params.datasets, **kinds}
+    if name not in DatasetConfig.family or name not in kinds:
+        raise UserError(
+            f"dataset = {name}: {choices(name, kinds)}; "
+            "for a folder, zip, tar or IDX file of images: --from PATH --resolution N"
+        )
+    chosen: Any = kinds[name]
+    return name, chosen(), Path("raw")
 
 
 @app.callback(invoke_without_command=True)
@@ -122,29 +142,70 @@ def _root(
 @app.command()
 def check(
     params: ParamsFile = DEFAULT_PARAMS,
+    scale: Scale = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the experiment's resolved settings.")] = None,
 ) -> None:
     """Check the parameter file and say what it describes."""
-    checked = _params(params)
+    checked = _params(params, scale)
     if out is not None:
         from couplet.stages.check import write_settings
 
         write_settings(checked, out)
-    cells = len(list(checked.table1.cells()))
-    typer.echo(f"{params}: experiment {checked.experiment}; table1 has {cells} cells")
+    at = f" at scale {checked.scale}" if checked.scale else ""
+    typer.echo(f"{params}{at}: experiment {checked.experiment}; table1 has {len(checked.cells())} cells")
 
 
 @app.command()
-def prepare(out: Out, params: ParamsFile = DEFAULT_PARAMS, dataset: Dataset = None) -> None:
-    """Write a data set as an archive of arrays with a card."""
-    checked = _params(params)
-    name = _dataset(checked, params, dataset)
+def prepare(
+    dataset: Annotated[
+        str | None,
+        typer.Argument(
+            help="A name from `datasets`, a kind of data set, or with --from a name of your own.",
+            show_default="the experiment's",
+        ),
+    ] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+    out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="data/NAME")] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", help="A folder, zip, tar, IDX file or LMDB of images to make it from."),
+    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="With --from: pixels per side.", min=1)] = None,
+    test_images: Annotated[
+        int | None, typer.Option(help="With --from: images held out where there is no test split.", min=0)
+    ] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="With --from: leave out images that cannot be read.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Threads that decode images.", min=1)] = 1,
+) -> None:
+    """Write a data set as an archive of arrays with a card and a picture of what is in it."""
+    if from_ is None:
+        for flag, given in (
+            ("--resolution", resolution is not None),
+            ("--test-images", test_images is not None),
+            ("--skip-corrupt", skip_corrupt),
+        ):
+            if given:
+                raise UserError(f"{flag}: belongs to --from; a named data set is set up in {params}")
+        name, config, raw = _dataset(params, dataset)
+    elif dataset is None:
+        raise UserError("--from: needs a name for the data set, as in `couplet prepare NAME --from PATH`")
+    else:
+        from couplet.config.datasets import from_path
+
+        name, raw = dataset, Path("raw")
+        config = from_path(
+            name, str(from_), resolution=resolution, test_images=test_images, skip_corrupt=skip_corrupt
+        )
     _start(1)
+    from couplet.progress import counting
     from couplet.stages.prepare import prepare as stage
 
-    card = stage(checked, name, out)
+    folder = out or Path("data") / name
+    card = stage(name, config, folder, raw=raw, workers=workers, counting=counting)
     counts = ", ".join(f"{count} {split}" for split, count in card.counts.items())
-    typer.echo(f"{out}: {name}, {'×'.join(map(str, card.shape))}, {counts} images")
+    typer.echo(f"{folder}: {name}, {'×'.join(map(str, card.shape))}, {counts} images; see preview.png")
 
 
 @app.command()
@@ -152,17 +213,25 @@ def features(
     data: Data,
     out: Out,
     params: ParamsFile = DEFAULT_PARAMS,
-    dataset: Dataset = None,
+    extractor: Extractor = None,
     threads: Threads = None,
+    device: Device = "auto",
 ) -> None:
-    """Train the classifier whose features measure a data set."""
+    """Make an extractor ready for a data set: train the classifier, or find weights and check them."""
+    from couplet.config import Invalid
+
     checked = _params(params)
-    name = _dataset(checked, params, dataset)
-    _start(threads)
+    try:
+        config = checked.extractor_named(extractor or checked.extractor)
+    except Invalid as error:
+        raise UserError(f"{params}: {error}") from None
+    chosen = _start(threads, device)
     from couplet.stages.features import features as stage
 
-    card = stage(checked, name, data, out)
-    typer.echo(f"{out}: {card['test_accuracy']:.1%} of test images right, {card['sha256'][:8]}")
+    card = stage(config, data, out, chosen)
+    accuracy = card.get("test_accuracy")
+    right = "" if accuracy is None else f", {accuracy:.1%} of test images right"
+    typer.echo(f"{out}: {card['kind']} {card['sha256'][:8]}{right}")
 
 
 @app.command()
@@ -171,9 +240,12 @@ def reference(
 ) -> None:
     """Write features and moments of the real images, a file per split."""
     chosen = _start(threads, device)
+    from couplet.progress import counting
+    from couplet.stages.reference import images_of
     from couplet.stages.reference import reference as stage
 
-    stage(data, features, out, chosen)
+    with counting(f"{data}: reference", images_of(data)) as advance:
+        stage(data, features, out, chosen, advance)
     typer.echo(f"{out}: reference statistics")
 
 
@@ -182,6 +254,7 @@ def train(
     data: Data,
     out: Out,
     params: ParamsFile = DEFAULT_PARAMS,
+    scale: Scale = None,
     dataset: Dataset = None,
     recipe: Recipe = None,
     kernel: Kernel = None,
@@ -192,7 +265,7 @@ def train(
 ) -> None:
     """Train one cell; started again after an interruption, go on from its last state."""
     settings, _ = _settings(
-        params, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed
+        params, scale, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed
     )
     chosen = _start(threads, device)
     from couplet.progress import training_progress
@@ -210,17 +283,26 @@ def select(
     reference: Reference,
     out: Out,
     params: ParamsFile = DEFAULT_PARAMS,
+    scale: Scale = None,
     dataset: Dataset = None,
     recipe: Recipe = None,
     kernel: Kernel = None,
     coupling: Coupling = None,
+    extractor: Extractor = None,
     seed: Seed = None,
     threads: Threads = None,
     device: Device = "auto",
 ) -> None:
-    """Score every snapshot on the test split and name the best."""
+    """Score every snapshot and name the best."""
     settings, measurement = _settings(
-        params, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed
+        params,
+        scale,
+        dataset=dataset,
+        recipe=recipe,
+        kernel=kernel,
+        coupling=coupling,
+        extractor=extractor,
+        seed=seed,
     )
     chosen = _start(threads, device)
     from couplet.progress import counting
@@ -239,17 +321,26 @@ def sample(
     selection: Annotated[Path, typer.Option(help="File of `couplet select`.")],
     out: Out,
     params: ParamsFile = DEFAULT_PARAMS,
+    scale: Scale = None,
     dataset: Dataset = None,
     recipe: Recipe = None,
     kernel: Kernel = None,
     coupling: Coupling = None,
+    extractor: Extractor = None,
     seed: Seed = None,
     threads: Threads = None,
     device: Device = "auto",
 ) -> None:
     """Generate images from the selected snapshot."""
     settings, measurement = _settings(
-        params, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed
+        params,
+        scale,
+        dataset=dataset,
+        recipe=recipe,
+        kernel=kernel,
+        coupling=coupling,
+        extractor=extractor,
+        seed=seed,
     )
     chosen = _start(threads, device)
     from couplet.progress import counting
@@ -270,22 +361,36 @@ def evaluate(
     reference: Reference,
     out: Out,
     params: ParamsFile = DEFAULT_PARAMS,
+    scale: Scale = None,
     dataset: Dataset = None,
     recipe: Recipe = None,
     kernel: Kernel = None,
     coupling: Coupling = None,
+    extractor: Extractor = None,
     seed: Seed = None,
     threads: Threads = None,
     device: Device = "auto",
 ) -> None:
-    """Compare samples with the training split: Fréchet distance and KID."""
+    """Compare samples with the training split: Fréchet distance, KID and what the extractor adds."""
     settings, measurement = _settings(
-        params, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed
+        params,
+        scale,
+        dataset=dataset,
+        recipe=recipe,
+        kernel=kernel,
+        coupling=coupling,
+        extractor=extractor,
+        seed=seed,
     )
     chosen = _start(threads, device)
+    from couplet.progress import counting
     from couplet.stages.evaluate import evaluate as stage
+    from couplet.stages.evaluate import images_to_evaluate
 
-    metrics = stage(settings, measurement, train, selection, samples, features, reference, out, chosen)
+    with counting(f"{settings.cell}: evaluate", images_to_evaluate(measurement)) as advance:
+        metrics = stage(
+            settings, measurement, train, selection, samples, features, reference, out, chosen, advance
+        )
     typer.echo(f"{out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
@@ -293,12 +398,14 @@ def evaluate(
 def table(
     out: Out,
     params: ParamsFile = DEFAULT_PARAMS,
+    scale: Scale = None,
     root: Annotated[Path, typer.Option(help="Folder of the grid's results.")] = Path("results"),
+    part: Annotated[str, typer.Option(help="Only cells whose names begin so: cifar10-gc-ict.")] = "",
 ) -> None:
     """Write the grid's table (CSV and Markdown) and its figures."""
     from couplet.stages.table import table as stage
 
-    rows = stage(_params(params), root, out)
+    rows = stage(_params(params, scale), root, out, part)
     typer.echo(f"{out}: {len(rows)} rows")
 
 
@@ -306,10 +413,12 @@ def table(
 def run(
     out: Annotated[Path, typer.Option(help="Folder for everything this run makes.")],
     params: ParamsFile = DEFAULT_PARAMS,
+    scale: Scale = None,
     dataset: Dataset = None,
     recipe: Recipe = None,
     kernel: Kernel = None,
     coupling: Coupling = None,
+    extractor: Extractor = None,
     seed: Seed = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per training step.")] = None,
@@ -327,9 +436,10 @@ def run(
         "recipe": recipe,
         "kernel": kernel,
         "coupling": coupling,
+        "extractor": extractor,
         "seed": seed,
     }
-    checked = changed_params(params, names, {"steps": steps, "batch": batch}, set_ or [], out)
+    checked = changed_params(params, scale, names, {"steps": steps, "batch": batch}, set_ or [], out)
     chosen = _start(threads, device)
     from couplet.adhoc import run_cell
 
@@ -349,6 +459,57 @@ def show(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> No
     for name, value in contents(folder):
         grid.add_row(name, value)
     Console().print(grid)
+
+
+@app.command()
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(help="A row, `gc/cifar10-gc-ict-ve-ot`: all its settings, with sources.")
+    ] = None,
+    params: Annotated[
+        list[Path] | None,
+        typer.Option("--params", help="Parameter files.", show_default="params.yaml, workflow/papers/*.yaml"),
+    ] = None,
+    scale: Scale = None,
+    tflops: Annotated[
+        float, typer.Option(help="Throughput that GPU-hours assume, TFLOP/s; an H200 has 990 dense in bf16.")
+    ] = 200.0,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+) -> None:
+    """List the rows of the papers' tables, or print one with the source of every setting."""
+    files = params or [DEFAULT_PARAMS, *sorted(Path("workflow/papers").glob("*.yaml"))]
+    _start(1)
+    from couplet.stages import recipes as stage
+
+    if name is not None:
+        row = stage.find(files, name, scale)
+        _print_table(("setting", "value", "source"), stage.settings(row), markdown)
+        return
+    listed = list(stage.rows(files, scale))
+    _print_table(stage.SUMMARY, (stage.summary(row, tflops) for row in listed), markdown)
+    counts = ", ".join(f"{count} {table}" for table, count in Counter(row.table for row in listed).items())
+    typer.echo(
+        f"\n{len(listed)} rows ({counts}). GPU-hours are modelled: operations counted, "
+        f"{tflops:g} TFLOP/s assumed."
+    )
+
+
+def _print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool) -> None:
+    """A table for a terminal, whole in a pipe, or Markdown."""
+    if markdown:
+        for cells in (heads, ["---"] * len(heads), *rows):
+            typer.echo(f"| {' | '.join(cells)} |")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*heads, box=None, header_style="bold", pad_edge=False)
+    for cells in rows:
+        table.add_row(*cells)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=10_000)
+    console.print(table)
 
 
 @app.command("import-edm")

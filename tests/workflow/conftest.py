@@ -17,7 +17,7 @@ def tiny(params):
     params["table1"].update(couplings=["independent", "vae"], seeds=[0])
     params["recipes"]["ict"].update(steps=4, batch=8)
     params["recipes"]["ict"]["network"]["model_channels"] = 8
-    params["features"]["digits"].update(steps=4)
+    params["features"]["classifier"].update(steps=4)
     params["train"].update(snapshots=2, log_every=1, save_every=2)
     params["select"].update(samples=80)
     params["sample"].update(samples=80)

@@ -32,7 +32,7 @@ def test_every_stage_is_in_the_graph(experiment):
 
 def test_metrics_lie_at_a_fixed_path(experiment):
     metrics = json.loads((experiment.root / "experiment/eval/metrics.json").read_text())
-    assert set(metrics) == {"fd_nfe1", "fd_nfe2", "kid_nfe1", "kid_nfe2"}
+    assert set(metrics) == {f"{m}_classifier_nfe{n}" for m in ("fd", "kid") for n in (1, 2)}
 
 
 def test_experiment_with_another_coupling_runs_from_training_to_evaluation(experiment):
@@ -48,7 +48,7 @@ def test_experiment_with_another_coupling_runs_from_training_to_evaluation(exper
     rows = list(csv.DictReader(io.StringIO(experiment.run("dvc", "exp", "show", "--csv").stdout)))
     couplings = {row["coupling"]: row for row in rows}
     assert set(couplings) == {"independent", "vae"}
-    assert couplings["vae"]["fd_nfe1"] != couplings["independent"]["fd_nfe1"]
+    assert couplings["vae"]["fd_classifier_nfe1"] != couplings["independent"]["fd_classifier_nfe1"]
     plots = json.loads(experiment.run("dvc", "plots", "diff", "HEAD", "--json").stdout)
     assert any("training loss" in name for name in plots["data"])
 

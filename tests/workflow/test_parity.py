@@ -36,20 +36,22 @@ def test_every_stage_is_a_dvc_stage_a_rule_and_a_subcommand(clone):
 def test_commands_differ_only_in_the_output_root(clone):
     params = read_params(clone.root / "params.yaml")
     cell, layout = params.experiment, Layout(params, Path("results"))
-    done = clone.run("snakemake", "--dry-run", "--printshellcmds", "--forceall", "results/table1.csv")
+    done = clone.run(
+        "snakemake", "--dry-run", "--printshellcmds", "--forceall", "--cores", "2", "results/table1.csv"
+    )
     roots = {
-        layout.evaluation(cell): "experiment/eval",
+        layout.evaluation(cell, params.extractor): "experiment/eval",
         layout.train(cell): "experiment/train",
         layout.data(cell.dataset): "experiment/data",
-        layout.features(cell.dataset): "experiment/features",
-        layout.reference(cell.dataset): "experiment/reference",
+        layout.features(cell.dataset, params.extractor): "experiment/features",
+        layout.reference(cell.dataset, params.extractor): "experiment/reference",
     }
     snakemake = set()
     for line in re.findall(r"(couplet .*) > \S+ 2>&1$", done.stdout + done.stderr, re.M):
         for folder, fixed in roots.items():
             line = line.replace(str(folder), fixed)
         snakemake.add(line)
-    values = {**params.experiment.model_dump(), "threads": params.threads}
+    values = {**params.model_dump(include={*type(params.experiment).model_fields, "extractor", "threads"})}
     for name in STAGES:
         stage = dvc_stages()[name]
         command = re.sub(r"\$\{(\w+)\}", lambda found: str(values[found[1]]), stage["cmd"])

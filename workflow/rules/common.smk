@@ -1,74 +1,154 @@
-# Reads and checks the parameters once; everything else here is names and paths.
+# Reads and checks parameters once; everything else here is names and paths.
 import sys
+from functools import cache
+from itertools import product
 from pathlib import Path
 
-from couplet.config import read_params
-from couplet.config.layout import Layout
+from couplet.config import Invalid, Layout, read_params
+from couplet.config.params import read_yaml
 from couplet.config.sources import source_files
 from couplet.errors import UserError
+from snakemake.exceptions import WorkflowError
+
+# A table per parameter file: results/table1.csv from params.yaml (`--config params=other.yaml` takes
+# another file), results/gc.csv from workflow/papers/gc.yaml. `--config scale=small` is for all of them.
+SCALE = config.get("scale")
+FILES = {"table1": Path(config.get("params", "params.yaml"))}
+FILES |= {path.stem: path for path in sorted(Path("workflow/papers").glob("*.yaml"))}
 
 
 wildcard_constraints:
+    table=rf"({'|'.join(FILES)})(/[\w.+-]+)?",
     data="[^/]+",
     extractor="[^/]+",
     run="[^/]+",
-    eval="eval-[0-9a-f]+",
+    eval="eval-[^/]+",
 
 
-# `snakemake --config params=other.yaml` takes another file.
-PARAMS_FILE = Path(config.get("params", "params.yaml"))
-try:
-    PARAMS = read_params(PARAMS_FILE)
-except UserError as error:
-    print(f"couplet: {error}", file=sys.stderr)
-    sys.exit(2)
-
-LAYOUT = Layout(PARAMS, Path("results"))
-CELLS = {LAYOUT.run(cell).name: cell for cell in PARAMS.table1.cells()}
-DATASETS = {LAYOUT.data(name).name: name for name in PARAMS.table1.datasets}
-EXTRACTORS = {LAYOUT.features(name).name: name for name in PARAMS.table1.datasets}
-SAMPLES = [f"samples/nfe{nfe}.npy" for nfe in PARAMS.sample.nfe]
+@cache
+def layout(table):
+    """Paths of a table's files, and the parameters that they follow from."""
+    try:
+        return Layout(read_params(FILES[table], SCALE), Path("results"))
+    except UserError as error:
+        print(f"couplet: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
-def card_of_run(wildcards):
-    return LAYOUT.data(CELLS[wildcards.run].dataset) / "card.json"
+def tables():
+    """The tables that know the scale, one by one: a file is read only when a job is looked for in it."""
+    for table, file in FILES.items():
+        if SCALE is None or SCALE in (read_yaml(file).get("scales") or {}):
+            yield table
 
 
-def card_of_extractor(wildcards):
-    return LAYOUT.data(EXTRACTORS[wildcards.extractor]) / "card.json"
+@cache
+def archives(table):
+    """Data sets by their folder."""
+    where = layout(table)
+    return {where.data(name).name: name for name in where.params.datasets}
 
 
-def extractor_of_run(wildcards):
-    return LAYOUT.features(CELLS[wildcards.run].dataset) / "extractor.safetensors"
+@cache
+def extractors(table):
+    """Data set and extractor by the extractor's folder."""
+    where = layout(table)
+    pairs = product(where.params.datasets, where.params.features)
+    return {where.features(*pair).name: pair for pair in pairs}
 
 
-def reference_of_run(split):
-    return lambda wildcards: (
-        LAYOUT.reference(CELLS[wildcards.run].dataset) / f"{split}.safetensors"
-    )
+@cache
+def runs(table):
+    """Cells by their folder."""
+    where = layout(table)
+    return {where.run(cell).name: cell for cell in where.params.cells()}
+
+
+@cache
+def evals(table):
+    """Cell and extractor by the measurement's folder within the run's."""
+    where = layout(table)
+    folders = {pair: where.evaluation(*pair) for pair in where.params.measured()}
+    return {f"{at.parent.name}/{at.name}": pair for pair, at in folders.items()}
+
+
+def found(folders, name):
+    """The first table that has the folder ``name``, and what it has there."""
+    return next((t, folders(t)[name]) for t in tables() if name in folders(t))
+
+
+def threads_of_extractor(wildcards):
+    table, _ = found(extractors, wildcards.extractor)
+    return layout(table).params.threads
+
+
+def threads_of_run(wildcards):
+    table, _ = found(runs, wildcards.run)
+    return layout(table).params.threads
+
+
+def flags(table):
+    """Parameter file and scale as command-line options."""
+    return f"--params {FILES[table]}" + (f" --scale {SCALE}" if SCALE else "")
+
+
+def name_and_file_of_archive(wildcards):
+    table, name = found(archives, wildcards.data)
+    return f"{name} --params {FILES[table]}"
+
+
+def flags_of_extractor(wildcards):
+    table, (_, extractor) = found(extractors, wildcards.extractor)
+    return f"--params {FILES[table]} --extractor {extractor}"
 
 
 def flags_of_run(wildcards):
-    return CELLS[wildcards.run].flags
+    table, cell = found(runs, wildcards.run)
+    return f"{flags(table)} {cell.flags}"
 
 
-def results_of_grid(_):
-    """Every file that the table is made from."""
-    for cell in CELLS.values():
-        folder = LAYOUT.evaluation(cell)
-        yield LAYOUT.train(cell) / "record.json"
+def flags_of_eval(wildcards):
+    table, (cell, extractor) = found(evals, f"{wildcards.run}/{wildcards.eval}")
+    return f"{flags(table)} {cell.flags} --extractor {extractor}"
+
+
+def flags_of_table(wildcards):
+    table, _, part = wildcards.table.partition("/")
+    return flags(table) + (f" --part {part}" if part else "")
+
+
+def archive_of_run(wildcards):
+    table, cell = found(runs, wildcards.run)
+    return layout(table).data(cell.dataset) / "card.json"
+
+
+def archive_of_extractor(wildcards):
+    table, (dataset, _) = found(extractors, wildcards.extractor)
+    return layout(table).data(dataset) / "card.json"
+
+
+def extractor_of_eval(wildcards):
+    table, (cell, extractor) = found(evals, f"{wildcards.run}/{wildcards.eval}")
+    return layout(table).features(cell.dataset, extractor) / "card.json"
+
+
+def reference_of_eval(wildcards):
+    table, (cell, extractor) = found(evals, f"{wildcards.run}/{wildcards.eval}")
+    return layout(table).reference(cell.dataset, extractor)
+
+
+def results_of_table(wildcards):
+    """Every file that a table is made from."""
+    table, _, part = wildcards.table.partition("/")
+    where = layout(table)
+    try:
+        measured = where.params.measured(part)
+    except Invalid as error:
+        raise WorkflowError(f"results/{wildcards.table}.csv: {error}")
+    for cell, extractor in measured:
+        folder = where.evaluation(cell, extractor)
+        yield where.data(cell.dataset) / "card.json"
+        yield where.train(cell) / "record.json"
         yield from (
-            folder / name for name in ("selection.json", "evaluation.json", *SAMPLES)
+            folder / name for name in ("selection.json", "evaluation.json", "samples")
         )
-    for dataset in DATASETS.values():
-        yield LAYOUT.data(dataset) / "card.json"
-
-
-def table_figures():
-    """Two figures per data set × recipe × kernel."""
-    groups = {(cell.dataset, cell.recipe, cell.kernel): None for cell in CELLS.values()}
-    return [
-        f"results/figures/table1-{'-'.join(group)}-{figure}.png"
-        for group in groups
-        for figure in ("samples", "distance")
-    ]

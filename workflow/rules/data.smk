@@ -2,11 +2,10 @@ rule prepare:
     input:
         code=source_files("prepare"),
     output:
+        # The card holds the digest of every array; a data set may have no test arrays.
         card="results/data/{data}/card.json",
-        arrays=expand(
-            "results/data/{{data}}/{split}-{part}.npy",
-            split=["train", "test"],
-            part=["images", "labels"],
+        train=expand(
+            "results/data/{{data}}/train-{part}.npy", part=["images", "labels"]
         ),
     log:
         "logs/prepare/{data}.log",
@@ -14,66 +13,62 @@ rule prepare:
         "logs/prepare/{data}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=2000,
     params:
-        file=PARAMS_FILE,
-        dataset=lambda wildcards: DATASETS[wildcards.data],
+        dataset=name_and_file_of_archive,
         out=subpath(output.card, parent=True),
     shell:
-        "couplet prepare --params {params.file} --dataset {params.dataset}"
-        " --out {params.out} > {log} 2>&1"
+        "couplet prepare {params.dataset} --out {params.out}"
+        " --workers {threads} > {log} 2>&1"
 
 
 rule features:
     input:
-        card=card_of_extractor,
+        card=archive_of_extractor,
         code=source_files("features"),
     output:
-        card="results/features/{extractor}/card.json",
-        extractor="results/features/{extractor}/extractor.safetensors",
+        # The card names the weights by their digest; only a trained classifier lies beside it.
+        "results/features/{extractor}/card.json",
     log:
         "logs/features/{extractor}.log",
     benchmark:
         "logs/features/{extractor}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: PARAMS.threads
+    threads: threads_of_extractor
     resources:
-        mem_mb=2000,
+        mem_mb=4000,
     params:
-        file=PARAMS_FILE,
-        dataset=lambda wildcards: EXTRACTORS[wildcards.extractor],
+        extractor=flags_of_extractor,
         data=subpath(input.card, parent=True),
-        out=subpath(output.card, parent=True),
+        out=subpath(output[0], parent=True),
     shell:
-        "couplet features --params {params.file} --dataset {params.dataset}"
-        " --data {params.data} --out {params.out} --threads {threads} > {log} 2>&1"
+        "couplet features {params.extractor} --data {params.data}"
+        " --out {params.out} --threads {threads} > {log} 2>&1"
 
 
 rule reference:
     input:
-        card=card_of_extractor,
-        extractor="results/features/{extractor}/extractor.safetensors",
+        card=archive_of_extractor,
+        extractor="results/features/{extractor}/card.json",
         code=source_files("reference"),
     output:
-        train="results/reference/{extractor}/train.safetensors",
-        test="results/reference/{extractor}/test.safetensors",
+        directory("results/reference/{extractor}"),
     log:
         "logs/reference/{extractor}.log",
     benchmark:
         "logs/reference/{extractor}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: PARAMS.threads
+    threads: threads_of_extractor
     resources:
-        mem_mb=2000,
+        mem_mb=8000,
         gpu=1,
     params:
         data=subpath(input.card, parent=True),
         features=subpath(input.extractor, parent=True),
-        out=subpath(output.train, parent=True),
     shell:
         "couplet reference --data {params.data} --features {params.features}"
-        " --out {params.out} --threads {threads} > {log} 2>&1"
+        " --out {output} --threads {threads} > {log} 2>&1"

@@ -1,8 +1,8 @@
 rule select:
     input:
         record="results/runs/{run}/train/record.json",
-        extractor=extractor_of_run,
-        reference=reference_of_run("test"),
+        extractor=extractor_of_eval,
+        reference=reference_of_eval,
         code=source_files("select"),
     output:
         "results/runs/{run}/{eval}/selection.json",
@@ -12,19 +12,17 @@ rule select:
         "logs/select/{run}/{eval}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: PARAMS.threads
+    threads: threads_of_run
     resources:
-        mem_mb=4000,
+        mem_mb=8000,
         gpu=1,
     params:
-        file=PARAMS_FILE,
-        cell=flags_of_run,
+        cell=flags_of_eval,
         train=subpath(input.record, parent=True),
         features=subpath(input.extractor, parent=True),
-        reference=subpath(input.reference, parent=True),
     shell:
-        "couplet select --params {params.file} {params.cell} --train {params.train}"
-        " --features {params.features} --reference {params.reference}"
+        "couplet select {params.cell} --train {params.train}"
+        " --features {params.features} --reference {input.reference}"
         " --out {output} --threads {threads} > {log} 2>&1"
 
 
@@ -34,34 +32,32 @@ rule sample:
         selection="results/runs/{run}/{eval}/selection.json",
         code=source_files("sample"),
     output:
-        expand("results/runs/{{run}}/{{eval}}/{name}", name=SAMPLES),
+        directory("results/runs/{run}/{eval}/samples"),
     log:
         "logs/sample/{run}/{eval}.log",
     benchmark:
         "logs/sample/{run}/{eval}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: PARAMS.threads
+    threads: threads_of_run
     resources:
         mem_mb=4000,
         gpu=1,
     params:
-        file=PARAMS_FILE,
-        cell=flags_of_run,
+        cell=flags_of_eval,
         train=subpath(input.record, parent=True),
-        out=subpath(output[0], parent=True),
     shell:
-        "couplet sample --params {params.file} {params.cell} --train {params.train}"
-        " --selection {input.selection} --out {params.out} --threads {threads} > {log} 2>&1"
+        "couplet sample {params.cell} --train {params.train}"
+        " --selection {input.selection} --out {output} --threads {threads} > {log} 2>&1"
 
 
 rule evaluate:
     input:
         record="results/runs/{run}/train/record.json",
         selection="results/runs/{run}/{eval}/selection.json",
-        samples=expand("results/runs/{{run}}/{{eval}}/{name}", name=SAMPLES),
-        extractor=extractor_of_run,
-        reference=reference_of_run("train"),
+        samples="results/runs/{run}/{eval}/samples",
+        extractor=extractor_of_eval,
+        reference=reference_of_eval,
         code=source_files("evaluate"),
     output:
         metrics="results/runs/{run}/{eval}/metrics.json",
@@ -72,19 +68,16 @@ rule evaluate:
         "logs/evaluate/{run}/{eval}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: PARAMS.threads
+    threads: threads_of_run
     resources:
-        mem_mb=4000,
+        mem_mb=8000,
         gpu=1,
     params:
-        file=PARAMS_FILE,
-        cell=flags_of_run,
+        cell=flags_of_eval,
         train=subpath(input.record, parent=True),
         features=subpath(input.extractor, parent=True),
-        reference=subpath(input.reference, parent=True),
-        samples=lambda wildcards, input: Path(input.samples[0]).parent,
         out=subpath(output.metrics, parent=True),
     shell:
-        "couplet evaluate --params {params.file} {params.cell} --train {params.train}"
-        " --selection {input.selection} --samples {params.samples} --features {params.features}"
-        " --reference {params.reference} --out {params.out} --threads {threads} > {log} 2>&1"
+        "couplet evaluate {params.cell} --train {params.train}"
+        " --selection {input.selection} --samples {input.samples} --features {params.features}"
+        " --reference {input.reference} --out {params.out} --threads {threads} > {log} 2>&1"

@@ -1,22 +1,21 @@
 rule table:
     input:
-        results_of_grid,
+        results_of_table,
         code=source_files("table"),
     output:
-        csv="results/table1.csv",
-        markdown="results/table1.md",
-        figures=table_figures(),
+        csv="results/{table}.csv",
+        markdown="results/{table}.md",
+        figures=directory("results/{table}.figures"),
     log:
-        "logs/table/table1.log",
+        "logs/table/{table}.log",
     benchmark:
-        "logs/table/table1.tsv"
+        "logs/table/{table}.tsv"
     conda:
         "../envs/couplet.yaml"
     threads: 1
     resources:
         mem_mb=2000,
     params:
-        file=PARAMS_FILE,
+        table=flags_of_table,
     shell:
-        "couplet table --params {params.file} --root results --out {output.csv}"
-        " > {log} 2>&1"
+        "couplet table {params.table} --root results --out {output.csv}" " > {log} 2>&1"

@@ -1,6 +1,6 @@
 rule train:
     input:
-        card=card_of_run,
+        card=archive_of_run,
         code=source_files("train"),
     output:
         record="results/runs/{run}/train/record.json",
@@ -13,15 +13,14 @@ rule train:
         "logs/train/{run}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: PARAMS.threads
+    threads: threads_of_run
     resources:
-        mem_mb=4000,
+        mem_mb=8000,
         gpu=1,
     params:
-        file=PARAMS_FILE,
         cell=flags_of_run,
         data=subpath(input.card, parent=True),
         out=subpath(output.record, parent=True),
     shell:
-        "couplet train --params {params.file} {params.cell} --data {params.data}"
+        "couplet train {params.cell} --data {params.data}"
         " --out {params.out} --threads {threads} > {log} 2>&1"

@@ -2,6 +2,7 @@
 
 from couplet.config.base import Closed, Floats, Ints, Invalid, OneOf, Variant
 from couplet.config.cells import Cell, Grid, Measurement, Training
+from couplet.config.layout import Layout
 from couplet.config.params import Params, read_params
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Grid",
     "Ints",
     "Invalid",
+    "Layout",
     "Measurement",
     "OneOf",
     "Params",

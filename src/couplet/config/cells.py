@@ -35,8 +35,13 @@ class Cell(Closed):
         """The names as command-line options."""
         return " ".join(f"--{name} {value}" for name, value in self)
 
+    @property
+    def name(self) -> str:
+        """The names without the seed: ``cifar10-ict-ve-vae``."""
+        return f"{self.dataset}-{self.recipe}-{self.kernel}-{self.coupling}"
+
     def __str__(self) -> str:
-        return f"{self.dataset}-{self.recipe}-{self.kernel}-{self.coupling}-s{self.seed}"
+        return f"{self.name}-s{self.seed}"
 
 
 class Grid(Closed):
@@ -47,11 +52,13 @@ class Grid(Closed):
     kernels: Annotated[tuple[Kernel, ...], Field(strict=False, min_length=1)] = ("ve",)
     couplings: Names
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)]
+    extractors: Names | None = None
+    """What each cell is measured with, one row each; null is the experiment's extractor."""
 
     @model_validator(mode="after")
     def _no_name_twice(self) -> Self:
         for key, values in self:
-            if len(set(values)) < len(values):
+            if values is not None and len(set(values)) < len(values):
                 raise Invalid((key,), values, "every entry must stand there once")
         return self
 
@@ -79,7 +86,7 @@ class Training(Closed):
         """
         settings = self.model_dump(mode="json")
         recipe, train = settings["recipe"], settings["train"]
-        for name in ("published_as", "mid_sigmas"):
+        for name in ("published_as", "sources", "mid_sigmas"):
             del recipe[name]
         del recipe["boundary"]["sampling"], train["log_every"], train["save_every"]
         return settings
@@ -97,7 +104,7 @@ class Training(Closed):
 
 
 class Measurement(Closed):
-    """Everything that decides the numbers measured on given weights."""
+    """Everything that decides the numbers measured on given weights with one extractor."""
 
     mid_sigmas: Floats
     boundary: bool

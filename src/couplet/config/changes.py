@@ -9,13 +9,14 @@ from typing import Any
 import yaml
 
 from couplet.config.base import validated
-from couplet.config.params import Params, load_yaml, read_params
+from couplet.config.params import Params, read_params, read_yaml
 from couplet.errors import UserError
 from couplet.files import replacing
 
 
 def changed_params(
     path: Path,
+    scale: str | None,
     names: Mapping[str, Any],
     recipe: Mapping[str, int | None],
     changes: Sequence[str],
@@ -25,7 +26,8 @@ def changed_params(
 
     Args:
         path: the parameter file to start from.
-        names: dataset, recipe, kernel, coupling, seed; None keeps the file's.
+        scale: a name from its `scales`; None keeps the file's.
+        names: dataset, recipe, kernel, coupling, extractor, seed; None keeps the file's.
         recipe: settings that win over the recipe's and its overrides; None keeps them.
         changes: ``KEY=VALUE`` with a dotted key and a YAML value.
         out: the run's folder.
@@ -33,17 +35,23 @@ def changed_params(
     Raises:
         UserError: a change does not fit, or ``out`` holds a run with other parameters.
     """
-    experiment = read_params(path).experiment.model_dump()
-    content = load_yaml(path.read_text())
-    content.update({**experiment, **{key: value for key, value in names.items() if value is not None}})
+    params = read_params(path, scale)
+    content = read_yaml(path)
+    own = {**params.experiment.model_dump(), "extractor": params.extractor, "scale": params.scale}
+    content.update({**own, **{key: value for key, value in names.items() if value is not None}})
     for change in changes:
         _apply(content, change)
     cell = {key: content[key] for key in ("dataset", "recipe", "kernel", "coupling")}
     wanted = {key: value for key, value in recipe.items() if value is not None}
     if wanted and cell["recipe"] in content["recipes"]:
-        draft = content["recipes"][cell["recipe"]]
+        # A scale is laid over the recipe, so that what wins over it must stand there.
+        chosen = content["scale"]
+        draft = content["scales"][chosen] if chosen else content["recipes"]
+        place = "recipe" if chosen else cell["recipe"]
         when = {"dataset": cell["dataset"]}
-        draft["overrides"] = [*(draft.get("overrides") or ()), {"when": when, **wanted}]
+        settings = {**(draft.get(place) or {})}
+        settings["overrides"] = [*(settings.get("overrides") or ()), {"when": when, **wanted}]
+        draft[place] = settings
     content["table1"] = {f"{key}s": [value] for key, value in cell.items()}
     content["table1"]["seeds"] = [content["seed"]]
     checked = validated(Params, content, "command line")

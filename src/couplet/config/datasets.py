@@ -1,23 +1,219 @@
-"""Data sets: where images come from and how they are split."""
+"""Data sets: where images come from, how they are cut to size and how they are split.
+
+A configuration holds what decides the pixels and nothing else: it is part of a run's key. Where the
+originals of a named kind lie is no part of it: they are looked for in a folder ``raw`` of the machine.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from couplet.config.base import Variant
+from couplet.config.base import Invalid, Variant, validated
+from couplet.errors import UserError
+
+Crop = Literal[
+    "center-crop",
+    "center-crop-dhariwal",
+    "resize-center-crop-lanczos",
+    "resize-center-crop-bicubic",
+    "resize-center-crop-bilinear",
+]
+"""How an image becomes a square of the wanted size.
+
+``center-crop``: the central square, resized by Lanczos (EDM's dataset_tool).
+``center-crop-dhariwal``: halved by boxes, resized by bicubic, then cropped (ADM; EDM2's dataset_tool).
+``resize-center-crop-…``: shorter side to the size by the named filter, then cropped (torchvision's
+Resize and CenterCrop). On an image that has the size already all of them do nothing.
+"""
 
 
 class DatasetConfig(Variant):
     """Where images come from and how they are split."""
 
     noun = "dataset"
+    native: ClassVar[tuple[int, int] | None] = None
+    """Resolution and channels of the kind, where it has its own."""
+    num_classes: ClassVar[int] = 0
+    """Labels of the kind; 0 where it has none, or only the files tell."""
+
+    @property
+    def has_test(self) -> bool | None:
+        """Whether there will be a test split; None where only the files tell."""
+        return True
+
+
+class HeldOut(DatasetConfig):
+    """A data set that has no test split of its own."""
+
+    test_images: int = Field(0, ge=0)
+    """Images held out of training, drawn evenly from the classes. 0, as in the papers: none, so that
+    all images are trained on and selection has to score on the training split."""
+
+    @property
+    def has_test(self) -> bool | None:
+        return self.test_images > 0
 
 
 class Digits(DatasetConfig):
     """scikit-learn's digits: 1,797 grey 8×8 images of ten classes, shipped inside scikit-learn."""
 
+    native = (8, 1)
+    num_classes = 10
     kind: Literal["digits"] = "digits"
     test_images: int = Field(300, ge=10, le=1000)
     """Images held out of training, drawn evenly from the classes; `select` scores against them."""
+
+
+class Mnist(DatasetConfig):
+    """MNIST: 60,000 training and 10,000 test images, grey, 28×28, ten classes."""
+
+    native = (28, 1)
+    num_classes = 10
+    kind: Literal["mnist"] = "mnist"
+
+
+class FashionMnist(DatasetConfig):
+    """Fashion-MNIST: 60,000 training and 10,000 test images, grey, 28×28, ten classes."""
+
+    native = (28, 1)
+    num_classes = 10
+    kind: Literal["fashion_mnist"] = "fashion_mnist"
+
+
+class Cifar10(DatasetConfig):
+    """CIFAR-10: 50,000 training and 10,000 test images, 32×32, ten classes."""
+
+    native = (32, 3)
+    num_classes = 10
+    kind: Literal["cifar10"] = "cifar10"
+
+
+class CelebA64(DatasetConfig):
+    """CelebA, aligned, at 64×64, without labels: 162,770 training and 19,962 test images; the official
+    validation split is left out, as in GC."""
+
+    native = (64, 3)
+    kind: Literal["celeba64"] = "celeba64"
+    crop: Crop = "resize-center-crop-lanczos"
+    """GC's code."""
+
+
+class Church64(HeldOut):
+    """LSUN church outdoor at 64×64: 126,227 images without labels. The official validation split of
+    300 images is too small to score on; it is left out."""
+
+    native = (64, 3)
+    kind: Literal["church64"] = "church64"
+    crop: Crop = "resize-center-crop-lanczos"
+    """GC's code for CelebA; none is published for this data set."""
+
+
+class ImageNet32(DatasetConfig):
+    """ILSVRC-2012 at 32×32, 1,000 classes: 1,281,167 training images; the 50,000 validation images are
+    the test split."""
+
+    native = (32, 3)
+    num_classes = 1000
+    kind: Literal["imagenet32"] = "imagenet32"
+    crop: Crop = "resize-center-crop-bilinear"
+    """GC's code. The public downsampled ImageNet of the same size was made with boxes: other pixels."""
+
+
+class ImageNet64(HeldOut):
+    """ILSVRC-2012 at 64×64, 1,000 classes: 1,281,167 training images."""
+
+    native = (64, 3)
+    num_classes = 1000
+    kind: Literal["imagenet64"] = "imagenet64"
+    originals: Literal["zip", "ilsvrc"] = "zip"
+    """`zip`: the archive of EDM's or EDM2's dataset_tool, training images only, as the papers use it.
+    `ilsvrc`: the original images; the 50,000 validation images are the test split."""
+    crop: Crop = "center-crop-dhariwal"
+    """EDM2, and so ECT and VCT, which start from its weights; EDM itself: center-crop. A zip is cropped
+    already: there this names the file (img64.zip or imagenet-64x64.zip), and only these two are allowed."""
+
+    @property
+    def has_test(self) -> bool | None:
+        return self.originals == "ilsvrc" or super().has_test
+
+    @model_validator(mode="after")
+    def _fits_originals(self) -> Self:
+        if self.originals == "ilsvrc" and self.test_images:
+            raise Invalid(("test_images",), self.test_images, "must be 0: ilsvrc has a test split of its own")
+        if self.originals == "zip" and self.crop not in ("center-crop", "center-crop-dhariwal"):
+            allowed = "originals: zip was made with center-crop or center-crop-dhariwal"
+            raise Invalid(("crop",), self.crop, allowed)
+        return self
+
+
+class Ffhq64(HeldOut):
+    """Flickr-Faces-HQ at 64×64: 70,000 images without labels, from the zip of EDM's dataset_tool, which
+    resized the square originals by Lanczos."""
+
+    native = (64, 3)
+    kind: Literal["ffhq64"] = "ffhq64"
+
+
+class Images(HeldOut):
+    """Images of your own: a folder, zip, tar, IDX file or LMDB folder, told apart by content.
+
+    Labels are the names of the first-level folders, those of an EDM zip's dataset.json, or those of the
+    labels file beside an IDX file; folders `train` and `test`, `val` or `valid` at the top are splits.
+    Transparency is dropped, orientation tags are not applied, more than 8 bits a channel are refused.
+    """
+
+    kind: Literal["images"] = "images"
+    path: str = Field(min_length=1)
+    """Where the images are; relative to the working directory."""
+    resolution: int = Field(ge=1)
+    """Height and width that images are brought to, in pixels."""
+    crop: Crop = "center-crop-dhariwal"
+    channels: Literal[1, 3] | None = None
+    """3: colour; 1: grey (ITU-R 601-2 luma). null: as the images are, which must then be alike."""
+    test_path: str | None = Field(None, min_length=1)
+    """Where the test images are, if not at `path`."""
+    skip_corrupt: bool = False
+    """Leave out images that cannot be decoded, and name them in the card; otherwise they are refused."""
+
+    @property
+    def has_test(self) -> bool | None:
+        return True if self.test_path or self.test_images else None
+
+    @model_validator(mode="after")
+    def _one_test_split(self) -> Self:
+        if self.test_path is not None and self.test_images:
+            raise Invalid(("test_images",), self.test_images, "must be 0 where test_path is given")
+        return self
+
+
+def from_path(
+    name: str,
+    path: str | Path,
+    *,
+    resolution: int | None = None,
+    channels: Literal[1, 3] | None = None,
+    skip_corrupt: bool = False,
+    test_images: int | None = None,
+) -> Images:
+    """The images at ``path`` as data set ``name``, for `couplet prepare NAME --from PATH`.
+
+    Where ``name`` is a kind of its own, what is not given is that kind's: the result stands in for it.
+
+    Raises:
+        UserError: ``resolution`` is missing and ``name`` is no kind that has one, or a value is not allowed.
+    """
+    kind = DatasetConfig.family.get(name)
+    settings: dict[str, Any] = {"path": str(path), "skip_corrupt": skip_corrupt}
+    if kind is not None and issubclass(kind, DatasetConfig) and kind.native is not None:
+        settings["resolution"], settings["channels"] = kind.native
+        if "crop" in kind.model_fields:
+            settings["crop"] = kind.model_fields["crop"].default
+    given = {"resolution": resolution, "channels": channels, "test_images": test_images}
+    settings |= {key: value for key, value in given.items() if value is not None}
+    if "resolution" not in settings:
+        own = sorted(name for name, kind in DatasetConfig.family.items() if getattr(kind, "native", None))
+        raise UserError(f"data set {name}: needs a resolution; only {', '.join(own)} have their own")
+    return validated(Images, settings, f"data set {name}")

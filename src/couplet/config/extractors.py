@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,14 @@ class ExtractorConfig(Variant):
     """What turns images into the features that distances are computed in."""
 
     noun = "feature extractor"
+
+    def metric(self, name: str) -> str:
+        """The column of the metric ``name``: `fd`, `kid`, `is`, `precision` or `recall`.
+
+        Numbers of different extractors never share a column: `fid` is clean-fid's with the published
+        Inception and nothing else, all others carry the extractor's name.
+        """
+        return f"{name}_{self.kind}"
 
 
 class Classifier(ExtractorConfig):
@@ -31,3 +39,70 @@ class Classifier(ExtractorConfig):
     """Peak learning rate of Adam under a one-cycle schedule."""
     seed: int = Field(0, ge=0)
     """Seed of initial weights and batches; independent of every training seed."""
+
+
+class Pretrained(ExtractorConfig):
+    """An extractor whose weights are a published file."""
+
+    weights: str | None = Field(None, min_length=1, exclude=True)
+    """The file; null looks in torch's cache. In no key, for ``sha256`` says what is in it."""
+    batch: int = Field(64, ge=1)
+    """Images per network call; changes speed and memory, and features by float rounding."""
+
+
+INCEPTION_TORCHSCRIPT = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+INCEPTION_PYTORCH = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+DINOV2 = "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428"
+"""Published files: inception-2015-12-05.pt of clean-fid and StyleGAN, pt_inception-2015-12-05-6726825d.pth of
+pytorch-fid, dinov2_vitl14_pretrain.pth."""
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Inception(Pretrained):
+    """The network of FID, KID and IS: TensorFlow's Inception of 2015-12-05, as clean-fid runs it.
+
+    The file of `clean` and `legacy_tensorflow` is TorchScript, that is a program. It runs only when its
+    digest is ``sha256``; give another digest only for a file that you trust.
+    """
+
+    kind: Literal["inception"] = "inception"
+    mode: Literal["clean", "legacy_pytorch", "legacy_tensorflow"] = "clean"
+    """How images get to 299 × 299. `clean`: antialiased bicubic, not rounded. `legacy_tensorflow`: bilinear
+    without antialiasing, as the codes of StyleGAN, EDM and ECT do. `legacy_pytorch`: the like in pytorch-fid,
+    with its own file of weights."""
+    sha256: Sha256 = Field(default_factory=lambda data: _inception(data.get("mode")))
+    """SHA-256 of the file, by default of the published one of the mode; a file with another is refused."""
+
+    def metric(self, name: str) -> str:
+        """`fid`, `kid`, `is` …; another mode or file adds its name."""
+        mode = "" if self.mode == "clean" else f"_{self.mode}"
+        return ("fid" if name == "fd" else name) + mode + _other(self.sha256, _inception(self.mode))
+
+
+def _inception(mode: str | None) -> str:
+    return INCEPTION_PYTORCH if mode == "legacy_pytorch" else INCEPTION_TORCHSCRIPT
+
+
+def _other(sha256: str, published: str) -> str:
+    """The first digits of weights that are not the published ones, else nothing."""
+    return "" if sha256 == published else f"_{sha256[:8]}"
+
+
+class DinoV2(Pretrained):
+    """FD-DINOv2 (Stein et al. 2023): the class token of DINOv2's ViT-L/14, 1024 numbers, at 224 × 224.
+
+    Images are resized as dgm-eval does by default and EDM2 as ``resize_mode='pil'``: PIL's bicubic on 8-bit
+    values. EDM2's own default resizes in torch, which it calls almost the same.
+    """
+
+    kind: Literal["dinov2"] = "dinov2"
+    architecture: str = Field("vit_large_patch14_dinov2", min_length=1)
+    """timm's name of the vision transformer."""
+    sha256: Sha256 = DINOV2
+    """SHA-256 of the file, by default of the authors' dinov2_vitl14_pretrain.pth; a file with another is
+    refused. timm's .safetensors holds the same weights but has a digest of its own."""
+
+    def metric(self, name: str) -> str:
+        """`fd_dinov2`, `kid_dinov2` …; other weights add their digest."""
+        return super().metric(name) + _other(self.sha256, DINOV2)

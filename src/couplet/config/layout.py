@@ -24,16 +24,17 @@ class Layout:
         """Folder of the prepared archive."""
         return self.root / "data" / f"{dataset}-{digest(self.params.datasets[dataset])}"
 
-    def features(self, dataset: str) -> Path:
-        """Folder of the feature extractor."""
-        return self.root / "features" / f"{dataset}-{self._measured(dataset)}"
+    def features(self, dataset: str, extractor: str) -> Path:
+        """Folder of a feature extractor as a data set is measured with it."""
+        return self.root / "features" / self._measured(dataset, extractor)
 
-    def reference(self, dataset: str) -> Path:
-        """Folder of the reference statistics."""
-        return self.root / "reference" / f"{dataset}-{self._measured(dataset)}"
+    def reference(self, dataset: str, extractor: str) -> Path:
+        """Folder of a data set's statistics in an extractor's features."""
+        return self.root / "reference" / self._measured(dataset, extractor)
 
-    def _measured(self, dataset: str) -> str:
-        return digest(self.params.datasets[dataset], self.params.features[dataset])
+    def _measured(self, dataset: str, extractor: str) -> str:
+        key = digest(self.params.datasets[dataset], self.params.features[extractor])
+        return f"{dataset}-{extractor}-{key}"
 
     def run(self, cell: Cell) -> Path:
         """Folder of a cell; its name is the run's id."""
@@ -43,9 +44,9 @@ class Layout:
         """Folder of a cell's checkpoints, curve and record."""
         return self.run(cell) / "train"
 
-    def evaluation(self, cell: Cell) -> Path:
-        """Folder of a cell's selection, samples and metrics."""
-        return self.run(cell) / f"eval-{self.params.measurement(cell).key}"
+    def evaluation(self, cell: Cell, extractor: str) -> Path:
+        """Folder of a cell's selection, samples and metrics in an extractor's features."""
+        return self.run(cell) / f"eval-{extractor}-{self.params.measurement(cell, extractor).key}"
 
 
 def checkpoint_name(step: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
 import yaml
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, PlainValidator, PrivateAttr, model_validator
 
 from couplet.config.base import Closed, Invalid, OneOf, Variant, choices, located, validated
 from couplet.config.cells import Cell, Grid, Measurement, Training
@@ -53,6 +53,32 @@ def with_kind(family: type[Variant], name: str, settings: Any) -> Any:
     return settings
 
 
+class Scale(Closed):
+    """Changes that bring the rows of a file to another size; what it does not name stays as written."""
+
+    recipe: dict[str, Any] = {}
+    """Laid over every recipe after its own overrides; may hold `overrides` of its own."""
+    table1: dict[str, Any] = {}
+    """Laid over every grid."""
+    train: dict[str, Any] = {}
+    select: dict[str, Any] = {}
+    sample: dict[str, Any] = {}
+    evaluate: dict[str, Any] = {}
+
+
+def _grids(value: Any) -> tuple[Grid, ...]:
+    """A grid, or a list of them, as written."""
+    if not isinstance(value, list):
+        return (Grid.model_validate(value),)
+    if not value:
+        raise Invalid((), value, "must hold one grid at least")
+    grids = []
+    for i, grid in enumerate(value):
+        with located(i):
+            grids.append(Grid.model_validate(grid))
+    return tuple(grids)
+
+
 class Params(Closed):
     """params.yaml. The top-level names are the experiment of `dvc repro`; `table1` is the grid."""
 
@@ -60,84 +86,173 @@ class Params(Closed):
     recipe: str
     kernel: Kernel = "ve"
     coupling: str
+    extractor: str
+    """Whose features the experiment is measured in: a name from `features`."""
     seed: int = Field(0, ge=0)
+    scale: str | None = None
+    """A name from `scales`; null leaves the file as it is written."""
     threads: int = Field(1, ge=1)
     """CPU threads of one job. More than the cores that are free makes every job many times slower."""
-    table1: Grid
+    raw: str = "raw"
+    """Folder of data sets as their authors publish them, one folder per kind; `prepare` downloads to it."""
+    table1: Annotated[tuple[Grid, ...], PlainValidator(_grids, json_schema_input_type=Grid | list[Grid])]
+    """A grid, or a list of grids: the table has the cells of all of them."""
     datasets: Annotated[dict[str, Any], _named(DatasetConfig)]
     features: Annotated[dict[str, Any], _named(ExtractorConfig)]
-    """The feature extractor of each data set."""
+    """Feature extractors by name."""
     recipes: dict[str, dict[str, Any]]
-    """Recipes by name; `overrides` lists {when: {dataset|kernel|coupling: name}, …settings}."""
+    """Recipes by name; `overrides` lists {when: {dataset|kernel|coupling|scale: name(s)}, …settings}."""
     couplings: Annotated[dict[str, Any], _named(CouplingConfig)]
+    scales: dict[str, Scale | None] = {}
+    """Sizes by name, for `--scale`; null changes nothing."""
     train: TrainConfig = TrainConfig()
     select: SelectConfig = SelectConfig()
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    _trainings: dict[Cell, Training] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _at_scale(cls, values: Any) -> Any:
+        """Lays the chosen scale over the grid and the stages; recipes get theirs when resolved."""
+        name = values.get("scale") if isinstance(values, Mapping) else None
+        if name is None:
+            return values
+        scales = values.get("scales") or {}
+        if not isinstance(scales, Mapping) or name not in scales:
+            raise Invalid(("scale",), name, choices(name, scales) if scales else "this file has no scales")
+        with located("scales", name):
+            scale = Scale.model_validate(scales[name] or {})
+        scaled = dict(values)
+        for section in ("train", "select", "sample", "evaluate"):
+            if changes := getattr(scale, section):
+                scaled[section] = merge(scaled.get(section) or {}, changes)
+        grids = scaled.get("table1")
+        if scale.table1 and grids:
+            each = [merge(grid, scale.table1) for grid in (grids if isinstance(grids, list) else [grids])]
+            scaled["table1"] = each if isinstance(grids, list) else each[0]
+        return scaled
 
     @property
     def experiment(self) -> Cell:
         """The one cell that the top level names."""
         return Cell.model_validate({name: getattr(self, name) for name in Cell.model_fields})
 
+    def cells(self, part: str = "") -> list[Cell]:
+        """The cells of the table, each once.
+
+        ``part`` keeps the row of that name, ``cifar10-ict-ve-vae``, or else all whose names begin so:
+        ``cifar10``, ``cifar10-ict``.
+
+        Raises:
+            Invalid: no cell's name begins with ``part``.
+        """
+        cells = dict.fromkeys(cell for grid in self.table1 for cell in grid.cells())
+        begin = [cell for cell in cells if f"{cell.name}-".startswith(f"{part}-" if part else "")]
+        kept = [cell for cell in begin if cell.name == part] or begin
+        if not kept:
+            raise Invalid(("part",), part, choices(part, {cell.name for cell in cells}))
+        return kept
+
+    def measured(self, part: str = "") -> list[tuple[Cell, str]]:
+        """:meth:`cells`, each with every extractor that it is measured with."""
+        kept = set(self.cells(part))
+        pairs = (
+            (cell, extractor)
+            for grid in self.table1
+            for cell in grid.cells()
+            for extractor in grid.extractors or (self.extractor,)
+        )
+        return list(dict.fromkeys((cell, extractor) for cell, extractor in pairs if cell in kept))
+
     @model_validator(mode="after")
     def _every_cell_resolves(self) -> Self:
         self.training(self.experiment)
-        with located("table1"):
-            for key in ("dataset", "recipe", "coupling"):
-                for i, name in enumerate(getattr(self.table1, f"{key}s")):
-                    with located(f"{key}s", i):
-                        self._lookup(key, name)
+        self.extractor_named(self.extractor)
+        for number, grid in enumerate(self.table1):
+            with located("table1", *([number] if len(self.table1) > 1 else [])):
+                for key in ("datasets", "recipes", "couplings", "extractors"):
+                    for i, name in enumerate(getattr(grid, key) or ()):
+                        with located(key, i):
+                            self._lookup("features" if key == "extractors" else key, name)
         for name, draft in self.recipes.items():
             with located("recipes"):
                 _path_safe(name)
             with located("recipes", name):
-                _recipe(draft, {})
+                _recipe(draft, {}, self._overlay)
                 for i, override in enumerate(_overrides(draft)):
                     with located("overrides", i, "when"):
                         self._known_names(override["when"])
-        for cell in (self.experiment, *self.table1.cells()):
-            self.measurement(cell)
+        for cell, extractor in ((self.experiment, self.extractor), *self.measured()):
+            self.measurement(cell, extractor)
         return self
 
-    def _known_names(self, conditions: Mapping[str, Any]) -> None:
-        known = {"dataset": self.datasets, "kernel": get_args(Kernel), "coupling": self.couplings}
-        for key, name in conditions.items():
-            if not isinstance(name, str) or name not in known[key]:
-                raise Invalid((key,), name, choices(name, known[key]))
+    @property
+    def _overlay(self) -> Mapping[str, Any]:
+        """What the chosen scale changes in every recipe."""
+        scale = self.scales.get(self.scale or "")
+        return scale.recipe if scale else {}
 
-    def _lookup(self, key: str, name: str) -> Any:
-        """The settings that ``datasets``, ``recipes`` or ``couplings`` hold under ``name``."""
-        known = getattr(self, f"{key}s")
+    def _known_names(self, conditions: Mapping[str, Any]) -> None:
+        known = {
+            "dataset": self.datasets,
+            "kernel": get_args(Kernel),
+            "coupling": self.couplings,
+            "scale": self.scales,
+        }
+        for key, wanted in conditions.items():
+            for name in wanted if isinstance(wanted, list) else [wanted]:
+                if not isinstance(name, str) or name not in known[key]:
+                    raise Invalid((key,), name, choices(name, known[key]))
+
+    def _lookup(self, section: str, name: str) -> Any:
+        """The settings that ``datasets``, ``recipes``, ``couplings`` or ``features`` hold under ``name``."""
+        known = getattr(self, section)
         if name not in known:
             raise Invalid((), name, choices(name, known))
         return known[name]
 
-    def dataset_named(self, name: str) -> str:
-        """``name``, if it is a data set with a feature extractor.
+    def dataset_named(self, name: str) -> Any:
+        """The data set of that name.
 
         Raises:
-            Invalid: it is not.
+            Invalid: there is none.
         """
         with located("dataset"):
-            self._lookup("dataset", name)
-        if name not in self.features:
-            raise Invalid(("features", name), None, "this data set needs a feature extractor")
-        return name
+            return self._lookup("datasets", name)
+
+    def extractor_named(self, name: str) -> Any:
+        """The extractor of that name.
+
+        Raises:
+            Invalid: there is none.
+        """
+        with located("extractor"):
+            return self._lookup("features", name)
 
     def training(self, cell: Cell) -> Training:
-        """All settings that ``cell`` trains with, overrides applied.
+        """All settings that ``cell`` trains with, overrides and scale applied.
 
         Raises:
             Invalid: a name of the cell is not defined here, or an override does not fit.
         """
+        # Seeds share everything else, and a table of a hundred rows asks for each of them many times.
+        first = cell.model_copy(update={"seed": 0})
+        if first not in self._trainings:
+            self._trainings[first] = self._training(first)
+        return self._trainings[first].model_copy(update={"cell": cell})
+
+    def _training(self, cell: Cell) -> Training:
         settings = {}
         for key in ("dataset", "recipe", "coupling"):
             with located(key):
-                settings[key] = self._lookup(key, getattr(cell, key))
+                settings[key] = self._lookup(f"{key}s", getattr(cell, key))
         when = {"dataset": cell.dataset, "kernel": cell.kernel, "coupling": cell.coupling}
+        if self.scale is not None:
+            when["scale"] = self.scale
         with located("recipes", cell.recipe):
-            recipe, changes = _recipe(settings["recipe"], when)
+            recipe, changes = _recipe(settings["recipe"], when, self._overlay)
             coupling = settings["coupling"]
             with located("overrides", "coupling"):
                 if changes:
@@ -153,14 +268,13 @@ class Params(Closed):
             train=self.train,
         )
 
-    def measurement(self, cell: Cell) -> Measurement:
-        """All settings that ``cell`` is measured with.
+    def measurement(self, cell: Cell, extractor: str | None = None) -> Measurement:
+        """All settings that ``cell`` is measured with, by default with the experiment's extractor.
 
         Raises:
             Invalid: a name of the cell is not defined here, or an NFE has no noise level.
         """
         recipe = self.training(cell).recipe
-        self.dataset_named(cell.dataset)
         levels = 1 + len(recipe.mid_sigmas)
         for section, wanted in (("select", (self.select.nfe,)), ("sample", self.sample.nfe)):
             for nfe in wanted:
@@ -171,31 +285,45 @@ class Params(Closed):
                         f"must lie between 1 and {levels}: recipe {cell.recipe} samples with "
                         f"sigma_max and {levels - 1} mid_sigmas",
                     )
+        if self.select.split == "test" and self.datasets[cell.dataset].has_test is False:
+            raise Invalid(
+                ("select", "split"),
+                "test",
+                f"data set {cell.dataset} has no test split; set train, as the papers do, or "
+                f"datasets.{cell.dataset}.test_images",
+            )
         return Measurement(
             mid_sigmas=recipe.mid_sigmas,
             boundary=recipe.boundary.sampling,
             dataset=self.datasets[cell.dataset],
-            features=self.features[cell.dataset],
+            features=self.extractor_named(self.extractor if extractor is None else extractor),
             select=self.select,
             sample=self.sample,
             evaluate=self.evaluate,
         )
 
 
-_WHEN = ("dataset", "kernel", "coupling")
+_WHEN = ("dataset", "kernel", "coupling", "scale")
 
 
-def _recipe(draft: Mapping[str, Any], when: Mapping[str, str]) -> tuple[Recipe, dict[str, Any]]:
+def _recipe(
+    draft: Mapping[str, Any], when: Mapping[str, str], overlay: Mapping[str, Any]
+) -> tuple[Recipe, dict[str, Any]]:
     """The recipe that a draft becomes under ``when``, and its settings for the coupling."""
-    settings = {key: value for key, value in draft.items() if key != "overrides"}
+    settings: dict[str, Any] = {}
     coupling: dict[str, Any] = {}
-    for override in _overrides(draft):
-        conditions = override["when"]
-        if all(when.get(key) == name for key, name in conditions.items()):
-            changes = {key: value for key, value in override.items() if key != "when"}
-            coupling = merge(coupling, changes.pop("coupling", {}))
-            settings = merge(settings, changes)
+    for layer in (draft, overlay):
+        settings = merge(settings, {key: value for key, value in layer.items() if key != "overrides"})
+        for override in _overrides(layer):
+            if all(_holds(when.get(key), names) for key, names in override["when"].items()):
+                changes = {key: value for key, value in override.items() if key != "when"}
+                coupling = merge(coupling, changes.pop("coupling", {}))
+                settings = merge(settings, changes)
     return Recipe.model_validate(settings), coupling
+
+
+def _holds(name: str | None, names: Any) -> bool:
+    return name in names if isinstance(names, list) else name == names
 
 
 def _overrides(draft: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -250,17 +378,28 @@ def load_yaml(text: str) -> Any:
     return yaml.load(text, _OnceLoader)
 
 
-def read_params(path: Path) -> Params:
-    """The checked content of a params file.
+def read_params(path: Path, scale: str | None = None) -> Params:
+    """The checked content of a params file, at ``scale`` where one is given.
 
     Raises:
         UserError: the file cannot be read, is not YAML, or holds a bad key or value.
     """
     load_plugins()
+    content = read_yaml(path)
+    if scale is not None and isinstance(content, dict):
+        content["scale"] = scale
+    return validated(Params, content, str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        UserError: the file cannot be read or is not YAML.
+    """
     try:
-        content = load_yaml(path.read_text())
+        return load_yaml(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a file with --params") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    return validated(Params, content, str(path))

@@ -206,6 +206,8 @@ class Recipe(Closed):
 
     published_as: str = ""
     """The method's name in published.csv; empty when no published number belongs beside it."""
+    sources: dict[str, str] = {}
+    """Where values come from, by dotted key: a table of a paper, official code, or an assumption."""
     steps: int = Field(400_000, ge=1)
     """Optimisation steps K."""
     batch: int = Field(512, ge=2)

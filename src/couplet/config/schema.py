@@ -22,7 +22,10 @@ def schema() -> dict[str, Any]:
             "properties": {
                 "when": {
                     "type": "object",
-                    "properties": {name: {"type": "string"} for name in ("dataset", "kernel", "coupling")},
+                    "properties": {
+                        name: {"type": ["string", "array"], "items": {"type": "string"}}
+                        for name in ("dataset", "kernel", "coupling", "scale")
+                    },
                     "additionalProperties": False,
                     "minProperties": 1,
                 }

@@ -18,11 +18,18 @@ _MODEL = (
 )
 
 STAGE_SOURCES = {
-    "prepare": ("config/datasets.py", "data/archive.py", "data/sources.py", "stages/prepare.py"),
+    "prepare": (
+        "config/datasets.py",
+        "data/archive.py",
+        "data/crops.py",
+        "data/preview.py",
+        "data/sources",
+        "stages/prepare.py",
+    ),
     "features": (
         "config/extractors.py",
         "data/loader.py",
-        "metrics/extractor.py",
+        "metrics/extractor",
         "stages/features.py",
         "tensors.py",
     ),

@@ -16,6 +16,9 @@ class SelectConfig(Closed):
     """Images generated for each snapshot and NFE."""
     nfe: int = Field(1, ge=1)
     """The NFE whose Fréchet distance decides."""
+    split: Literal["test", "train"] = "test"
+    """Real images to compare with. The papers choose on `train`, which they report on as well; seeds of
+    the noise differ from those of `sample` either way."""
 
 
 class SampleConfig(Closed):
@@ -38,6 +41,15 @@ class EvaluateConfig(Closed):
     """Random subsets that the kernel distance averages over (Bińkowski et al.)."""
     kid_subset_size: int = Field(1000, ge=2)
     """Largest number of images in a subset."""
+    inception_score: Literal["torchmetrics", "ect"] = "torchmetrics"
+    """Splits of ceil(n / splits) images and the unbiased standard deviation over them (torchmetrics, VCT), or
+    splits of equal size and the biased one (StyleGAN, ECT). Only with an extractor that classifies."""
+    inception_splits: int = Field(10, ge=1)
+    """Parts of the samples that the Inception Score is computed on."""
+    precision_recall_k: int | None = Field(None, ge=1)
+    """Neighbours that span the manifold in precision and recall; 3 in Kynkäänniemi et al. Null: neither."""
+    precision_recall_images: int = Field(10_000, ge=2)
+    """Evenly spaced images of each side that precision and recall use at most: the cost is their square."""
 
 
 class TrainConfig(Closed):

@@ -62,9 +62,12 @@ class Coupling(nn.Module, ABC):
     Attributes:
         joint_samples: how many consecutive samples must be generated in one call, because they share
             their noise; None when each stands alone.
+        predictions: evaluations of the main network per image and step that `forward` asks for, on
+            average over training; what the coupling costs beside networks of its own.
     """
 
     joint_samples: int | None = None
+    predictions: float = 0.0
 
     @abstractmethod
     def forward(

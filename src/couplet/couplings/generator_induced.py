@@ -24,6 +24,7 @@ class GeneratorInduced(Coupling):
         self.predictor = config.predictor
         self.mu = config.mu
         self.mu_end = config.mu if config.mu_end is None else config.mu_end
+        self.predictions = (self.mu + self.mu_end) / 2
 
     def mu_at(self, progress: float) -> float:
         """mu after a fraction ``progress`` of training: linear from mu to mu_end."""

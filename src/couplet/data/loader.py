@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -11,24 +15,66 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from couplet.data.archive import Split
+from couplet.errors import UserError
 from couplet.tensors import seed_of
+
+Batch = tuple[Tensor, Tensor | None]
+"""Images float32 [b, c, h, w] in [-1, 1] and one-hot labels float32 [b, k], or None without classes."""
+
+Gathered = tuple[Tensor, Tensor, Tensor]
+"""A batch as it lies in the archive, on the host: pixels uint8 [b, h, w, c], which of them to flip
+bool [b], class indices int64 [b]. The device makes a `Batch` of it."""
 
 
 def to_float(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """uint8 [n, h, w, c] as float32 [n, c, h, w] in [-1, 1]: ``x/127.5 - 1``, without dequantisation."""
-    pixels = torch.tensor(images, device=device)
-    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return _scaled(torch.tensor(images, device=device))
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 class Loader:
     """An endless sequence of batches: epoch after epoch, each in an order of its own.
 
     Batches may straddle epochs, so that every batch is full and every image is seen equally often.
+
+    Args:
+        split: the images and their labels; may be mapped from a file larger than the memory.
+        batch: images per step, those of all processes together.
+        seed: decides order and flips.
+        flip: whether each image is mirrored with probability 1/2.
+        num_classes: width k of the one-hot labels; 0 for none.
+        rank: which of the ``world`` processes this is, counted from 0.
+        world: processes that share a batch. Each has ``b = batch / world`` images of it; one after
+            the other they are the batch of a single process, labels and flips included.
+
+    Raises:
+        UserError: ``batch`` is no multiple of ``world``.
     """
 
-    def __init__(self, split: Split, *, batch: int, seed: int, flip: bool, num_classes: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch: int,
+        seed: int,
+        flip: bool,
+        num_classes: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if not 0 <= rank < world:
+            raise ValueError(f"rank = {rank}: must be from 0 to below world = {world}")
+        if batch % world:
+            raise UserError(
+                f"batch = {batch}: must be a multiple of world = {world}, the number of processes"
+            )
         self.split, self.batch, self.seed = split, batch, seed
         self.flip, self.num_classes = flip, num_classes
+        size = batch // world
+        self.part = slice(rank * size, (rank + 1) * size)
         # A batch touches two epochs at most, unless it is larger than the data set.
         self.order = lru_cache(maxsize=2)(self._order)
 
@@ -37,8 +83,8 @@ class Loader:
         return rng.permutation(len(self.split))
 
     def indices(self, step: int) -> NDArray[np.int64]:
-        """Which images the 0-based step sees, [batch]."""
-        position = np.arange(step * self.batch, (step + 1) * self.batch)
+        """Which images this rank sees in the 0-based step, [b]."""
+        position = np.arange(step * self.batch, (step + 1) * self.batch)[self.part]
         epoch, within = np.divmod(position, len(self.split))
         chosen = np.empty_like(position)
         for number in np.unique(epoch):
@@ -46,15 +92,83 @@ class Loader:
             chosen[here] = self.order(int(number))[within[here]]
         return chosen
 
-    def at(self, step: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Images float32 [b, c, h, w] in [-1, 1] and one-hot labels [b, k] (None without classes)."""
+    def mirrored(self, step: int) -> NDArray[np.bool_]:
+        """Which of them it sees mirrored, [b]."""
+        if not self.flip:
+            return np.zeros(self.batch, dtype=np.bool_)[self.part]
+        rng = np.random.default_rng(seed_of(self.seed, "flip", step))
+        return (rng.random(self.batch) < 0.5)[self.part]
+
+    def at(self, step: int, device: torch.device) -> Batch:
+        """The batch of the 0-based step.
+
+        Raises:
+            UserError: the file of the images has become shorter.
+        """
+        return self._finished(self.gathered(step), device)
+
+    def batches(
+        self, start: int, stop: int, device: torch.device, ahead: int | None = None
+    ) -> Generator[Batch, None, None]:
+        """What :meth:`at` returns for ``start``, ``start + 1``, ..., ``stop - 1``.
+
+        A thread gathers up to ``ahead`` batches in advance: by default 2 for a GPU, in pinned memory, and
+        none for the CPU, where nothing is gained (`benchmarks/loader.py`). The thread ends with the
+        iterator, also where that is closed early; what it raises is raised here, at the step concerned.
+        """
+        gpu = device.type == "cuda"
+        if ahead is None:
+            ahead = 2 if gpu else 0
+        if not ahead:
+            for step in range(start, stop):
+                yield self.at(step, device)
+            return
+        waiting: deque[Future[Gathered]] = deque()
+        with ThreadPoolExecutor(1, "loader") as thread:
+            for step in range(start, stop + ahead):
+                if step < stop:
+                    waiting.append(thread.submit(self.gathered, step, pin=gpu))
+                if step >= start + ahead:
+                    yield self._finished(waiting.popleft().result(), device)
+
+    def gathered(self, step: int, *, pin: bool = False) -> Gathered:
+        """What the host does for a batch; in pinned memory, where a GPU is to copy it by itself."""
         chosen = self.indices(step)
-        images = to_float(self.split.images[chosen], device)
+        _announce(self.split.images, chosen)
+        pixels, mirrored, labels = (
+            torch.from_numpy(array)
+            for array in (self.split.images[chosen], self.mirrored(step), self.split.labels[chosen])
+        )
+        if pin:
+            return pixels.pin_memory(), mirrored.pin_memory(), labels.pin_memory()
+        return pixels, mirrored, labels
+
+    def _finished(self, gathered: Gathered, device: torch.device) -> Batch:
+        pixels, mirrored, labels = (part.to(device, non_blocking=True) for part in gathered)
         if self.flip:
-            rng = np.random.default_rng(seed_of(self.seed, "flip", step))
-            mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(device)
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        if not self.num_classes:
-            return images, None
-        labels = torch.from_numpy(self.split.labels[chosen]).to(device)
-        return images, F.one_hot(labels, self.num_classes).float()
+            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
+        one_hot = F.one_hot(labels, self.num_classes).float() if self.num_classes else None
+        return _scaled(pixels), one_hot
+
+
+def _announce(images: NDArray[np.uint8], chosen: NDArray[np.int64]) -> None:
+    """Has the system read the chosen images of a mapped file, all at once and ahead of their use.
+
+    Gathering alone would wait for one page after the other where they are not in memory yet. For
+    images no larger than a page there is nothing to gain.
+
+    Raises:
+        UserError: the file was cut since it was mapped; to read on would kill the process.
+    """
+    file = images.base
+    if not isinstance(images, np.memmap) or not isinstance(file, mmap.mmap):
+        return
+    if file.size() < len(file):
+        raise UserError(f"{images.filename}: cut to {file.size()} bytes while in use, must have {len(file)}")
+    size = images[:1].nbytes
+    if size <= mmap.PAGESIZE:
+        return
+    first = images.offset % mmap.ALLOCATIONGRANULARITY + chosen * size
+    page = first - first % mmap.PAGESIZE
+    for start, length in zip(page.tolist(), (first + size - page).tolist(), strict=True):
+        file.madvise(mmap.MADV_WILLNEED, start, length)

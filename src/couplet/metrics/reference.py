@@ -20,26 +20,40 @@ from couplet.metrics.moments import Moments
 
 @dataclass(frozen=True)
 class Reference:
-    """Features of one split of a data set and their moments."""
+    """One split of a data set in an extractor's features."""
 
     split: str
     extractor: str
-    """Digest of the extractor file."""
+    """Name of the extractor."""
+    digest: str
+    """SHA-256 of its weights."""
     features: NDArray[np.float32]
-    """[n, d]; kernel distances draw their subsets from them."""
+    """Of evenly spaced images [k, d]; kernel distances draw their subsets from them."""
     moments: Moments
+    """Of all images; the covariance is divided by n - 1, as clean-fid does."""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a report says about it."""
+        return {
+            "split": self.split,
+            "images": self.moments.count,
+            "features": len(self.features),
+            "ddof": 1,
+            "extractor": self.extractor,
+            "extractor_sha256": self.digest,
+        }
 
 
 def save_reference(path: Path, reference: Reference) -> None:
     """Writes features and moments as safetensors."""
     tensors: dict[str, NDArray[Any]] = {
-        "features": reference.features,
+        "features": np.ascontiguousarray(reference.features),
         "mean": np.ascontiguousarray(reference.moments.mean),
         "covariance": np.ascontiguousarray(reference.moments.covariance),
     }
-    about = {"split": reference.split, "extractor": reference.extractor}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {"couplet": json.dumps(about, sort_keys=True)})
+        save_file(tensors, temporary, {"couplet": json.dumps(reference.described, sort_keys=True)})
 
 
 def load_reference(path: Path, extractor: Extractor) -> Reference:
@@ -54,11 +68,13 @@ def load_reference(path: Path, extractor: Extractor) -> Reference:
             features, mean, covariance = (
                 file.get_tensor(name) for name in ("features", "mean", "covariance")
             )
-    except (OSError, KeyError, ValueError, SafetensorError):
-        raise UserError(f"{path}: not reference statistics of `couplet reference`") from None
-    if about["extractor"] != extractor.digest:
+        split, name, digest = (about[key] for key in ("split", "extractor", "extractor_sha256"))
+        count = int(about["images"])
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError):
+        raise UserError(f"{path}: not reference statistics of `couplet reference`; run it again") from None
+    if (name, digest) != (extractor.name, extractor.digest):
         raise UserError(
-            f"{path}: made with extractor {about['extractor'][:8]}, "
-            f"this one is {extractor.digest[:8]}; run `couplet reference` again"
+            f"{path}: made with extractor {name} ({digest[:16]}), this one is {extractor.name} "
+            f"({extractor.digest[:16]}); run `couplet reference` again"
         )
-    return Reference(about["split"], about["extractor"], features, Moments(mean, covariance, len(features)))
+    return Reference(split, name, digest, features, Moments(mean, covariance, count))

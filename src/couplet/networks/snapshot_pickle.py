@@ -178,7 +178,7 @@ class _Unpickler(pickle.Unpickler):
 class _Storages(_Unpickler):
     """For the pickles in a storage: plain values, a storage type, and a tuple describing it."""
 
-    names = {("torch", f"{name}Storage"): _STORAGES[name] for name in _STORAGES}  # noqa: RUF012
+    names = {("torch", f"{name}Storage"): _STORAGES[name] for name in _STORAGES}
 
     def persistent_load(self, pid: Any) -> Any:
         return pid
@@ -187,7 +187,7 @@ class _Storages(_Unpickler):
 class _Snapshots(_Unpickler):
     """For the snapshot itself; it has no `persistent_load`, so persistent ids are refused."""
 
-    names = {  # noqa: RUF012
+    names = {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): PickledModule,
         ("torch.nn.modules.container", "ModuleDict"): PickledModule,
         ("torch._utils", "_rebuild_tensor_v2"): PickledTensor,

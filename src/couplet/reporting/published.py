@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -10,35 +11,46 @@ from couplet.config import Training
 
 
 class Published(NamedTuple):
-    """A number from a paper."""
+    """A number from a paper, in the units of our column; blank where the paper has none."""
 
-    value: str
-    std: str
+    value: float | None
+    std: float | None
     source: str
 
 
-NOTHING = Published("", "", "")
+NOTHING = Published(None, None, "")
 """No paper reports the row: its cells stay blank."""
 
+COLUMNS = {"fid": ("FID", 1.0), "kid": ("KIDx100", 0.01), "is": ("IS", 1.0)}
+"""Our column, the papers' name of it, the factor from their unit to ours; all in Inception features."""
 
-def published_fid(training: Training, nfe: int) -> Published:
-    """The FID that a paper reports for this method, data set, kernel, coupling and NFE.
 
-    A number belongs to a coupling's kind and, where the paper gives one, to its mu.
+@cache
+def _table() -> tuple[dict[str, str], ...]:
+    with files("couplet.reporting").joinpath("published.csv").open() as file:
+        return tuple(csv.DictReader(file))
+
+
+def reported(training: Training, nfe: int, column: str) -> Published:
+    """What a paper reports for this method, data set, kernel, coupling and NFE.
+
+    A number belongs to the data set itself, whatever a file calls it (a folder of images that is named
+    cifar10 has none), to a coupling's kind and, where the paper gives one, to its mu.
     """
+    metric, unit = COLUMNS.get(column, ("", 1.0))
     wanted = {
         "published_as": training.recipe.published_as,
-        "dataset": training.cell.dataset,
+        "dataset": training.dataset.kind,
         "kernel": training.cell.kernel,
         "coupling": training.coupling.kind,
         "nfe": str(nfe),
-        "metric": "FID",
+        "metric": metric,
     }
     mu = getattr(training.coupling, "mu", None)
-    with files("couplet.reporting").joinpath("published.csv").open() as file:
-        for row in csv.DictReader(file):
-            if all(row[key] == value for key, value in wanted.items()) and (
-                not row["mu"] or float(row["mu"]) == mu
-            ):
-                return Published(row["value"], row["std"], row["source"])
+    for row in _table():
+        if all(row[key] == value for key, value in wanted.items()) and (
+            not row["mu"] or float(row["mu"]) == mu
+        ):
+            std = unit * float(row["std"]) if row["std"] else None
+            return Published(unit * float(row["value"]), std, row["source"])
     return NOTHING

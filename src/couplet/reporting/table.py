@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from couplet.config import Training
-from couplet.reporting.published import published_fid
+from couplet.reporting.published import COLUMNS as PUBLISHED
+from couplet.reporting.published import NOTHING, Published, reported
 
 
 class Result(NamedTuple):
-    """One evaluated cell."""
+    """One evaluated cell, measured with one extractor."""
 
     run: str
     training: Training
@@ -21,109 +23,134 @@ class Result(NamedTuple):
     """Content of evaluation.json."""
     record: Mapping[str, Any]
     """Content of the training's record.json."""
+    scale: str = ""
+    """The scale that the parameter file was read at; blank where it has none."""
 
 
-COLUMNS = (
-    "dataset",
-    "recipe",
-    "kernel",
-    "coupling",
-    "nfe",
-    "seeds",
-    "fd_mean",
-    "fd_std",
-    "kid_mean",
-    "kid_std",
-    "train_seconds",
-    "images_per_second",
-    "extractor",
-    "published_fid",
-    "published_source",
-    "runs",
-)
-"""fd and kid: to the training split, in the features of ``extractor``; std over seeds, blank for one
-seed. train_seconds and images_per_second: means over seeds."""
+NAMES = ("dataset", "scale", "recipe", "kernel", "coupling", "nfe", "seeds")
+"""What tells rows apart, with the extractor."""
+
+DECIMALS = {"fid": 3, "fd": 3, "kid": 5, "is": 3, "precision": 4, "recall": 4}
+"""By the metric's name before the extractor's, `fd` of `fd_classifier`; others have 4."""
 
 
 def rows(results: Iterable[Result]) -> list[dict[str, str]]:
     """One row per dataset × recipe × kernel × coupling × NFE × extractor, in order of appearance.
 
-    Seeds are averaged; numbers of different extractors never meet in a row.
+    Seeds are averaged. Every row has the columns of all metrics of the table, blank where its extractor
+    has none: numbers of different extractors share neither a row nor a column. std is over seeds, blank
+    for one seed; train_seconds and images_per_second are means over seeds. ``published_*`` is what the
+    paper reports, ``*_difference`` measured minus published in units of the paper's std.
     """
+    results = list(results)
+    metrics = list(dict.fromkeys(metric for result in results for metric, _ in _measured(result)))
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
-        cell = result.training.cell
-        key = (cell.dataset, cell.recipe, cell.kernel, cell.coupling)
-        groups.setdefault((*key, result.evaluation["extractor"]), []).append(result)
+        groups.setdefault((result.training.cell.name, result.evaluation["extractor"]), []).append(result)
     return [
-        _row(members, nfe)
+        _row(members, nfe, metrics)
         for members in groups.values()
-        for nfe in sorted(
-            int(name.removeprefix("fd_nfe"))
-            for name in members[0].evaluation["metrics"]
-            if name.startswith("fd_nfe")
-        )
+        for nfe in sorted({nfe for _, nfe in _measured(members[0])})
     ]
 
 
-def _row(members: Sequence[Result], nfe: int) -> dict[str, str]:
-    first = members[0].training
-    published = published_fid(first, nfe)
-    fd = [result.evaluation["metrics"][f"fd_nfe{nfe}"] for result in members]
-    kid = [result.evaluation["metrics"][f"kid_nfe{nfe}"] for result in members]
-    return {
-        "dataset": first.cell.dataset,
-        "recipe": first.cell.recipe,
-        "kernel": first.cell.kernel,
-        "coupling": first.cell.coupling,
-        "nfe": str(nfe),
-        "seeds": str(len(members)),
-        "fd_mean": f"{statistics.fmean(fd):.3f}",
-        "fd_std": f"{statistics.stdev(fd):.3f}" if len(fd) > 1 else "",
-        "kid_mean": f"{statistics.fmean(kid):.5f}",
-        "kid_std": f"{statistics.stdev(kid):.5f}" if len(kid) > 1 else "",
+def _measured(result: Result) -> list[tuple[str, int]]:
+    """The metrics of a result, each with its NFE; spreads within a run are left out."""
+    found = [re.fullmatch(r"(.+)_nfe(\d+)", name) for name in result.evaluation["metrics"]]
+    return [(match[1], int(match[2])) for match in found if match and not match[1].endswith("_std")]
+
+
+def _row(members: Sequence[Result], nfe: int, metrics: Sequence[str]) -> dict[str, str]:
+    first = members[0]
+    cell, evaluation = first.training.cell, first.evaluation
+    row = {name: str(getattr(cell, name)) for name in NAMES if name not in ("scale", "nfe", "seeds")}
+    row |= {"scale": first.scale, "nfe": str(nfe), "seeds": str(len(members))}
+    row = {name: row[name] for name in NAMES}
+    for metric in metrics:
+        found = [r.evaluation["metrics"].get(f"{metric}_nfe{nfe}") for r in members]
+        values = [value for value in found if value is not None]
+        mean = statistics.fmean(values) if values else None
+        row[f"{metric}_mean"] = _shown(metric, mean)
+        row[f"{metric}_std"] = _shown(metric, statistics.stdev(values) if len(values) > 1 else None)
+        if metric in PUBLISHED:
+            paper = NOTHING if mean is None else reported(first.training, nfe, metric)
+            row[f"published_{metric}"] = _shown(metric, paper.value)
+            row[f"published_{metric}_std"] = _shown(metric, paper.std)
+            row[f"{metric}_difference"] = _difference(mean, paper)
+            row["published_source"] = row.get("published_source") or paper.source
+    reference = evaluation["reference"]
+    row |= {
         "train_seconds": f"{statistics.fmean(r.record['seconds'] for r in members):.1f}",
         "images_per_second": f"{statistics.fmean(r.record['images_per_second'] for r in members):.0f}",
-        "extractor": members[0].evaluation["extractor"],
-        "published_fid": published.value,
-        "published_source": published.source,
+        "extractor": evaluation["extractor"],
+        "reference": f"{reference['split']}, {reference['images']} images",
         "runs": " ".join(result.run for result in members),
     }
+    return row
+
+
+def _difference(mean: float | None, paper: Published) -> str:
+    if mean is None or paper.value is None or not paper.std:
+        return ""
+    return f"{(mean - paper.value) / paper.std:+.1f}"
+
+
+def _shown(metric: str, value: float | None) -> str:
+    return "" if value is None else f"{value:.{DECIMALS.get(metric.split('_')[0], 4)}f}"
 
 
 def to_csv(table: Sequence[Mapping[str, str]]) -> str:
     """The table as CSV with a header."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
     return text.getvalue()
 
 
+HEADINGS = {
+    "dataset": "data set",
+    "nfe": "NFE",
+    "fid": "FID ↓",
+    "fd": "Fréchet distance ↓",
+    "kid": "KID ↓",
+    "is": "IS ↑",
+    "precision": "precision ↑",
+    "recall": "recall ↑",
+    "train_seconds": "training (s)",
+    "images_per_second": "images/s",
+    "extractor": "features",
+    "reference": "compared with",
+    "published_source": "source",
+}
+
+
 def to_markdown(table: Sequence[Mapping[str, str]]) -> str:
     """The table for reading: means with their spread, empty columns and run ids left out."""
-    head = {
-        "dataset": "data set",
-        "recipe": "recipe",
-        "kernel": "kernel",
-        "coupling": "coupling",
-        "nfe": "NFE",
-        "seeds": "seeds",
-        "fd": "Fréchet distance ↓",
-        "kid": "KID ↓",
-        "train_seconds": "training (s)",
-        "images_per_second": "images/s",
-        "published_fid": "published FID",
-        "published_source": "source",
-        "extractor": "features",
-    }
-    shown = [{**row, "fd": _spread(row, "fd"), "kid": _spread(row, "kid")} for row in table]
-    columns = [name for name in head if any(row[name] for row in shown)]
-    lines = [" | ".join(head[name] for name in columns), " | ".join("---" for _ in columns)]
+    shown = [_merged(row) for row in table]
+    columns = [name for name in shown[0] if any(row[name] for row in shown)]
+    lines = [" | ".join(_heading(name) for name in columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(row[name] for name in columns) for row in shown]
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def _spread(row: Mapping[str, str], name: str) -> str:
-    mean, std = row[f"{name}_mean"], row[f"{name}_std"]
-    return f"{mean} ± {std}" if std else mean
+def _merged(row: Mapping[str, str]) -> dict[str, str]:
+    """A row with one column in place of each mean and std."""
+    merged = {}
+    for name, value in row.items():
+        if name == "runs" or name.endswith("_std"):
+            continue
+        spread = row.get(f"{name.removesuffix('_mean')}_std", "")
+        merged[name.removesuffix("_mean")] = f"{value} ± {spread}" if spread else value
+    return merged
+
+
+def _heading(name: str) -> str:
+    if name in HEADINGS:
+        return HEADINGS[name]
+    if name.startswith("published_"):
+        return f"published {HEADINGS[name.removeprefix('published_')]}"
+    if name.endswith("_difference"):
+        return f"{HEADINGS[name.removesuffix('_difference')].split()[0]} - published (in its std)"
+    metric, _, extractor = name.partition("_")
+    return f"{HEADINGS[metric]} ({extractor})" if metric in HEADINGS and extractor else name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,13 +10,17 @@ import torch
 from couplet.config import Measurement, Training
 from couplet.data import read_array
 from couplet.files import read_json, sha256, write_json
-from couplet.metrics import frechet_distance, kernel_distance, moments
-from couplet.metrics.extractor import ClassifierExtractor
+from couplet.metrics import measure, scores
 from couplet.metrics.reference import load_reference
-from couplet.stages.features import EXTRACTOR
+from couplet.stages.features import extractor_of
 from couplet.stages.sample import samples_name
 from couplet.stages.train import check_trained
 from couplet.tensors import seed_of
+
+
+def images_to_evaluate(measurement: Measurement) -> int:
+    """How many images :func:`evaluate` passes through the extractor."""
+    return len(measurement.sample.nfe) * measurement.sample.samples
 
 
 def evaluate(
@@ -28,29 +33,30 @@ def evaluate(
     reference: Path,
     out: Path,
     device: torch.device,
+    advance: Callable[[int], None] = lambda images: None,
 ) -> dict[str, float]:
     """Compares samples with the training split and writes two files to the folder ``out``.
 
-    metrics.json holds the numbers alone, evaluation.json what they were made from.
+    metrics.json holds the numbers alone, named by metric, extractor and NFE, evaluation.json what they were
+    made from. ``advance`` is called with the size of each batch of images.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
     """
     check_trained(settings, train)
-    extractor = ClassifierExtractor(features / EXTRACTOR, device)
+    config = measurement.features
+    extractor = extractor_of(features, config, device)
     target = load_reference(reference / "train.safetensors", extractor)
-    metrics, digests = {}, {}
+    metrics: dict[str, float] = {}
+    digests = {}
     for nfe in measurement.sample.nfe:
         path = samples / samples_name(nfe)
-        found = extractor(read_array(path))
-        metrics[f"fd_nfe{nfe}"] = frechet_distance(moments(found), target.moments)
-        metrics[f"kid_nfe{nfe}"] = kernel_distance(
-            found,
-            target.features,
-            subsets=measurement.evaluate.kid_subsets,
-            subset_size=measurement.evaluate.kid_subset_size,
-            seed=seed_of(settings.cell.seed, "kid", nfe) % 2**32,
-        )
+        found = measure(extractor, read_array(path), advance, logits=True)
+        seed = seed_of(settings.cell.seed, "kid", nfe) % 2**32
+        for name, value in scores(found, target, measurement.evaluate, seed=seed).items():
+            metric, _, std = name.partition("_")
+            column = f"{config.metric(metric)}_{std}" if std else config.metric(metric)
+            metrics[f"{column}_nfe{nfe}"] = value
         digests[path.name] = sha256(path)
     write_json(out / "metrics.json", metrics)
     about = {
@@ -59,8 +65,10 @@ def evaluate(
         "measurement_key": measurement.key,
         "extractor": extractor.name,
         "extractor_sha256": extractor.digest,
-        "reference": {"split": target.split, "images": target.moments.count},
+        "extractor_config": config.model_dump(mode="json"),
+        "reference": target.described,
         "samples": {"count": measurement.sample.samples, "sha256": digests},
+        "settings": measurement.evaluate.model_dump(mode="json"),
         "selected": read_json(selection)["selected"],
         "metrics": metrics,
     }

@@ -1,37 +1,53 @@
-"""Stage `features`: the extractor that a data set is measured with."""
+"""Stage `features`: an extractor made ready for a data set."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from couplet.config import Params
-from couplet.config.extractors import Classifier
+import torch
+
+from couplet.config.extractors import ExtractorConfig
 from couplet.data import Archive
-from couplet.files import sha256, write_json
-from couplet.metrics.extractor import save_classifier, train_classifier
+from couplet.errors import UserError
+from couplet.files import write_json
+from couplet.metrics.extractor import CARD, Extractor, implementation, load_extractor
 
-EXTRACTOR = "extractor.safetensors"
 
+def features(config: ExtractorConfig, data: Path, out: Path, device: torch.device) -> dict[str, Any]:
+    """Writes an extractor's card, and what it learnt from the data set, to the folder ``out``.
 
-def features(params: Params, dataset: str, data: Path, out: Path) -> dict[str, Any]:
-    """Trains the data set's classifier and writes it, with a card, to the folder ``out``.
+    Published weights are found, or downloaded, and checked, but not copied: the card pins their digest.
 
     Raises:
-        UserError: the archive is missing or damaged, or ``out`` cannot be written.
+        UserError: the archive is missing or damaged, the extractor does not suit it, weights are not to
+            be had or have another digest, or ``out`` cannot be written.
         TypeError: the extractor's configuration is of an unknown class.
     """
-    config = params.features[dataset]
-    if not isinstance(config, Classifier):
-        raise TypeError(f"no feature extractor for {type(config).__name__}")
-    archive = Archive(data)
-    trained = train_classifier(config, archive.train, archive.test, len(archive.card.classes))
-    save_classifier(out / EXTRACTOR, trained, config, archive.train)
+    kind = implementation(config)
+    about = kind.make(config, Archive(data), out)
+    extractor = kind.load(config, out, device)
     card = {
+        **about,
         "kind": config.kind,
-        "sha256": sha256(out / EXTRACTOR),
-        "test_accuracy": trained.test_accuracy,
-        "data": dict(archive.card.files),
+        "name": extractor.name,
+        "config": dict(config),
+        "sha256": extractor.digest,
     }
-    write_json(out / "card.json", card)
+    write_json(out / CARD, card)
     return card
+
+
+def extractor_of(folder: Path, config: ExtractorConfig, device: torch.device) -> Extractor:
+    """The extractor in ``folder``, if it is the one of the settings.
+
+    Raises:
+        UserError: it is not, or card or weights are missing or damaged.
+    """
+    extractor = load_extractor(folder, device)
+    if extractor.config.model_dump() != config.model_dump():
+        raise UserError(
+            f"{folder}: holds extractor {extractor.name} with other settings than the parameter file's "
+            f"{config.kind}; run `couplet features` again"
+        )
+    return extractor

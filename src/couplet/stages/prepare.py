@@ -5,21 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 
 from couplet import data
-from couplet.config import Params
-from couplet.data import Card
+from couplet.config.datasets import DatasetConfig
+from couplet.data import Card, Counting
+from couplet.data.archive import silent
 
 
-def prepare(params: Params, dataset: str, out: Path) -> Card:
-    """Writes the archive of ``dataset`` to the folder ``out``.
+def prepare(
+    name: str,
+    config: DatasetConfig,
+    out: Path,
+    *,
+    raw: Path,
+    workers: int = 1,
+    counting: Counting = silent,
+) -> Card:
+    """Writes the archive of data set ``name`` to the folder ``out``.
+
+    Args:
+        name: what the card calls it.
+        config: where its images come from.
+        out: the archive's folder.
+        raw: folder of original files, looked for and downloaded to ``raw/<kind>``; ImageNet's, which two
+            kinds share, to ``raw/imagenet``.
+        workers: threads that decode; the bytes written do not depend on them.
+        counting: shows progress.
 
     Raises:
-        UserError: the source is not to be had, or ``out`` cannot be written.
+        UserError: the source is not to be had or holds images that cannot be decoded, or ``out`` cannot be
+            written.
     """
-    source = data.read(params.datasets[dataset])
-    return data.write(
-        out,
-        dataset=dataset,
-        source=source.description,
-        classes=source.classes,
-        splits=source.splits,
-    )
+    with data.read(config, raw) as source:
+        return data.write(
+            out,
+            dataset=name,
+            source=source.description,
+            classes=source.classes,
+            splits=source.splits,
+            originals=source.originals,
+            skip_corrupt=source.skip_corrupt,
+            workers=workers,
+            counting=counting,
+        )

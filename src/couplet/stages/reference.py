@@ -1,29 +1,39 @@
-"""Stage `reference`: features and moments of the real images, one file per split."""
+"""Stage `reference`: the real images in an extractor's features, one file per split."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from couplet.data import SPLITS, Archive
-from couplet.metrics.extractor import ClassifierExtractor
-from couplet.metrics.moments import moments
+from couplet.metrics.extractor import load_extractor
+from couplet.metrics.measure import measure
 from couplet.metrics.reference import Reference, save_reference
-from couplet.stages.features import EXTRACTOR
 
 
-def reference(data: Path, features: Path, out: Path, device: torch.device) -> None:
-    """Writes ``train.safetensors`` and ``test.safetensors`` to the folder ``out``.
+def images_of(data: Path) -> int:
+    """How many images :func:`reference` passes through the extractor."""
+    return sum(Archive(data).card.counts.values())
+
+
+def reference(
+    data: Path, features: Path, out: Path, device: torch.device, advance: Callable[[int], None]
+) -> None:
+    """Writes ``train.safetensors``, and ``test.safetensors`` if there is such a split, to the folder ``out``.
+
+    ``advance`` is called with the size of each batch of images.
 
     Raises:
         UserError: archive or extractor is missing or damaged, or ``out`` cannot be written.
     """
     archive = Archive(data)
-    extractor = ClassifierExtractor(features / EXTRACTOR, device)
+    extractor = load_extractor(features, device)
     for split in SPLITS:
-        found = extractor(archive.split(split).images)
-        save_reference(
-            out / f"{split}.safetensors",
-            Reference(split, extractor.digest, found, moments(found)),
-        )
+        path = out / f"{split}.safetensors"
+        if archive.card.counts.get(split):
+            moments, kept, _ = measure(extractor, archive.split(split).images, advance)
+            save_reference(path, Reference(split, extractor.name, extractor.digest, kept, moments))
+        else:
+            path.unlink(missing_ok=True)  # of an archive that had this split

@@ -10,12 +10,12 @@ import torch
 from couplet import model, selection
 from couplet.config import Measurement, Training
 from couplet.config.layout import checkpoint_name
+from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics import MomentsAccumulator, frechet_distance
-from couplet.metrics.extractor import ClassifierExtractor
 from couplet.metrics.reference import load_reference
 from couplet.selection import Score
-from couplet.stages.features import EXTRACTOR
+from couplet.stages.features import extractor_of
 from couplet.stages.sample import batches
 from couplet.stages.train import check_trained
 
@@ -35,17 +35,18 @@ def select(
     device: torch.device,
     advance: Callable[[int], None],
 ) -> Score:
-    """Scores all snapshots against the test split and writes the file ``out``.
+    """Scores all snapshots against the split of ``select.split`` and writes the file ``out``.
 
-    Seeds and split differ from those of `evaluate`, so that choosing does not flatter the choice.
+    Seeds differ from those of `evaluate`, and so does the test split, so that choosing does not flatter the
+    choice.
     ``advance`` is called with the size of each batch of images.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
     """
     check_trained(settings, train)
-    extractor = ClassifierExtractor(features / EXTRACTOR, device)
-    target = load_reference(reference / "test.safetensors", extractor)
+    extractor = extractor_of(features, measurement.features, device)
+    target = load_reference(_statistics(reference, measurement.select.split), extractor)
     wanted = sorted({measurement.select.nfe, *measurement.sample.nfe})
     scores = []
     for step in settings.snapshot_steps:
@@ -61,7 +62,7 @@ def select(
             nfe=wanted,
         ):
             for nfe, images in batch.items():
-                sums[nfe].add(extractor(images))
+                sums[nfe].add(extractor(images).values)
             advance(len(images))
         found = {nfe: frechet_distance(sums[nfe].result(), target.moments) for nfe in wanted}
         scores.append(Score(step, found))
@@ -69,6 +70,7 @@ def select(
     content = {
         "rule": f"lowest fd at nfe {measurement.select.nfe}",
         "split": target.split,
+        "images": target.moments.count,
         "samples": measurement.select.samples,
         "extractor": extractor.name,
         "selected": {"step": chosen.step, "checkpoint": checkpoint_name(chosen.step)},
@@ -78,3 +80,18 @@ def select(
     }
     write_json(out, content)
     return chosen
+
+
+def _statistics(reference: Path, split: str) -> Path:
+    """The file of a split's statistics.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = reference / f"{split}.safetensors"
+    if not path.exists():
+        raise UserError(
+            f"{path}: cannot be read (no such file): `couplet reference` writes it for a data set with a "
+            f"{split} split; for one without, set select.split: train"
+        )
+    return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from typing import NamedTuple
 
 import torch
@@ -78,35 +79,37 @@ def run(
     """
     recipe, seed = training.recipe, training.cell.seed
     device = next(state.model.parameters()).device
-    images, labels = loader.at(0, device)
-    objective = build_objective(recipe, state.model.kernel, images[0].numel())
-    while state.step < recipe.steps:
-        began, step = time.perf_counter(), state.step
-        images, labels = loader.at(step, device)
-        t, r = objective.schedule.draw_pair(step, len(images), generator(device, seed, "t", step))
-        draws = Draws(
-            t=t,
-            r=r,
-            noise=torch.randn(images.shape, generator=generator(device, seed, "noise", step), device=device),
-            uniform=torch.rand(
-                len(images), generator=generator(device, seed, "coupling", step), device=device
-            ),
-            dropout_seed=seed_of(seed, "dropout", step),
-        )
-        state.model.normalize_weights_()
-        terms = consistency_loss(
-            state.model,
-            state.averaged,
-            frozen,
-            images,
-            labels,
-            draws,
-            objective=objective,
-            step=step,
-        )
-        progress = _update(training, state, terms, t, objective.schedule.fineness(step))
-        state.seconds += time.perf_counter() - began
-        yield progress
+    objective = build_objective(recipe, state.model.kernel, math.prod(loader.split.images.shape[1:]))
+    with closing(loader.batches(state.step, recipe.steps, device)) as batches:
+        while state.step < recipe.steps:
+            began, step = time.perf_counter(), state.step
+            images, labels = next(batches)
+            t, r = objective.schedule.draw_pair(step, len(images), generator(device, seed, "t", step))
+            draws = Draws(
+                t=t,
+                r=r,
+                noise=torch.randn(
+                    images.shape, generator=generator(device, seed, "noise", step), device=device
+                ),
+                uniform=torch.rand(
+                    len(images), generator=generator(device, seed, "coupling", step), device=device
+                ),
+                dropout_seed=seed_of(seed, "dropout", step),
+            )
+            state.model.normalize_weights_()
+            terms = consistency_loss(
+                state.model,
+                state.averaged,
+                frozen,
+                images,
+                labels,
+                draws,
+                objective=objective,
+                step=step,
+            )
+            progress = _update(training, state, terms, t, objective.schedule.fineness(step))
+            state.seconds += time.perf_counter() - began
+            yield progress
 
 
 INFINITY = {"zero": 0.0, "large": 1e5}

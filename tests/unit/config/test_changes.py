@@ -12,10 +12,10 @@ from couplet.errors import UserError
 def change(tmp_path, params_content):
     """The parameters of a run with names, recipe settings and ``KEY=VALUE`` changes."""
 
-    def make(names=None, recipe=None, changes=(), content=None):
+    def make(names=None, recipe=None, changes=(), content=None, scale=None):
         path = tmp_path / "params.yaml"
         path.write_text(yaml.safe_dump(content or params_content))
-        return changed_params(path, names or {}, recipe or {}, changes, tmp_path / "out")
+        return changed_params(path, scale, names or {}, recipe or {}, changes, tmp_path / "out")
 
     return make
 
@@ -27,13 +27,19 @@ def resolved(params):
 def test_names_replace_those_of_the_file(change):
     params = change({"coupling": "vae", "seed": 5, "kernel": "li", "recipe": None})
     assert str(params.experiment) == "digits-ict-li-vae-s5"
-    assert [str(cell) for cell in params.table1.cells()] == ["digits-ict-li-vae-s5"]
+    assert [str(cell) for cell in params.cells()] == ["digits-ict-li-vae-s5"]
 
 
 def test_settings_of_the_recipe_win_over_its_overrides(change, params_content):
     params_content["recipes"]["ict"]["overrides"] = [{"when": {"coupling": "vae"}, "steps": 7}]
     params = change({"coupling": "vae"}, {"steps": 3, "batch": None})
     assert (resolved(params).recipe.steps, resolved(params).recipe.batch) == (3, 64)
+
+
+def test_settings_of_the_recipe_win_over_its_scale(change, params_content):
+    params_content["scales"] = {"smoke": {"recipe": {"steps": 7, "batch": 8}}}
+    params = change(recipe={"steps": 3}, scale="smoke")
+    assert (resolved(params).recipe.steps, resolved(params).recipe.batch, params.scale) == (3, 8, "smoke")
 
 
 def test_dotted_keys_take_yaml_values(change):

@@ -46,6 +46,7 @@ WEIGHTS = {
 
 REST = {
     "recipe.published_as": "iCT",
+    "recipe.sources": {"steps": "Table 6"},
     "recipe.mid_sigmas": [0.5],
     "recipe.boundary.sampling": False,
     "train.log_every": 7,
@@ -113,11 +114,11 @@ def folders(layout):
     cell = layout.params.experiment.model_copy(update={"coupling": "vae"})
     return {
         "data": layout.data("digits"),
-        "features": layout.features("digits"),
-        "reference": layout.reference("digits"),
+        "features": layout.features("digits", "classifier"),
+        "reference": layout.reference("digits", "classifier"),
         "run": layout.run(cell),
         "train": layout.train(cell),
-        "evaluation": layout.evaluation(cell),
+        "evaluation": layout.evaluation(cell, "classifier"),
     }
 
 
@@ -135,13 +136,15 @@ def test_names_of_folders(layout):
     ("dotted", "value", "moved"),
     [
         ("datasets.digits.test_images", 100, "data features reference run train evaluation"),
-        ("features.digits.steps", 5, "features reference evaluation"),
+        ("features.classifier.steps", 5, "features reference evaluation"),
         ("recipes.ict.steps", 5, "run train evaluation"),
         ("recipes.ict.mid_sigmas", [0.5], "evaluation"),
         ("recipes.ict.boundary.sampling", False, "evaluation"),
         ("couplings.vae.kl_weight", 5.0, "run train evaluation"),
         ("couplings.generator.mu", 0.25, ""),
         ("select.samples", 500, "evaluation"),
+        ("select.split", "train", "evaluation"),
+        ("raw", "originals", ""),
         ("sample.samples", 500, "evaluation"),
         ("evaluate.kid_subsets", 5, "evaluation"),
         ("train.log_every", 5, ""),

@@ -1,10 +1,14 @@
 """The repository's own file, the cells of its grid, and what overrides do to them."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
-from couplet.config import Params, read_params
+from couplet.config import Invalid, Params, read_params
 from couplet.config.params import merge
+
+PARAMS = Path(__file__).parents[3] / "params.yaml"
 
 
 @pytest.fixture
@@ -27,12 +31,21 @@ def test_the_repository_s_file_is_right(params_content, tmp_path):
     path.write_text(yaml.safe_dump(params_content))
     params = read_params(path)
     grid = params_content["table1"]
-    cells = list(params.table1.cells())
+    cells = params.cells()
     assert len(cells) == len({str(cell) for cell in cells})
     assert len(cells) == len(grid["couplings"]) * len(grid["seeds"])
     for cell in cells:
         assert params.training(cell).cell == cell
         assert params.training(cell).recipe.steps == params_content["recipes"]["ict"]["steps"]
+
+
+def test_smoke_scale_of_the_repository_s_file_is_small(params_content):
+    smoke, small = (read_params(PARAMS, scale) for scale in ("smoke", "small"))
+    assert read_params(PARAMS).scale == "small"
+    assert len(small.cells()) == 2 * len(smoke.cells())
+    assert training(smoke).recipe.steps < 50 < training(small).recipe.steps
+    plain = Params.model_validate(params_content)
+    assert [plain.training(c).key for c in plain.cells()] == [small.training(c).key for c in small.cells()]
 
 
 def test_grid_is_every_combination(params):
@@ -43,7 +56,7 @@ def test_grid_is_every_combination(params):
         "couplings": ["ot", "vae"],
         "seeds": [3, 1, 2],
     }
-    cells = list(params(table1=grid).table1.cells())
+    cells = params(table1=grid).cells()
     assert {(c.kernel, c.coupling, c.seed) for c in cells} == {
         (kernel, coupling, seed)
         for kernel in ("ve", "li")
@@ -112,6 +125,91 @@ def test_override_may_change_the_coupling(params):
     assert (coupling.encoder.num_blocks, coupling.encoder.model_channels) == (2, 8)
     assert training(made, coupling="generator").coupling == made.couplings["generator"]
     assert made.couplings["vae"].kl_weight == 10
+
+
+def test_override_may_name_several(params):
+    made = params([{"when": {"coupling": ["vae", "ot"]}, "steps": 7}])
+    found = {name: training(made, coupling=name).recipe.steps for name in made.couplings}
+    assert found == {"independent": 1500, "ot": 7, "vae": 7, "generator": 1500}
+
+
+SCALES = {
+    "smoke": {
+        "recipe": {
+            "steps": 7,
+            "network": {"model_channels": 4},
+            "overrides": [{"when": {"coupling": "vae"}, "coupling": {"kl_weight": 3.0}}],
+        },
+        "table1": {"seeds": [5]},
+        "sample": {"samples": 16},
+    },
+    "full": None,
+}
+
+
+def test_scale_is_laid_over_recipes_grid_and_stages(params):
+    written = params([{"when": {"kernel": "ve"}, "steps": 9}], scales=SCALES)
+    assert training(written).recipe.steps == 9
+    made = params([{"when": {"kernel": "ve"}, "steps": 9}], scales=SCALES, scale="smoke")
+    recipe = training(made).recipe
+    assert (recipe.steps, recipe.batch) == (7, 64)  # a scale wins over overrides
+    assert (recipe.network.model_channels, recipe.network.channel_mult) == (4, (1, 2))
+    assert training(made, coupling="vae").coupling.kl_weight == 3
+    assert made.sample.samples == 16
+    assert made.sample.nfe == written.sample.nfe
+    assert {cell.seed for cell in made.cells()} == {5}
+    assert len(made.cells()) == len(made.couplings)
+
+
+def test_scale_that_changes_nothing_keeps_every_key(params):
+    plain, full = params(), params(scales=SCALES, scale="full")
+    assert [plain.training(c).key for c in plain.cells()] == [full.training(c).key for c in full.cells()]
+
+
+def test_overrides_may_depend_on_the_scale(params):
+    overrides = [{"when": {"scale": ["smoke"]}, "batch": 8}]
+    assert training(params(overrides, scales=SCALES, scale="smoke")).recipe.batch == 8
+    assert training(params(overrides, scales=SCALES, scale="full")).recipe.batch == 64
+    assert training(params(overrides, scales=SCALES)).recipe.batch == 64
+
+
+def test_scale_given_to_read_params_wins_over_the_file(params_content, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump({**params_content, "scales": SCALES, "scale": "full"}))
+    assert (read_params(path).scale, read_params(path, "smoke").sample.samples) == ("full", 16)
+
+
+def test_table_is_the_union_of_its_grids(params):
+    grid = {"datasets": ["digits"], "recipes": ["ict"], "seeds": [0]}
+    grids = [
+        {**grid, "couplings": ["ot", "vae"]},
+        {**grid, "couplings": ["vae", "generator"], "extractors": ["classifier", "small"]},
+    ]
+    features = {"classifier": {}, "small": {"kind": "classifier", "features": 8}}
+    made = params(table1=grids, features=features)
+    assert [cell.coupling for cell in made.cells()] == ["ot", "vae", "generator"]
+    assert [(cell.coupling, extractor) for cell, extractor in made.measured()] == [
+        ("ot", "classifier"),
+        ("vae", "classifier"),
+        ("vae", "small"),
+        ("generator", "classifier"),
+        ("generator", "small"),
+    ]
+    cell = made.cells("digits-ict-ve-vae")[0]
+    assert made.measurement(cell, "small").features.features == 8
+    assert made.measurement(cell).key != made.measurement(cell, "small").key
+
+
+def test_part_of_a_table_is_a_row_or_the_cells_whose_names_begin_so(params):
+    names = ["vae", "vae-2"]
+    made = params(
+        couplings={"vae": {}, "vae-2": {"kind": "vae"}, "independent": {}},
+        table1={"datasets": ["digits"], "recipes": ["ict"], "couplings": names, "seeds": [0, 1]},
+    )
+    assert len(made.cells("digits")) == len(made.cells("digits-ict")) == 4
+    assert {cell.coupling for cell in made.cells("digits-ict-ve-vae")} == {"vae"}
+    with pytest.raises(Invalid, match="did you mean 'digits-ict-ve-vae'"):
+        made.cells("digits-ict-ve-va")
 
 
 @pytest.mark.parametrize(

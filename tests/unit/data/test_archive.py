@@ -55,7 +55,7 @@ def test_card_describes_the_archive(folder):
     assert (card.dataset, card.source) == ("noise", "a generator")
     assert (card.shape, card.classes) == ((8, 8, 1), ("a", "b", "c"))
     assert card.counts == {"train": 10, "test": 4}
-    assert set(card.files) | {"card.json"} == {path.name for path in folder.iterdir()}
+    assert set(card.files) | {"card.json", "preview.png"} == {path.name for path in folder.iterdir()}
     for name, digest in card.files.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 

@@ -1,24 +1,56 @@
-"""The loader: any batch at any time, every image once per epoch."""
+"""The loader: any batch at any time, every image once per epoch, by however many processes and threads."""
+
+import itertools
+import mmap
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from couplet.data import Loader, Split, to_float
+from couplet.data import Loader, Split, loader, read_array, to_float
+from couplet.errors import UserError
+from couplet.model import ImageShape
+from couplet.training import initial_state, loop, run
 
 CPU = torch.device("cpu")
 
 
-def make(n=10, *, batch=4, seed=0, flip=False, num_classes=0):
-    """Image i is constant at i, but for its left column of 255."""
+def make(n=10, *, batch=4, seed=0, flip=False, num_classes=0, labelled=None, **part):
+    """Image i is constant at i, but for its left column of 255; the first ``labelled`` have labels."""
     images = np.repeat(np.arange(n, dtype=np.uint8), 16).reshape(n, 4, 4, 1)
     images[:, :, 0] = 255
-    labels = np.arange(n, dtype=np.int64) % 3
-    return Loader(Split(images, labels), batch=batch, seed=seed, flip=flip, num_classes=num_classes)
+    labels = np.arange(n, dtype=np.int64)[:labelled] % 3
+    return Loader(Split(images, labels), batch=batch, seed=seed, flip=flip, num_classes=num_classes, **part)
 
 
 def seen(loader, steps):
     return np.concatenate([loader.indices(step) for step in range(steps)])
+
+
+@pytest.mark.parametrize(
+    ("step", "order", "mirrored"),
+    [
+        (0, [5, 8, 2, 9, 6, 4, 3, 1], [0, 0, 0, 0, 0, 0, 0, 0]),
+        (1, [0, 7, 5, 2, 4, 1, 6, 8], [1, 0, 1, 1, 0, 0, 1, 1]),
+        (2, [3, 9, 0, 7, 1, 6, 7, 3], [1, 0, 1, 1, 0, 1, 0, 0]),
+        (1000, [1, 0, 4, 5, 3, 2, 8, 9], [0, 1, 0, 0, 1, 1, 0, 0]),
+    ],
+)
+def test_order_and_flips_are_those_of_the_first_version(step, order, mirrored):
+    """What a seed means must not change: a training may be half done."""
+    loader = make(batch=8, seed=3, flip=True, num_classes=3)
+    images, labels = loader.at(step, CPU)
+    assert loader.indices(step).tolist() == order
+    assert loader.mirrored(step).tolist() == mirrored
+    assert (images[range(8), 0, 0, [3 if yes else 0 for yes in mirrored]] == 1).all()
+    middle = (images[:, 0, 0, 1] + 1) * 127.5
+    assert middle.tolist() == pytest.approx(order, abs=1e-4)
+    assert labels.argmax(1).tolist() == [number % 3 for number in order]
 
 
 @pytest.mark.parametrize("batch", [2, 3, 4, 5, 7, 10, 23])
@@ -106,3 +138,220 @@ def test_default_generators_are_left_alone():
     make(flip=True, num_classes=3).at(3, CPU)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+def assert_same(one, other):
+    for (images, labels), (wanted, wanted_labels) in zip(one, other, strict=True):
+        assert images.stride() == wanted.stride()
+        assert torch.equal(images, wanted)
+        assert (labels is None) == (wanted_labels is None)
+        assert labels is None or torch.equal(labels, wanted_labels)
+
+
+@pytest.mark.parametrize(("n", "batch"), [(10, 4), (10, 12), (7, 24), (50, 8), (3, 1)])
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_parts_of_all_ranks_are_the_whole_batch(n, batch, flip, num_classes):
+    """In the order of the ranks, with the labels and flips that one process gives them."""
+    settings = {"batch": batch, "flip": flip, "num_classes": num_classes, "seed": 5}
+    whole = make(n, **settings)
+    for world in (world for world in range(1, batch + 1) if batch % world == 0):
+        ranks = [make(n, **settings, rank=rank, world=world) for rank in range(world)]
+        for step in (0, 1, 6, 1000):
+            indices = [rank.indices(step) for rank in ranks]
+            assert {len(part) for part in indices} == {batch // world}
+            assert np.concatenate(indices).tolist() == whole.indices(step).tolist()
+            images, labels = zip(*(rank.at(step, CPU) for rank in ranks), strict=True)
+            joined = torch.cat(images), torch.cat(labels) if num_classes else None
+            wanted = whole.at(step, CPU)
+            assert torch.equal(joined[0], wanted[0])
+            assert joined[1] is wanted[1] is None or torch.equal(joined[1], wanted[1])
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_ranks_never_share_an_image_within_an_epoch(world):
+    ranks = [make(40, batch=10, rank=rank, world=world) for rank in range(world)]
+    parts = [set(seen(rank, 4).tolist()) for rank in ranks]
+    assert all(one.isdisjoint(other) for one, other in itertools.combinations(parts, 2))
+    assert set.union(*parts) == set(range(40))
+
+
+def test_batch_that_cannot_be_divided_is_refused():
+    with pytest.raises(UserError, match=r"^batch = 10: must be a multiple of world = 4, .*processes$"):
+        make(batch=10, world=4)
+
+
+@pytest.mark.parametrize(("rank", "world"), [(-1, 2), (2, 2), (0, 0)])
+def test_rank_outside_of_the_world_is_a_mistake_of_ours(rank, world):
+    with pytest.raises(ValueError, match=f"rank = {rank}: .* world = {world}"):
+        make(rank=rank, world=world)
+
+
+@pytest.mark.parametrize("ahead", [None, 0, 1, 2, 5])
+@pytest.mark.parametrize(("start", "stop"), [(0, 9), (6, 9), (8, 9), (1000, 1002), (3, 3), (5, 3)])
+def test_batches_ahead_are_those_drawn_one_by_one(start, stop, ahead):
+    settings = {"batch": 7, "flip": True, "num_classes": 3}
+    wanted = [make(**settings).at(step, CPU) for step in range(start, stop)]
+    assert_same(make(**settings).batches(start, stop, CPU, ahead), wanted)
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+@pytest.mark.parametrize("taken", [1, 3, 9])
+def test_no_thread_outlives_the_iterator(taken):
+    batches = make().batches(0, 9, CPU, ahead=2)
+    for _ in range(taken):
+        next(batches)
+    assert len(threads()) == 1
+    if taken == 9:
+        assert next(batches, None) is None
+    else:
+        batches.close()
+    assert threads() == []
+
+
+def test_no_thread_outlives_an_error_of_the_consumer():
+    def consume():
+        for images, _ in make().batches(0, 9, CPU, ahead=2):
+            raise ArithmeticError(len(images))
+
+    with pytest.raises(ArithmeticError, match="4"):
+        consume()
+    assert threads() == []
+
+
+def test_the_cpu_needs_no_thread():
+    batches = make().batches(0, 9, CPU)
+    next(batches)
+    assert threads() == []
+
+
+def test_no_more_than_wanted_is_gathered_ahead(monkeypatch):
+    gathered = []
+    source = make()
+    original = source.gathered
+    monkeypatch.setattr(
+        source, "gathered", lambda step, **pin: gathered.append(step) or original(step, **pin)
+    )
+    batches = source.batches(0, 1000, CPU, ahead=2)
+    for taken in range(1, 6):
+        next(batches)
+        assert len(gathered) <= taken + 2
+    batches.close()
+    assert gathered == list(range(len(gathered)))
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_error_comes_at_its_step(ahead):
+    """Labels that end early: the batches before are delivered, and the thread is gone."""
+    source = make(12, labelled=9, num_classes=3)
+    assert [(source.indices(step) < 9).all() for step in (1, 2)] == [True, False]
+    delivered = []
+    with pytest.raises(IndexError, match="out of bounds for axis 0 with size 9"):
+        delivered.extend(source.batches(1, 9, CPU, ahead))
+    assert_same(delivered, [source.at(1, CPU)])
+    assert threads() == []
+
+
+def test_the_interpreter_ends_while_batches_wait():
+    """With an iterator that nobody closed."""
+    program = """
+import numpy, torch
+from couplet.data import Loader, Split
+split = Split(numpy.zeros((9, 4, 4, 1), numpy.uint8), numpy.zeros(9, numpy.int64))
+batches = Loader(split, batch=4, seed=0, flip=True, num_classes=0).batches(0, 10**6, torch.device("cpu"), 3)
+next(batches)
+print("there")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("there\n", "", 0)
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """Fifty images of 5/4 pages, as an array and mapped from a file."""
+    shape = (50, 40, mmap.PAGESIZE // 32, 1)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    return images, read_array(tmp_path / "images.npy")
+
+
+def test_mapped_file_gives_the_batches_of_its_array(mapped):
+    batches = []
+    for images in mapped:
+        source = Loader(Split(images, np.zeros(50, np.int64)), batch=16, seed=0, flip=True, num_classes=2)
+        batches.append([source.at(step, CPU) for step in range(5)])
+    assert_same(*batches)
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_file_that_is_cut_while_in_use_is_named(mapped, ahead):
+    """Reading on would end the process without a word."""
+    source = Loader(Split(mapped[1], np.zeros(50, np.int64)), batch=16, seed=0, flip=False, num_classes=0)
+    batches = source.batches(0, 9, CPU, ahead)
+    next(batches)
+    path, whole = Path(mapped[1].filename), Path(mapped[1].filename).stat().st_size
+    os.truncate(path, 8192)
+    with pytest.raises(UserError, match=rf"^{path}: cut to 8192 bytes while in use, must have {whole}$"):
+        list(batches)
+    assert threads() == []
+
+
+def test_just_the_images_of_a_batch_are_read_ahead(mapped, monkeypatch):
+    """The pages that the system is asked for hold every chosen byte, and no page without one."""
+    asked = []
+
+    class Map(mmap.mmap):
+        def madvise(self, option, start, length):
+            assert option == mmap.MADV_WILLNEED
+            assert start % mmap.PAGESIZE == 0
+            asked.append(np.arange(start // mmap.PAGESIZE, (start + length - 1) // mmap.PAGESIZE + 1))
+            super().madvise(option, start, length)
+
+    monkeypatch.setattr(mmap, "mmap", Map)
+    images = np.memmap(mapped[1].filename, np.uint8, "r", mapped[1].offset, mapped[1].shape)
+    chosen = np.array([49, 3, 17])
+    loader._announce(images, chosen)
+    size = 5 * mmap.PAGESIZE // 4
+    first = images.offset + chosen * size
+    used = {(start + byte) // mmap.PAGESIZE for start in first.tolist() for byte in range(size)}
+    assert set(np.concatenate(asked).tolist()) == used
+    loader._announce(mapped[0], chosen)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_training_is_the_same_and_ends_its_thread(make_training, random_split, monkeypatch, ahead):
+    training = make_training(steps=4, flip=True, conditional=True)
+
+    class Ahead(Loader):
+        def batches(self, start, stop, device):
+            return super().batches(start, stop, device, ahead)
+
+    def log(kind):
+        source = kind(random_split, batch=4, seed=0, flip=True, num_classes=3)
+        state = initial_state(training, ImageShape(channels=1, resolution=8, num_classes=3), CPU)
+        return run(training, state, source)
+
+    assert list(log(Ahead)) == list(log(Loader))
+    stopped = log(Ahead)
+    next(stopped)
+    assert len(threads()) == min(ahead, 1)
+    stopped.close()
+    assert threads() == []
+
+    monkeypatch.setattr(loop, "consistency_loss", lambda *args, **rest: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        next(log(Ahead))
+    assert threads() == [], caught.tb  # the traceback still holds the loop's variables
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_gets_from_pinned_memory_what_it_gets_directly():
+    source = make(n=100, batch=64, flip=True, num_classes=3)
+    gpu = torch.device("cuda")
+    assert all(part.is_pinned() for part in source.gathered(0, pin=True))
+    assert_same(source.batches(0, 20, gpu), [source.at(step, gpu) for step in range(20)])

@@ -1,16 +1,31 @@
-"""scikit-learn's digits as a source of images."""
+"""scikit-learn's digits as a source of images, and the registry of sources."""
+
+import sys
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from couplet.config.datasets import DatasetConfig, Digits
-from couplet.data import read
+from couplet.data import Source, Split, read, reads
+from couplet.data.archive import Archive
+from couplet.data.sources import base
+from couplet.errors import UserError
+from couplet.stages.prepare import prepare
+
+NOWHERE = Path("no-such-folder")
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return read(Digits(test_images=300))
+    return digits_of(300)
+
+
+def digits_of(test_images):
+    with read(Digits(test_images=test_images), NOWHERE) as source:
+        return source
 
 
 def test_counts_and_shapes(digits):
@@ -53,14 +68,14 @@ def test_test_images_are_drawn_evenly_from_the_classes(digits):
 
 
 def test_split_is_the_same_every_time(digits):
-    again = read(Digits(test_images=300))
+    again = digits_of(300)
     for name, split in digits.splits.items():
         assert np.array_equal(split.images, again.splits[name].images)
 
 
 @pytest.mark.parametrize("count", [10, 1000])
 def test_size_of_the_test_split_is_configured(count):
-    splits = read(Digits(test_images=count)).splits
+    splits = digits_of(count).splits
     assert (len(splits["test"]), len(splits["train"])) == (count, 1797 - count)
 
 
@@ -68,5 +83,41 @@ def test_configuration_without_reader_is_refused():
     class Strange(DatasetConfig):
         """Sets no kind, so it joins no family."""
 
-    with pytest.raises(TypeError, match="Strange"):
-        read(Strange(kind="strange"))
+    with pytest.raises(TypeError, match="Strange"), read(Strange(kind="strange"), NOWHERE):
+        pass
+
+
+def test_one_function_adds_a_kind(tmp_path, monkeypatch):
+    """As a plug-in does it, arrays are enough for a source."""
+    monkeypatch.setattr(DatasetConfig, "family", dict(DatasetConfig.family))
+    monkeypatch.setattr(base, "_READERS", dict(base._READERS))
+
+    class Ramp(DatasetConfig):
+        kind: Literal["ramp"] = "ramp"
+        images: int = 5
+
+    @reads(Ramp)
+    def read_ramp(config, raw, stack):
+        images = np.arange(config.images * 64, dtype=np.uint8).reshape(-1, 8, 8, 1)
+        return Source("a ramp", (), {"train": Split(images, np.zeros(config.images, np.int64))})
+
+    card = prepare("ramp", DatasetConfig.parse({"kind": "ramp", "images": 3}), tmp_path / "a", raw=NOWHERE)
+    assert (card.counts, card.shape, card.source) == ({"train": 3}, (8, 8, 1), "a ramp")
+    assert Archive(tmp_path / "a").train.images.flatten().tolist() == list(range(192))
+
+
+def test_digits_archive_keeps_its_bytes(tmp_path):
+    """The digests of the archives that the first version wrote."""
+    card = prepare("digits", Digits(), tmp_path, raw=NOWHERE)
+    assert {name: digest[:16] for name, digest in card.files.items()} == {
+        "train-images.npy": "c2fef9269c844278",
+        "train-labels.npy": "e436347a49fad5a3",
+        "test-images.npy": "4711c2f005284b08",
+        "test-labels.npy": "df285b60c422a149",
+    }
+
+
+def test_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UserError, match=r"dataset digits: .*pip install 'couplet\[pipeline\]'"):
+        digits_of(300)

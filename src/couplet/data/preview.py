@@ -1,0 +1,43 @@
+"""A contact sheet of a data set, so that people look at what they train on."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from couplet.data.archive import Split
+
+ROWS, COLUMNS = 10, 10
+TILE, GAP, NAMES = 64, 4, 110
+"""Least size of an image, space between images, width of the class names; in pixels."""
+
+
+def contact_sheet(split: Split, classes: tuple[str, ...]) -> Image.Image:
+    """The first images of each class, a row each (ten classes, spread evenly over all, if there are more).
+
+    Without classes: images spread evenly over the split.
+    """
+    height, width = split.images.shape[1:3]
+    scale = -(-TILE // max(height, width))
+    left = NAMES if classes else 0
+    rows = _rows(split, classes)
+    step_x, step_y = width * scale + GAP, height * scale + GAP
+    columns = max(len(chosen) for _, chosen in rows)
+    sheet = Image.new("RGB", (left + GAP + columns * step_x, GAP + len(rows) * step_y), "white")
+    for y, (name, chosen) in enumerate(rows):
+        top = GAP + y * step_y
+        ImageDraw.Draw(sheet).text((GAP, top + step_y // 2), name[:16], fill="black")
+        for x, index in enumerate(chosen):
+            tile = Image.fromarray(split.images[index].squeeze()).resize((width * scale, height * scale), 0)
+            sheet.paste(tile, (left + GAP + x * step_x, top))
+    return sheet
+
+
+def _rows(split: Split, classes: tuple[str, ...]) -> list[tuple[str, list[int]]]:
+    """Name and image indices of each row."""
+    if not classes:
+        chosen = np.unique(np.linspace(0, len(split) - 1, ROWS * COLUMNS).round().astype(int)).tolist()
+        return [("", chosen[start : start + COLUMNS]) for start in range(0, len(chosen), COLUMNS)]
+    labels = np.asarray(split.labels)
+    shown = np.unique(np.linspace(0, len(classes) - 1, ROWS).round().astype(int))
+    return [(classes[label], np.flatnonzero(labels == label)[:COLUMNS].tolist()) for label in shown]

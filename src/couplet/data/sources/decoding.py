@@ -1,0 +1,107 @@
+"""From an opened image to uint8 pixels of the wanted size and colours."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from couplet.config.datasets import Crop
+from couplet.data.archive import CorruptImage, Stream
+from couplet.data.crops import CROPS, WORDS
+from couplet.data.sources.containers import Collection
+from couplet.errors import UserError
+
+Channels = Literal[1, 3]
+
+COLOURS = {
+    1: "grey (colours by ITU-R 601-2 luma, transparency dropped)",
+    3: "RGB (grey repeated, palettes looked up, transparency dropped)",
+}
+"""What is done to images of other colours, in words."""
+
+
+def stream(
+    collection: Collection,
+    where: str,
+    resolution: int,
+    crop: Crop | None,
+    channels: Channels,
+    *,
+    convert: bool = True,
+) -> Stream:
+    """The images of ``collection`` as pixels, decoded when asked for.
+
+    Args:
+        collection: the images.
+        where: what it is called in messages.
+        resolution: wanted height and width.
+        crop: how that is reached; None: images must have that size.
+        channels: wanted colours.
+        convert: whether images of other colours are converted or refused.
+    """
+
+    def image(index: int) -> NDArray[np.uint8]:
+        opened = collection.open(index)
+        name = f"{where}: {collection.names[index]}"
+        _refuse_deep(opened, name)
+        if not convert and _channels(opened) != channels:
+            raise UserError(
+                f"{name}: {_channels(opened)} channels, others have {channels}; set channels: 3 or 1"
+            )
+        if crop is None and opened.size != (resolution, resolution):
+            size = "×".join(map(str, opened.size))
+            raise UserError(f"{name}: {size} pixels, must be {resolution}×{resolution}")
+        coloured = _coloured(opened, channels)
+        cut = coloured if crop is None else CROPS[crop](coloured, resolution)
+        return np.asarray(cut).reshape(resolution, resolution, channels)
+
+    return Stream(collection.names, collection.labels, image)
+
+
+def words(resolution: int, crop: Crop, channels: Channels) -> str:
+    """What is done to the images, for the card."""
+    return f"{resolution}×{resolution} by {crop} ({WORDS[crop]}), {COLOURS[channels]}"
+
+
+def channels_of(collection: Collection, where: str) -> Channels:
+    """The colours of the first image that can be opened.
+
+    Raises:
+        UserError: none can.
+    """
+    for index in range(len(collection)):
+        try:
+            return _channels(collection.open(index))
+        except CorruptImage:
+            continue
+    raise UserError(f"{where}: none of {len(collection)} images can be opened")
+
+
+def _channels(image: Image.Image) -> Channels:
+    return 1 if image.mode in {"1", "L", "LA", "La"} else 3
+
+
+def _coloured(opened: Image.Image, channels: Channels) -> Image.Image:
+    """Decoded, in the wanted colours.
+
+    Raises:
+        CorruptImage: it cannot be decoded.
+    """
+    try:
+        opened.load()
+        if opened.mode == "P" and "transparency" in opened.info:
+            opened = opened.convert("RGBA")
+        return opened.convert("RGB" if channels == 3 else "L")
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
+        raise CorruptImage(str(error)) from None
+
+
+def _refuse_deep(image: Image.Image, name: str) -> None:
+    """Refuses more than 8 bits a channel, which Pillow would clip or cut, also behind the mode RGB."""
+    tiles: Any = getattr(image, "tile", [])
+    if image.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in tiles):
+        raise UserError(f"{name}: more than 8 bits a channel ({image.mode}); convert it first")

@@ -1,0 +1,101 @@
+"""DINOv2 as dgm-eval runs it: the class token of a vision transformer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from couplet.config.extractors import DinoV2
+from couplet.errors import UserError
+from couplet.metrics.extractor.base import Extractor, Pixels, extracts, rgb
+from couplet.metrics.extractor.weights import read_weights, tensors
+
+SIDE = 224
+"""Pixels per side that the network sees."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's channels on the scale 0 to 1."""
+
+
+@extracts(DinoV2)
+class DinoV2Extractor(Extractor):
+    """Features are the normalised class token; there are no logits."""
+
+    config: DinoV2
+
+    def __init__(self, config: DinoV2, device: torch.device) -> None:
+        """See :meth:`Extractor.load`; weights are where ``config`` says."""
+        weights = read_weights(config)
+        super().__init__(config, config.sha256, device)
+        self.batch = config.batch
+        self.model = _transformer(config.architecture)
+        try:
+            self.model.load_state_dict(_fitted(tensors(weights), self.model))
+        except (RuntimeError, KeyError):
+            raise UserError(f"{weights.path}: not weights of {config.architecture}") from None
+        self.model.to(device).eval()
+        self.mean, self.std = (torch.tensor(v, device=device).reshape(1, 3, 1, 1) for v in (MEAN, STD))
+
+    @classmethod
+    def load(cls, config: DinoV2, folder: Path, device: torch.device) -> Self:
+        return cls(config, device)
+
+    def prepare(self, images: Pixels) -> Tensor:
+        """uint8 [b, 3, 224, 224]: PIL's bicubic, whatever the aspect."""
+        from PIL import Image
+
+        resized = [
+            np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+            for image in rgb(images)
+        ]
+        return torch.from_numpy(np.stack(resized).transpose(0, 3, 1, 2))
+
+    def network(self, prepared: Tensor) -> tuple[Tensor, None]:
+        features: Tensor = self.model((prepared.float() / 255 - self.mean) / self.std)
+        return features, None
+
+
+def _transformer(architecture: str) -> nn.Module:
+    """timm's network of that name at 224 × 224, without a head.
+
+    Raises:
+        UserError: timm is not installed, or has no such vision transformer.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(f"extractor dinov2 needs timm ({error}): pip install 'couplet[dinov2]'") from None
+    try:
+        model = timm.create_model(architecture, pretrained=False, img_size=SIDE, num_classes=0)
+    except (RuntimeError, TypeError, ValueError):
+        model = None
+    if not isinstance(model, timm.models.VisionTransformer):
+        raise UserError(f"architecture = {architecture!r}: timm has no vision transformer of this name")
+    return model
+
+
+def _fitted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """DINOv2's own tensors, or timm's, whose names are the same, as ``model`` takes them."""
+    state = {name: tensor for name, tensor in state.items() if name != "mask_token"}  # of training only
+    side = round((model.get_parameter("pos_embed").shape[1] - 1) ** 0.5)
+    return state | {"pos_embed": positions_at(state["pos_embed"], side)}
+
+
+def positions_at(embedding: Tensor, side: int) -> Tensor:
+    """Position embedding [1, 1 + m², d], class token first, for a grid of ``side``² patches.
+
+    As DINOv2's own code does, which timm's differs from: bicubic without antialiasing, scaled by
+    (side + 0.1)/m.
+    """
+    token, grid = embedding[:, :1], embedding[:, 1:]
+    before = round(grid.shape[1] ** 0.5)
+    if before == side:
+        return embedding
+    grid = grid.reshape(1, before, before, -1).permute(0, 3, 1, 2)
+    scale = (side + 0.1) / before
+    grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
+    return torch.cat([token, grid.flatten(2).transpose(1, 2)], dim=1)

@@ -1,0 +1,114 @@
+"""Inception as clean-fid runs it: its resizing function, image by image, and its networks."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from couplet.config.extractors import Inception
+from couplet.errors import UserError
+from couplet.metrics.extractor.base import Extractor, Pixels, extracts, rgb
+from couplet.metrics.extractor.weights import Weights, read_weights, tensors
+
+
+@extracts(Inception)
+class InceptionExtractor(Extractor):
+    """Features are the 2048 averages before the last layer, logits that layer without its bias.
+
+    Without the bias as in the Inception Score of the original code, StyleGAN, ECT and torchmetrics.
+    """
+
+    config: Inception
+
+    def __init__(self, config: Inception, device: torch.device) -> None:
+        """See :meth:`Extractor.load`; weights are where ``config`` says."""
+        weights = read_weights(config)
+        super().__init__(config, config.sha256, device)
+        self.batch = config.batch
+        load = _pytorch_fid if config.mode == "legacy_pytorch" else _torchscript
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TorchScript and torchvision's `pretrained` are deprecated
+                self.resize = _cleanfid_resizer(config.mode)
+                self.features, self.output = load(config.mode, weights, device)
+        except ImportError as error:
+            raise UserError(
+                f"extractor inception needs clean-fid ({error}): pip install couplet[pipeline]"
+            ) from None
+        except (RuntimeError, AttributeError, KeyError, ValueError):
+            raise UserError(f"{weights.path}: not the Inception network of mode {config.mode}") from None
+
+    @property
+    def name(self) -> str:
+        """``inception-f58cb9b6``, with the mode between where it is not clean-fid's own."""
+        mode = "" if self.config.mode == "clean" else f"-{self.config.mode}"
+        return f"{self.kind}{mode}-{self.digest[:8]}"
+
+    @classmethod
+    def load(cls, config: Inception, folder: Path, device: torch.device) -> Self:
+        return cls(config, device)
+
+    def prepare(self, images: Pixels) -> Tensor:
+        """Values in [0, 255], [b, 3, 299, 299]; in mode legacy_tensorflow the network resizes."""
+        if self.config.mode == "legacy_tensorflow":
+            return torch.from_numpy(np.ascontiguousarray(rgb(images).transpose(0, 3, 1, 2))).float()
+        resized = np.stack([self.resize(image) for image in rgb(images)])
+        return torch.from_numpy(resized).permute(0, 3, 1, 2)
+
+    def network(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
+        # The resized images are channels_last, which is faster on the CPU and equal but for rounding;
+        # elsewhere they go in as clean-fid's do.
+        features = self.features(prepared if self.device.type == "cpu" else prepared.contiguous())
+        return features, F.linear(features, self.output)
+
+
+Network = tuple[Callable[[Tensor], Tensor], Tensor]
+"""Features of prepared images, and the weights [k, d] of the last layer."""
+
+
+def _cleanfid_resizer(mode: str) -> Callable[[Any], Any]:
+    from cleanfid.resize import build_resizer
+
+    resize: Callable[[Any], Any] = build_resizer(mode)
+    return resize
+
+
+def _torchscript(mode: str, weights: Weights, device: torch.device) -> Network:
+    """What `cleanfid.inception_torchscript` computes, with the file from memory instead of /tmp."""
+    network = torch.jit.load(io.BytesIO(weights.content), map_location=device).eval()
+    layers, output = network.layers, network.output.weight
+
+    def clean(images: Tensor) -> Tensor:
+        found: Tensor = layers((images - 128) / 128)
+        return found.flatten(1)
+
+    def resizing(images: Tensor) -> Tensor:
+        found: Tensor = network(images, return_features=True)
+        return found.flatten(1)
+
+    return clean if mode == "clean" else resizing, output
+
+
+def _pytorch_fid(mode: str, weights: Weights, device: torch.device) -> Network:
+    """What `cleanfid.features` makes of `cleanfid.inception_pytorch`, which can only download its weights."""
+    from cleanfid import inception_pytorch
+
+    state = tensors(weights)
+    with mock.patch.object(inception_pytorch, "load_state_dict_from_url", return_value=state):
+        network = inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False)
+    network.to(device).eval()
+
+    def features(images: Tensor) -> Tensor:
+        found: Tensor = network(images / 255)[0]
+        return found.flatten(1)
+
+    return features, state["fc.weight"].to(device)

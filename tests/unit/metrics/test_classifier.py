@@ -1,0 +1,154 @@
+"""The classifier: what it learns from, what it writes, and what it cannot do."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from couplet.config.extractors import Classifier, ExtractorConfig
+from couplet.data import Archive, Split, to_float
+from couplet.errors import UserError
+from couplet.files import sha256
+from couplet.metrics.extractor import (
+    CARD,
+    ClassifierExtractor,
+    Extractor,
+    classifier,
+    extracts,
+    load_extractor,
+    train_classifier,
+)
+from couplet.stages.features import extractor_of, features
+
+CPU = torch.device("cpu")
+SMALL = Classifier(channels=(4,), features=3, steps=60, batch=16)
+
+
+def test_writes_a_classifier_and_its_card(make_archive, tmp_path):
+    data = make_archive(train=60, test=20)
+    card = features(SMALL, data, tmp_path / "out", CPU)
+    assert json.loads(json.dumps(card)) == json.loads((tmp_path / "out" / CARD).read_text())
+    assert card["kind"] == "classifier"
+    assert card["sha256"] == sha256(tmp_path / "out" / "extractor.safetensors")
+    assert card["test_accuracy"] == 1.0
+    assert card["tested_on"] == "test"
+    assert card["data"] == Archive(data).card.files
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [CARD, "extractor.safetensors"]
+
+
+def test_features_have_unit_variance_and_no_logits(make_archive, tmp_path):
+    archive = Archive(make_archive(train=60, test=20))
+    features(SMALL, archive.folder, tmp_path / "out", CPU)
+    extractor = load_extractor(tmp_path / "out", CPU)
+    assert isinstance(extractor, ClassifierExtractor)
+    assert extractor.name == f"classifier-{sha256(tmp_path / 'out' / 'extractor.safetensors')[:8]}"
+    found = extractor(archive.train.images)
+    assert found.values.shape == (60, 3)
+    # the scale makes variances 1 on average over the features
+    assert found.values.var(0, ddof=1).mean() == pytest.approx(1.0, rel=1e-4)
+    assert found.logits is None
+    with torch.no_grad():
+        logits = extractor.model(to_float(archive.train.images, CPU))
+    assert (logits.argmax(1).numpy() == archive.train.labels).all()
+
+
+def test_without_a_test_split_training_images_are_held_out(make_archive, tmp_path):
+    card = features(SMALL, make_archive(train=60), tmp_path / "out", CPU)
+    assert card["tested_on"] == "every 10th image of train"
+    assert card["test_accuracy"] == 1.0
+    # mislabelled held-out images cost accuracy and change nothing else
+    archive = Archive(make_archive(train=60))
+    labels = np.array(archive.train.labels)
+    labels[::10] = 1 - labels[::10]
+    honest = train_classifier(SMALL, archive.train, None, 2)
+    misled = train_classifier(SMALL, Split(archive.train.images, labels), None, 2)
+    assert misled.test_accuracy == 0.0
+    for name, tensor in honest.classifier.state_dict().items():
+        assert torch.equal(tensor, misled.classifier.state_dict()[name])
+
+
+def test_images_are_converted_a_few_at_a_time(make_archive, monkeypatch):
+    archive = Archive(make_archive(train=64, test=32))
+    whole = train_classifier(SMALL, archive.train, archive.test, 2)
+    sizes = []
+
+    def spy(images, device):
+        sizes.append(len(images))
+        return to_float(images, device)
+
+    monkeypatch.setattr(classifier, "to_float", spy)
+    monkeypatch.setattr(classifier, "CHUNK", 10)
+    parts = train_classifier(SMALL, archive.train, archive.test, 2)
+    assert max(sizes) == SMALL.batch
+    assert parts.test_accuracy == whole.test_accuracy
+    for name, tensor in whole.classifier.state_dict().items():
+        torch.testing.assert_close(tensor, parts.classifier.state_dict()[name])
+
+
+def test_data_without_classes(make_archive, tmp_path):
+    data = make_archive(name="faces", classes=(), train=30)
+    with pytest.raises(UserError, match=r"faces has no classes .*another extractor: dinov2, inception"):
+        features(SMALL, data, tmp_path / "out", CPU)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_extractor_of_other_settings_is_refused(make_archive, tmp_path):
+    folder = tmp_path / "out"
+    features(SMALL, make_archive(train=60, test=20), folder, CPU)
+    assert extractor_of(folder, SMALL, CPU).config == SMALL
+    with pytest.raises(UserError, match="other settings than the parameter file's classifier"):
+        extractor_of(folder, SMALL.model_copy(update={"seed": 1}), CPU)
+
+
+def test_damaged_files(make_archive, tmp_path):
+    folder = tmp_path / "out"
+    features(SMALL, make_archive(train=60, test=20), folder, CPU)
+    card = json.loads((folder / CARD).read_text())
+    (folder / CARD).write_text(json.dumps({**card, "sha256": "0" * 64}))
+    with pytest.raises(UserError, match=rf"SHA-256 {card['sha256']}, the card says {'0' * 64}"):
+        load_extractor(folder, CPU)
+    for broken in ({}, [], {**card, "config": {"kind": "classifierr"}}, {**card, "config": {"kind": 3}}):
+        (folder / CARD).write_text(json.dumps(broken))
+        with pytest.raises(UserError, match=r"card\.json: not a card of `couplet features`"):
+            load_extractor(folder, CPU)
+    (folder / CARD).write_text(json.dumps(card))
+    (folder / "extractor.safetensors").write_bytes(b"else")
+    with pytest.raises(UserError, match=r"extractor\.safetensors: not a classifier"):
+        load_extractor(folder, CPU)
+    (folder / CARD).unlink()
+    with pytest.raises(UserError, match=r"card\.json: cannot be read"):
+        load_extractor(folder, CPU)
+
+
+def test_an_extractor_from_elsewhere(make_archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(ExtractorConfig, "family", dict(ExtractorConfig.family))
+
+    class MeanConfig(ExtractorConfig):
+        kind: str = "mean"
+
+    with pytest.raises(TypeError, match="no feature extractor for MeanConfig"):
+        features(MeanConfig(), make_archive(train=6), tmp_path / "out", CPU)
+
+    @extracts(MeanConfig)
+    class Mean(Extractor):
+        batch = 4
+
+        @classmethod
+        def load(cls, config, folder, device):
+            return cls(config, "ab" * 32, device)
+
+        def prepare(self, images):
+            return to_float(images, CPU)
+
+        def network(self, prepared):
+            return prepared.flatten(1).mean(1, keepdim=True), None
+
+    data = make_archive(train=6)
+    features(MeanConfig(), data, tmp_path / "out", CPU)
+    found = load_extractor(tmp_path / "out", CPU)
+    assert (found.name, found.config.metric("fd")) == ("mean-abababab", "fd_mean")
+    expected = Archive(data).train.images.mean((1, 2, 3)) / 127.5 - 1
+    np.testing.assert_allclose(found(Archive(data).train.images).values[:, 0], expected, rtol=1e-5)

@@ -1,0 +1,120 @@
+"""The stages that compare: columns by extractor, the reference they name, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from couplet.config.extractors import Inception
+from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
+from couplet.data import Archive
+from couplet.errors import UserError
+from couplet.files import sha256
+from couplet.metrics import frechet_distance, moments, precision_recall
+from couplet.metrics.extractor import load_extractor
+from couplet.stages import evaluate, select
+from couplet.stages.features import features
+from couplet.stages.reference import reference
+
+CPU = torch.device("cpu")
+COUNT = 24
+
+
+@pytest.fixture
+def place(make_archive, narrow_inception_file, tmp_path, monkeypatch):
+    """Features and statistics of colour images without a test split, samples of two NFE, and settings."""
+    for stage in (evaluate, select):
+        monkeypatch.setattr(stage, "check_trained", lambda settings, train: None)
+    config = Inception(weights=str(narrow_inception_file), sha256=sha256(narrow_inception_file))
+    data = make_archive(train=30, channels=3, classes=())
+    features(config, data, tmp_path / "features", CPU)
+    reference(data, tmp_path / "features", tmp_path / "reference", CPU, lambda done: None)
+    (tmp_path / "samples").mkdir()
+    for nfe in (1, 2):
+        samples = np.random.default_rng(nfe).integers(0, 256, (COUNT, 8, 8, 3), dtype=np.uint8)
+        np.save(tmp_path / "samples" / f"nfe{nfe}.npy", samples)
+    (tmp_path / "selection.json").write_text('{"selected": {"step": 5}}')
+    measurement = SimpleNamespace(
+        features=config,
+        sample=SampleConfig(samples=COUNT, nfe=(1, 2)),
+        select=SelectConfig(),
+        evaluate=EvaluateConfig(kid_subsets=2, precision_recall_k=3, inception_splits=4),
+        key="12345678",
+    )
+    settings = SimpleNamespace(cell=SimpleNamespace(seed=0), key="87654321")
+    return SimpleNamespace(folder=tmp_path, data=data, settings=settings, measurement=measurement)
+
+
+def run(place, advance=lambda done: None) -> dict[str, float]:
+    folders = [place.folder / name for name in ("train", "selection.json", "samples", "features")]
+    return evaluate.evaluate(
+        place.settings,
+        place.measurement,
+        *folders,
+        place.folder / "reference",
+        place.folder / "out",
+        CPU,
+        advance,
+    )
+
+
+def test_numbers_stand_in_columns_of_their_extractor(place):
+    done = []
+    metrics = run(place, done.append)
+    suffix = place.measurement.features.sha256[:8]
+    names = ("fid", "kid", "is", "precision", "recall")
+    columns = {f"{name}_{suffix}_nfe{nfe}" for name in names for nfe in (1, 2)}
+    assert set(metrics) == columns | {f"is_{suffix}_std_nfe{nfe}" for nfe in (1, 2)}
+    assert json.loads((place.folder / "out" / "metrics.json").read_text()) == metrics
+    assert sum(done) == evaluate.images_to_evaluate(place.measurement) == 2 * COUNT
+
+    extractor = load_extractor(place.folder / "features", CPU)
+    real = extractor(Archive(place.data).train.images).values
+    made = extractor(np.load(place.folder / "samples" / "nfe2.npy")).values
+    expected = frechet_distance(moments(made), moments(real))
+    assert metrics[f"fid_{suffix}_nfe2"] == pytest.approx(expected, rel=1e-6)
+    found = metrics[f"precision_{suffix}_nfe2"], metrics[f"recall_{suffix}_nfe2"]
+    assert found == precision_recall(real, made, k=3)
+
+
+def test_the_evaluation_says_what_it_compared_with(place):
+    run(place)
+    about = json.loads((place.folder / "out" / "evaluation.json").read_text())
+    digest = place.measurement.features.sha256
+    assert about["reference"] == {
+        "split": "train",
+        "images": 30,
+        "features": 30,
+        "ddof": 1,
+        "extractor": f"inception-{digest[:8]}",
+        "extractor_sha256": digest,
+    }
+    assert about["extractor"] == f"inception-{digest[:8]}"
+    assert about["extractor_config"]["mode"] == "clean"
+    assert "weights" not in about["extractor_config"]
+    assert about["settings"]["inception_score"] == "torchmetrics"
+    assert about["samples"]["sha256"]["nfe1.npy"] == sha256(place.folder / "samples" / "nfe1.npy")
+
+
+def test_features_of_other_settings_are_refused(place):
+    place.measurement.features = place.measurement.features.model_copy(update={"mode": "legacy_tensorflow"})
+    with pytest.raises(UserError, match="other settings than the parameter file's inception"):
+        run(place)
+
+
+def test_features_pin_the_weights_and_do_not_copy_them(place):
+    folder = place.folder / "features"
+    assert [path.name for path in folder.iterdir()] == ["card.json"]
+    card = json.loads((folder / "card.json").read_text())
+    assert card["sha256"] == place.measurement.features.sha256
+    assert card["name"] == f"inception-{card['sha256'][:8]}"
+
+
+def test_selection_on_a_split_that_is_not_there(place):
+    folders = [place.folder / name for name in ("train", "features", "reference", "out.json")]
+    with pytest.raises(UserError, match=r"test\.safetensors: cannot be read .* set select\.split: train"):
+        select.select(place.settings, place.measurement, *folders, CPU, lambda done: None)

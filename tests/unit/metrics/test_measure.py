@@ -1,0 +1,218 @@
+"""Many images through an extractor: what is kept, what is held, and the statistics of a data set."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from couplet.config.extractors import Classifier, DinoV2, ExtractorConfig, Inception
+from couplet.config.stages import EvaluateConfig
+from couplet.data import Archive, read_array
+from couplet.errors import UserError
+from couplet.metrics import (
+    Measured,
+    evenly_spaced,
+    frechet_distance,
+    inception_score_ect,
+    inception_score_torchmetrics,
+    kernel_distance,
+    measure,
+    moments,
+    precision_recall,
+    scores,
+)
+from couplet.metrics.extractor import Extractor, ahead, load_extractor
+from couplet.metrics.reference import Reference, load_reference, save_reference
+from couplet.stages import reference as stage
+from couplet.stages.features import features
+
+CPU = torch.device("cpu")
+SMALL = Classifier(channels=(4,), features=3, steps=5, batch=8)
+
+
+class Channels(Extractor):
+    """Features are the means of the channels, logits their doubles."""
+
+    batch = 4
+
+    def __init__(self, digest: str = "ab" * 32) -> None:
+        super().__init__(SMALL, digest, CPU)
+
+    @classmethod
+    def load(cls, config, folder, device):
+        return cls()
+
+    def prepare(self, images):
+        return torch.from_numpy(images.astype("f4"))
+
+    def network(self, prepared):
+        means = prepared.mean((1, 2))
+        return means, 2 * means
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """uint8 [30, 5, 5, 3], on disk."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 5, 5, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    return read_array(tmp_path / "images.npy")
+
+
+def ignore(done: int) -> None:
+    pass
+
+
+def test_moments_are_of_all_images_and_features_of_some(mapped):
+    expected = mapped.mean((1, 2), dtype="f8")
+    done = []
+    found = measure(Channels(), mapped, done.append, keep=7)
+    np.testing.assert_allclose(found.moments.mean, expected.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found.moments.covariance, np.cov(expected.T), rtol=1e-5)
+    assert found.moments.count == 30
+    np.testing.assert_allclose(found.features, expected[[0, 4, 8, 12, 17, 21, 25]], rtol=1e-6)
+    assert found.logits is None
+    assert done == [4] * 7 + [2]
+
+
+def test_logits_are_kept_when_asked_for(mapped):
+    found = measure(Channels(), mapped, ignore, logits=True)
+    np.testing.assert_array_equal(found.logits, 2 * found.features)
+    assert len(found.features) == 30
+
+
+@pytest.mark.parametrize(("count", "most"), [(10, 3), (7, 7), (5, 9), (1_281_167, 50_000), (0, 4)])
+def test_evenly_spaced(count, most):
+    found = evenly_spaced(count, most)
+    assert len(found) == min(count, most)
+    if count:
+        gaps = np.diff([*found, count])
+        assert found[0] == 0
+        assert gaps.min() >= count // len(found)
+        assert gaps.max() <= -(-count // len(found))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_more_than_two_batches_are_ever_prepared(mapped, workers):
+    prepared, lock = [0], threading.Lock()
+
+    def prepare(part):
+        with lock:
+            prepared[0] += len(part)
+        return torch.from_numpy(np.array(part))
+
+    used = 0
+    for batch in ahead(mapped, 4, prepare, workers):
+        assert prepared[0] - used <= 8
+        used += len(batch)
+        np.testing.assert_array_equal(batch, mapped[used - len(batch) : used])
+    assert used == prepared[0] == 30
+
+
+def test_what_goes_wrong_in_a_thread_is_raised(mapped):
+    def prepare(part):
+        raise UserError("bad image")
+
+    with pytest.raises(UserError, match="bad image"):
+        next(ahead(mapped, 4, prepare, 2))
+
+
+def test_reference_writes_each_split_that_there_is(make_archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "measure", lambda *a: measure(*a, keep=10))
+    data, made, out = make_archive(train=41, test=12), tmp_path / "features", tmp_path / "out"
+    features(SMALL, data, made, CPU)
+    done = []
+    stage.reference(data, made, out, CPU, done.append)
+    assert sum(done) == stage.images_of(data) == 53
+    extractor = load_extractor(made, CPU)
+    train = load_reference(out / "train.safetensors", extractor)
+    everything = extractor(Archive(data).train.images).values
+    np.testing.assert_allclose(train.moments.covariance, moments(everything).covariance, rtol=1e-5)
+    np.testing.assert_array_equal(train.features, everything[evenly_spaced(41, 10)])
+    assert train.described == {
+        "split": "train",
+        "images": 41,
+        "features": 10,
+        "ddof": 1,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.digest,
+    }
+    assert load_reference(out / "test.safetensors", extractor).moments.count == 12
+    # the same folder for data without a test split
+    stage.reference(make_archive(name="other", train=20), made, out, CPU, ignore)
+    assert [p.name for p in out.iterdir()] == ["train.safetensors"]
+
+
+def test_statistics_of_another_extractor_are_refused(tmp_path):
+    path = tmp_path / "train.safetensors"
+    numbers = np.random.default_rng(0).normal(size=(9, 3)).astype("f4")
+    save_reference(path, Reference("train", Channels().name, Channels().digest, numbers, moments(numbers)))
+    assert load_reference(path, Channels()).split == "train"
+    with pytest.raises(UserError, match=r"made with extractor classifier-abababab .*cdcdcdcd"):
+        load_reference(path, Channels("cd" * 32))
+    path.write_bytes(b"else")
+    with pytest.raises(UserError, match="not reference statistics"):
+        load_reference(path, Channels())
+
+
+REAL, MADE = (np.random.default_rng(i).normal(i / 4, 1, (60, 3)).astype("f4") for i in (0, 1))
+LOGITS = np.random.default_rng(2).normal(size=(60, 5)).astype("f4")
+TARGET = Reference("train", "name", "digest", REAL, moments(REAL))
+
+
+def test_scores():
+    settings = EvaluateConfig(kid_subsets=3, kid_subset_size=20)
+    found = scores(Measured(moments(MADE), MADE, None), TARGET, settings, seed=4)
+    assert found == {
+        "fd": frechet_distance(moments(MADE), moments(REAL)),
+        "kid": kernel_distance(MADE, REAL, subsets=3, subset_size=20, seed=4),
+    }
+
+
+@pytest.mark.parametrize("variant", ["torchmetrics", "ect"])
+def test_inception_score_where_there_are_logits(variant):
+    settings = EvaluateConfig(kid_subsets=1, inception_score=variant, inception_splits=7)
+    found = scores(Measured(moments(MADE), MADE, LOGITS), TARGET, settings, seed=0)
+    if variant == "ect":
+        odds = np.exp(LOGITS.astype("f8"))
+        expected = inception_score_ect(odds / odds.sum(1, keepdims=True), splits=7)
+    else:
+        expected = inception_score_torchmetrics(LOGITS, splits=7)
+    assert (found["is"], found["is_std"]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_precision_and_recall_of_evenly_spaced_images():
+    settings = EvaluateConfig(kid_subsets=1, precision_recall_k=2, precision_recall_images=30)
+    found = scores(Measured(moments(MADE), MADE, None), TARGET, settings, seed=0)
+    expected = precision_recall(REAL[::2], MADE[::2], k=2)
+    assert (found["precision"], found["recall"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "columns"),
+    [
+        (Inception(), ("fid", "kid", "is", "precision")),
+        (
+            Inception(mode="legacy_tensorflow"),
+            ("fid_legacy_tensorflow", "kid_legacy_tensorflow", "is_legacy_tensorflow"),
+        ),
+        (Inception(sha256="0" * 64), ("fid_00000000", "kid_00000000", "is_00000000", "precision_00000000")),
+        (Inception(mode="legacy_pytorch"), ("fid_legacy_pytorch", "kid_legacy_pytorch")),
+        (Classifier(), ("fd_classifier", "kid_classifier", "is_classifier", "precision_classifier")),
+        (DinoV2(), ("fd_dinov2", "kid_dinov2")),
+        (DinoV2(sha256="1" * 64), ("fd_dinov2_11111111", "kid_dinov2_11111111")),
+    ],
+)
+def test_numbers_of_different_extractors_never_share_a_column(config, columns):
+    names = ("fd", "kid", "is", "precision")
+    assert tuple(config.metric(name) for name in names[: len(columns)]) == columns
+
+
+def test_where_weights_lie_is_in_no_key():
+    here, there = Inception(weights="a/b.pt"), Inception(weights="c.pt")
+    assert here.model_dump() == there.model_dump() == Inception().model_dump()
+    assert "weights" in json.dumps(dict(here))
+    assert ExtractorConfig.parse(dict(here)).weights == "a/b.pt"

@@ -1,0 +1,126 @@
+"""Rows, their columns by extractor, and the papers' numbers beside them."""
+
+import csv
+import io
+
+import pytest
+
+from couplet.config import Params
+from couplet.reporting import Result, reported, rows, to_csv, to_markdown
+
+
+@pytest.fixture
+def result(params_content):
+    """A made-up measurement of a cell of GC's table, or of other settings."""
+
+    def make(metrics, *, seed=0, extractor="inception-0", coupling="generator", dataset=None, scale=""):
+        content = dict(params_content)
+        content["datasets"] = {"cifar10": dataset or {"kind": "cifar10"}}
+        content["recipes"] = {"gc": {**content["recipes"]["ict"], "published_as": "GC iCT"}}
+        names = {"dataset": "cifar10", "recipe": "gc", "kernel": "ve", "coupling": coupling, "seed": seed}
+        content |= names
+        content["table1"] = {f"{key}s": [value] for key, value in names.items()}
+        params = Params.model_validate(content)
+        evaluation = {
+            "metrics": metrics,
+            "extractor": extractor,
+            "reference": {"split": "train", "images": 50000},
+        }
+        record = {"seconds": 10.0 + seed, "images_per_second": 100.0}
+        return Result(f"run-{seed}", params.training(params.experiment), evaluation, record, scale)
+
+    return make
+
+
+def test_seeds_are_averaged_and_nfe_are_rows(result):
+    made = rows(
+        [
+            result({"fid_nfe1": 6.0, "kid_nfe1": 0.002, "fid_nfe2": 5.0, "kid_nfe2": 0.001}),
+            result({"fid_nfe1": 6.2, "kid_nfe1": 0.004, "fid_nfe2": 5.0, "kid_nfe2": 0.001}, seed=1),
+        ]
+    )
+    assert [(row["nfe"], row["seeds"], row["fid_mean"], row["fid_std"]) for row in made] == [
+        ("1", "2", "6.100", "0.141"),
+        ("2", "2", "5.000", "0.000"),
+    ]
+    assert made[0]["kid_mean"] == "0.00300"
+    assert made[0]["train_seconds"] == "10.5"
+    assert made[0]["runs"] == "run-0 run-1"
+
+
+def test_published_number_stands_beside_with_the_difference_in_its_std(result):
+    """GC, Table 1: FID 5.95 ± 0.05, KID 0.26 ± 0.02 hundredths, IS 9.10 ± 0.05 at mu = 0.5."""
+    (row,) = rows([result({"fid_nfe1": 6.10, "kid_nfe1": 0.0024, "is_nfe1": 9.0, "is_std_nfe1": 0.1})])
+    assert (row["published_fid"], row["published_fid_std"], row["fid_difference"]) == (
+        "5.950",
+        "0.050",
+        "+3.0",
+    )
+    assert (row["published_kid"], row["kid_difference"]) == ("0.00260", "-1.0")
+    assert (row["published_is"], row["is_difference"]) == ("9.100", "-2.0")
+    assert "arXiv 2406.09570" in row["published_source"]
+    assert not any(name.startswith("is_std_") for name in row)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"coupling": "vae"},
+        {"dataset": {"kind": "images", "path": "cifar10-jpeg", "resolution": 32}},
+    ],
+    ids=["no paper has this coupling", "a folder of images called cifar10 is not CIFAR-10"],
+)
+def test_what_no_paper_reports_stays_blank(result, settings):
+    (row,) = rows([result({"fid_nfe1": 6.10}, **settings)])
+    assert row["fid_mean"] == "6.100"
+    assert row["published_fid"] == row["published_fid_std"] == row["fid_difference"] == ""
+    assert row["published_source"] == ""
+
+
+def test_difference_needs_a_published_std(result):
+    training = result({"fid_nfe1": 3.0}, coupling="independent").training
+    recipe = training.recipe.model_copy(update={"published_as": "iCT iCT"})
+    made = result({"fid_nfe1": 3.0}, coupling="independent")._replace(
+        training=training.model_copy(update={"recipe": recipe})
+    )
+    (row,) = rows([made])
+    assert (row["published_fid"], row["fid_difference"]) == ("2.830", "")
+
+
+def test_published_number_of_another_nfe_or_metric_is_not_taken(result):
+    training = result({}).training
+    assert reported(training, 1, "fid").value == 5.95
+    assert reported(training, 2, "fid").value is None
+    assert reported(training, 1, "precision").value is None
+    assert reported(training, 1, "fd_classifier").value is None
+
+
+def test_extractors_share_neither_row_nor_column(result):
+    made = rows(
+        [
+            result({"fid_nfe1": 6.0}),
+            result({"fd_classifier_nfe1": 0.5}, extractor="classifier-0123abcd"),
+        ]
+    )
+    assert [row["extractor"] for row in made] == ["inception-0", "classifier-0123abcd"]
+    assert [(row["fid_mean"], row["fd_classifier_mean"]) for row in made] == [("6.000", ""), ("", "0.500")]
+    assert [row["published_fid"] for row in made] == ["5.950", ""]
+
+
+def test_csv_has_the_same_columns_in_every_row(result):
+    made = rows([result({"fid_nfe1": 6.0}, scale="small"), result({"fd_x_nfe1": 1.0}, extractor="x-1")])
+    read = list(csv.DictReader(io.StringIO(to_csv(made))))
+    assert read == made
+    assert [row["scale"] for row in read] == ["small", ""]
+
+
+def test_markdown_joins_mean_and_std_and_drops_empty_columns(result):
+    made = rows([result({"fid_nfe1": 6.0}), result({"fid_nfe1": 6.2}, seed=1)])
+    text = to_markdown(made)
+    head, _, line = text.splitlines()
+    assert "6.100 ± 0.141" in line
+    assert "5.950 ± 0.050" in line
+    assert "| FID ↓ |" in head
+    assert "| published FID ↓ |" in head
+    for absent in ("scale", "run-0", "_mean", "_std", "KID"):
+        assert absent not in text
