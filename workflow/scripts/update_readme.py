@@ -1,9 +1,7 @@
-"""Puts the pipeline's table and pictures, and the modelled costs, into README.md: `make readme`."""
+"""Puts the pipeline's table and pictures into README.md: `make readme`."""
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 FIGURES = Path("docs/figures")
@@ -19,15 +17,13 @@ def main() -> None:
     readme, results = Path("README.md"), Path("results")
     FIGURES.mkdir(parents=True, exist_ok=True)
     pictures = []
-    for figure in sorted(results.glob("figures/table1-*.png"), reverse=True):
-        shutil.copyfile(figure, FIGURES / figure.name)
-        pictures.append(f"![{figure.stem}]({FIGURES / figure.name})")
+    for figure in sorted(results.glob("table1.figures/*.png"), reverse=True):
+        kept = FIGURES / f"table1-{figure.name}"
+        shutil.copyfile(figure, kept)
+        pictures.append(f"![{kept.stem}]({kept})")
     table = (results / "table1.md").read_text()
-    done = subprocess.run([sys.executable, "benchmarks/cost.py"], capture_output=True, text=True, check=True)
-    text = between(
-        readme.read_text(), "results", "\n\n".join([*pictures[:1], table.strip(), *pictures[1:]]) + "\n"
-    )
-    readme.write_text(between(text, "cost", done.stdout))
+    shown = "\n\n".join([*pictures[:1], table.strip(), *pictures[1:]]) + "\n"
+    readme.write_text(between(readme.read_text(), "results", shown))
 
 
 if __name__ == "__main__":

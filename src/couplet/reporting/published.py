@@ -21,8 +21,13 @@ class Published(NamedTuple):
 NOTHING = Published(None, None, "")
 """No paper reports the row: its cells stay blank."""
 
-COLUMNS = {"fid": ("FID", 1.0), "kid": ("KIDx100", 0.01), "is": ("IS", 1.0)}
-"""Our column, the papers' name of it, the factor from their unit to ours; all in Inception features."""
+COLUMNS = {
+    f"{column}{mode}": meaning
+    for column, meaning in {"fid": ("FID", 1.0), "kid": ("KIDx100", 0.01), "is": ("IS", 1.0)}.items()
+    for mode in ("", "_legacy_tensorflow", "_legacy_pytorch")
+}
+"""Our columns in features of the published Inception, the papers' name of each, and the factor from their
+unit to ours."""
 
 
 @cache

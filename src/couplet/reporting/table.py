@@ -149,8 +149,8 @@ def _heading(name: str) -> str:
     if name in HEADINGS:
         return HEADINGS[name]
     if name.startswith("published_"):
-        return f"published {HEADINGS[name.removeprefix('published_')]}"
+        return f"published {_heading(name.removeprefix('published_'))}"
     if name.endswith("_difference"):
-        return f"{HEADINGS[name.removesuffix('_difference')].split()[0]} - published (in its std)"
+        return f"{_heading(name.removesuffix('_difference'))} minus published, in its std"
     metric, _, extractor = name.partition("_")
     return f"{HEADINGS[metric]} ({extractor})" if metric in HEADINGS and extractor else name

@@ -90,6 +90,8 @@ def test_difference_needs_a_published_std(result):
 def test_published_number_of_another_nfe_or_metric_is_not_taken(result):
     training = result({}).training
     assert reported(training, 1, "fid").value == 5.95
+    assert reported(training, 1, "fid_legacy_tensorflow").value == 5.95
+    assert reported(training, 1, "fid_589f637b").value is None
     assert reported(training, 2, "fid").value is None
     assert reported(training, 1, "precision").value is None
     assert reported(training, 1, "fd_classifier").value is None
