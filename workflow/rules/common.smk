@@ -97,6 +97,13 @@ def name_and_file_of_archive(wildcards):
     return f"{name} --params {FILES[table]}"
 
 
+def originals_of_archive(wildcards):
+    """What images come from that lie where the parameters say, not in the folder of originals."""
+    table, name = found(archives, wildcards.data)
+    config = layout(table).params.datasets[name]
+    return [config.path] if hasattr(config, "path") else []
+
+
 def flags_of_extractor(wildcards):
     table, (_, extractor) = found(extractors, wildcards.extractor)
     return f"--params {FILES[table]} --extractor {extractor}"

@@ -1,5 +1,6 @@
 rule prepare:
     input:
+        originals=originals_of_archive,
         code=source_files("prepare"),
     output:
         # The card holds the digest of every array; a data set may have no test arrays.

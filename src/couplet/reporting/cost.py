@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from couplet import networks
+from couplet import couplings, networks
 from couplet.config import Training
-from couplet.model import ImageShape, build
+from couplet.config.networks import NetworkConfig, shrink
+from couplet.errors import UserError
+from couplet.model import ImageShape
 
 
 class Cost(NamedTuple):
@@ -36,35 +40,52 @@ def cost(training: Training, shape: ImageShape) -> Cost:
     Raises:
         UserError: the recipe's network does not fit the images.
     """
-    # Counting takes a second, and the rows of a table share networks.
     recipe = training.recipe
-    key = (recipe.network.model_dump_json(), recipe.conditional, training.coupling.model_dump_json(), shape)
-    if key not in _COUNTED:
-        _COUNTED[key] = _count(training, shape)
-    return _COUNTED[key]
+    seen = shape if recipe.conditional else shape._replace(num_classes=0)
+    owned: list[_Counted] = []
 
+    def make_network(*, out_channels: int, model_channels: int, num_blocks: int) -> nn.Module:
+        owned.append(_counted(shrink(recipe.network, model_channels, num_blocks), seen, out_channels))
+        return nn.Module()
 
-_COUNTED: dict[tuple[str, bool, str, ImageShape], Cost] = {}
-
-
-def _count(training: Training, shape: ImageShape) -> Cost:
-    with torch.device("meta"):
-        model = build(training, shape)
-    owned = [part for part in model.coupling.modules() if isinstance(part, networks.Network)]
-    own = sum(_forward(network, training, shape) for network in owned)
-    forward = _forward(model.network, training, shape)
+    try:
+        main = _counted(recipe.network, seen, shape.channels)
+        with torch.device("meta"):
+            setting = couplings.Setting(shape.channels, recipe.sigma_data, make_network)
+            coupling = couplings.build(training.coupling, setting)
+    except ValueError as error:
+        raise UserError(f"recipes.{training.cell.recipe}.network: {error}") from None
     return Cost(
-        parameters=sum(p.numel() for p in model.parameters()),
-        flops=round((4 + model.coupling.predictions) * forward + 3 * own),
+        parameters=sum(p.numel() for p in coupling.parameters()) + sum(n.parameters for n in (main, *owned)),
+        flops=round((4 + coupling.predictions) * main.flops) + 3 * sum(network.flops for network in owned),
     )
 
 
-def _forward(network: torch.nn.Module, training: Training, shape: ImageShape) -> int:
-    """Operations of one image's forward pass through a network on the meta device."""
+class _Counted(NamedTuple):
+    """A network's parameters, and the operations of one image's forward pass."""
+
+    parameters: int
+    flops: int
+
+
+def _counted(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Counted:
+    # Counting takes a second, and the rows of a table share networks, some of them but for the dropout.
+    return _count(config.model_copy(update={"dropout": 0.0}), shape, out_channels)
+
+
+@cache
+def _count(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Counted:
+    channels, resolution, classes = shape
     with torch.device("meta"):
-        image = torch.empty(1, shape.channels, shape.resolution, shape.resolution)
-        labels = torch.empty(1, shape.num_classes) if training.recipe.conditional else None
-        level = torch.empty(1)
+        network = networks.build(
+            config,
+            in_channels=channels,
+            out_channels=out_channels,
+            resolution=resolution,
+            num_classes=classes,
+        )
+        image, level = torch.empty(1, channels, resolution, resolution), torch.empty(1)
+        labels = torch.empty(1, classes) if classes else None
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image, level, labels)
-    return counter.get_total_flops()
+    return _Counted(sum(p.numel() for p in network.parameters()), counter.get_total_flops())
