@@ -64,6 +64,8 @@ def _start(threads: int | None, device: str = "cpu") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
+        if chosen.type not in ("cpu", "cuda"):
+            raise RuntimeError(f"couplet does not run on {chosen.type}")
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError):
         raise UserError(f"--device {device}: not on this machine; use auto, cpu or cuda") from None
@@ -110,20 +112,20 @@ def _dataset(path: Path, name: str | None) -> tuple[str, DatasetConfig, Path]:
     from couplet.config.plugins import load_plugins
 
     load_plugins()
-    kinds = {kind: config for kind, config in DatasetConfig.family.items() if config is not Images}
-    if path.exists() or name not in kinds:
+    named: dict[str, DatasetConfig] = {}
+    raw = Path("raw")
+    if name is None or path.exists() or path != DEFAULT_PARAMS:
         params = _params(path)
-        name = name or params.dataset
-        if name in params.datasets:
-            return name, params.datasets[name], Path(params.raw)
-        kinds = {**params.datasets, **kinds}
-    if name not in DatasetConfig.family or name not in kinds:
+        name, named, raw = name or params.dataset, params.datasets, Path(params.raw)
+    if name in named:
+        return name, named[name], raw
+    kinds: dict[str, Any] = {k: config for k, config in DatasetConfig.family.items() if config is not Images}
+    if name not in kinds:
         raise UserError(
-            f"dataset = {name}: {choices(name, kinds)}; "
-            "for a folder, zip, tar or IDX file of images: --from PATH --resolution N"
+            f"dataset = {name}: {choices(name, {*named, *kinds})}; "
+            "for a folder, zip, tar, IDX file or LMDB of images: --from PATH --resolution N"
         )
-    chosen: Any = kinds[name]
-    return name, chosen(), Path("raw")
+    return name, kinds[name](), raw
 
 
 @app.callback(invoke_without_command=True)
@@ -167,12 +169,15 @@ def prepare(
     params: ParamsFile = DEFAULT_PARAMS,
     out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="data/NAME")] = None,
     from_: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--from", help="A folder, zip, tar, IDX file or LMDB of images to make it from."),
     ] = None,
-    resolution: Annotated[int | None, typer.Option(help="With --from: pixels per side.", min=1)] = None,
+    resolution: Annotated[int | None, typer.Option(help="With --from: pixels per side.")] = None,
+    channels: Annotated[
+        int | None, typer.Option(help="With --from: 3 for colour, 1 for grey.", show_default="as they are")
+    ] = None,
     test_images: Annotated[
-        int | None, typer.Option(help="With --from: images held out where there is no test split.", min=0)
+        int | None, typer.Option(help="With --from: images held out where there is no test split.")
     ] = None,
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="With --from: leave out images that cannot be read.")
@@ -183,6 +188,7 @@ def prepare(
     if from_ is None:
         for flag, given in (
             ("--resolution", resolution is not None),
+            ("--channels", channels is not None),
             ("--test-images", test_images is not None),
             ("--skip-corrupt", skip_corrupt),
         ):
@@ -196,7 +202,12 @@ def prepare(
 
         name, raw = dataset, Path("raw")
         config = from_path(
-            name, str(from_), resolution=resolution, test_images=test_images, skip_corrupt=skip_corrupt
+            name,
+            from_,
+            resolution=resolution,
+            channels=channels,
+            test_images=test_images,
+            skip_corrupt=skip_corrupt,
         )
     _start(1)
     from couplet.progress import counting
@@ -222,7 +233,7 @@ def features(
 
     checked = _params(params)
     try:
-        config = checked.extractor_named(extractor or checked.extractor)
+        config = checked.extractor_named(checked.extractor if extractor is None else extractor)
     except Invalid as error:
         raise UserError(f"{params}: {error}") from None
     chosen = _start(threads, device)
@@ -458,7 +469,7 @@ def show(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> No
     grid = Table.grid(padding=(0, 2))
     for name, value in contents(folder):
         grid.add_row(name, value)
-    Console().print(grid)
+    Console(markup=False, emoji=False).print(grid)
 
 
 @app.command()
@@ -477,6 +488,8 @@ def recipes(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
 ) -> None:
     """List the rows of the papers' tables, or print one with the source of every setting."""
+    if not 0 < tflops < float("inf"):
+        raise UserError(f"--tflops {tflops}: must be a positive number")
     files = params or [DEFAULT_PARAMS, *sorted(Path("workflow/papers").glob("*.yaml"))]
     _start(1)
     from couplet.stages import recipes as stage
@@ -498,7 +511,8 @@ def _print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], markdown: 
     """A table for a terminal, whole in a pipe, or Markdown."""
     if markdown:
         for cells in (heads, ["---"] * len(heads), *rows):
-            typer.echo(f"| {' | '.join(cells)} |")
+            escaped = (cell.replace("|", r"\|") for cell in cells)
+            typer.echo(f"| {' | '.join(escaped)} |")
         return
     from rich.console import Console
     from rich.table import Table
@@ -506,10 +520,8 @@ def _print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], markdown: 
     table = Table(*heads, box=None, header_style="bold", pad_edge=False)
     for cells in rows:
         table.add_row(*cells)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=10_000)
-    console.print(table)
+    width = None if sys.stdout.isatty() else 10_000
+    Console(width=width, markup=False, emoji=False).print(table)
 
 
 @app.command("import-edm")
@@ -532,6 +544,8 @@ def main() -> None:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+    except MemoryError as error:
+        _fail(f"not enough memory: {error or 'for what was asked'}")
     except typer.Abort:
         sys.exit(130)
     except Exception as error:

@@ -1,24 +1,38 @@
 # Reads and checks parameters once; everything else here is names and paths.
+import re
 import sys
 from functools import cache
 from itertools import product
 from pathlib import Path
 
 from couplet.config import Invalid, Layout, read_params
+from couplet.config.base import choices
 from couplet.config.params import read_yaml
 from couplet.config.sources import source_files
 from couplet.errors import UserError
-from snakemake.exceptions import WorkflowError
+
+
+def stop(message):
+    """Ends Snakemake with one line, as the command line does."""
+    print(f"couplet: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if unknown := sorted(set(config) - {"params", "scale"}):
+    stop(f"--config {unknown[0]}: {choices(unknown[0], ['params', 'scale'])}")
 
 # A table per parameter file: results/table1.csv from params.yaml (`--config params=other.yaml` takes
 # another file), results/gc.csv from workflow/papers/gc.yaml. `--config scale=small` is for all of them.
 SCALE = config.get("scale")
 FILES = {"table1": Path(config.get("params", "params.yaml"))}
-FILES |= {path.stem: path for path in sorted(Path("workflow/papers").glob("*.yaml"))}
+for path in sorted(Path("workflow/papers").glob("*.yaml")):
+    if path.stem in FILES or not re.fullmatch(r"[\w.+-]+", path.stem):
+        stop(f"{path}: a table cannot be called {path.stem!r}; rename the file")
+    FILES[path.stem] = path
 
 
 wildcard_constraints:
-    table=rf"({'|'.join(FILES)})(/[\w.+-]+)?",
+    table=rf"({'|'.join(map(re.escape, FILES))})(/[\w.+-]+)?",
     data="[^/]+",
     extractor="[^/]+",
     run="[^/]+",
@@ -31,15 +45,19 @@ def layout(table):
     try:
         return Layout(read_params(FILES[table], SCALE), Path("results"))
     except UserError as error:
-        print(f"couplet: {error}", file=sys.stderr)
-        sys.exit(2)
+        stop(error)
 
 
-def tables():
-    """The tables that know the scale, one by one: a file is read only when a job is looked for in it."""
-    for table, file in FILES.items():
-        if SCALE is None or SCALE in (read_yaml(file).get("scales") or {}):
-            yield table
+@cache
+def knows_scale(file):
+    """Whether a parameter file has the scale that is asked for."""
+    if SCALE is None:
+        return True
+    try:
+        content = read_yaml(file)
+    except UserError as error:
+        stop(error)
+    return isinstance(content, dict) and SCALE in (content.get("scales") or {})
 
 
 @cache
@@ -74,7 +92,11 @@ def evals(table):
 
 def found(folders, name):
     """The first table that has the folder ``name``, and what it has there."""
-    return next((t, folders(t)[name]) for t in tables() if name in folders(t))
+    # A file is read only when a job is looked for in it.
+    for table, file in FILES.items():
+        if knows_scale(file) and name in folders(table):
+            return table, folders(table)[name]
+    stop(f"{name}: no parameter file leads to a folder of this name in results/")
 
 
 def threads_of_extractor(wildcards):
@@ -151,7 +173,7 @@ def results_of_table(wildcards):
     try:
         measured = where.params.measured(part)
     except Invalid as error:
-        raise WorkflowError(f"results/{wildcards.table}.csv: {error}")
+        stop(f"results/{wildcards.table}.csv: {error}")
     for cell, extractor in measured:
         folder = where.evaluation(cell, extractor)
         yield where.data(cell.dataset) / "card.json"

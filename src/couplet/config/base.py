@@ -68,7 +68,8 @@ def invalid(error: ValidationError) -> Invalid:
     if found["type"] == "missing":
         return Invalid(found["loc"], None, "this key is required")
     if found["type"] == "literal_error":
-        allowed = re.findall(r"'([^']*)'", found["ctx"]["expected"])
+        expected = found["ctx"]["expected"]
+        allowed = re.findall(r"'([^']*)'", expected) or re.split(", | or ", expected)  # names, or numbers
         return Invalid(found["loc"], found["input"], choices(found["input"], allowed))
     message = found["msg"].removeprefix("Value error, ").replace(" after validation", "")
     message = message.replace("Tuple", "list").replace("Input", "value").replace("dictionary", "mapping")
@@ -155,6 +156,12 @@ class OneOf:
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Any:
         family = schema["metadata"]["family"].family
         return {"anyOf": [handler(member.__pydantic_core_schema__) for member in family.values()]}
+
+
+def path_safe(name: object) -> None:
+    """Raises Invalid unless ``name`` can stand in a path and on a command line."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name, re.ASCII):
+        raise Invalid((str(name),), name, "a name is made of letters, digits and . + - _")
 
 
 Model = TypeVar("Model", bound=Closed)

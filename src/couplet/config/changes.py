@@ -45,9 +45,10 @@ def changed_params(
     wanted = {key: value for key, value in recipe.items() if value is not None}
     if wanted and cell["recipe"] in content["recipes"]:
         # A scale is laid over the recipe, so that what wins over it must stand there.
-        chosen = content["scale"]
-        draft = content["scales"][chosen] if chosen else content["recipes"]
-        place = "recipe" if chosen else cell["recipe"]
+        draft, place = content["recipes"], cell["recipe"]
+        if chosen := content["scale"]:
+            draft, place = content["scales"][chosen] or {}, "recipe"
+            content["scales"][chosen] = draft
         when = {"dataset": cell["dataset"]}
         settings = {**(draft.get(place) or {})}
         settings["overrides"] = [*(settings.get("overrides") or ()), {"when": when, **wanted}]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Invalid, Variant, validated
+from couplet.config.base import Invalid, Variant, path_safe, validated
 from couplet.errors import UserError
 
 Crop = Literal[
@@ -168,7 +168,7 @@ class Images(HeldOut):
     kind: Literal["images"] = "images"
     path: str = Field(min_length=1)
     """Where the images are; relative to the working directory."""
-    resolution: int = Field(ge=1)
+    resolution: int = Field(ge=1, le=4096)
     """Height and width that images are brought to, in pixels."""
     crop: Crop = "center-crop-dhariwal"
     channels: Literal[1, 3] | None = None
@@ -194,7 +194,7 @@ def from_path(
     path: str | Path,
     *,
     resolution: int | None = None,
-    channels: Literal[1, 3] | None = None,
+    channels: int | None = None,
     skip_corrupt: bool = False,
     test_images: int | None = None,
 ) -> Images:
@@ -203,8 +203,13 @@ def from_path(
     Where ``name`` is a kind of its own, what is not given is that kind's: the result stands in for it.
 
     Raises:
-        UserError: ``resolution`` is missing and ``name`` is no kind that has one, or a value is not allowed.
+        UserError: ``name`` cannot stand in a path, ``resolution`` is missing and ``name`` is no kind that
+            has one, or a value is not allowed.
     """
+    try:
+        path_safe(name)
+    except Invalid as error:
+        raise UserError(f"data set {name!r}: {error.expected}") from None
     kind = DatasetConfig.family.get(name)
     settings: dict[str, Any] = {"path": str(path), "skip_corrupt": skip_corrupt}
     if kind is not None and issubclass(kind, DatasetConfig) and kind.native is not None:

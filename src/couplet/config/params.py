@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Self, get_args
 import yaml
 from pydantic import Field, PlainValidator, PrivateAttr, model_validator
 
-from couplet.config.base import Closed, Invalid, OneOf, Variant, choices, located, validated
+from couplet.config.base import Closed, Invalid, OneOf, Variant, choices, located, path_safe, validated
 from couplet.config.cells import Cell, Grid, Measurement, Training
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
@@ -29,19 +28,13 @@ def _named(family: type[Variant]) -> Any:
             raise Invalid((), value, f"must be a mapping from names to {family.noun} settings")
         members = {}
         for name, settings in value.items():
-            _path_safe(name)
+            path_safe(name)
             with located(name):
                 members[name] = family.parse(with_kind(family, name, settings))
         return members
 
     member: Any = Annotated[family, OneOf()]
     return PlainValidator(parse, json_schema_input_type=dict[str, member])
-
-
-def _path_safe(name: Any) -> None:
-    """Raises Invalid unless ``name`` can stand in a path and on a command line."""
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name, re.ASCII):
-        raise Invalid((str(name),), name, "a name is made of letters, digits and . + - _")
 
 
 def with_kind(family: type[Variant], name: str, settings: Any) -> Any:
@@ -178,7 +171,7 @@ class Params(Closed):
                             self._lookup("features" if key == "extractors" else key, name)
         for name, draft in self.recipes.items():
             with located("recipes"):
-                _path_safe(name)
+                path_safe(name)
             with located("recipes", name):
                 _recipe(draft, {}, self._overlay)
                 for i, override in enumerate(_overrides(draft)):
@@ -400,6 +393,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return load_yaml(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a file with --params") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); give a file with --params") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None

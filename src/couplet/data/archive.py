@@ -23,6 +23,10 @@ from couplet.files import read_json, replacing, sha256, write_json
 SPLITS = ("train", "test")
 """Training and reporting use ``train``; selection uses ``test``, where there is one."""
 
+CARD = "card.json"
+ARRAYS = tuple(f"{split}-{part}.npy" for split in SPLITS for part in ("images", "labels"))
+"""Files of an archive."""
+
 PREVIEW = "preview.png"
 """A contact sheet of training images beside the card, for people."""
 
@@ -114,7 +118,7 @@ class Archive:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        card = folder / "card.json"
+        card = folder / CARD
         self.card = validated(Card, read_json(card), str(card))
         if "train" not in self.card.counts:
             raise UserError(f"{card}: counts = {self.card.counts}: split train is missing")
@@ -140,15 +144,21 @@ class Archive:
         """
         if name not in self.card.counts:
             raise UserError(
-                f"{self.folder / 'card.json'}: {self.card.dataset} has no {name} split, only "
+                f"{self.folder / CARD}: {self.card.dataset} has no {name} split, only "
                 f"{', '.join(self.splits)}: set select.split: train, or hold images out with test_images"
             )
         images, labels = (read_array(self.folder / f"{name}-{part}.npy") for part in ("images", "labels"))
         expected = (self.card.counts[name], *self.card.shape)
-        if images.shape != expected or images.dtype != np.uint8 or len(labels) != len(images):
+        if images.shape != expected or images.dtype != np.uint8 or labels.shape != (len(images),):
             raise UserError(
                 f"{self.folder / f'{name}-images.npy'}: holds {images.dtype}{list(images.shape)} with "
-                f"{len(labels)} labels, the card says uint8{list(expected)}; run `couplet prepare` again"
+                f"{labels.size} labels, the card says uint8{list(expected)}; run `couplet prepare` again"
+            )
+        known = max(len(self.card.classes), 1)
+        if labels.dtype != np.int64 or labels.min(initial=0) < 0 or labels.max(initial=0) >= known:
+            raise UserError(
+                f"{self.folder / f'{name}-labels.npy'}: must hold int64 from 0 to {known - 1}, the classes "
+                "of the card; run `couplet prepare` again"
             )
         return Split(images, labels)
 
@@ -194,9 +204,10 @@ def write(
         counting: shows progress.
 
     Raises:
-        UserError: images cannot be decoded, or ``folder`` cannot be written; the archive that was there is
-            then as it was.
+        UserError: images cannot be decoded, or ``folder`` holds something else or cannot be written; the
+            archive that was there is then as it was.
     """
+    _refuse_others(folder)
     done: dict[str, _Written] = {}
     files: dict[str, str] = {}
     with ExitStack() as stack, _naming(folder):
@@ -211,9 +222,8 @@ def write(
                 np.save(file, stream.labels[done[name].kept], allow_pickle=False)
             files |= {f"{name}-images.npy": done[name].digest, f"{name}-labels.npy": sha256(labels)}
         _check(dataset, done, skip_corrupt)
-        for stale in {"card.json", *(f"{n}-{part}.npy" for n in SPLITS for part in ("images", "labels"))}:
-            if stale not in files:
-                (folder / stale).unlink(missing_ok=True)
+        for stale in {CARD, *ARRAYS} - {*files}:
+            (folder / stale).unlink(missing_ok=True)
     _write_preview(folder, classes)
     card = Card(
         dataset=dataset,
@@ -230,8 +240,20 @@ def write(
         files=files,
         digest=hashlib.sha256("".join(f"{n} {d}\n" for n, d in sorted(files.items())).encode()).hexdigest(),
     )
-    write_json(folder / "card.json", card.model_dump(mode="json"))
+    write_json(folder / CARD, card.model_dump(mode="json"))
     return card
+
+
+def _refuse_others(folder: Path) -> None:
+    """Refuses a folder with anything else in it than an archive; what is hidden does not count."""
+    if not folder.is_dir():
+        return
+    own = {CARD, PREVIEW, *ARRAYS}
+    others = sorted(file.name for file in folder.iterdir() if file.name not in own and file.name[0] != ".")
+    if others:
+        raise UserError(
+            f"{folder}: holds {others[0]!r}, which is no part of a prepared data set; choose another folder"
+        )
 
 
 @contextmanager
@@ -329,7 +351,8 @@ def _check(dataset: str, done: Mapping[str, _Written], skip_corrupt: bool) -> No
         first = ", ".join(f"{image} ({why})" for image, why in corrupt[:5])
         raise UserError(
             f"dataset {dataset}: {len(corrupt)} images cannot be decoded: {first}"
-            f"{', …' if len(corrupt) > 5 else ''}; mend them, or leave them out with skip_corrupt: true"
+            f"{', …' if len(corrupt) > 5 else ''}; mend them, or leave them out: skip_corrupt: true, "
+            "--skip-corrupt with --from"
         )
     for name, written in done.items():
         if not written.kept:

@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 from couplet.data.archive import Split
 
 ROWS, COLUMNS = 10, 10
-TILE, GAP, NAMES = 64, 4, 110
-"""Least size of an image, space between images, width of the class names; in pixels."""
+TILE, LARGEST, GAP, NAMES = 64, 256, 4, 110
+"""Least and largest side of an image, space between images, width of the class names; in pixels."""
 
 
 def contact_sheet(split: Split, classes: tuple[str, ...]) -> Image.Image:
@@ -17,19 +17,23 @@ def contact_sheet(split: Split, classes: tuple[str, ...]) -> Image.Image:
 
     Without classes: images spread evenly over the split.
     """
-    height, width = split.images.shape[1:3]
-    scale = -(-TILE // max(height, width))
+    longer = max(split.images.shape[1:3])
+    shrink, scale = -(-longer // LARGEST), -(-TILE // longer)
+    height, width = (-(-side // shrink) * scale for side in split.images.shape[1:3])
     left = NAMES if classes else 0
     rows = _rows(split, classes)
-    step_x, step_y = width * scale + GAP, height * scale + GAP
+    step_x, step_y = width + GAP, height + GAP
     columns = max(len(chosen) for _, chosen in rows)
     sheet = Image.new("RGB", (left + GAP + columns * step_x, GAP + len(rows) * step_y), "white")
     for y, (name, chosen) in enumerate(rows):
         top = GAP + y * step_y
         ImageDraw.Draw(sheet).text((GAP, top + step_y // 2), name[:16], fill="black")
         for x, index in enumerate(chosen):
-            tile = Image.fromarray(split.images[index].squeeze()).resize((width * scale, height * scale), 0)
-            sheet.paste(tile, (left + GAP + x * step_x, top))
+            pixels = split.images[index]
+            image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).reduce(shrink)
+            sheet.paste(
+                image.resize((width, height), Image.Resampling.NEAREST), (left + GAP + x * step_x, top)
+            )
     return sheet
 
 

@@ -31,9 +31,10 @@ MARKERS = "osD^vP*X"
 
 
 def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
-    """Images [n, h, w, c] as one picture with thin grey lines; n is a multiple of ``columns``."""
+    """Images [n, h, w, c] as one picture with thin grey lines; what is missing in the last row is grey."""
     gap = max(1, images.shape[1] // 16)
-    images = np.pad(images, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=110)
+    missing = -len(images) % columns
+    images = np.pad(images, ((0, missing), (0, gap), (0, gap), (0, 0)), constant_values=110)
     n, height, width, channels = images.shape
     grid = images.reshape(n // columns, columns, height, width, channels)
     return grid.transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, channels)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from couplet.config import Measurement, Training
 from couplet.data import read_array
-from couplet.files import read_json, sha256, write_json
+from couplet.errors import UserError
+from couplet.files import sha256, write_json
 from couplet.metrics import measure, scores
 from couplet.metrics.reference import load_reference
 from couplet.stages.features import extractor_of
-from couplet.stages.sample import samples_name
+from couplet.stages.sample import samples_name, selected
 from couplet.stages.train import check_trained
 from couplet.tensors import seed_of
 
@@ -44,21 +47,22 @@ def evaluate(
         UserError: an input is missing, damaged or of other settings.
     """
     check_trained(settings, train)
+    chosen = selected(selection)
     config = measurement.features
     extractor = extractor_of(features, config, device)
     target = load_reference(reference / "train.safetensors", extractor)
     metrics: dict[str, float] = {}
     digests = {}
-    for nfe in measurement.sample.nfe:
-        path = samples / samples_name(nfe)
-        found = measure(extractor, read_array(path), advance, logits=True)
+    paths = {nfe: samples / samples_name(nfe) for nfe in measurement.sample.nfe}
+    images = {nfe: _samples(path, measurement.sample.samples) for nfe, path in paths.items()}
+    for nfe, path in paths.items():
+        found = measure(extractor, images[nfe], advance, logits=True)
         seed = seed_of(settings.cell.seed, "kid", nfe) % 2**32
         for name, value in scores(found, target, measurement.evaluate, seed=seed).items():
             metric, _, std = name.partition("_")
             column = f"{config.metric(metric)}_{std}" if std else config.metric(metric)
             metrics[f"{column}_nfe{nfe}"] = value
         digests[path.name] = sha256(path)
-    write_json(out / "metrics.json", metrics)
     about = {
         "run": f"{settings.cell}-{settings.key}",
         "training_key": settings.key,
@@ -69,8 +73,24 @@ def evaluate(
         "reference": target.described,
         "samples": {"count": measurement.sample.samples, "sha256": digests},
         "settings": measurement.evaluate.model_dump(mode="json"),
-        "selected": read_json(selection)["selected"],
+        "selected": chosen,
         "metrics": metrics,
     }
+    write_json(out / "metrics.json", metrics)
     write_json(out / "evaluation.json", about)
     return metrics
+
+
+def _samples(path: Path, count: int) -> NDArray[np.uint8]:
+    """The images that `couplet sample` wrote to ``path``.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds something else or another number of images.
+    """
+    images = read_array(path)
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count:
+        raise UserError(
+            f"{path}: holds {images.dtype}{list(images.shape)}, wanted are {count} images, "
+            f"uint8[{count}, height, width, channels]; run `couplet sample` again"
+        )
+    return images

@@ -9,6 +9,7 @@ import torch
 
 from couplet.config.extractors import ExtractorConfig
 from couplet.data import Archive
+from couplet.data.archive import ARRAYS
 from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics.extractor import CARD, Extractor, implementation, load_extractor
@@ -21,9 +22,11 @@ def features(config: ExtractorConfig, data: Path, out: Path, device: torch.devic
 
     Raises:
         UserError: the archive is missing or damaged, the extractor does not suit it, weights are not to
-            be had or have another digest, or ``out`` cannot be written.
+            be had or have another digest, or ``out`` is a data set's folder or cannot be written.
         TypeError: the extractor's configuration is of an unknown class.
     """
+    if (out / ARRAYS[0]).exists():
+        raise UserError(f"{out}: holds a prepared data set; choose another folder")
     kind = implementation(config)
     about = kind.make(config, Archive(data), out)
     extractor = kind.load(config, out, device)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from couplet.config import Cell, Params, Training
-from couplet.config.base import choices
+from couplet.config import Cell, Training
 from couplet.config.params import read_params
 from couplet.errors import UserError
 from couplet.model import ImageShape
@@ -27,12 +27,24 @@ class Row(NamedTuple):
     cell: Cell
     training: Training
     nfe: Sequence[int]
-    cost: Cost
 
     @property
     def name(self) -> str:
         """What `couplet recipes NAME` takes; `results/NAME.csv` is the row's table."""
         return f"{self.table}/{self.cell.name}"
+
+    @property
+    def cost(self) -> Cost | None:
+        """Parameters and operations; None where the images' shape is known only once they are prepared.
+
+        Raises:
+            UserError: the network does not fit the data set.
+        """
+        dataset = self.training.dataset
+        if dataset.native is None:
+            return None
+        resolution, channels = dataset.native
+        return cost(self.training, ImageShape(channels, resolution, dataset.num_classes))
 
     @property
     def published(self) -> dict[int, str]:
@@ -51,33 +63,22 @@ def rows(files: Sequence[Path], scale: str | None = None) -> Iterator[Row]:
     """The rows of parameter files, in the files' order.
 
     Raises:
-        UserError: a file is wrong, or a network does not fit its data set.
+        UserError: a file is wrong.
     """
     for path in files:
         params = read_params(path, scale)
         for cell in dict.fromkeys(cell.model_copy(update={"seed": 0}) for cell in params.cells()):
-            training = params.training(cell)
-            made = cost(training, shape_of(params, cell))
-            yield Row(path.stem, cell, training, params.sample.nfe, made)
-
-
-def shape_of(params: Params, cell: Cell) -> ImageShape:
-    """What images of a cell's data set look like, before it is prepared.
-
-    Raises:
-        UserError: only the files themselves tell.
-    """
-    config = params.datasets[cell.dataset]
-    if config.native is None:
-        raise UserError(f"datasets.{cell.dataset}: the size of its images is known once it is prepared")
-    resolution, channels = config.native
-    return ImageShape(channels, resolution, config.num_classes)
+            yield Row(path.stem, cell, params.training(cell), params.sample.nfe)
 
 
 def summary(row: Row, tflops: float) -> tuple[str, ...]:
-    """What a line of the list shows of a row."""
+    """What a line of the list shows of a row.
+
+    Raises:
+        UserError: the network does not fit the data set.
+    """
     recipe = row.training.recipe
-    fid = row.published
+    fid, made = row.published, row.cost
     return (
         row.table,
         row.cell.dataset,
@@ -86,8 +87,8 @@ def summary(row: Row, tflops: float) -> tuple[str, ...]:
         row.cell.coupling,
         ", ".join(f"{value} (NFE {nfe})" for nfe, value in fid.items() if value),
         f"{recipe.steps:,} × {recipe.batch}",
-        f"{row.cost.parameters / 1e6:.1f} M",
-        f"{row.cost.hours(row.training, tflops):.3g}",
+        f"{made.parameters / 1e6:.1f} M" if made else "",
+        f"{made.hours(row.training, tflops):.3g}" if made else "",
         str(len(row.assumed) or ""),
     )
 
@@ -115,9 +116,13 @@ def find(files: Sequence[Path], name: str, scale: str | None = None) -> Row:
     """
     found = list(rows(files, scale))
     matches = [row for row in found if name in (row.name, row.cell.name)]
-    if len(matches) != 1:
-        hint = choices(name, [row.name for row in matches or found])
-        raise UserError(f"recipe {name}: {'more than one row' if matches else 'no row'} of this name; {hint}")
+    if len(matches) > 1:
+        raise UserError(f"recipe {name}: more than one row: {', '.join(row.name for row in matches)}")
+    if not matches:
+        close = get_close_matches(name, [row.name for row in found]) or sorted({row.table for row in found})
+        raise UserError(
+            f"recipe {name}: no row of this name; close: {', '.join(close)}; `couplet recipes` lists all"
+        )
     return matches[0]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from couplet.data import SPLITS, Archive
+from couplet.errors import UserError
 from couplet.metrics.extractor import load_extractor
 from couplet.metrics.measure import measure
 from couplet.metrics.reference import Reference, save_reference
@@ -26,10 +27,14 @@ def reference(
     ``advance`` is called with the size of each batch of images.
 
     Raises:
-        UserError: archive or extractor is missing or damaged, or ``out`` cannot be written.
+        UserError: archive or extractor is missing or damaged, a split has a single image, or ``out``
+            cannot be written.
     """
     archive = Archive(data)
     extractor = load_extractor(features, device)
+    for split, count in archive.card.counts.items():
+        if count == 1:
+            raise UserError(f"{data}: split {split} has 1 image, statistics need 2 or more")
     for split in SPLITS:
         path = out / f"{split}.safetensors"
         if archive.card.counts.get(split):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from couplet import model
 from couplet.config import Measurement, Training
+from couplet.errors import UserError
 from couplet.files import read_json, replacing
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.sampling import generate
@@ -22,6 +23,19 @@ from couplet.stages.train import check_trained
 def samples_name(nfe: int) -> str:
     """File name of the samples made with ``nfe`` evaluations."""
     return f"nfe{nfe}.npy"
+
+
+def selected(selection: Path) -> dict[str, Any]:
+    """Step and checkpoint that `couplet select` named in the file ``selection``.
+
+    Raises:
+        UserError: the file is missing or holds something else.
+    """
+    content = read_json(selection)
+    try:
+        return {key: content["selected"][key] for key in ("step", "checkpoint")}
+    except (KeyError, TypeError):
+        raise UserError(f"{selection}: not a file of `couplet select`; run it again") from None
 
 
 def batches(
@@ -67,7 +81,7 @@ def sample(
         UserError: an input is missing, damaged or of other settings.
     """
     check_trained(settings, train)
-    chosen = read_json(selection)["selected"]["checkpoint"]
+    chosen = selected(selection)["checkpoint"]
     network, saved = model.load(train / "checkpoints" / chosen, device)
     count, wanted = measurement.sample.samples, measurement.sample.nfe
     resolution = saved.shape.resolution

@@ -91,3 +91,11 @@ def test_wrong_changes_are_refused_and_leave_no_file(change, tmp_path, wrong):
         change(**wrong)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "params.yaml").exists()
+
+
+def test_steps_win_over_a_scale_that_changes_nothing(tmp_path, params_content):
+    params_content |= {"scale": "small", "scales": {"small": None}}
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(params_content))
+    changed = changed_params(path, None, {}, {"steps": 7, "batch": None}, [], tmp_path / "run")
+    assert changed.training(changed.experiment).recipe.steps == 7

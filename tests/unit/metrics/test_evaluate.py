@@ -37,7 +37,7 @@ def place(make_archive, narrow_inception_file, tmp_path, monkeypatch):
     for nfe in (1, 2):
         samples = np.random.default_rng(nfe).integers(0, 256, (COUNT, 8, 8, 3), dtype=np.uint8)
         np.save(tmp_path / "samples" / f"nfe{nfe}.npy", samples)
-    (tmp_path / "selection.json").write_text('{"selected": {"step": 5}}')
+    (tmp_path / "selection.json").write_text('{"selected": {"step": 5, "checkpoint": "step-5"}}')
     measurement = SimpleNamespace(
         features=config,
         sample=SampleConfig(samples=COUNT, nfe=(1, 2)),

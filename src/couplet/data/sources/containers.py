@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import math
 import os
 import re
 import shutil
@@ -29,6 +30,10 @@ from couplet.errors import UserError
 
 TEST_NAMES = ("test", "val", "valid")
 """Folders that hold a test split beside `train`; the first of them that is there counts."""
+
+
+MOST_CLASSES = 1_000_000
+"""A label beyond is taken for a mistake: every number up to the largest label is a class."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ def images_at(path: Path, stack: ExitStack) -> dict[str, Collection]:
     if path.is_dir():
         return _arranged(path, _folder_names(path), _reader(path))
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device may have no end
+            raise UserError(f"{path}: neither a folder nor a plain file")
         with path.open("rb") as file:
             start = file.read(8)
         if zipfile.is_zipfile(path):
@@ -155,7 +162,13 @@ def _folder_names(folder: Path) -> list[str]:
 
 
 def _reader(folder: Path) -> Callable[[str], bytes]:
-    return lambda name: (folder / name).read_bytes()
+    def read(name: str) -> bytes:
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: not a plain file, or a link to nothing")
+        return path.read_bytes()
+
+    return read
 
 
 def _is_image(name: PurePosixPath, endings: set[str]) -> bool:
@@ -173,7 +186,8 @@ def _arranged(path: Path, names: Sequence[str], read: Callable[[str], bytes]) ->
         if name.endswith("/dataset.json"):
             raise UserError(f"{path}: {name}: labels are read from dataset.json at the top only")
     if "dataset.json" in names:
-        return {"train": _collection(images, *_json_labels(path, images, read("dataset.json")), read)}
+        labels, classes = _json_labels(path, images, read("dataset.json"))
+        return {"train": _collection(path, images, labels, classes, read)}
     base = _common_folder(images)
     splits = _splits(path, images, base)
     known = {name: _first_folders(path, chosen, folder) for name, (folder, chosen) in splits.items()}
@@ -184,19 +198,28 @@ def _arranged(path: Path, names: Sequence[str], read: Callable[[str], bytes]) ->
         raise UserError(f"{path}: class {unknown[0]!r} of the test split is none of the training split")
     index = {label: number for number, label in enumerate(classes)} or {"": 0}
     return {
-        name: _collection(chosen, np.array([index[label] for label in known[name]], np.int64), classes, read)
+        name: _collection(
+            path, chosen, np.array([index[label] for label in known[name]], np.int64), classes, read
+        )
         for name, (_, chosen) in splits.items()
     }
 
 
 def _collection(
-    names: Sequence[str], labels: NDArray[np.int64], classes: tuple[str, ...], read: Callable[[str], bytes]
+    path: Path,
+    names: Sequence[str],
+    labels: NDArray[np.int64],
+    classes: tuple[str, ...],
+    read: Callable[[str], bytes],
 ) -> Collection:
-    return Collection(names, labels, classes, lambda index: _opened(lambda: read(names[index]), names[index]))
+    def image(index: int) -> Image.Image:
+        return _opened(lambda: read(names[index]), f"{path}: {names[index]}")
+
+    return Collection(names, labels, classes, image)
 
 
 def _opened(read: Callable[[], bytes], name: str) -> Image.Image:
-    """The image in the bytes that ``read`` gives, not yet decoded.
+    """The image in the bytes that ``read`` gives, not yet decoded; ``name`` is for messages.
 
     Raises:
         CorruptImage: they are no image.
@@ -261,13 +284,15 @@ def _json_labels(
     try:
         labels = json.loads(content)["labels"]
         known = {str(name): label for name, label in labels} if labels is not None else None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise UserError(f"{path}: dataset.json holds no 'labels': null or [[name, integer], …]") from None
     if not known:
         return np.zeros(len(images), np.int64), ()
     for name in images:
-        if type(known.get(name)) is not int or known[name] < 0:
-            raise UserError(f"{path}: dataset.json: label of {name} = {known.get(name)!r}: must be 0, 1, …")
+        label = known.get(name)
+        if type(label) is not int or not 0 <= label < MOST_CLASSES:
+            allowed = f"must be 0, 1, … {MOST_CLASSES - 1}"
+            raise UserError(f"{path}: dataset.json: label of {name} = {label!r}: {allowed}")
     found = np.array([known[name] for name in images], np.int64)
     return found, tuple(str(label) for label in range(int(found.max()) + 1))
 
@@ -315,7 +340,7 @@ def _idx_array(path: Path, axes: int) -> NDArray[np.uint8]:
         else (0,)
     )
     start = 4 + 4 * axes
-    if not all(shape) or len(content) - start != int(np.prod(shape)):
+    if min(shape) < 1 or len(content) - start != math.prod(shape):
         raise UserError(f"{path}: holds {max(len(content) - start, 0)} bytes for shape {list(shape)}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -330,6 +355,9 @@ def lmdb_folder(path: Path, stack: ExitStack) -> Collection:
     try:
         environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, max_readers=512)
         stack.callback(environment.close)
+        whole = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if (path / "data.mdb").stat().st_size < whole:  # to read on would kill the process
+            raise UserError(f"{path}: cut off, its data.mdb must have {whole} bytes")
         with environment.begin() as view:
             keys = list(view.cursor().iternext(keys=True, values=False))
     except lmdb.Error as error:
@@ -343,6 +371,6 @@ def lmdb_folder(path: Path, stack: ExitStack) -> Collection:
             return bytes(view.get(keys[index]))
 
     def image(index: int) -> Image.Image:
-        return _opened(lambda: value(index), names[index])
+        return _opened(lambda: value(index), f"{path}: {names[index]}")
 
     return Collection(names, np.zeros(len(keys), np.int64), (), image)

@@ -73,12 +73,13 @@ def channels_of(collection: Collection, where: str) -> Channels:
     Raises:
         UserError: none can.
     """
+    reasons = []
     for index in range(len(collection)):
         try:
             return _channels(collection.open(index))
-        except CorruptImage:
-            continue
-    raise UserError(f"{where}: none of {len(collection)} images can be opened")
+        except CorruptImage as error:
+            reasons.append(f"{collection.names[index]} ({error})")
+    raise UserError(f"{where}: none of {len(reasons)} images can be opened: {reasons[0]}")
 
 
 def _channels(image: Image.Image) -> Channels:

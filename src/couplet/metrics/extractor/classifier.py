@@ -156,7 +156,9 @@ class ClassifierExtractor(Extractor):
                 described: dict[str, Any] = json.loads((file.metadata() or {})["couplet"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             config = ClassifierConfig.model_validate(described["config"])
-            self.model = Classifier(config, **described["shape"])
+            shape = described["shape"]
+            self.model = Classifier(config, **shape)
+            self.shape = (shape["resolution"], shape["resolution"], shape["channels"])
             self.model.load_state_dict(tensors)
         except (KeyError, ValueError, TypeError, RuntimeError, SafetensorError):
             raise UserError(f"{path}: not a classifier that `couplet features` wrote") from None
@@ -192,7 +194,17 @@ class ClassifierExtractor(Extractor):
         return cls(folder / EXTRACTOR, device)
 
     def prepare(self, images: Pixels) -> Tensor:
-        """float32 [b, c, h, w] in [-1, 1]."""
+        """float32 [b, c, h, w] in [-1, 1].
+
+        Raises:
+            UserError: the classifier was trained on images of another size.
+        """
+        if images.shape[1:] != self.shape:
+            seen, given = ("×".join(map(str, shape)) for shape in (self.shape, images.shape[1:]))
+            raise UserError(
+                f"extractor {self.name}: was trained on images of {seen}, these have {given}; "
+                "run `couplet features` for their data set"
+            )
         return to_float(images, torch.device("cpu"))
 
     def network(self, prepared: Tensor) -> tuple[Tensor, None]:

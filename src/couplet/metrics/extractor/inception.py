@@ -42,7 +42,7 @@ class InceptionExtractor(Extractor):
                 self.features, self.output = load(config.mode, weights, device)
         except ImportError as error:
             raise UserError(
-                f"extractor inception needs clean-fid ({error}): pip install couplet[pipeline]"
+                f"extractor inception needs clean-fid ({error}): pip install 'couplet[pipeline]'"
             ) from None
         except (RuntimeError, AttributeError, KeyError, ValueError):
             raise UserError(f"{weights.path}: not the Inception network of mode {config.mode}") from None

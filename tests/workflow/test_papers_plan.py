@@ -1,0 +1,108 @@
+"""What Snakemake plans for the papers' tables; nothing is run."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+DATASETS = {
+    "ict": {"cifar10", "imagenet64"},
+    "vct": {"fashion_mnist", "cifar10", "ffhq64", "imagenet64"},
+    "gc": {"cifar10", "imagenet32", "celeba64", "church64"},
+    "ect": {"cifar10", "imagenet64"},
+}
+CELLS = {
+    # Data sets × recipes × kernels × couplings of each table.
+    "ict": 2 * 2 * 1 * 1,
+    "vct": 4 * 2 * 2 * 3,
+    # Table 1, figure 5, table 2.
+    "gc": 4 * 1 * 1 * 3 + 1 * 1 * 1 * 6 + 1 * 2 * 1 * 2,
+    "ect": 1 * 4 * 1 * 1 + 1 * 5 * 1 * 1,
+}
+GC_SEEDS = {"paper": 3, "small": 1, "smoke": 1}
+"""The other papers' tables have one seed at every scale."""
+
+
+def plan(tmp_path, *targets, scale=None, ok=True):
+    """The planned jobs as (rule, wildcards), with an empty folder of results."""
+    for name in ("Snakefile", "workflow", "src", "params.yaml"):
+        if not (tmp_path / name).exists():
+            (tmp_path / name).symlink_to(REPOSITORY / name)
+    command = [Path(sys.executable).with_name("snakemake"), "--dry-run", *targets]
+    command += ["--config", *(f"scale={scale}".split())] if scale else []
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ok == (done.returncode == 0), done.stdout + done.stderr
+    if not ok:
+        return done.returncode, done.stderr.strip().splitlines()[-1]
+    text = done.stdout + done.stderr
+    # Each job is a block of lines, ended by a blank one.
+    blocks = re.findall(r"^rule (\w+):\n((?:    .*\n)+)", text, re.M)
+    return [(rule, re.search(r"wildcards: (.*)", about)[1]) for rule, about in blocks]
+
+
+@pytest.mark.parametrize("scale", ["paper", "small", "smoke"])
+def test_all_tables_plan_a_job_per_rule_and_cell(tmp_path, scale):
+    jobs = plan(tmp_path, *(f"results/{table}.csv" for table in CELLS), scale=scale)
+    cells = {table: count * (GC_SEEDS[scale] if table == "gc" else 1) for table, count in CELLS.items()}
+    each = sum(cells.values())
+    datasets = len(set.union(*DATASETS.values()))
+    # Data sets and their statistics are shared between the papers, trainings are not.
+    assert Counter(rule for rule, _ in jobs) == {
+        "prepare": datasets,
+        "features": datasets,
+        "reference": datasets,
+        "train": each,
+        "select": each,
+        "sample": each,
+        "evaluate": each,
+        "table": len(CELLS),
+    }
+    assert len(set(jobs)) == len(jobs)
+    runs = [wildcards.removeprefix("run=") for rule, wildcards in jobs if rule == "train"]
+    assert sum("-gc-" in run for run in runs) == cells["gc"]
+    assert sum("-vct-" in run for run in runs) == cells["vct"]
+    assert sum(bool(re.search("(10|64)-ict-", run)) for run in runs) == cells["ict"]
+
+
+def test_row_plans_exactly_its_own(tmp_path):
+    jobs = plan(tmp_path, "results/gc/cifar10-gc-ict-ve-ot.csv", scale="paper")
+    assert Counter(rule for rule, _ in jobs) == {
+        "prepare": 1,
+        "features": 1,
+        "reference": 1,
+        "train": 3,
+        "select": 3,
+        "sample": 3,
+        "evaluate": 3,
+        "table": 1,
+    }
+    runs = {re.match(r"run=(.*)-\w{8}(?:, .*)?$", found)[1] for rule, found in jobs if rule == "train"}
+    assert runs == {f"cifar10-gc-ict-ve-ot-s{seed}" for seed in range(3)}
+    assert ("table", "table=gc/cifar10-gc-ict-ve-ot") in jobs
+
+
+@pytest.mark.parametrize(
+    ("target", "scale", "message"),
+    [
+        ("results/gc/cifar10-gc-ict-ve-to.csv", "paper", "did you mean 'cifar10-gc-ict-ve-ot'? allowed: "),
+        ("results/ict.csv", "paper scael=small", "scael: did you mean 'scale'? allowed: params, scale"),
+    ],
+)
+def test_wrong_names_are_one_line(tmp_path, target, scale, message):
+    code, line = plan(tmp_path, target, scale=scale, ok=False)
+    assert code == 2
+    assert message in line
+
+
+def test_paper_file_that_cannot_name_a_table_is_refused(tmp_path):
+    (tmp_path / "workflow/papers").mkdir(parents=True)
+    (tmp_path / "workflow/rules").symlink_to(REPOSITORY / "workflow/rules")
+    (tmp_path / "workflow/papers/my paper.yaml").write_text("{}")
+    code, line = plan(tmp_path, "results/table1.csv", ok=False)
+    assert code == 2
+    assert "workflow/papers/my paper.yaml: a table cannot be called 'my paper'; rename the file" in line
