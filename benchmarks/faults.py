@@ -102,9 +102,9 @@ def work(arguments: list[str], log: Path, out: Path, fatal: int) -> None:
     cli.main()
 
 
-# torch, and what its optimisers import at first use, is loaded once, in a server that does nothing but fork.
+# torch, and what is imported at first use, is loaded once, in a server that does nothing but fork.
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["torch._dynamo", "couplet.cli", "couplet.stages.train"])
+context.set_forkserver_preload(["torch._dynamo", "scipy.optimize", "couplet.cli", "couplet.stages.train"])
 
 
 def attempt(
@@ -139,7 +139,8 @@ def killed_at_random(
     training: Training, out: Path, whole: dict[str, str], seconds: float, rng: random.Random
 ) -> Outcome:
     kills = 0
-    while not attempt(training, out, moment=rng.uniform(0, seconds)):
+    # The longer it goes on, the later: a machine that has become busy since must reach a state, too.
+    while not attempt(training, out, moment=rng.uniform(0, seconds * 1.2**kills)):
         kills += 1
     return Outcome(training.coupling, kills, digests(out) == whole)
 
