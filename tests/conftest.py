@@ -1,6 +1,8 @@
 """What tests share: one thread, the repository's parameters, a training of a few milliseconds a step."""
 
 import resource
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,3 +99,31 @@ def full_disk():
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from couplet.files import locked
+
+with locked(Path(sys.argv[1]), print):
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def hold():
+    """A context in which another process holds a lock; left, it is killed and has no time to tidy up."""
+
+    @contextmanager
+    def holding(path):
+        command = [sys.executable, "-c", HOLD, str(path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    return holding

@@ -18,13 +18,22 @@ from couplet.stages.reference import images_of, reference
 from couplet.stages.sample import sample, samples_name
 from couplet.stages.select import images_to_select, select
 from couplet.stages.table import SHOWN
-from couplet.stages.train import train
+from couplet.stages.train import NO_SIGNALS, Signals, train
 
 
-def run_cell(params: Params, out: Path, device: torch.device, say: Callable[[str], None]) -> None:
+def run_cell(
+    params: Params,
+    out: Path,
+    device: torch.device,
+    say: Callable[[str], None],
+    signals: Signals = NO_SIGNALS,
+) -> None:
     """Every stage of the experiment that ``params`` name, into ``out``, and a picture of samples.
 
+    A signal of ``signals`` stops the training after a whole step.
+
     Raises:
+        Stopped: a signal came; the state is saved.
         UserError: a stage met bad input, or ``out`` cannot be written.
     """
     cell = params.experiment
@@ -37,7 +46,7 @@ def run_cell(params: Params, out: Path, device: torch.device, say: Callable[[str
     with counting(f"{data}: reference", images_of(data)) as advance:
         reference(data, extractor, statistics, device, advance)
     with training_progress(str(cell), settings.recipe.steps) as report:
-        train(settings, data, trained, device, report, say)
+        train(settings, data, trained, device, report, say, signals)
     with counting(f"{cell}: select", images_to_select(settings, measurement)) as advance:
         select(settings, measurement, trained, extractor, statistics, selection, device, advance)
     with counting(f"{cell}: sample", measurement.sample.samples) as advance:

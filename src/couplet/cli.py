@@ -6,15 +6,17 @@ torch is imported inside the commands, so that ``couplet --help`` answers at onc
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from couplet.errors import UserError
+from couplet.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +76,29 @@ def _start(threads: int | None, device: str = "cpu") -> torch.device:
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], str | None]]:
+    """A function that names the signal to stop that has come, if any; they no longer end the process.
+
+    Only a second Ctrl-C does, at once. Signals that were ignored before stay so.
+    """
+    came: list[str] = []
+
+    def note(number: int, frame: object) -> None:
+        came.append(signal.Signals(number).name)
+        signal.signal(signal.SIGINT, before.get(signal.SIGINT, signal.SIG_IGN))
+
+    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = {s: handler for s in wanted if (handler := signal.getsignal(s)) not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: came[0] if came else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _params(path: Path, scale: str | None = None) -> Params:
@@ -283,7 +308,7 @@ def train(
     from couplet.stages.train import train as stage
 
     with training_progress(str(settings.cell), settings.recipe.steps) as report:
-        stage(settings, data, out, chosen, report, _say)
+        stage(settings, data, out, chosen, report, _say, _signals())
     typer.echo(f"{out}: {settings.cell}, {settings.recipe.steps} steps")
 
 
@@ -453,8 +478,10 @@ def run(
     checked = changed_params(params, scale, names, {"steps": steps, "batch": batch}, set_ or [], out)
     chosen = _start(threads, device)
     from couplet.adhoc import run_cell
+    from couplet.files import locked
 
-    run_cell(checked, out, chosen, _say)
+    with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), _say):
+        run_cell(checked, out, chosen, _say, _signals())
     show(out)
 
 
@@ -537,11 +564,18 @@ def import_edm(
 
 
 def main() -> None:
-    """The console script: errors of the user's become one line on stderr and exit code 2."""
+    """The console script.
+
+    Errors of the user's become one line on stderr and exit code 2, a signal that stopped a training and left
+    it to be gone on from one line and exit code 75.
+    """
     try:
         code = typer.main.get_command(app)(standalone_mode=False)
     except UserError as error:
         _fail(str(error))
+    except Stopped as stop:
+        print(f"couplet: {stop}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
     except MemoryError as error:

@@ -11,6 +11,9 @@ rule train:
         "logs/train/{run}.log",
     benchmark:
         "logs/train/{run}.tsv"
+    # A job that was warned or killed goes on from its last state, in {run}/train.partial. The engine does
+    # not tell a mistake of the user's from that: it costs one more start, and the same line.
+    retries: 1
     conda:
         "../envs/couplet.yaml"
     threads: threads_of_run

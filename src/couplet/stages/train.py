@@ -1,11 +1,16 @@
-"""Stage `train`: one cell's weights, as EMA snapshots."""
+"""Stage `train`: one cell's weights, as EMA snapshots.
+
+While it works, everything lies in ``OUT.partial``: the last two complete states, the curve and the snapshots
+so far. What files there hold of steps after the newest state is done again, to the same bytes. A whole
+training has its record.json, loses its states and takes the place of ``OUT``. So a process may be killed at
+any moment, and a workflow engine may remove a failed job's outputs.
+"""
 
 from __future__ import annotations
 
-import csv
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,15 +20,23 @@ from couplet import model, training
 from couplet.config import Training
 from couplet.config.layout import checkpoint_name
 from couplet.data import Archive, Loader
-from couplet.errors import UserError
-from couplet.files import read_json, replacing, write_json
+from couplet.errors import Stopped, UserError
+from couplet.files import append, locked, read_json, remove_temporary, replacing, write_json
 from couplet.model import ConsistencyModel, ImageShape, Saved
 from couplet.networks.initial import read_weights
 from couplet.stages.record import environment
 from couplet.training import Progress, State
+from couplet.training.state import Damaged
 
 Report = Callable[[Progress, float], None]
 """Called after every step with what it did and the images per second so far."""
+
+Signals = AbstractContextManager[Callable[[], str | None]]
+"""Gives a function that names the signal to stop that has come, if any."""
+
+NO_SIGNALS: Signals = nullcontext(lambda: None)
+
+STATES_KEPT = 2
 
 
 def train(
@@ -33,11 +46,9 @@ def train(
     device: torch.device,
     report: Report,
     say: Callable[[str], None],
+    signals: Signals = NO_SIGNALS,
 ) -> None:
     """Trains a cell and writes its folder: config.json, curve.csv, checkpoints/, record.json.
-
-    Until it is whole, everything lies in ``out.partial``, with the state from which the same command
-    goes on after an interruption. A workflow engine that removes a failed job's outputs leaves it.
 
     Args:
         settings: what to train.
@@ -46,13 +57,39 @@ def train(
         device: where to train.
         report: called after every step.
         say: called with what a person should know before the first step.
+        signals: entered for the time of the steps; a signal stops the training after a whole one.
 
     Raises:
-        UserError: bad input, a loss that is not finite, or a folder that cannot be written.
+        UserError: bad input, a loss that is not finite, a folder that cannot be written or that another
+            process works on.
+        Stopped: a signal came; the state is saved.
     """
-    if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
-        raise UserError(f"{out}: holds something else than a training; choose another folder")
     archive = Archive(data)
+    place = out.absolute()
+    partial = place.with_name(f"{place.name}.partial")
+    with locked(place.with_name(f"{place.name}.lock"), say):
+        if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
+            raise UserError(f"{out}: holds something else than a training; choose another folder")
+        remove_temporary(partial)
+        if not (partial / "record.json").exists():
+            with signals as stopped_by:
+                state = _train(settings, archive, partial, device, report, say, stopped_by)
+            write_json(partial / "config.json", describe(settings))
+            write_json(partial / "record.json", _record(settings, archive, state, device))
+        _check_whole(partial, settings, archive)
+        _publish(partial, place)
+
+
+def _train(
+    settings: Training,
+    archive: Archive,
+    partial: Path,
+    device: torch.device,
+    report: Report,
+    say: Callable[[str], None],
+    stopped_by: Callable[[], str | None],
+) -> State:
+    """Takes every step, from the newest state in ``partial`` on."""
     shape = ImageShape(archive.card.shape[2], archive.card.shape[0], len(archive.card.classes))
     loader = Loader(
         archive.train,
@@ -61,33 +98,66 @@ def train(
         flip=settings.recipe.flip,
         num_classes=shape.num_classes if settings.recipe.conditional else 0,
     )
-    partial = out.absolute().with_name(out.absolute().name + ".partial")
-    saved = partial / "state.pt"
     state = _initial_state(settings, shape, device)
-    if saved.exists():
-        state.restore(saved, settings.key)
-        say(f"{settings.cell}: goes on after step {state.step}")
-    elif partial.exists():
-        # Stopped before its first save: nothing to go on from, and perhaps of other settings.
-        shutil.rmtree(partial)
+    frozen = _frozen(settings, device)
+    _restore(state, partial, settings, archive, say)
     if state.loaded:
         say(f"{settings.recipe.init_from}: {state.loaded}")
     snapshots = set(settings.snapshot_steps)
-    with _curve(partial / "curve.csv", state.step) as curve:
-        for progress in training.run(settings, state, loader, _frozen(settings, device)):
+    curve = partial / "curve.csv"
+    _start_curve(curve, state.step)
+    try:
+        for progress in training.run(settings, state, loader, frozen):
             done = progress.step
             report(progress, done * settings.recipe.batch / state.seconds)
             if done == 1 or done % settings.train.log_every == 0 or done in snapshots:
-                curve.writerow(progress._asdict())
+                append(curve, ",".join(map(str, progress)) + "\n")
             if done in snapshots:
                 path = partial / "checkpoints" / checkpoint_name(done)
                 model.save(path, state.averaged, Saved(settings, shape, done))
-            if done % settings.train.save_every == 0:
-                state.save(saved, settings.key)
-    write_json(partial / "config.json", describe(settings))
-    write_json(partial / "record.json", _record(settings, archive, state, device))
-    saved.unlink(missing_ok=True)
-    _publish(partial, out)
+            signal = stopped_by()
+            if signal or done % settings.train.save_every == 0:
+                _save(state, partial, settings, archive)
+            if signal:
+                raise Stopped(
+                    f"{settings.cell}: {signal}: stopped after step {done}, saved; the same command goes on"
+                )
+    except UserError as error:
+        good = _states(partial)
+        last = f"the last good state is {good[-1]}" if good else "no state was saved before"
+        raise UserError(f"{error}; {last}") from None
+    return state
+
+
+def _states(partial: Path) -> list[Path]:
+    """The saved states, the newest last."""
+    return sorted(partial.glob("state-*.safetensors"))
+
+
+def _save(state: State, partial: Path, settings: Training, archive: Archive) -> None:
+    """Saves the state, then removes what is older than the one before it."""
+    path = partial / f"state-{state.step:08d}.safetensors"
+    state.save(path, key=settings.key, data=archive.card.digest)
+    for old in _states(partial)[:-STATES_KEPT]:
+        old.unlink()
+
+
+def _restore(
+    state: State, partial: Path, settings: Training, archive: Archive, say: Callable[[str], None]
+) -> None:
+    """Goes on from the newest saved state, if there is one."""
+    states = _states(partial)
+    if not states:
+        if partial.exists():
+            # Stopped before its first save: nothing to go on from, and perhaps of other settings.
+            shutil.rmtree(partial)
+        return
+    try:
+        state.restore(states[-1], key=settings.key, data=archive.card.digest)
+    except Damaged as error:
+        then = f"go on from {states[-2].name}" if len(states) > 1 else "start again"
+        raise UserError(f"{error}; delete it to {then}") from None
+    say(f"{settings.cell}: goes on after step {state.step}")
 
 
 def _initial_state(settings: Training, shape: ImageShape, device: torch.device) -> State:
@@ -108,19 +178,18 @@ def _frozen(settings: Training, device: torch.device) -> ConsistencyModel | None
     return None if path is None else model.load(Path(path), device)[0]
 
 
-@contextmanager
-def _curve(path: Path, step: int) -> Iterator[csv.DictWriter[str]]:
-    """curve.csv, opened to go on after ``step``: lines of steps that are to be done again go."""
-    kept = []
-    if step and path.exists():
-        with path.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, Progress._fields, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
-    with path.open("a", newline="", buffering=1) as file:
-        yield csv.DictWriter(file, Progress._fields, lineterminator="\n")
+def _start_curve(path: Path, step: int) -> None:
+    """curve.csv, ready to go on after ``step``: lines of steps that are to be done again go.
+
+    A line that a full disk or a kill cut short is one of these, whatever number is left of it.
+    """
+    head = ",".join(Progress._fields)
+    kept = [head]
+    if path.exists():
+        whole = (line for line in path.read_text().splitlines()[1:] if line.count(",") == head.count(","))
+        kept += [line for line in whole if int(line.partition(",")[0]) <= step]
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(kept) + "\n")
 
 
 def _record(settings: Training, archive: Archive, state: State, device: torch.device) -> dict[str, object]:
@@ -137,11 +206,27 @@ def _record(settings: Training, archive: Archive, state: State, device: torch.de
     }
 
 
+def _check_whole(partial: Path, settings: Training, archive: Archive) -> None:
+    """Raises UserError if ``partial`` was left whole by a training of other settings or data."""
+    path = partial / "record.json"
+    record = read_json(path)
+    if (record["key"], record["data"]) != (settings.key, archive.card.files):
+        raise UserError(
+            f"{path}: of configuration {record['key']}, this is {settings.key}, or of another data set; "
+            f"delete {partial} to start again, or choose another folder"
+        )
+
+
 def _publish(partial: Path, out: Path) -> None:
     """Puts a whole training in its place; what was there is of an earlier run of this command."""
+    for state in _states(partial):
+        state.unlink()
+    replaced = out.with_name(f"{out.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
     if out.exists():
-        shutil.rmtree(out)
+        out.replace(replaced)
     partial.replace(out)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def describe(settings: Training) -> dict[str, object]:

@@ -1,13 +1,22 @@
-"""The complete state of a training, and the file from which it goes on."""
+"""The complete state of a training, and the file from which it goes on.
+
+No generator is saved: every draw of a step, and its batch, follow from (seed, purpose, step) alone. Nor are
+the optimiser's settings: they follow from the recipe, and the learning rate from the step.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
@@ -17,9 +26,13 @@ from couplet.model import ConsistencyModel
 from couplet.networks.initial import LoadReport
 
 
+class Damaged(UserError):
+    """A file of a state whose content is not what was saved."""
+
+
 @dataclass
 class State:
-    """All that changes from step to step; every draw follows from the seed and ``step``."""
+    """All that changes from step to step."""
 
     model: ConsistencyModel
     ema: AveragedModel
@@ -38,41 +51,104 @@ class State:
         """The running average as a model."""
         return cast(ConsistencyModel, self.ema.module)
 
-    def save(self, path: Path, key: str) -> None:
-        """Writes everything; ``key`` identifies the configuration that may go on from it."""
-        content = {
-            "key": key,
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "replaced": self.replaced,
-        }
-        with replacing(path) as temporary:
-            try:
-                torch.save(content, temporary)
-            except RuntimeError as error:  # What torch makes of a full disk.
-                raise OSError(str(error).splitlines()[0]) from error
+    def save(self, path: Path, *, key: str, data: str) -> None:
+        """Writes everything as one safetensors file with a SHA-256 of its content.
 
-    def restore(self, path: Path, key: str) -> None:
-        """Takes over what :meth:`save` wrote.
+        Args:
+            path: the file.
+            key: identifies the configuration that may go on from it.
+            data: digest of the archive that may.
 
         Raises:
-            UserError: the file is damaged or belongs to another configuration.
+            UserError: the file cannot be written, or the disk is full.
         """
+        about = json.dumps(
+            {
+                "key": key,
+                "data": data,
+                "step": self.step,
+                "seconds": self.seconds,
+                "replaced": self.replaced,
+            }
+        )
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
+        content = serialise(tensors, {"couplet": about, "sha256": _digest(about, tensors)})
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+
+    def restore(self, path: Path, *, key: str, data: str) -> None:
+        """Takes over what :meth:`save` wrote. Nothing in the file is executed.
+
+        Raises:
+            Damaged: the content is not what was saved.
+            UserError: the file cannot be read, or belongs to another configuration or archive.
+        """
+        about, tensors = _read(path)
+        for name, found, wanted in (("configuration", about["key"], key), ("data set", about["data"], data)):
+            if found != wanted:
+                raise UserError(
+                    f"{path}: state of {name} {found}, this is {wanted}; "
+                    f"delete {path.parent} to start again, or choose another folder"
+                )
         try:
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            found, model, ema, optimizer = (content[k] for k in ("key", "model", "ema", "optimizer"))
-            step, seconds, replaced = (content[k] for k in ("step", "seconds", "replaced"))
-        except (OSError, EOFError, KeyError, RuntimeError, TypeError, UnpicklingError):
-            raise UserError(f"{path}: damaged training state; delete it to start again") from None
-        if found != key:
-            raise UserError(
-                f"{path}: state of configuration {found}, this is {key}; "
-                "delete it to start again, or choose another folder"
-            )
-        self.model.load_state_dict(model)
-        self.ema.load_state_dict(ema)
-        self.optimizer.load_state_dict(optimizer)
-        self.step, self.seconds, self.replaced = step, seconds, replaced
+            self.model.load_state_dict(_below("model.", tensors))
+            self.ema.load_state_dict(_below("ema.", tensors))
+        except RuntimeError as error:
+            cause = " ".join(str(error).split())
+            raise UserError(f"{path}: does not fit the model as it is now: {cause}") from None
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below("optimizer.", tensors).items():
+            index, _, field = name.partition(".")
+            state.setdefault(int(index), {})[field] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.step, self.seconds, self.replaced = about["step"], about["seconds"], about["replaced"]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What is saved, by part and name."""
+        moments = self.optimizer.state_dict()["state"]
+        return {
+            **{f"model.{name}": value for name, value in self.model.state_dict().items()},
+            **{f"ema.{name}": value for name, value in self.ema.state_dict().items()},
+            **{
+                f"optimizer.{index}.{name}": value
+                for index, fields in moments.items()
+                for name, value in fields.items()
+            },
+        }
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the description and every tensor's name, type, shape and bytes."""
+    sha256 = hashlib.sha256(about.encode())
+    for name, value in sorted(tensors.items()):
+        sha256.update(f"\n{name} {value.dtype} {list(value.shape)}\n".encode())
+        sha256.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Description and tensors of a file that :meth:`State.save` wrote.
+
+    Raises:
+        Damaged: the content is not what was saved.
+        UserError: the file cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: Mapping[str, str] = file.metadata() or {}
+            # Copies: the optimiser must not work on pages of the file.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        about, expected = header["couplet"], header["sha256"]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (SafetensorError, KeyError) as error:
+        raise Damaged(f"{path}: damaged training state ({error})") from None
+    if _digest(about, tensors) != expected:
+        raise Damaged(f"{path}: damaged training state (its content does not match its SHA-256)")
+    return json.loads(about), tensors

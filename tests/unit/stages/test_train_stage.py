@@ -1,6 +1,7 @@
 """The folder that `train` writes: whole, its own, and gone on from."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from safetensors.torch import save_file
 
 from couplet import data, model, training
 from couplet.config.params import Params
-from couplet.errors import UserError
+from couplet.errors import Stopped, UserError
+from couplet.stages import train as stage
 from couplet.stages.train import train
 
 CPU = torch.device("cpu")
@@ -31,29 +33,39 @@ def settings(coupling="independent", **recipe):
 
 @pytest.fixture
 def archive(tmp_path):
-    rng = np.random.default_rng(0)
+    return write_archive(tmp_path / "data", seed=0)
+
+
+def write_archive(folder, seed):
+    rng = np.random.default_rng(seed)
     splits = {
         name: data.Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 3)
         for name, count in (("train", 12), ("test", 6))
     }
-    folder = tmp_path / "data"
     data.write(folder, dataset="noise", source="random", classes=("a", "b", "c"), splits=splits)
     return folder
 
 
-class Stopped(Exception):
+class Killed(Exception):
     """Stands for a killed process."""
 
 
-def run(chosen, archive, out, stop_after=None):
-    said = []
+def run(chosen, archive, out, kill_after=None, signal_after=None):
+    said, came = [], []
 
     def report(progress, rate):
-        if progress.step == stop_after:
-            raise Stopped
+        if progress.step == kill_after:
+            raise Killed
+        if progress.step == signal_after:
+            came.append("SIGTERM")
 
-    train(chosen, archive, out, CPU, report, said.append)
+    signals = nullcontext(lambda: came[0] if came else None)
+    train(chosen, archive, out, CPU, report, said.append, signals)
     return said
+
+
+def states(out):
+    return sorted(path.name for path in out.with_name(f"{out.name}.partial").glob("state-*"))
 
 
 def content_of(folder):
@@ -80,26 +92,193 @@ def test_folder_is_whole_and_describes_itself(archive, tmp_path):
     assert not (tmp_path / "run.partial").exists()
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
-def test_stopped_training_goes_on_to_the_same_bytes(archive, tmp_path, stop_after):
+@pytest.fixture
+def whole(archive, tmp_path):
+    """What an undisturbed training of six steps, saved after every second, leaves."""
     run(settings(), archive, tmp_path / "whole")
-    with pytest.raises(Stopped):
-        run(settings(), archive, tmp_path / "again", stop_after)
+    return content_of(tmp_path / "whole")
+
+
+def killed(archive, out, after):
+    with pytest.raises(Killed):
+        run(settings(), archive, out, after)
+
+
+@pytest.mark.parametrize("kill_after", [1, 2, 3, 5])
+def test_killed_training_goes_on_to_the_same_bytes(archive, tmp_path, whole, kill_after):
+    killed(archive, tmp_path / "again", kill_after)
     assert not (tmp_path / "again").exists()
     said = run(settings(), archive, tmp_path / "again")
-    assert len(said) == (stop_after > 2)
-    assert content_of(tmp_path / "again") == content_of(tmp_path / "whole")
+    assert len(said) == (kill_after > 2)
+    assert content_of(tmp_path / "again") == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "data", "whole"]
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 6])
+def test_signal_stops_after_a_whole_step_and_saves_it(archive, tmp_path, whole, after):
+    out = tmp_path / "again"
+    with pytest.raises(Stopped, match=rf"-s0: SIGTERM: stopped after step {after}, saved; the same command"):
+        run(settings(), archive, out, signal_after=after)
+    assert states(out)[-1] == f"state-{after:08d}.safetensors"
+    [said] = run(settings(), archive, out)
+    assert said.endswith(f"goes on after step {after}")
+    assert content_of(out) == whole
+
+
+def test_last_two_states_are_kept(archive, tmp_path):
+    out = tmp_path / "run"
+    for after, kept in ((3, [2]), (5, [2, 4]), (6, [2, 4])):
+        killed(archive, out, after)
+        assert states(out) == [f"state-{step:08d}.safetensors" for step in kept]
+    with pytest.raises(Stopped):
+        run(settings(), archive, out, signal_after=5)
+    assert states(out) == [f"state-{step:08d}.safetensors" for step in (4, 5)]
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[:-100], lambda c: c[:-9] + bytes([c[-9] ^ 1]) + c[-8:]])
+def test_damaged_state_is_named_and_the_one_before_is_good(archive, tmp_path, whole, damage):
+    out = tmp_path / "again"
+    killed(archive, out, 5)
+    older, newest = (tmp_path / "again.partial" / name for name in states(out))
+    before = older.read_bytes()
+    newest.write_bytes(damage(newest.read_bytes()))
+    with pytest.raises(UserError) as caught:
+        run(settings(), archive, out)
+    message = str(caught.value)
+    assert message.startswith(f"{newest}: damaged training state (")
+    assert message.endswith(f"; delete it to go on from {older.name}")
+    assert "\n" not in message
+    assert older.read_bytes() == before
+    newest.unlink()
+    [said] = run(settings(), archive, out)
+    assert said.endswith("goes on after step 2")
+    assert content_of(out) == whole
+
+
+def test_only_state_damaged_means_to_start_again(archive, tmp_path, whole):
+    out = tmp_path / "again"
+    killed(archive, out, 3)
+    path = tmp_path / "again.partial" / states(out)[0]
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"damaged training state .*; delete it to start again"):
+        run(settings(), archive, out)
+    path.unlink()
+    assert run(settings(), archive, out) == []
+    assert content_of(out) == whole
+
+
+def test_full_disk_is_named_and_the_state_before_is_good(archive, tmp_path, whole, full_disk):
+    out = tmp_path / "again"
+    killed(archive, out, 3)
+    good = tmp_path / "again.partial/state-00000002.safetensors"
+    before = good.read_bytes()
+    with full_disk(), pytest.raises(UserError) as caught:
+        run(settings(), archive, out)
+    path = tmp_path / "again.partial/checkpoints/step-00000004.safetensors"
+    assert str(caught.value) == (f"{path}: cannot be written (File too large); the last good state is {good}")
+    assert good.read_bytes() == before
+    run(settings(), archive, out)
+    assert content_of(out) == whole
+
+
+def test_folder_that_becomes_unwritable_is_named(archive, tmp_path, whole, monkeypatch):
+    out = tmp_path / "again"
+    killed(archive, out, 3)
+
+    def denied(self, *args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", denied)
+    with pytest.raises(UserError) as caught:
+        run(settings(), archive, out)
+    monkeypatch.undo()
+    assert "step-00000004.safetensors: cannot be written (Permission denied); the last" in str(caught.value)
+    assert states(out) == ["state-00000002.safetensors"]
+    run(settings(), archive, out)
+    assert content_of(out) == whole
+
+
+def test_folder_that_cannot_be_made_is_named(archive, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"file/run\.lock: cannot be written \("):
+        run(settings(), archive, tmp_path / "file/run")
 
 
 def test_training_of_other_settings_is_not_gone_on_from(archive, tmp_path):
-    with pytest.raises(Stopped):
-        run(settings(), archive, tmp_path / "run", 3)
-    with pytest.raises(UserError, match=r"state\.pt: state of configuration"):
+    killed(archive, tmp_path / "run", 3)
+    before = states(tmp_path / "run")
+    with pytest.raises(UserError, match=r"state-00000002\.safetensors: state of configuration .*; delete /"):
         run(settings(batch=5), archive, tmp_path / "run")
+    assert states(tmp_path / "run") == before
+
+
+def test_training_on_data_that_changed_since_is_not_gone_on_from(archive, tmp_path, whole):
+    killed(archive, tmp_path / "run", 3)
+    write_archive(archive, seed=1)
+    with pytest.raises(UserError, match=r"state-00000002\.safetensors: state of data set \w+, this is \w+; "):
+        run(settings(), archive, tmp_path / "run")
+    write_archive(archive, seed=0)
+    run(settings(), archive, tmp_path / "run")
+    assert content_of(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("save_every", [1, 5])
+def test_divergence_names_the_last_good_state(archive, tmp_path, save_every):
+    chosen = settings(optimizer={"kind": "adam", "lr": 1e30}, learning_rate={"kind": "constant"})
+    chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"save_every": save_every})})
+    with pytest.raises(UserError, match=r"step 1: loss .*coupling independent") as caught:
+        run(chosen, archive, tmp_path / "run")
+    good = tmp_path / "run.partial/state-00000001.safetensors"
+    last = f"the last good state is {good}" if save_every == 1 else "no state was saved before"
+    assert str(caught.value).endswith(f"; {last}")
+    assert good.exists() == (save_every == 1)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_training_killed_before_it_takes_its_place_takes_it_untrained(
+    archive, tmp_path, whole, monkeypatch, earlier
+):
+    out = tmp_path / "again"
+    if earlier:
+        run(settings(steps=3), archive, out)
+
+    def kill(*args):
+        raise Killed
+
+    monkeypatch.setattr(stage, "_publish", kill)
+    with pytest.raises(Killed):
+        run(settings(), archive, out)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"record\.json: of configuration .*; delete /"):
+        run(settings(batch=5), archive, out)
+    assert run(settings(), archive, out, kill_after=1) == []
+    assert content_of(out) == whole
+    assert not (tmp_path / "again.replaced").exists()
+
+
+def test_what_a_killed_process_had_half_written_is_not_published(archive, tmp_path, whole):
+    out = tmp_path / "again"
+    killed(archive, out, 3)
+    partial = tmp_path / "again.partial"
+    (partial / "checkpoints/.step-00000002.safetensors.1.tmp").write_text("half")
+    (partial / ".state-00000004.safetensors.1.tmp").write_text("half")
+    with (partial / "curve.csv").open("a") as file:
+        file.write("1")
+    run(settings(), archive, out)
+    assert content_of(out) == whole
+
+
+def test_process_on_a_folder_in_use_is_refused(archive, tmp_path, hold):
+    out = tmp_path / "run"
+    with hold(tmp_path / "run.lock") as holder:
+        with pytest.raises(UserError, match=rf"run\.lock: process {holder.pid} on \S+ is at work"):
+            run(settings(), archive, out)
+        assert not (tmp_path / "run.partial").exists()
+    run(settings(), archive, out)
 
 
 def test_leftovers_without_a_state_are_not_published(archive, tmp_path):
-    with pytest.raises(Stopped):
+    with pytest.raises(Killed):
         run(settings(steps=9), archive, tmp_path / "run", 1)
     stray = tmp_path / "run.partial/checkpoints/step-00000003.safetensors"
     stray.parent.mkdir(parents=True, exist_ok=True)

