@@ -56,6 +56,7 @@ def make_draws(**changes):
 def loss_of(model, draws, *, objective=None, ema=None, frozen=None, images=None, step=0):
     images = torch.linspace(-1, 1, 96).reshape(SIZE) if images is None else images
     objective = objective or make_objective(model)
+    draws = draws._replace(noise=model.coupling.arrange(images, draws.noise))
     return consistency_loss(model, ema or model, frozen, images, None, draws, objective=objective, step=step)
 
 
