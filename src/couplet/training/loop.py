@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from couplet.model import ConsistencyModel, ImageShape, build
 from couplet.networks.initial import initialise
 from couplet.tensors import default_stream, generator, seed_of
 from couplet.training.ema import averaged
+from couplet.training.engine import check_compiled, computed, products
 from couplet.training.optim import build_optimizer, learning_rate_factor
 from couplet.training.state import State
 from couplet.training.step import Draws, Objective, Phase, Terms, build_objective, consistency_loss
@@ -95,14 +97,25 @@ def run(
             optimiser, ema.
 
     Raises:
-        UserError: loss or gradient is not finite and the recipe does not say to zero it.
+        UserError: loss or gradient is not finite and the recipe does not say to zero it; or the device
+            cannot compute as `train` says.
     """
     recipe = training.recipe
     device = next(state.model.parameters()).device
-    objective = build_objective(recipe, state.model.kernel, math.prod(loader.split.images.shape[1:]))
+    objective = replace(
+        build_objective(recipe, state.model.kernel, math.prod(loader.split.images.shape[1:])),
+        # Compiled networks draw their own, and without dropout there is nothing to give on.
+        masks_once=device.type == "cpu" and not training.train.compile and recipe.network.has_dropout,
+    )
     if ahead is None:
         ahead = 2 if device.type == "cuda" else 0
-    with closing(_inputs(training, state, loader, device, ahead)) as inputs:
+    models = [model for model in (state.model, state.averaged, frozen) if model is not None]
+    with (
+        computed(models, training.train, device),
+        closing(_inputs(training, state, loader, device, ahead)) as inputs,
+    ):
+        if training.train.compile and state.step < recipe.steps:
+            _check_compiled(training, state, loader, device)
         while state.step < recipe.steps:
             began = time.perf_counter()
             with phase("data"):
@@ -110,14 +123,26 @@ def run(
             with phase("coupling"):
                 noise = arranged()
             draws = _draws(training, objective, state.step, noise)
-            state.model.normalize_weights_()
-            state.model.zero_grad(set_to_none=True)
-            terms = _backward(training, state, frozen, images, labels, draws, objective, phase)
+            with products(training.train, device):
+                state.model.normalize_weights_()
+                state.model.zero_grad(set_to_none=True)
+                terms = _backward(training, state, frozen, images, labels, draws, objective, phase)
             progress = _update(
                 training, state, terms, draws.t, objective.schedule.fineness(state.step), phase
             )
             state.seconds += time.perf_counter() - began
             yield progress
+
+
+def _check_compiled(training: Training, state: State, loader: Loader, device: torch.device) -> None:
+    """Raises UserError where compiled student and teacher would not have the same dropout masks."""
+    height, width, channels = loader.split.images.shape[1:]
+    size = min(training.train.microbatch or loader.batch, loader.batch)
+    x = torch.randn(size, channels, height, width, generator=torch.Generator().manual_seed(0)).to(device)
+    labels = torch.eye(loader.num_classes, device=device)[:1].expand(size, -1) if loader.num_classes else None
+    teacher = state.averaged if training.recipe.teacher == "ema" else state.model
+    with products(training.train, device):
+        check_compiled(state.model.network, teacher.network, x, labels)
 
 
 Inputs = tuple[Tensor, Tensor | None, Callable[[], Tensor]]

@@ -17,6 +17,7 @@ from couplet.couplings import Predictors
 from couplet.kernels import Kernel
 from couplet.model import ConsistencyModel
 from couplet.tensors import default_stream, per_image
+from couplet.training.masks import shared_masks
 
 Phase = Callable[[str], AbstractContextManager[object]]
 """Called with the name of a part of a step, for a context that it runs in: a clock, a profiler's mark."""
@@ -33,6 +34,8 @@ class Objective:
     boundary: Boundary
     ema_teacher: bool
     total_steps: int
+    masks_once: bool = False
+    """Whether the teacher is given the student's dropout masks instead of drawing them again."""
 
 
 def build_objective(recipe: Recipe, kernel: Kernel, values: int) -> Objective:
@@ -127,16 +130,13 @@ def consistency_loss(
             progress=step / objective.total_steps,
             uniform=draws.uniform,
         )
-    with phase("student"), default_stream(device, draws.dropout_seed):
+    drawn, drawn_again = shared_masks(device, draws.dropout_seed, once=objective.masks_once)
+    with phase("student"), drawn:
         x_t = kernel.noise(pair.data, pair.noise, t)
         student = model(x_t, t, pair.labels, boundary=objective.boundary.training)
     teacher = ema if objective.ema_teacher else model
     # An averaged teacher has the student's dropout too; otherwise it stays in evaluation mode.
-    with (
-        phase("teacher"),
-        default_stream(device, draws.dropout_seed),
-        _in_mode(teacher, model.training),
-    ):
+    with phase("teacher"), drawn_again, _in_mode(teacher, model.training):
         target = _denoise(teacher, objective, pair.data, pair.noise, r, pair.labels)
     distance = objective.distance(student, target)
     weight = objective.weighting(t, r)
