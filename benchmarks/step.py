@@ -29,7 +29,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,22 +135,26 @@ class Runner:
 
     def memory(self) -> int | None:
         """Bytes that one step needs at most beyond those before it."""
-        device = self.clock.device
-        if device.type == "cuda":
-            before = torch.cuda.memory_allocated(device)
-            torch.cuda.reset_peak_memory_stats(device)
-            self.step(split=False, whole=False)
-            return torch.cuda.max_memory_allocated(device) - before
-        if sys.platform != "linux":
-            return None
-        ctypes.CDLL(None).malloc_trim(0)
-        before = status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # from here on the peak counts
+        growth = memory_growth(self.clock.device)
         self.step(split=False, whole=False)
-        return status("VmHWM") - before
+        return growth()
 
 
-def status(name: str) -> int:
+def memory_growth(device: torch.device) -> Callable[[], int | None]:
+    """What returns the most memory in use since this call beyond that in use now, in bytes."""
+    if device.type == "cuda":
+        allocated = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return lambda: torch.cuda.max_memory_allocated(device) - allocated
+    if sys.platform != "linux":
+        return lambda: None
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # from here on the peak counts
+    resident = _status("VmRSS")
+    return lambda: _status("VmHWM") - resident
+
+
+def _status(name: str) -> int:
     """A size that the system keeps of this process, in bytes."""
     content = Path("/proc/self/status").read_text()
     return 1024 * int(re.findall(rf"{name}:\s+(\d+) kB", content)[0])
