@@ -74,8 +74,8 @@ class Result(NamedTuple):
 class Clock:
     """Seconds of each part of a step; `phase` of a training."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.on = device, False
+    def __init__(self, device: torch.device, now: Callable[[], float]) -> None:
+        self.device, self.now, self.on = device, now, False
         self.seconds: dict[str, float] = defaultdict(float)
 
     def wait(self) -> None:
@@ -88,10 +88,10 @@ class Clock:
             yield
             return
         self.wait()
-        began = time.perf_counter()
+        began = self.now()
         yield
         self.wait()
-        self.seconds[name] += time.perf_counter() - began
+        self.seconds[name] += self.now() - began
 
 
 class Runner:
@@ -102,14 +102,14 @@ class Runner:
         settings: Training,
         shape: ImageShape,
         way: str,
-        device: torch.device,
+        clock: Clock,
         frozen: ConsistencyModel | None,
     ) -> None:
-        self.way, self.clock = way, Clock(device)
+        self.way, self.clock = way, clock
         self.whole: list[float] = []
         self.parts: list[dict[str, float]] = []
         loader = noise_loader(settings, shape)
-        state = training.initial_state(settings, shape, device)
+        state = training.initial_state(settings, shape, clock.device)
         if way == "plain":
             self.steps: Iterator[object] = plain.run(settings, state, loader, frozen, phase=self.clock.phase)
             return
@@ -123,10 +123,10 @@ class Runner:
         self.clock.on = split
         self.clock.seconds.clear()
         self.clock.wait()
-        began = time.perf_counter()
+        began = self.clock.now()
         next(self.steps)
         self.clock.wait()
-        passed = time.perf_counter() - began
+        passed = self.clock.now() - began
         if whole:
             self.whole.append(passed)
         if split:
@@ -213,7 +213,8 @@ def measure(
     """All ways by turns."""
     device = options.device
     frozen = build(settings, shape).to(device).eval() if settings.coupling.wants_frozen else None
-    runners = [Runner(settings, shape, way, device, frozen) for way in ways]
+    now = time.process_time if options.cpu_time else time.perf_counter
+    runners = [Runner(settings, shape, way, Clock(device, now), frozen) for way in ways]
     for runner in runners:
         for _ in range(options.warmup):
             runner.step(split=False, whole=False)
@@ -298,6 +299,9 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=15, help="steps that are timed, of each way")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count the process's CPU time, where others use the cores too"
+    )
     parser.add_argument("--peak-tflops", type=float, help="what the device can do, for the utilisation")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
     options = parser.parse_args()
@@ -316,7 +320,7 @@ def main() -> None:
         f"{settings.cell.dataset}, {settings.cell.recipe}: batch {recipe.batch}, "
         f"{shape.channels}x{shape.resolution}x{shape.resolution}, "
         f"{cost(settings, shape).parameters / 1e6:.2f} M parameters, dropout {recipe.network.dropout}, "
-        f"{options.device}, {options.threads} threads"
+        f"{options.device}, {options.threads} threads{', CPU time' * options.cpu_time}"
     )
     Console(width=None if sys.stdout.isatty() else 200).print(table(results, title))
     if options.json:

@@ -58,7 +58,7 @@ class _Dropout(TorchFunctionMode):
         return (self._dropout if func is F.dropout else func)(*args, **(kwargs or {}))
 
     def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        if not training or p == 0:
-            return input
+        if not training or p in (0, 1):
+            return F.dropout(input, p, training, inplace)
         factors = self.factors(input, p)
         return input.mul_(factors) if inplace else input * factors
