@@ -58,9 +58,9 @@ MUTATIONS = (
     Mutation("no stop-gradient", "training/step.py", "@torch.no_grad()\ndef _denoise", "def _denoise"),
     Mutation(
         "teacher's own dropout mask",
-        "training/step.py",
-        "default_stream(device, draws.dropout_seed), _in_mode",
-        "default_stream(device, draws.dropout_seed + 2), _in_mode",
+        "training/masks.py",
+        "default_stream(device, seed), default_stream(device, seed)",
+        "default_stream(device, seed), default_stream(device, seed + 2)",
     ),
     Mutation("r = 0 not replaced", "training/step.py", "clean = level == 0", "clean = level < 0"),
     Mutation(
@@ -87,7 +87,16 @@ MUTATIONS = (
     Mutation(
         "transport cost maximised", "couplings/minibatch_ot.py", "cheapest(-(images", "cheapest((images"
     ),
-    Mutation("EMA roles swapped", "training/ema.py", "list(currents), 1 - beta)", "list(currents), beta)"),
+    Mutation("EMA roles swapped", "training/ema.py", "parameters()), 1 - beta)", "parameters()), beta)"),
+    Mutation("parts of a batch not weighted", "training/loop.py", " * (len(terms.distance) / count)", ""),
+    Mutation("teacher's masks in another order", "training/masks.py", "drawn.popleft()", "drawn.pop()"),
+    Mutation(
+        "transport solved part by part",
+        "training/loop.py",
+        "noise = arranged()",
+        "noise = torch.cat([state.model.coupling.arrange(x, z) for x, z in "
+        "zip(images.split(2), arranged().split(2), strict=True)])",
+    ),
     Mutation(
         "sampler skips the coupling",
         "sampling/multistep.py",

@@ -82,13 +82,17 @@ class Training(Closed):
         """The settings that the weights depend on.
 
         What only sampling, logging or the table reads is left out, except inside the coupling, which is
-        saved with the weights.
+        saved with the weights. So is what changes the weights by the rounding of a sum, and how the
+        networks are computed where that is the default.
         """
         settings = self.model_dump(mode="json")
         recipe, train = settings["recipe"], settings["train"]
         for name in ("published_as", "sources", "mid_sigmas"):
             del recipe[name]
-        del recipe["boundary"]["sampling"], train["log_every"], train["save_every"]
+        del recipe["boundary"]["sampling"], train["log_every"], train["save_every"], train["microbatch"]
+        for name in ("precision", "compile"):
+            if train[name] == TrainConfig.model_fields[name].default:
+                del train[name]
         return settings
 
     @property

@@ -71,6 +71,11 @@ class NetworkConfig(Variant):
         """Residual blocks of the encoder at ``level``."""
         return self.num_blocks[level] if isinstance(self.num_blocks, tuple) else self.num_blocks
 
+    @property
+    def has_dropout(self) -> bool:
+        """Whether any block has dropout."""
+        return any(self.dropout) if isinstance(self.dropout, tuple) else self.dropout > 0
+
     def dropout_at(self, level: int, resolution: int) -> float:
         """Dropout probability at ``level``, where feature maps are ``resolution`` pixels high."""
         if self.dropout_resolution is not None and resolution > self.dropout_resolution:

@@ -61,3 +61,12 @@ class TrainConfig(Closed):
     """Steps between lines of curve.csv."""
     save_every: int = Field(500, ge=1)
     """Steps between saves of the complete state, from which a stopped run goes on."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """Of the networks alone: all in float32; float32 whose products are rounded to TF32, on a GPU; or
+    bfloat16 where torch's autocast has it. Everything around them is float32 (the transport cost float64)."""
+    compile: bool = False
+    """Evaluate the networks through torch.compile: minutes of compilation, other rounding, and with dropout
+    other masks."""
+    microbatch: int | None = Field(None, ge=1)
+    """Images that go through the networks at once, where a batch is too large for the memory: the step is
+    that of the whole batch up to rounding, with dropout under other masks. Null: all of them."""

@@ -69,6 +69,15 @@ class Coupling(nn.Module, ABC):
     joint_samples: int | None = None
     predictions: float = 0.0
 
+    def arrange(self, images: Tensor, noise: Tensor) -> Tensor:
+        """The noise as `forward` is to get it, [b, c, h, w]: what needs the whole batch at once.
+
+        By default as drawn. It sees the batch whole even where a step works through parts of it, and it
+        may be called in a thread, steps ahead of the training: it must depend on nothing but its
+        arguments, and is without gradient.
+        """
+        return noise
+
     @abstractmethod
     def forward(
         self,
@@ -85,7 +94,7 @@ class Coupling(nn.Module, ABC):
 
         Args:
             images: clean images in [-1, 1], [b, c, h, w].
-            noise: standard normal, [b, c, h, w].
+            noise: standard normal as :meth:`arrange` left it, [b, c, h, w].
             labels: one-hot classes [b, k], or None.
             level: the teacher's noise level r, [b].
             predictors: the models in training, averaged and frozen.

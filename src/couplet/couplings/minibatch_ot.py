@@ -46,10 +46,13 @@ class MinibatchOT(Coupling):
         super().__init__()
         self.joint_samples = config.sampling_group if config.recouple_when_sampling else None
 
+    def arrange(self, images: Tensor, noise: Tensor) -> Tensor:
+        """The batch's noise, dealt out to the images."""
+        return noise[assignment(images, noise)]
+
     def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None, **context: Any) -> Pair:
-        noise = noise[assignment(images, noise)]
         return Pair(images, noise, labels, images.new_zeros(len(images)))
 
     def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Noise re-assigned within the group of samples, or as drawn where samples stand alone."""
-        return noise[assignment(images, noise)] if self.joint_samples else noise
+        return self.arrange(images, noise) if self.joint_samples else noise

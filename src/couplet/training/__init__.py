@@ -2,11 +2,12 @@
 
 from couplet.training.loop import Progress, initial_state, replace_nonfinite_, run
 from couplet.training.state import State
-from couplet.training.step import Draws, Objective, Terms, build_objective, consistency_loss
+from couplet.training.step import Draws, Objective, Phase, Terms, build_objective, consistency_loss
 
 __all__ = [
     "Draws",
     "Objective",
+    "Phase",
     "Progress",
     "State",
     "Terms",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from couplet.config.recipes import GCEMA, ConstantEMA, EMAConfig, PowerEMA, WarmupEMA
@@ -108,20 +107,29 @@ def decay_of(config: EMAConfig) -> Decay:
     raise TypeError(f"no EMA for {type(config).__name__}")
 
 
-def averaged(model: nn.Module, config: EMAConfig) -> AveragedModel:
-    """A running average of ``model``: at first its copy, in evaluation mode, without gradients.
+class Average(AveragedModel):
+    """torch's container with an update that makes one call and never waits for the device.
 
-    Parameters are averaged, buffers are not: no network here changes a buffer.
+    Parameters are averaged; buffers stay as they were copied, as no network here changes one.
     """
-    decay = decay_of(config)
+
+    def __init__(self, model: nn.Module, decay: Decay) -> None:
+        super().__init__(model)
+        self.decay = decay
+        # AveragedModel copies at update 0; our decays decide that themselves, so its count starts at 1.
+        self.n_averaged.fill_(1)
 
     @torch.no_grad()
-    def update(averages: Any, currents: Any, updates: Tensor | int) -> None:
-        beta = decay(int(updates) - 1)
+    def update_parameters(self, model: nn.Module) -> None:
+        """Moves the average towards the parameters of ``model``."""
+        beta = self.decay(int(self.n_averaged) - 1)
         if beta < 1:
-            torch._foreach_lerp_(list(averages), list(currents), 1 - beta)
+            torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), 1 - beta)
+        self.n_averaged += 1
 
-    average = AveragedModel(model, multi_avg_fn=update)
-    # AveragedModel copies at update 0; our decays decide that themselves, so its count starts at 1.
-    average.n_averaged.fill_(1)
-    return average.requires_grad_(False).eval()
+
+def averaged(model: nn.Module, config: EMAConfig) -> Average:
+    """A running average of ``model``: at first its copy, in evaluation mode, without gradients."""
+    average = Average(model, decay_of(config))
+    average.requires_grad_(False).eval()
+    return average

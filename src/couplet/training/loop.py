@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,9 +22,10 @@ from couplet.model import ConsistencyModel, ImageShape, build
 from couplet.networks.initial import initialise
 from couplet.tensors import default_stream, generator, seed_of
 from couplet.training.ema import averaged
+from couplet.training.engine import check_compiled, computed, products
 from couplet.training.optim import build_optimizer, learning_rate_factor
 from couplet.training.state import State
-from couplet.training.step import Draws, Terms, build_objective, consistency_loss
+from couplet.training.step import Draws, Objective, Phase, Terms, build_objective, consistency_loss
 
 
 class Progress(NamedTuple):
@@ -67,49 +72,164 @@ def initial_state(
 
 
 def run(
-    training: Training, state: State, loader: Loader, frozen: ConsistencyModel | None = None
+    training: Training,
+    state: State,
+    loader: Loader,
+    frozen: ConsistencyModel | None = None,
+    *,
+    ahead: int | None = None,
+    phase: Phase = nullcontext,
 ) -> Iterator[Progress]:
     """Trains ``state`` in place to the recipe's last step, yielding after each.
 
     Every draw comes from a generator of (seed, purpose, step): a training that stops after any step
     and goes on from its state takes the same steps.
 
+    Args:
+        training: what to train.
+        state: where to start; changed in place.
+        loader: the images.
+        frozen: a pre-trained model for couplings that want one.
+        ahead: for how many steps in advance a thread arranges the noise (:meth:`Coupling.arrange`); 0
+            does it within the step. By default 2 for a GPU and 0 for the CPU, whose cores are taken.
+            Changes no number.
+        phase: told which part of a step is going on: data, coupling, student, teacher, backward,
+            optimiser, ema.
+
     Raises:
-        UserError: loss or gradient is not finite and the recipe does not say to zero it.
+        UserError: loss or gradient is not finite and the recipe does not say to zero it; or the device
+            cannot compute as `train` says.
     """
-    recipe, seed = training.recipe, training.cell.seed
+    recipe = training.recipe
     device = next(state.model.parameters()).device
-    objective = build_objective(recipe, state.model.kernel, math.prod(loader.split.images.shape[1:]))
-    with closing(loader.batches(state.step, recipe.steps, device)) as batches:
+    objective = replace(
+        build_objective(recipe, state.model.kernel, math.prod(loader.split.images.shape[1:])),
+        # Compiled networks draw their own, and without dropout there is nothing to give on.
+        masks_once=device.type == "cpu" and not training.train.compile and recipe.network.has_dropout,
+    )
+    if ahead is None:
+        ahead = 2 if device.type == "cuda" else 0
+    models = [model for model in (state.model, state.averaged, frozen) if model is not None]
+    with (
+        computed(models, training.train, device),
+        closing(_inputs(training, state, loader, device, ahead)) as inputs,
+    ):
+        if training.train.compile and state.step < recipe.steps:
+            _check_compiled(training, state, loader, device)
         while state.step < recipe.steps:
-            began, step = time.perf_counter(), state.step
-            images, labels = next(batches)
-            t, r = objective.schedule.draw_pair(step, len(images), generator(device, seed, "t", step))
-            draws = Draws(
-                t=t,
-                r=r,
-                noise=torch.randn(
-                    images.shape, generator=generator(device, seed, "noise", step), device=device
-                ),
-                uniform=torch.rand(
-                    len(images), generator=generator(device, seed, "coupling", step), device=device
-                ),
-                dropout_seed=seed_of(seed, "dropout", step),
+            began = time.perf_counter()
+            with phase("data"):
+                images, labels, arranged = next(inputs)
+            with phase("coupling"):
+                noise = arranged()
+            draws = _draws(training, objective, state.step, noise)
+            with products(training.train, device):
+                state.model.normalize_weights_()
+                state.model.zero_grad(set_to_none=True)
+                terms = _backward(training, state, frozen, images, labels, draws, objective, phase)
+            progress = _update(
+                training, state, terms, draws.t, objective.schedule.fineness(state.step), phase
             )
-            state.model.normalize_weights_()
-            terms = consistency_loss(
-                state.model,
-                state.averaged,
-                frozen,
-                images,
-                labels,
-                draws,
-                objective=objective,
-                step=step,
-            )
-            progress = _update(training, state, terms, t, objective.schedule.fineness(step))
             state.seconds += time.perf_counter() - began
             yield progress
+
+
+def _check_compiled(training: Training, state: State, loader: Loader, device: torch.device) -> None:
+    """Raises UserError where compiled student and teacher would not have the same dropout masks."""
+    height, width, channels = loader.split.images.shape[1:]
+    size = min(training.train.microbatch or loader.batch, loader.batch)
+    x = torch.randn(size, channels, height, width, generator=torch.Generator().manual_seed(0)).to(device)
+    labels = torch.eye(loader.num_classes, device=device)[:1].expand(size, -1) if loader.num_classes else None
+    teacher = state.averaged if training.recipe.teacher == "ema" else state.model
+    with products(training.train, device):
+        check_compiled(state.model.network, teacher.network, x, labels)
+
+
+Inputs = tuple[Tensor, Tensor | None, Callable[[], Tensor]]
+"""Images, labels, and what returns the noise that the coupling has arranged for them."""
+
+
+def _inputs(
+    training: Training, state: State, loader: Loader, device: torch.device, ahead: int
+) -> Generator[Inputs, None, None]:
+    """What each step works on, from the state's step to the last; see `ahead` of :func:`run`."""
+    start, stop, seed = state.step, training.recipe.steps, training.cell.seed
+    arrange = state.model.coupling.arrange
+
+    def drawn(step: int, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator(device, seed, "noise", step), device=device)
+
+    with closing(loader.batches(start, stop, device)) as batches:
+        if not ahead:
+            for step, (images, labels) in enumerate(batches, start):
+                yield images, labels, partial(arrange, images, drawn(step, images))
+            return
+        waiting: deque[Inputs] = deque()
+        with ThreadPoolExecutor(1, "coupling") as thread:
+            for step in range(start, stop + ahead):
+                if step < stop:
+                    images, labels = next(batches)
+                    promise = thread.submit(arrange, images, drawn(step, images))
+                    waiting.append((images, labels, promise.result))
+                if step >= start + ahead:
+                    yield waiting.popleft()
+
+
+def _draws(training: Training, objective: Objective, step: int, noise: Tensor) -> Draws:
+    """The step's randomness besides its noise."""
+    seed, count, device = training.cell.seed, len(noise), noise.device
+    t, r = objective.schedule.draw_pair(step, count, generator(device, seed, "t", step))
+    uniform = torch.rand(count, generator=generator(device, seed, "coupling", step), device=device)
+    return Draws(t=t, r=r, noise=noise, uniform=uniform, dropout_seed=seed_of(seed, "dropout", step))
+
+
+def _backward(
+    training: Training,
+    state: State,
+    frozen: ConsistencyModel | None,
+    images: Tensor,
+    labels: Tensor | None,
+    draws: Draws,
+    objective: Objective,
+    phase: Phase,
+) -> Terms:
+    """Leaves the batch's gradient, summed over its parts, and returns its terms without theirs."""
+    count = len(images)
+    size = training.train.microbatch or count
+    parts = []
+    for number, begin in enumerate(range(0, count, size)):
+        rows = slice(begin, begin + size)
+        terms = consistency_loss(
+            state.model,
+            state.averaged,
+            frozen,
+            images[rows],
+            None if labels is None else labels[rows],
+            draws.part(number, rows),
+            objective=objective,
+            step=state.step,
+            phase=phase,
+        )
+        # The part's share of the batch's mean.
+        loss = terms.loss * (len(terms.distance) / count)
+        with phase("backward"):
+            loss.backward()
+        parts.append(
+            Terms(
+                loss.detach(),
+                terms.distance.detach(),
+                terms.weight,
+                terms.penalty.detach(),
+                terms.penalty_scale,
+            )
+        )
+    return Terms(
+        loss=torch.stack([part.loss for part in parts]).sum(),
+        distance=torch.cat([part.distance for part in parts]),
+        weight=torch.cat([part.weight for part in parts]),
+        penalty=torch.cat([part.penalty for part in parts]),
+        penalty_scale=parts[0].penalty_scale,
+    )
 
 
 INFINITY = {"zero": 0.0, "large": 1e5}
@@ -123,37 +243,48 @@ def replace_nonfinite_(parameters: Iterable[nn.Parameter], infinity: float) -> N
             torch.nan_to_num_(parameter.grad, nan=0.0, posinf=infinity, neginf=-infinity)
 
 
-def _update(training: Training, state: State, terms: Terms, t: Tensor, fineness: int) -> Progress:
-    """Backward pass, optimiser and average; ``state.step`` goes up by one."""
+def _update(
+    training: Training, state: State, terms: Terms, t: Tensor, fineness: int, phase: Phase
+) -> Progress:
+    """Optimiser and average; ``state.step`` goes up by one."""
     recipe, step = training.recipe, state.step
-    state.optimizer.zero_grad(set_to_none=True)
-    terms.loss.backward()
     parameters = [p for p in state.model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if not (math.isfinite(loss := terms.loss.item()) and torch.isfinite(norm)):
+    norm = _norm(parameters)
+    means = [(terms.weight * terms.distance).mean(), terms.distance.mean(), terms.penalty.mean()]
+    # One transfer: a GPU's queue runs empty once per step, where the weights are not touched yet.
+    loss, consistency, distance, penalty, size = torch.stack([terms.loss, *means, norm]).tolist()
+    if not (math.isfinite(loss) and math.isfinite(size)):
         if recipe.nonfinite_gradients == "stop":
             raise UserError(_diverged(training, terms, t, step, loss))
         replace_nonfinite_(parameters, INFINITY[recipe.nonfinite_gradients])
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = _norm(parameters)
+        size = norm.item()
         state.replaced += 1
     if recipe.clip_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, recipe.clip_norm, norm)
     factor = learning_rate_factor(recipe.learning_rate, step, recipe.steps)
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.optimizer.lr * factor
-    state.optimizer.step()
-    state.ema.update_parameters(state.model)
+    with phase("optimiser"):
+        state.optimizer.step()
+    with phase("ema"):
+        state.ema.update_parameters(state.model)
     state.step += 1
     return Progress(
         step=state.step,
         loss=loss,
-        consistency=(terms.weight * terms.distance).mean().item(),
-        distance=terms.distance.mean().item(),
-        penalty=terms.penalty_scale * terms.penalty.mean().item(),
-        gradient_norm=float(norm),
+        consistency=consistency,
+        distance=distance,
+        penalty=terms.penalty_scale * penalty,
+        gradient_norm=size,
         learning_rate=recipe.optimizer.lr * factor,
         fineness=fineness,
     )
+
+
+def _norm(parameters: list[nn.Parameter]) -> Tensor:
+    """The global norm of the gradients."""
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def _diverged(training: Training, terms: Terms, t: Tensor, step: int, loss: float) -> str:

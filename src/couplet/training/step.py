@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -17,6 +17,10 @@ from couplet.couplings import Predictors
 from couplet.kernels import Kernel
 from couplet.model import ConsistencyModel
 from couplet.tensors import default_stream, per_image
+from couplet.training.masks import shared_masks
+
+Phase = Callable[[str], AbstractContextManager[object]]
+"""Called with the name of a part of a step, for a context that it runs in: a clock, a profiler's mark."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Objective:
     boundary: Boundary
     ema_teacher: bool
     total_steps: int
+    masks_once: bool = False
+    """Whether the teacher is given the student's dropout masks instead of drawing them again."""
 
 
 def build_objective(recipe: Recipe, kernel: Kernel, values: int) -> Objective:
@@ -53,11 +59,16 @@ class Draws(NamedTuple):
     r: Tensor
     """Teacher's noise levels, t > r >= 0, [b]."""
     noise: Tensor
-    """Standard normal, [b, c, h, w]."""
+    """Standard normal as the coupling arranged it, [b, c, h, w]."""
     uniform: Tensor
     """In [0, 1), for couplings that choose at random, [b]."""
     dropout_seed: int
     """Student and teacher draw their dropout masks from this seed, the coupling from the next."""
+
+    def part(self, number: int, rows: slice) -> Draws:
+        """Those of some images, the ``number``-th part of the batch, with dropout masks of its own."""
+        t, r, noise, uniform = (values[rows] for values in self[:4])
+        return Draws(t, r, noise, uniform, self.dropout_seed + 2 * number)
 
 
 class Terms(NamedTuple):
@@ -85,8 +96,9 @@ def consistency_loss(
     *,
     objective: Objective,
     step: int,
+    phase: Phase = nullcontext,
 ) -> Terms:
-    """The consistency-training loss of one batch at 0-based step k.
+    """The consistency-training loss of one batch, or of a part of one, at 0-based step k.
 
     ``mean_b( w(t, r) d( f(x_t, t), sg f(x_r, r) ) + scale penalty )`` (iCT, VCT): x_t
     and x_r are one coupled (data, noise) pair at two noise levels. The teacher is the model itself
@@ -102,12 +114,13 @@ def consistency_loss(
         draws: the step's randomness.
         objective: the recipe's loss.
         step: k, which the curriculum depends on.
+        phase: told what is going on.
     """
     t, r, noise, device = draws.t, draws.r, draws.noise, images.device
     kernel = objective.kernel
     online, average = partial(_denoise, model, objective), partial(_denoise, ema, objective)
     pretrained = None if frozen is None else partial(_denoise, frozen, objective)
-    with default_stream(device, draws.dropout_seed + 1):
+    with phase("coupling"), default_stream(device, draws.dropout_seed + 1):
         pair = model.coupling(
             images,
             noise,
@@ -117,12 +130,13 @@ def consistency_loss(
             progress=step / objective.total_steps,
             uniform=draws.uniform,
         )
-    with default_stream(device, draws.dropout_seed):
+    drawn, drawn_again = shared_masks(device, draws.dropout_seed, once=objective.masks_once)
+    with phase("student"), drawn:
         x_t = kernel.noise(pair.data, pair.noise, t)
         student = model(x_t, t, pair.labels, boundary=objective.boundary.training)
     teacher = ema if objective.ema_teacher else model
     # An averaged teacher has the student's dropout too; otherwise it stays in evaluation mode.
-    with default_stream(device, draws.dropout_seed), _in_mode(teacher, model.training):
+    with phase("teacher"), drawn_again, _in_mode(teacher, model.training):
         target = _denoise(teacher, objective, pair.data, pair.noise, r, pair.labels)
     distance = objective.distance(student, target)
     weight = objective.weighting(t, r)
@@ -155,8 +169,6 @@ def _denoise(
 ) -> Tensor:
     """f(x_r, r), and the data itself where r = 0, without evaluating the network at ln 0."""
     clean = level == 0
-    if clean.all():
-        return data.detach()
     noisy = objective.kernel.noise(data, noise, level)
     level = torch.where(clean, torch.ones_like(level), level)
     answer = source(noisy, level, labels, boundary=objective.boundary.training)

@@ -41,6 +41,8 @@ WEIGHTS = {
     "coupling.kl_weight": 10.0,
     "coupling.encoder.num_blocks": 2,
     "train.snapshots": 7,
+    "train.precision": "bf16",
+    "train.compile": True,
 }
 """Settings that decide the weights, or which of them are kept, each with another value."""
 
@@ -51,6 +53,7 @@ REST = {
     "recipe.boundary.sampling": False,
     "train.log_every": 7,
     "train.save_every": 7,
+    "train.microbatch": 2,
 }
 """Settings that leave the weights as they are."""
 
@@ -87,6 +90,11 @@ def test_all_keys_differ(make_training):
     training = make_training("vae")
     keys = {changed(training, dotted, value).key for dotted, value in WEIGHTS.items()}
     assert len(keys | {training.key}) == len(WEIGHTS) + 1
+
+
+def test_key_is_that_of_the_time_before_precision_could_be_chosen(make_training):
+    """Defaults are left out, so that what is trained already is found again."""
+    assert not {"precision", "compile", "microbatch"} & set(make_training().deciding["train"])
 
 
 def test_key_does_not_depend_on_how_a_number_is_written(make_training):

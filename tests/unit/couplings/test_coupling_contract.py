@@ -51,7 +51,7 @@ def call():
         predictor = predictor or Predicting()
         return coupling(
             images,
-            noise,
+            coupling.arrange(images, noise),
             labels,
             level=torch.linspace(0.1, 2, len(images)),
             predictors=Predictors(predictor, predictor, predictor),
@@ -133,6 +133,16 @@ def test_nothing_is_drawn_inside(kind, call):
     assert torch.equal(torch.get_rng_state(), state)
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arranging_deals_each_noise_out_once_and_without_gradient(kind):
+    images, noise, _ = inputs()
+    coupling = make(kind)
+    arranged = coupling.arrange(images, noise)
+    assert sorted(map(list, arranged.flatten(1).tolist())) == sorted(noise.flatten(1).tolist())
+    assert not arranged.requires_grad
+    assert torch.equal(coupling.arrange(images, noise), arranged)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -62,6 +62,15 @@ def make(**settings):
     return build(MinibatchOT(**settings), Setting(1, 0.5, None))
 
 
+def test_training_deals_the_noise_out_before_the_pairs_are_made():
+    images, noise = torch.randn(2, 16, 1, 2, 2)
+    coupling = make()
+    dealt = coupling.arrange(images, noise)
+    assert torch.equal(dealt, noise[assignment(images, noise)])
+    assert not torch.equal(dealt, noise)
+    assert torch.equal(coupling(images, dealt, None).noise, dealt)
+
+
 def test_sampling_deals_the_noise_out_again_within_a_group():
     images, noise = torch.randn(2, 16, 1, 2, 2)
     coupling = make(recouple_when_sampling=True, sampling_group=16)

@@ -56,6 +56,7 @@ def make_draws(**changes):
 def loss_of(model, draws, *, objective=None, ema=None, frozen=None, images=None, step=0):
     images = torch.linspace(-1, 1, 96).reshape(SIZE) if images is None else images
     objective = objective or make_objective(model)
+    draws = draws._replace(noise=model.coupling.arrange(images, draws.noise))
     return consistency_loss(model, ema or model, frozen, images, None, draws, objective=objective, step=step)
 
 
@@ -261,25 +262,30 @@ def test_coupled_noise_is_used_at_both_levels(coupling):
     torch.testing.assert_close(found, wanted)
 
 
-def dropout_masks(coupling=None, **changes):
+def dropout_masks(coupling=None, *, once=False, **changes):
     network = Conv(dropout=0.5)
     model = make_model(network, coupling)
-    loss_of(model, make_draws(**changes))
+    objective = dataclasses.replace(make_objective(model), masks_once=once)
+    loss_of(model, make_draws(**changes), objective=objective)
     encoder = getattr(model.coupling, "encoder", None)
     return network.masks, encoder.masks if encoder else []
 
 
+@pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("coupling", [Independent(), Variational()])
-def test_student_and_teacher_share_their_dropout_mask(coupling):
-    (student, teacher), _ = dropout_masks(coupling)
+def test_student_and_teacher_share_their_dropout_mask(coupling, once):
+    (student, teacher), _ = dropout_masks(coupling, once=once)
+    assert torch.equal(student, dropout_masks(coupling, once=not once)[0][0])
     assert torch.equal(student, teacher)
     assert 0 < student.float().mean() < 1
 
 
-def test_average_as_teacher_shares_the_mask_and_goes_back_to_evaluation():
+@pytest.mark.parametrize("once", [False, True])
+def test_average_as_teacher_shares_the_mask_and_goes_back_to_evaluation(once):
     network, averaged = Conv(dropout=0.5), Conv(dropout=0.5)
     model, ema = make_model(network), make_model(averaged).eval()
-    loss_of(model, make_draws(), objective=make_objective(model, teacher="ema"), ema=ema)
+    objective = dataclasses.replace(make_objective(model, teacher="ema"), masks_once=once)
+    loss_of(model, make_draws(), objective=objective, ema=ema)
     assert torch.equal(network.masks[0], averaged.masks[0])
     assert not network.masks[0].all()
     assert not any(module.training for module in ema.modules())

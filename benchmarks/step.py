@@ -1,0 +1,346 @@
+"""Time of a training step and of its parts, and how it compares with the plain way.
+
+    python benchmarks/step.py --recipe ict --dataset digits --coupling independent ot vae generator \\
+        --compare plain --json FILE
+    python benchmarks/step.py --params workflow/papers/ict.yaml --recipe ict --dataset cifar10 \\
+        --device cuda --precision bf16 --compile --compare plain float32 --peak-tflops 989
+
+A way of taking the step is `plain` (benchmarks/plain.py) or a precision, with `+compile` where the networks
+are compiled. All ways take turns in one process, each with a training of its own, on images of noise; a
+ratio is the median over rounds of the first way's time divided by that of the way, so that what else the
+machine does weighs on both. `student` and `teacher` are forward passes; `other` is the loss, the check of the
+gradients and what the step does besides. On a GPU the parts are timed in rounds of their own, as waiting for
+each part takes time.
+
+Memory is what a step needs beyond what is there before it: on a GPU what torch allocates, on the CPU the
+growth of the resident set. FLOP utilisation is what `couplet.reporting.cost` counts, over the step's time and
+what the device can do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import plain
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from couplet import training
+from couplet.config import Training
+from couplet.config.params import Params, merge, read_params
+from couplet.data import Loader, Split
+from couplet.errors import UserError
+from couplet.model import ConsistencyModel, ImageShape, build
+from couplet.reporting.cost import cost
+
+PARTS = ("data", "coupling", "student", "teacher", "backward", "optimiser", "ema")
+LENGTH = 10_000
+"""Steps of the trainings, of which only some are taken."""
+
+
+class Result(NamedTuple):
+    """One coupling, one way."""
+
+    coupling: str
+    way: str
+    milliseconds: float
+    """Per step, median."""
+    speedup: float
+    """Over the first way of the run."""
+    images_per_second: float
+    parts: dict[str, float]
+    """Milliseconds of each, medians."""
+    utilisation: float | None
+    """Share of the device's peak; None without one."""
+    memory: int | None
+    """Bytes; None where the system does not tell."""
+
+
+class Clock:
+    """Seconds of each part of a step; `phase` of a training."""
+
+    def __init__(self, device: torch.device, now: Callable[[], float]) -> None:
+        self.device, self.now, self.on = device, now, False
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        if not self.on:
+            yield
+            return
+        self.wait()
+        began = self.now()
+        yield
+        self.wait()
+        self.seconds[name] += self.now() - began
+
+
+class Runner:
+    """A training that is taken step by step in one way."""
+
+    def __init__(
+        self,
+        settings: Training,
+        shape: ImageShape,
+        way: str,
+        clock: Clock,
+        frozen: ConsistencyModel | None,
+    ) -> None:
+        self.way, self.clock = way, clock
+        self.whole: list[float] = []
+        self.parts: list[dict[str, float]] = []
+        loader = noise_loader(settings, shape)
+        state = training.initial_state(settings, shape, clock.device)
+        if way == "plain":
+            self.steps: Iterator[object] = plain.run(settings, state, loader, frozen, phase=self.clock.phase)
+            return
+        precision, *compiled = way.split("+")
+        changes = {"precision": precision, "compile": compiled == ["compile"]}
+        settings = changed(settings, "train", changes)
+        self.steps = training.run(settings, state, loader, frozen, phase=self.clock.phase)
+
+    def step(self, *, split: bool, whole: bool) -> None:
+        """One step; ``split`` times its parts, ``whole`` counts its time."""
+        self.clock.on = split
+        self.clock.seconds.clear()
+        self.clock.wait()
+        began = self.clock.now()
+        next(self.steps)
+        self.clock.wait()
+        passed = self.clock.now() - began
+        if whole:
+            self.whole.append(passed)
+        if split:
+            parts = {name: self.clock.seconds[name] for name in PARTS}
+            self.parts.append({**parts, "other": passed - sum(parts.values())})
+
+    def memory(self) -> int | None:
+        """Bytes that one step needs at most beyond those before it."""
+        growth = memory_growth(self.clock.device)
+        self.step(split=False, whole=False)
+        return growth()
+
+
+def memory_growth(device: torch.device) -> Callable[[], int | None]:
+    """What returns the most memory in use since this call beyond that in use now, in bytes."""
+    if device.type == "cuda":
+        allocated = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return lambda: torch.cuda.max_memory_allocated(device) - allocated
+    if sys.platform != "linux":
+        return lambda: None
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # from here on the peak counts
+    resident = _status("VmRSS")
+    return lambda: _status("VmHWM") - resident
+
+
+def _status(name: str) -> int:
+    """A size that the system keeps of this process, in bytes."""
+    content = Path("/proc/self/status").read_text()
+    return 1024 * int(re.findall(rf"{name}:\s+(\d+) kB", content)[0])
+
+
+def changed(settings: Training, section: str, changes: dict[str, Any]) -> Training:
+    """The settings with some of a section replaced."""
+    return Training.model_validate(merge(settings.model_dump(mode="json"), {section: changes}))
+
+
+def noise_loader(settings: Training, shape: ImageShape) -> Loader:
+    """Batches of noise of the right size."""
+    rng = np.random.default_rng(0)
+    count = 2 * settings.recipe.batch
+    size = (count, shape.resolution, shape.resolution, shape.channels)
+    split = Split(
+        rng.integers(0, 256, size, dtype=np.uint8), rng.integers(0, max(1, shape.num_classes), count)
+    )
+    return Loader(
+        split,
+        batch=settings.recipe.batch,
+        seed=settings.cell.seed,
+        flip=settings.recipe.flip,
+        num_classes=shape.num_classes if settings.recipe.conditional else 0,
+    )
+
+
+def settings_of(params: Params, coupling: str, options: argparse.Namespace) -> tuple[Training, ImageShape]:
+    """The settings of the options' cell with this coupling, and its images' shape."""
+    names = {
+        "dataset": options.dataset,
+        "recipe": options.recipe,
+        "kernel": options.kernel,
+        "coupling": coupling,
+    }
+    given = {name: value for name, value in names.items() if value is not None}
+    cell = params.experiment.model_copy(update=given)
+    settings = params.training(cell)
+    changes: dict[str, Any] = {"steps": LENGTH, "init_from": None}
+    if options.batch is not None:
+        changes["batch"] = options.batch
+    if options.dropout is not None:
+        changes["network"] = {"dropout": options.dropout}
+    settings = changed(settings, "recipe", changes)
+    settings = changed(settings, "train", {"microbatch": options.microbatch})
+    dataset = params.datasets[cell.dataset]
+    if dataset.native is None:
+        raise UserError(f"datasets.{cell.dataset}: the size of its images is known once it is prepared")
+    resolution, channels = dataset.native
+    return settings, ImageShape(channels, resolution, dataset.num_classes)
+
+
+def measure(
+    settings: Training, shape: ImageShape, ways: list[str], options: argparse.Namespace
+) -> list[Result]:
+    """All ways by turns."""
+    device = options.device
+    frozen = build(settings, shape).to(device).eval() if settings.coupling.wants_frozen else None
+    now = time.process_time if options.cpu_time else time.perf_counter
+    runners = [Runner(settings, shape, way, Clock(device, now), frozen) for way in ways]
+    for runner in runners:
+        for _ in range(options.warmup):
+            runner.step(split=False, whole=False)
+    together = device.type == "cpu"  # nothing runs behind the clock's back
+    for number in range(options.steps if together else 2 * options.steps):
+        split = together or number % 2 == 1
+        for runner in runners[:: 1 if number // 2 % 2 else -1]:
+            runner.step(split=split, whole=together or not split)
+    flops = cost(settings, shape).flops * settings.recipe.batch
+    results = []
+    for runner in runners:
+        seconds = statistics.median(runner.whole)
+        ratios = [first / own for first, own in zip(runners[0].whole, runner.whole, strict=True)]
+        results.append(
+            Result(
+                coupling=settings.cell.coupling,
+                way=runner.way,
+                milliseconds=1e3 * seconds,
+                speedup=statistics.median(ratios),
+                images_per_second=settings.recipe.batch / seconds,
+                parts={
+                    name: 1e3 * statistics.median(parts[name] for parts in runner.parts)
+                    for name in (*PARTS, "other")
+                },
+                utilisation=None
+                if options.peak_tflops is None
+                else flops / seconds / options.peak_tflops / 1e12,
+                memory=runner.memory(),
+            )
+        )
+    return results
+
+
+def table(results: list[Result], title: str) -> Table:
+    """One line per coupling and way."""
+    shown = Table(title=title)
+    columns = ("ms/step", "speed-up", "images/s", *PARTS, "other", "FLOP util.", "memory, MB")
+    for name in ("coupling", "way"):
+        shown.add_column(name)
+    for name in columns:
+        shown.add_column(name, justify="right")
+    for result in results:
+        shown.add_row(
+            result.coupling,
+            result.way,
+            f"{result.milliseconds:.1f}",
+            f"{result.speedup:.2f}",
+            f"{result.images_per_second:,.0f}",
+            *(f"{value:.1f}" for value in result.parts.values()),
+            "" if result.utilisation is None else f"{result.utilisation:.1%}",
+            "" if result.memory is None else f"{result.memory / 1e6:,.0f}",
+        )
+    return shown
+
+
+def way(text: str) -> str:
+    """A way's name, checked."""
+    if text != "plain" and not re.fullmatch(r"(float32|tf32|bf16)(\+compile)?", text):
+        raise argparse.ArgumentTypeError(
+            f"{text}: allowed: plain, float32, tf32, bf16, and these with +compile"
+        )
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
+    parser.add_argument("--scale", help="a name from the file's scales")
+    parser.add_argument("--dataset", help="default: the file's; so are recipe, kernel and coupling")
+    parser.add_argument("--recipe")
+    parser.add_argument("--kernel")
+    parser.add_argument("--coupling", nargs="+")
+    parser.add_argument("--batch", type=int, help="instead of the recipe's")
+    parser.add_argument("--dropout", type=float, help="instead of the recipe's")
+    parser.add_argument("--microbatch", type=int, help="images that go through the networks at once")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads on the CPU")
+    parser.add_argument("--precision", choices=("float32", "tf32", "bf16"), default="float32")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument(
+        "--compare", nargs="+", type=way, default=[], metavar="WAY", help="plain, bf16+compile ..."
+    )
+    parser.add_argument("--steps", type=int, default=15, help="steps that are timed, of each way")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before them")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count the process's CPU time, where others use the cores too"
+    )
+    parser.add_argument("--peak-tflops", type=float, help="what the device can do, for the utilisation")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    ways = list(dict.fromkeys([*options.compare, options.precision + "+compile" * options.compile]))
+    try:
+        params = read_params(options.params, options.scale)
+        results = []
+        for coupling in options.coupling or [params.coupling]:
+            settings, shape = settings_of(params, coupling, options)
+            results += measure(settings, shape, ways, options)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    recipe = settings.recipe
+    title = (
+        f"{settings.cell.dataset}, {settings.cell.recipe}: batch {recipe.batch}, "
+        f"{shape.channels}x{shape.resolution}x{shape.resolution}, "
+        f"{cost(settings, shape).parameters / 1e6:.2f} M parameters, dropout {recipe.network.dropout}, "
+        f"{options.device}, {options.threads} threads{', CPU time' * options.cpu_time}"
+    )
+    Console(width=None if sys.stdout.isatty() else 200).print(table(results, title))
+    if options.json:
+        content = {
+            "command": " ".join(["python", *sys.argv]),
+            "environment": {
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "cpu_count": os.cpu_count(),
+                "threads": options.threads,
+                "device": torch.cuda.get_device_name(options.device)
+                if options.device.type == "cuda"
+                else "cpu",
+            },
+            "title": title,
+            "results": [result._asdict() for result in results],
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
