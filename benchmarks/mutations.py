@@ -91,11 +91,10 @@ MUTATIONS = (
     Mutation("parts of a batch not weighted", "training/loop.py", " * (len(terms.distance) / count)", ""),
     Mutation("teacher's masks in another order", "training/masks.py", "drawn.popleft()", "drawn.pop()"),
     Mutation(
-        "transport solved part by part",
+        "noise not dealt out before a step",
         "training/loop.py",
-        "noise = arranged()",
-        "noise = torch.cat([state.model.coupling.arrange(x, z) for x, z in "
-        "zip(images.split(2), arranged().split(2), strict=True)])",
+        "arrange = state.model.coupling.arrange",
+        "arrange = lambda images, noise: noise",
     ),
     Mutation(
         "sampler skips the coupling",
