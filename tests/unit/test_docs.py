@@ -65,7 +65,7 @@ def test_named_groups_of_vectors_exist() -> None:
 
 @pytest.mark.parametrize("setting", found(r"`(\w+: \{[^`]*\}|\w+: [^`{}]+)`", DISCREPANCIES))
 def test_named_setting_is_one(setting: str, params_content: dict) -> None:
-    """What is quoted as `key: value` is accepted by a recipe, coupling, extractor or stage, or a part of it."""
+    """What is quoted as `key: value` is accepted by a recipe, coupling, extractor, stage or part of it."""
     ((key, value),) = yaml.safe_load(setting).items()
     recipe = params_content["recipes"]["ict"]
     places = [
