@@ -10,6 +10,16 @@ from couplet.cli import _signals
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
+@pytest.fixture(autouse=True)
+def default_handlers():
+    """As at a terminal; in the background of a shell, SIGINT is ignored."""
+    defaults = dict.fromkeys(WATCHED, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def handlers():
     return [signal.getsignal(number) for number in WATCHED]
 

@@ -71,7 +71,7 @@ def strike(partial, number, seconds=120):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signal_ends_a_training_with_a_line_and_its_code(cell, number):
     clone, whole = cell
     out = clone.root / f"apart/{number.name}"
