@@ -88,8 +88,10 @@ def _samples(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
         panels[f"NFE {nfe}"] = {
             coupling: read_array(folder / samples_name(nfe))[:SHOWN] for coupling, folder in first.items()
         }
-    real = Archive(layout.data(measured[0][0].dataset)).train.images[:SHOWN]
-    next(iter(panels.values()))["real images"] = real
+    # Evenly spaced, for many data sets are sorted by class.
+    real = Archive(layout.data(measured[0][0].dataset)).train.images
+    shown = np.linspace(0, len(real) - 1, min(SHOWN, len(real))).astype(int)
+    next(iter(panels.values()))["real images"] = real[shown]
     sample_grids(path, panels)
 
 
