@@ -83,7 +83,8 @@ class Step:
         uniform = torch.zeros(len(images)) if uniform is None else uniform
         t = stored(group, f"{name}/debug/t", f"{name}/debug/sigma_ip1", otherwise=self.t)
         r = stored(group, f"{name}/debug/r", f"{name}/debug/sigma_i", otherwise=self.r)
-        draws = Draws(t, r, noise, uniform, dropout_seed=0)
+        # The loop arranges a batch's noise before the step.
+        draws = Draws(t, r, self.model.coupling.arrange(images, noise), uniform, dropout_seed=0)
         self.images, self.noise, self.labels = images, noise, labels
         self.terms: Terms = consistency_loss(
             self.model,

@@ -169,6 +169,8 @@ def _denoise(
 ) -> Tensor:
     """f(x_r, r), and the data itself where r = 0, without evaluating the network at ln 0."""
     clean = level == 0
+    if clean.all():
+        return data.detach()
     noisy = objective.kernel.noise(data, noise, level)
     level = torch.where(clean, torch.ones_like(level), level)
     answer = source(noisy, level, labels, boundary=objective.boundary.training)
