@@ -10,16 +10,13 @@ sizes of effects inside a step, a metric or a file, not effects on a trained mod
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import report
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
@@ -216,8 +213,8 @@ def recoupling(checkpoints: Sequence[Path]) -> Iterator[Row]:
     """Trained OT models with and without re-pairing in sampling, in the digits classifier's features."""
     if not checkpoints:
         return
-    source = read(Digits())
-    train, test = source.splits["train"], source.splits["test"]
+    with read(Digits(), Path("raw")) as source:
+        train, test = source.splits["train"], source.splits["test"]
     classifier = train_classifier(Classifier(), train, test, len(source.classes)).classifier
     target = moments(features(classifier, train.images))
     for path in checkpoints:
@@ -283,19 +280,7 @@ def main() -> None:
             if row.topic == topic:
                 print(f"  {row.quantity:<78} {row.value:>12.6g}")
     if target:
-        content = {
-            "command": " ".join(["python", *sys.argv]),
-            "environment": {
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-                "cpu_count": os.cpu_count(),
-                "threads": torch.get_num_threads(),
-            },
-            "measurements": [row._asdict() for row in rows],
-        }
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(content, indent=2) + "\n")
+        report.write(target, measurements=[row._asdict() for row in rows])
 
 
 if __name__ == "__main__":

@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import multiprocessing
 import os
-import platform
 import random
 import signal
 import subprocess
@@ -29,7 +27,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -242,21 +239,15 @@ def main() -> None:
         f"a file operation: {differ} differ from the undisturbed ones"
     )
     if arguments.json:
-        content = {
-            "command": " ".join(["python", *sys.argv]),
-            "environment": {
-                "torch": version("torch"),
-                "python": platform.python_version(),
-                "platform": platform.platform(),
-                "cpu_count": os.cpu_count(),
-            },
-            "seconds": seconds,
-            "random": [outcome._asdict() for outcome in outcomes],
-            "operations": [outcome._asdict() for outcome in operations],
-            "full_disk": disk,
-        }
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+        import report  # and with it torch, which the process that kills does not need
+
+        report.write(
+            arguments.json,
+            seconds=seconds,
+            random=[outcome._asdict() for outcome in outcomes],
+            operations=[outcome._asdict() for outcome in operations],
+            full_disk=disk,
+        )
     sys.exit(1 if differ or not disk.get("identical", True) else 0)
 
 

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import report
 import torch
 from cleanfid import fid
 from numpy.typing import NDArray
@@ -168,14 +167,9 @@ def main() -> None:
             f"{row.network:12}{row.cleanfid:12.1f}{row.couplet:12.1f}{row.ratio:8.2f}{row.difference:12.1e}"
         )
     if options.json:
-        settings = {key: value for key, value in vars(options).items() if key != "json"}
-        about = {
-            "settings": settings,
-            "machine": platform.processor() or platform.machine(),
-            "torch": torch.__version__,
-        }
-        content = {**about, "rows": [row._asdict() for row in rows]}
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+        settings = {key: value for key, value in vars(options).items() if key not in ("json", "device")}
+        device = torch.device(options.device)
+        report.write(options.json, device, settings=settings, rows=[row._asdict() for row in rows])
 
 
 if __name__ == "__main__":

@@ -19,11 +19,8 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
-import platform
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,6 +30,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 import numpy as np
+import report
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -227,24 +225,15 @@ def main() -> None:
             f"| {need.training} | {need.images_per_second:,} ({need.origin}) | {found:,.0f} | {share:.0f} |"
         )
     if arguments.json:
-        content = {
-            "command": " ".join(["python", *sys.argv]),
-            "environment": {
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-                "cpu_count": os.cpu_count(),
-                "threads": torch.get_num_threads(),
-                "device": str(device),
-            },
-            "images_per_second": [row._asdict() for row in rows],
-            "memory_growth": gained,
-            "cold": {"announced": with_announcement, "not_announced": without},
-            "first_batch_seconds": waits,
-            "needs": [need._asdict() for need in NEEDS],
-        }
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+        report.write(
+            arguments.json,
+            device,
+            images_per_second=[row._asdict() for row in rows],
+            memory_growth=gained,
+            cold={"announced": with_announcement, "not_announced": without},
+            first_batch_seconds=waits,
+            needs=[need._asdict() for need in NEEDS],
+        )
 
 
 if __name__ == "__main__":

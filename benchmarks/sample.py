@@ -14,9 +14,6 @@ before, features included.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -26,11 +23,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import report
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from step import changed, memory_growth
+from step import changed, memory_growth, shape_of
 
 from couplet.config import Training
 from couplet.config.params import read_params
@@ -38,7 +36,6 @@ from couplet.config.stages import TrainConfig
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.sampling import generate
-from couplet.stages.recipes import shape_of
 from couplet.training import initial_state
 from couplet.training.engine import computed, products
 
@@ -183,20 +180,8 @@ def main() -> None:
         )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     if options.json:
-        content = {
-            "command": " ".join(["python", *sys.argv]),
-            "environment": {
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "cpu_count": os.cpu_count(),
-                "threads": options.threads,
-                "device": str(options.device),
-            },
-            "title": title,
-            "rows": [row._asdict() for row in rows],
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+        found = [row._asdict() for row in rows]
+        report.write(options.json, options.device, title=title, rows=found)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
-import os
-import platform
 import re
 import statistics
 import sys
@@ -36,17 +33,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import plain
+import report
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from couplet import training
-from couplet.config import Training
+from couplet.config import Cell, Training
 from couplet.config.params import Params, merge, read_params
 from couplet.data import Loader, Split
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape, build
-from couplet.reporting.cost import cost
+from couplet.reporting.cost import cost, native_shape
 
 PARTS = ("data", "coupling", "student", "teacher", "backward", "optimiser", "ema")
 LENGTH = 10_000
@@ -200,11 +198,19 @@ def settings_of(params: Params, coupling: str, options: argparse.Namespace) -> t
         changes["network"] = {"dropout": options.dropout}
     settings = changed(settings, "recipe", changes)
     settings = changed(settings, "train", {"microbatch": options.microbatch})
-    dataset = params.datasets[cell.dataset]
-    if dataset.native is None:
+    return settings, shape_of(params, cell)
+
+
+def shape_of(params: Params, cell: Cell) -> ImageShape:
+    """What the images of a cell's data set look like, without preparing it.
+
+    Raises:
+        UserError: only its files tell.
+    """
+    shape = native_shape(params.datasets[cell.dataset])
+    if shape is None:
         raise UserError(f"datasets.{cell.dataset}: the size of its images is known once it is prepared")
-    resolution, channels = dataset.native
-    return settings, ImageShape(channels, resolution, dataset.num_classes)
+    return shape
 
 
 def measure(
@@ -324,22 +330,8 @@ def main() -> None:
     )
     Console(width=None if sys.stdout.isatty() else 200).print(table(results, title))
     if options.json:
-        content = {
-            "command": " ".join(["python", *sys.argv]),
-            "environment": {
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "cpu_count": os.cpu_count(),
-                "threads": options.threads,
-                "device": torch.cuda.get_device_name(options.device)
-                if options.device.type == "cuda"
-                else "cpu",
-            },
-            "title": title,
-            "results": [result._asdict() for result in results],
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+        rows = [result._asdict() for result in results]
+        report.write(options.json, options.device, title=title, results=rows)
 
 
 if __name__ == "__main__":

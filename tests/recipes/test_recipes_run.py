@@ -15,11 +15,11 @@ import torch
 
 from couplet.config import Training, read_params
 from couplet.data import Loader, Split
-from couplet.model import ImageShape, build
+from couplet.model import build
+from couplet.reporting.cost import native_shape
 from couplet.training import initial_state, run
 
 PAPERS = Path(__file__).parents[2] / "workflow/papers"
-CLASSES = {"imagenet64": 1000, "imagenet32": 1000, "cifar10": 10, "fashion_mnist": 10}
 
 ROWS = [
     # Each recipe on each of its data sets once; kernels and couplings take turns, so that each network meets
@@ -66,11 +66,6 @@ def training_of(paper, name):
     return next(params.training(cell) for cell in params.cells() if cell.name == name)
 
 
-def shape_of(training):
-    resolution, channels = training.dataset.native
-    return ImageShape(channels, resolution, CLASSES.get(training.cell.dataset, 0))
-
-
 def at_batch_two(training):
     """The same training on two images a step, from random weights."""
     recipe = training.recipe.model_copy(update={"batch": 2, "init_from": None})
@@ -95,7 +90,7 @@ def digests(module):
 @pytest.mark.parametrize(("paper", "name", "size"), [pytest.param(*row, id=row[1]) for row in ROWS])
 def test_a_row_trains_at_full_size(paper, name, size):
     training = at_batch_two(training_of(paper, name))
-    shape = shape_of(training)
+    shape = native_shape(training.dataset)
     loader = Loader(
         random_images(shape),
         batch=2,
@@ -127,7 +122,7 @@ def test_a_row_trains_at_full_size(paper, name, size):
 def test_a_large_row_s_network_is_the_published_one(paper, name, between):
     training = training_of(paper, name)
     with torch.device("meta"):
-        model = build(training, shape_of(training))
+        model = build(training, native_shape(training.dataset))
     assert between[0] < parameters(model.network) < between[1]
 
 

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from couplet import couplings, networks
 from couplet.config import Training
+from couplet.config.datasets import DatasetConfig
 from couplet.config.networks import NetworkConfig, shrink
 from couplet.errors import UserError
 from couplet.model import ImageShape
@@ -28,6 +29,14 @@ class Cost(NamedTuple):
         """Hours at a throughput of ``tflops`` TFLOP/s: modelled, not measured."""
         images = training.recipe.steps * training.recipe.batch
         return self.flops * images / (tflops * 1e12) / 3600
+
+
+def native_shape(dataset: DatasetConfig) -> ImageShape | None:
+    """What images of a kind look like before they are prepared; None where only the files tell."""
+    if dataset.native is None:
+        return None
+    resolution, channels = dataset.native
+    return ImageShape(channels, resolution, dataset.num_classes)
 
 
 def cost(training: Training, shape: ImageShape) -> Cost:

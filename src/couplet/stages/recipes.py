@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 from couplet.config import Cell, Training
 from couplet.config.params import read_params
 from couplet.errors import UserError
-from couplet.model import ImageShape
 from couplet.reporting import reported
-from couplet.reporting.cost import Cost, cost
+from couplet.reporting.cost import Cost, cost, native_shape
 
 ASSUMED = ("assumed", "not published")
 """What a source says where no paper and no code tells a value."""
@@ -40,11 +39,8 @@ class Row(NamedTuple):
         Raises:
             UserError: the network does not fit the data set.
         """
-        dataset = self.training.dataset
-        if dataset.native is None:
-            return None
-        resolution, channels = dataset.native
-        return cost(self.training, ImageShape(channels, resolution, dataset.num_classes))
+        shape = native_shape(self.training.dataset)
+        return None if shape is None else cost(self.training, shape)
 
     @property
     def published(self) -> dict[int, str]:
