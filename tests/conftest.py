@@ -33,7 +33,7 @@ def params_content():
     return content
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_training():
     """Makes the settings of a tiny training on 8x8 images."""
 

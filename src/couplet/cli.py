@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from couplet.config import Cell, Measurement, Params, Training
     from couplet.config.datasets import DatasetConfig
+    from couplet.ranks import Ranks
 
 app = typer.Typer(
     name="couplet",
@@ -41,6 +43,7 @@ Extractor = Annotated[str | None, typer.Option(help="A name from `features`.")]
 Seed = Annotated[int | None, typer.Option(help="Training seed.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Processes = Annotated[int, typer.Option(help="As `torchrun --nproc-per-node`: one for each GPU.", min=1)]
 Data = Annotated[Path, typer.Option(help="Folder of `couplet prepare`.")]
 Features = Annotated[Path, typer.Option(help="Folder of `couplet features`.")]
 Reference = Annotated[Path, typer.Option(help="Folder of `couplet reference`.")]
@@ -49,29 +52,62 @@ Out = Annotated[Path, typer.Option(help="Where to write.")]
 
 DEFAULT_PARAMS = Path("params.yaml")
 
+RANK_PATIENCE = 10.0
+"""Seconds before a process other than the first one tells its error."""
+
 
 def _start(threads: int | None, device: str = "cpu") -> torch.device:
-    """Holds torch to its threads and finds the device.
+    """Holds torch to its threads, a rank of torchrun's to its share of them, and finds the device.
 
     Raises:
         UserError: the device is unknown or not there.
     """
     # Before torch is imported: a second OpenMP thread on a busy core slows every step many times.
-    count = threads or int(os.environ.get("OMP_NUM_THREADS") or 1)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    count = max(1, threads // processes) if threads else int(os.environ.get("OMP_NUM_THREADS") or 1)
     os.environ["OMP_NUM_THREADS"] = str(count)
     import torch
 
+    from couplet.devices import find
+
     torch.set_num_threads(count)
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        if chosen.type not in ("cpu", "cuda"):
-            raise RuntimeError(f"couplet does not run on {chosen.type}")
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {device}: not on this machine; use auto, cpu or cuda") from None
-    return chosen
+    return find(device)
+
+
+@contextmanager
+def _shared(threads: int | None, device: str, processes: int) -> Iterator[tuple[torch.device, Ranks]]:
+    """As :func:`_start`, with the processes that torchrun started; all but the first are silent.
+
+    Raises:
+        typer.Exit: this process has started ``processes`` others with its command line, which have ended.
+    """
+    if processes > 1 and not _torchrun():
+        from couplet.ranks import launch
+
+        raise typer.Exit(launch(processes, ["-m", "couplet", *sys.argv[1:]]))
+    chosen = _start(threads, device)
+    import torch
+
+    from couplet.ranks import joined
+
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    with joined() as ranks:
+        if ranks.first:
+            yield chosen, ranks
+            return
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            yield chosen, ranks
+
+
+def _rank() -> int:
+    """Which of torchrun's processes this is, before they are connected."""
+    return int(os.environ["RANK"]) if _torchrun() else 0
+
+
+def _torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _say(text: str) -> None:
@@ -272,17 +308,22 @@ def features(
 
 @app.command()
 def reference(
-    data: Data, features: Features, out: Out, threads: Threads = None, device: Device = "auto"
+    data: Data,
+    features: Features,
+    out: Out,
+    threads: Threads = None,
+    device: Device = "auto",
+    processes: Processes = 1,
 ) -> None:
     """Write features and moments of the real images, a file per split."""
-    chosen = _start(threads, device)
-    from couplet.progress import counting
-    from couplet.stages.reference import images_of
-    from couplet.stages.reference import reference as stage
+    with _shared(threads, device, processes) as (chosen, ranks):
+        from couplet.progress import counting
+        from couplet.stages.reference import images_of
+        from couplet.stages.reference import reference as stage
 
-    with counting(f"{data}: reference", images_of(data)) as advance:
-        stage(data, features, out, chosen, advance)
-    typer.echo(f"{out}: reference statistics")
+        with counting(f"{data}: reference", images_of(data)) as advance:
+            stage(data, features, out, chosen, advance, ranks)
+        typer.echo(f"{out}: reference statistics")
 
 
 @app.command()
@@ -298,18 +339,19 @@ def train(
     seed: Seed = None,
     threads: Threads = None,
     device: Device = "auto",
+    processes: Processes = 1,
 ) -> None:
     """Train one cell; started again after an interruption, go on from its last state."""
     settings, _ = _settings(
         params, scale, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed
     )
-    chosen = _start(threads, device)
-    from couplet.progress import training_progress
-    from couplet.stages.train import train as stage
+    with _shared(threads, device, processes) as (chosen, ranks):
+        from couplet.progress import training_progress
+        from couplet.stages.train import train as stage
 
-    with training_progress(str(settings.cell), settings.recipe.steps) as report:
-        stage(settings, data, out, chosen, report, _say, _signals())
-    typer.echo(f"{out}: {settings.cell}, {settings.recipe.steps} steps")
+        with training_progress(str(settings.cell), settings.recipe.steps) as report:
+            stage(settings, data, out, chosen, report, _say, _signals(), ranks)
+        typer.echo(f"{out}: {settings.cell}, {settings.recipe.steps} steps")
 
 
 @app.command()
@@ -328,6 +370,7 @@ def select(
     seed: Seed = None,
     threads: Threads = None,
     device: Device = "auto",
+    processes: Processes = 1,
 ) -> None:
     """Score every snapshot and name the best."""
     settings, measurement = _settings(
@@ -340,15 +383,15 @@ def select(
         extractor=extractor,
         seed=seed,
     )
-    chosen = _start(threads, device)
-    from couplet.progress import counting
-    from couplet.stages.select import images_to_select
-    from couplet.stages.select import select as stage
+    with _shared(threads, device, processes) as (chosen, ranks):
+        from couplet.progress import counting
+        from couplet.stages.select import images_to_select
+        from couplet.stages.select import select as stage
 
-    images = images_to_select(settings, measurement)
-    with counting(f"{settings.cell}: select", images) as advance:
-        best = stage(settings, measurement, train, features, reference, out, chosen, advance)
-    typer.echo(f"{out}: step {best.step}, Fréchet distance {best.fd[measurement.select.nfe]:.3f}")
+        images = images_to_select(settings, measurement)
+        with counting(f"{settings.cell}: select", images) as advance:
+            best = stage(settings, measurement, train, features, reference, out, chosen, advance, ranks)
+        typer.echo(f"{out}: step {best.step}, Fréchet distance {best.fd[measurement.select.nfe]:.3f}")
 
 
 @app.command()
@@ -366,6 +409,7 @@ def sample(
     seed: Seed = None,
     threads: Threads = None,
     device: Device = "auto",
+    processes: Processes = 1,
 ) -> None:
     """Generate images from the selected snapshot."""
     settings, measurement = _settings(
@@ -378,14 +422,14 @@ def sample(
         extractor=extractor,
         seed=seed,
     )
-    chosen = _start(threads, device)
-    from couplet.progress import counting
-    from couplet.stages.sample import sample as stage
+    with _shared(threads, device, processes) as (chosen, ranks):
+        from couplet.progress import counting
+        from couplet.stages.sample import sample as stage
 
-    with counting(f"{settings.cell}: sample", measurement.sample.samples) as advance:
-        stage(settings, measurement, train, selection, out, chosen, advance)
-    wanted = ", ".join(map(str, measurement.sample.nfe))
-    typer.echo(f"{out}: {measurement.sample.samples} images for each NFE of {wanted}")
+        with counting(f"{settings.cell}: sample", measurement.sample.samples) as advance:
+            stage(settings, measurement, train, selection, out, chosen, advance, ranks)
+        wanted = ", ".join(map(str, measurement.sample.nfe))
+        typer.echo(f"{out}: {measurement.sample.samples} images for each NFE of {wanted}")
 
 
 @app.command()
@@ -406,6 +450,7 @@ def evaluate(
     seed: Seed = None,
     threads: Threads = None,
     device: Device = "auto",
+    processes: Processes = 1,
 ) -> None:
     """Compare samples with the training split: Fréchet distance, KID and what the extractor adds."""
     settings, measurement = _settings(
@@ -418,16 +463,26 @@ def evaluate(
         extractor=extractor,
         seed=seed,
     )
-    chosen = _start(threads, device)
-    from couplet.progress import counting
-    from couplet.stages.evaluate import evaluate as stage
-    from couplet.stages.evaluate import images_to_evaluate
+    with _shared(threads, device, processes) as (chosen, ranks):
+        from couplet.progress import counting
+        from couplet.stages.evaluate import evaluate as stage
+        from couplet.stages.evaluate import images_to_evaluate
 
-    with counting(f"{settings.cell}: evaluate", images_to_evaluate(measurement)) as advance:
-        metrics = stage(
-            settings, measurement, train, selection, samples, features, reference, out, chosen, advance
-        )
-    typer.echo(f"{out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        with counting(f"{settings.cell}: evaluate", images_to_evaluate(measurement)) as advance:
+            metrics = stage(
+                settings,
+                measurement,
+                train,
+                selection,
+                samples,
+                features,
+                reference,
+                out,
+                chosen,
+                advance,
+                ranks,
+            )
+        typer.echo(f"{out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
 @app.command()
@@ -574,7 +629,8 @@ def main() -> None:
     except UserError as error:
         _fail(str(error))
     except Stopped as stop:
-        print(f"couplet: {stop}", file=sys.stderr)
+        if _rank() == 0:
+            print(f"couplet: {stop}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
@@ -591,6 +647,10 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
+    if rank := _rank():
+        # What the first process meets as well it says itself, and torchrun then ends this one.
+        time.sleep(RANK_PATIENCE)
+        message = f"process {rank}: {message}"
     print(f"couplet: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 

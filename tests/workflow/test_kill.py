@@ -156,6 +156,71 @@ def test_killed_job_goes_on_in_its_retry_and_in_the_next_call(cell):
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
+@pytest.fixture(scope="module")
+def shared(cell):
+    """What two processes write if nobody disturbs them."""
+    clone, _ = cell
+    clone.run(*TRAIN, "--out", "apart/two", "--processes", "2")
+    return content_of(clone.root / "apart/two")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(cell, shared):
+    """The numbers of the curve, which the checkpoints follow."""
+    _, whole = cell
+    assert shared.keys() == whole.keys()
+    mine, theirs = (
+        [
+            [float(value) for value in line.split(",")]
+            for line in files[Path("curve.csv")].decode().split()[1:]
+        ]
+        for files in (shared, whole)
+    )
+    assert mine == [pytest.approx(line, rel=1e-3) for line in theirs]
+    assert mine[:5] == [pytest.approx(line, rel=1e-5) for line in theirs[:5]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signal_to_whom_starts_the_processes_ends_all_of_them(cell, shared, number):
+    clone, _ = cell
+    out = clone.root / f"apart/two-{number.name}"
+    command = (*TRAIN, "--out", str(out), "--processes", "2")
+    with started(clone, *command) as process:
+        while newest_step(out.with_suffix(".partial")) == 0:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, said = process.communicate()
+    assert process.returncode == 75, said[-6000:]
+    assert len(re.findall("^couplet: .*stopped after step", said, re.M)) == 1
+    assert "Traceback" not in said
+    clone.run(*command)
+    assert content_of(out) == shared
+
+
+@pytest.mark.slow
+def test_torchrun_starts_again_from_the_last_state(cell, shared):
+    """A process dies without warning: all are started anew."""
+    clone, _ = cell
+    out = clone.root / "apart/elastic"
+    torchrun = ("torchrun", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", *TRAIN)
+    with started(clone, *torchrun, "--out", str(out)) as process:
+        strike(out.with_suffix(".partial"), signal.SIGKILL)
+        _, said = process.communicate()
+    assert process.returncode == 0, said[-6000:]
+    assert "goes on after step" in said
+    assert content_of(out) == shared
+
+
+@pytest.mark.slow
+def test_wrong_input_is_refused_once(cell):
+    clone, _ = cell
+    done = clone.run(*TRAIN, "--out", "apart/odd", "--processes", "3", ok=False)
+    assert done.returncode == 2
+    assert done.stderr == "couplet: batch = 8: must be a multiple of 3, the number of processes\n"
+    assert not list((clone.root / "apart").glob("odd*"))
+
+
 @pytest.mark.slow
 def test_random_deaths_of_every_coupling_change_no_byte(tmp_path):
     written = tmp_path / "faults.json"

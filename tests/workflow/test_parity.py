@@ -51,7 +51,9 @@ def test_commands_differ_only_in_the_output_root(clone):
         for folder, fixed in roots.items():
             line = line.replace(str(folder), fixed)
         snakemake.add(line)
-    values = {**params.model_dump(include={*type(params.experiment).model_fields, "extractor", "threads"})}
+    values = {
+        **params.model_dump(include={*type(params.experiment).model_fields, "extractor", "threads", "gpus"})
+    }
     for name in STAGES:
         stage = dvc_stages()[name]
         command = re.sub(r"\$\{(\w+)\}", lambda found: str(values[found[1]]), stage["cmd"])

@@ -109,6 +109,16 @@ def threads_of_run(wildcards):
     return layout(table).params.threads
 
 
+def gpus_of_extractor(wildcards):
+    table, _ = found(extractors, wildcards.extractor)
+    return layout(table).params.gpus
+
+
+def gpus_of_run(wildcards):
+    table, _ = found(runs, wildcards.run)
+    return layout(table).params.gpus
+
+
 def flags(table):
     """Parameter file and scale as command-line options."""
     return f"--params {FILES[table]}" + (f" --scale {SCALE}" if SCALE else "")

@@ -66,10 +66,10 @@ rule reference:
     threads: threads_of_extractor
     resources:
         mem_mb=8000,
-        gpu=1,
+        gpu=gpus_of_extractor,
     params:
         data=subpath(input.card, parent=True),
         features=subpath(input.extractor, parent=True),
     shell:
         "couplet reference --data {params.data} --features {params.features}"
-        " --out {output} --threads {threads} > {log} 2>&1"
+        " --out {output} --threads {threads} --processes {resources.gpu} > {log} 2>&1"

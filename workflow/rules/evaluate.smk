@@ -15,7 +15,7 @@ rule select:
     threads: threads_of_run
     resources:
         mem_mb=8000,
-        gpu=1,
+        gpu=gpus_of_run,
     params:
         cell=flags_of_eval,
         train=subpath(input.record, parent=True),
@@ -23,7 +23,7 @@ rule select:
     shell:
         "couplet select {params.cell} --train {params.train}"
         " --features {params.features} --reference {input.reference}"
-        " --out {output} --threads {threads} > {log} 2>&1"
+        " --out {output} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
 
 
 rule sample:
@@ -42,13 +42,13 @@ rule sample:
     threads: threads_of_run
     resources:
         mem_mb=4000,
-        gpu=1,
+        gpu=gpus_of_run,
     params:
         cell=flags_of_eval,
         train=subpath(input.record, parent=True),
     shell:
         "couplet sample {params.cell} --train {params.train}"
-        " --selection {input.selection} --out {output} --threads {threads} > {log} 2>&1"
+        " --selection {input.selection} --out {output} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
 
 
 rule evaluate:
@@ -71,7 +71,7 @@ rule evaluate:
     threads: threads_of_run
     resources:
         mem_mb=8000,
-        gpu=1,
+        gpu=gpus_of_run,
     params:
         cell=flags_of_eval,
         train=subpath(input.record, parent=True),
@@ -80,4 +80,4 @@ rule evaluate:
     shell:
         "couplet evaluate {params.cell} --train {params.train}"
         " --selection {input.selection} --samples {input.samples} --features {params.features}"
-        " --reference {input.reference} --out {params.out} --threads {threads} > {log} 2>&1"
+        " --reference {input.reference} --out {params.out} --threads {threads} --processes {resources.gpu} > {log} 2>&1"

@@ -19,11 +19,11 @@ rule train:
     threads: threads_of_run
     resources:
         mem_mb=8000,
-        gpu=1,
+        gpu=gpus_of_run,
     params:
         cell=flags_of_run,
         data=subpath(input.card, parent=True),
         out=subpath(output.record, parent=True),
     shell:
         "couplet train {params.cell} --data {params.data}"
-        " --out {params.out} --threads {threads} > {log} 2>&1"
+        " --out {params.out} --threads {threads} --processes {resources.gpu} > {log} 2>&1"

@@ -19,6 +19,11 @@ class CouplingConfig(Variant):
         """Whether the recipe must name a pre-trained model in `frozen_from`."""
         return False
 
+    @property
+    def batch_parts(self) -> int:
+        """Equal parts that the coupling divides a batch into."""
+        return 1
+
 
 class Independent(CouplingConfig):
     """Noise as drawn (iCT)."""
@@ -30,12 +35,19 @@ class MinibatchOT(CouplingConfig):
     """Noise re-assigned within the batch by exact optimal transport."""
 
     kind: Literal["ot"] = "ot"
+    parts: int = Field(1, ge=1)
+    """Equal parts of a batch, each with an assignment of its own: 1 is the whole batch, whatever number of
+    devices shares it; as many as the devices is what a code does where every process deals out its own."""
     recouple_when_sampling: bool = True
     """Solve the assignment again at each later sampling step, as VCT's code does; the trained model
     expects noise that was dealt out (without: NFE 2 is worse than NFE 1)."""
     sampling_group: int = Field(500, ge=1)
     """Consecutive samples that share such an assignment (VCT evaluates in batches of 500). Part of what
     a sample is, unlike `sample.batch`, which it then replaces."""
+
+    @property
+    def batch_parts(self) -> int:
+        return self.parts
 
 
 class Encoder(Closed):

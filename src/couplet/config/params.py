@@ -86,6 +86,9 @@ class Params(Closed):
     """A name from `scales`; null leaves the file as it is written."""
     threads: int = Field(1, ge=1)
     """CPU threads of one job. More than the cores that are free makes every job many times slower."""
+    gpus: int = Field(1, ge=1)
+    """GPUs of one job that trains or measures, with a process for each; on the CPU, processes. Decides no
+    number but by the rounding of a sum, and with dropout by the masks."""
     raw: str = "raw"
     """Folder of data sets as their authors publish them, one folder per kind; `prepare` downloads to it."""
     table1: Annotated[tuple[Grid, ...], PlainValidator(_grids, json_schema_input_type=Grid | list[Grid])]
@@ -253,6 +256,9 @@ class Params(Closed):
             if coupling.wants_frozen and recipe.frozen_from is None:
                 needed = f"coupling {cell.coupling} needs the path of a checkpoint to predict with"
                 raise Invalid(("frozen_from",), None, needed)
+            if recipe.batch % coupling.batch_parts:
+                needed = f"coupling {cell.coupling} needs a multiple of its parts, {coupling.batch_parts}"
+                raise Invalid(("batch",), recipe.batch, needed)
         return Training(
             cell=cell,
             dataset=settings["dataset"],

@@ -60,23 +60,30 @@ class Coupling(nn.Module, ABC):
     the network's. It draws nothing itself: all randomness arrives as arguments.
 
     Attributes:
+        joint_images: whether `arrange` looks at the images; every process is then given the whole batch's.
         joint_samples: how many consecutive samples must be generated in one call, because they share
             their noise; None when each stands alone.
         predictions: evaluations of the main network per image and step that `forward` asks for, on
             average over training; what the coupling costs beside networks of its own.
     """
 
+    joint_images: bool = False
     joint_samples: int | None = None
     predictions: float = 0.0
 
-    def arrange(self, images: Tensor, noise: Tensor) -> Tensor:
-        """The noise as `forward` is to get it, [b, c, h, w]: what needs the whole batch at once.
+    def arrange(self, images: Tensor, noise: Tensor, rows: slice = slice(None)) -> Tensor:
+        """The noise as `forward` is to get it for the images of ``rows``: what needs the whole batch at once.
 
-        By default as drawn. It sees the batch whole even where a step works through parts of it, and it
-        may be called in a thread, steps ahead of the training: it must depend on nothing but its
-        arguments, and is without gradient.
+        By default as drawn. It sees the batch whole even where a step works through parts of it or several
+        processes share it, and it may be called in a thread, steps ahead of the training: it must depend on
+        nothing but its arguments, and is without gradient.
+
+        Args:
+            images: the batch's [b, c, h, w] if :attr:`joint_images`, else those of ``rows``.
+            noise: the batch's, standard normal, [b, c, h, w].
+            rows: the images wanted; consecutive.
         """
-        return noise
+        return noise[rows]
 
     @abstractmethod
     def forward(

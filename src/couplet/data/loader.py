@@ -71,7 +71,7 @@ class Loader:
             raise UserError(
                 f"batch = {batch}: must be a multiple of world = {world}, the number of processes"
             )
-        self.split, self.batch, self.seed = split, batch, seed
+        self.split, self.batch, self.seed, self.world = split, batch, seed, world
         self.flip, self.num_classes = flip, num_classes
         size = batch // world
         self.part = slice(rank * size, (rank + 1) * size)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from couplet.metrics.extractor import Extractor, Pixels
 from couplet.metrics.moments import Moments, MomentsAccumulator
+from couplet.ranks import ALONE, Ranks
 
 FEATURES_KEPT = 50_000
 """Features kept of one set of images, evenly spaced; kernel distances draw their subsets from them.
@@ -36,6 +37,7 @@ def measure(
     *,
     keep: int = FEATURES_KEPT,
     logits: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Measured:
     """Passes ``images`` [n, h, w, c], possibly mapped from disk, through ``extractor`` batch by batch.
 
@@ -43,13 +45,14 @@ def measure(
         advance: called with the size of each batch.
         keep: most features that are kept.
         logits: whether logits are kept as well.
+        ranks: the processes that share the work; each has the whole result.
 
     Raises:
         UserError: fewer than two images, or features that are not finite.
     """
     wanted = evenly_spaced(len(images), keep)
     sums, kept, scores, start = MomentsAccumulator(), [], [], 0
-    for values, found in extractor.batches(images):
+    for values, found in extractor.batches(images, ranks):
         sums.add(values)
         stop = start + len(values)
         inside = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, stop)]

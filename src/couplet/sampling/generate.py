@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from couplet.model import ConsistencyModel, ImageShape
+from couplet.ranks import ALONE, Ranks
 from couplet.sampling.multistep import multistep, sample_noise, to_uint8
+
+Images = Mapping[int, NDArray[np.uint8]]
+"""A batch by its NFE, [b, h, w, c]."""
 
 
 def generate(
@@ -27,7 +31,9 @@ def generate(
     boundary: bool,
     conditional: bool,
     quantise: Literal["round", "truncate"] = "round",
-) -> Iterator[Mapping[int, NDArray[np.uint8]]]:
+    ranks: Ranks = ALONE,
+    then: Callable[[Images], Any] = lambda images: images,
+) -> Iterator[Any]:
     """Batches of samples for each NFE, uint8 [b, h, w, c]; one pass yields them all.
 
     Args:
@@ -43,12 +49,15 @@ def generate(
         boundary: the recipe's ``boundary.sampling``.
         conditional: give classes to the model: sample i is of class i mod k.
         quantise: how images become 8-bit, see :func:`to_uint8`.
+        ranks: the processes that share the work, batch by batch; each yields all batches, in order.
+        then: what the process that made a batch does with it; its answer is yielded in the batch's place.
     """
     device = next(model.parameters()).device
     size = (shape.channels, shape.resolution, shape.resolution)
     levels = levels[: max(nfe)]
     batch = model.coupling.joint_samples or batch
-    for start in range(0, count, batch):
+
+    def made(start: int) -> Images:
         chosen = range(start, min(start + batch, count))
         noises = [sample_noise(seed, purpose, chosen, i, size).to(device) for i in range(len(levels))]
         labels = None
@@ -56,8 +65,11 @@ def generate(
             classes = torch.tensor(chosen, device=device) % shape.num_classes
             labels = F.one_hot(classes, shape.num_classes).float()
         images = multistep(model, noises, levels, labels, boundary=boundary)
-        yield {
-            i: np.ascontiguousarray(to_uint8(made, quantise).permute(0, 2, 3, 1).cpu().numpy())
-            for i, made in enumerate(images, start=1)
+        return {
+            i: np.ascontiguousarray(to_uint8(image, quantise).permute(0, 2, 3, 1).cpu().numpy())
+            for i, image in enumerate(images, start=1)
             if i in nfe
         }
+
+    own = range(0, count, batch)[ranks.rank :: ranks.size]
+    yield from ranks.in_turn(then(made(start)) for start in own)

@@ -15,6 +15,7 @@ from couplet.errors import UserError
 from couplet.files import sha256, write_json
 from couplet.metrics import measure, scores
 from couplet.metrics.reference import load_reference
+from couplet.ranks import ALONE, Ranks
 from couplet.stages.features import extractor_of
 from couplet.stages.sample import samples_name, selected
 from couplet.stages.train import check_trained
@@ -37,11 +38,12 @@ def evaluate(
     out: Path,
     device: torch.device,
     advance: Callable[[int], None] = lambda images: None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Compares samples with the training split and writes two files to the folder ``out``.
 
     metrics.json holds the numbers alone, named by metric, extractor and NFE, evaluation.json what they were
-    made from. ``advance`` is called with the size of each batch of images.
+    made from. ``advance`` is called with the size of each batch of images; ``ranks`` share the work.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
@@ -56,7 +58,7 @@ def evaluate(
     paths = {nfe: samples / samples_name(nfe) for nfe in measurement.sample.nfe}
     images = {nfe: _samples(path, measurement.sample.samples) for nfe, path in paths.items()}
     for nfe, path in paths.items():
-        found = measure(extractor, images[nfe], advance, logits=True)
+        found = measure(extractor, images[nfe], advance, logits=True, ranks=ranks)
         seed = seed_of(settings.cell.seed, "kid", nfe) % 2**32
         for name, value in scores(found, target, measurement.evaluate, seed=seed).items():
             metric, _, std = name.partition("_")
@@ -76,8 +78,9 @@ def evaluate(
         "selected": chosen,
         "metrics": metrics,
     }
-    write_json(out / "metrics.json", metrics)
-    write_json(out / "evaluation.json", about)
+    if ranks.first:
+        write_json(out / "metrics.json", metrics)
+        write_json(out / "evaluation.json", about)
     return metrics
 
 

@@ -12,6 +12,7 @@ from couplet.errors import UserError
 from couplet.metrics.extractor import load_extractor
 from couplet.metrics.measure import measure
 from couplet.metrics.reference import Reference, save_reference
+from couplet.ranks import ALONE, Ranks
 
 
 def images_of(data: Path) -> int:
@@ -20,11 +21,16 @@ def images_of(data: Path) -> int:
 
 
 def reference(
-    data: Path, features: Path, out: Path, device: torch.device, advance: Callable[[int], None]
+    data: Path,
+    features: Path,
+    out: Path,
+    device: torch.device,
+    advance: Callable[[int], None],
+    ranks: Ranks = ALONE,
 ) -> None:
     """Writes ``train.safetensors``, and ``test.safetensors`` if there is such a split, to the folder ``out``.
 
-    ``advance`` is called with the size of each batch of images.
+    ``advance`` is called with the size of each batch of images; ``ranks`` share the work.
 
     Raises:
         UserError: archive or extractor is missing or damaged, a split has a single image, or ``out``
@@ -38,7 +44,8 @@ def reference(
     for split in SPLITS:
         path = out / f"{split}.safetensors"
         if archive.card.counts.get(split):
-            moments, kept, _ = measure(extractor, archive.split(split).images, advance)
-            save_reference(path, Reference(split, extractor.name, extractor.digest, kept, moments))
-        else:
+            moments, kept, _ = measure(extractor, archive.split(split).images, advance, ranks=ranks)
+            if ranks.first:
+                save_reference(path, Reference(split, extractor.name, extractor.digest, kept, moments))
+        elif ranks.first:
             path.unlink(missing_ok=True)  # of an archive that had this split

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from couplet import model
 from couplet.config import Measurement, Training
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
 from couplet.model import ConsistencyModel, ImageShape
-from couplet.sampling import generate
+from couplet.ranks import ALONE, Ranks
+from couplet.sampling import Images, generate
 from couplet.stages.train import check_trained
 
 
@@ -47,7 +47,9 @@ def batches(
     purpose: Literal["select", "sample"],
     count: int,
     nfe: Sequence[int],
-) -> Iterator[Mapping[int, NDArray[np.uint8]]]:
+    ranks: Ranks,
+    then: Callable[[Images], Any] = lambda images: images,
+) -> Iterator[Any]:
     """Samples of a trained ``network`` as the settings have them, see :func:`generate`."""
     return generate(
         network,
@@ -61,6 +63,8 @@ def batches(
         boundary=measurement.boundary,
         conditional=settings.recipe.conditional,
         quantise=measurement.sample.quantise,
+        ranks=ranks,
+        then=then,
     )
 
 
@@ -72,10 +76,11 @@ def sample(
     out: Path,
     device: torch.device,
     advance: Callable[[int], None],
+    ranks: Ranks = ALONE,
 ) -> None:
     """Writes uint8 [n, h, w, c] arrays, one per NFE, to the folder ``out``, batch by batch.
 
-    ``advance`` is called with the size of each batch.
+    ``advance`` is called with the size of each batch; ``ranks`` share the work and the first one writes.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
@@ -87,7 +92,7 @@ def sample(
     resolution = saved.shape.resolution
     with ExitStack() as stack:
         arrays = {}
-        for nfe in wanted:
+        for nfe in wanted if ranks.first else ():
             path = stack.enter_context(replacing(out / samples_name(nfe)))
             arrays[nfe] = np.lib.format.open_memmap(
                 path,
@@ -97,11 +102,19 @@ def sample(
             )
         start = 0
         for batch in batches(
-            settings, measurement, network, saved.shape, purpose="sample", count=count, nfe=wanted
+            settings,
+            measurement,
+            network,
+            saved.shape,
+            purpose="sample",
+            count=count,
+            nfe=wanted,
+            ranks=ranks,
         ):
-            for nfe, images in batch.items():
-                arrays[nfe][start : start + len(images)] = images
-            start += len(images)
-            advance(len(images))
+            made = len(batch[wanted[0]])
+            for nfe, array in arrays.items():
+                array[start : start + made] = batch[nfe]
+            start += made
+            advance(made)
         for array in arrays.values():
             array.flush()

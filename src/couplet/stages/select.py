@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from couplet import model, selection
 from couplet.config import Measurement, Training
@@ -14,6 +16,8 @@ from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics import MomentsAccumulator, frechet_distance
 from couplet.metrics.reference import load_reference
+from couplet.ranks import ALONE, Ranks
+from couplet.sampling import Images
 from couplet.selection import Score
 from couplet.stages.features import extractor_of
 from couplet.stages.sample import batches
@@ -34,12 +38,13 @@ def select(
     out: Path,
     device: torch.device,
     advance: Callable[[int], None],
+    ranks: Ranks = ALONE,
 ) -> Score:
     """Scores all snapshots against the split of ``select.split`` and writes the file ``out``.
 
     Seeds differ from those of `evaluate`, and so does the test split, so that choosing does not flatter the
     choice.
-    ``advance`` is called with the size of each batch of images.
+    ``advance`` is called with the size of each batch of images; ``ranks`` share the work.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
@@ -49,6 +54,10 @@ def select(
     target = load_reference(_statistics(reference, measurement.select.split), extractor)
     wanted = sorted({measurement.select.nfe, *measurement.sample.nfe})
     scores = []
+
+    def features_of(images: Images) -> dict[int, NDArray[np.float32]]:
+        return {nfe: extractor(made).values for nfe, made in images.items()}
+
     for step in settings.snapshot_steps:
         network, saved = model.load(train / "checkpoints" / checkpoint_name(step), device)
         sums = {nfe: MomentsAccumulator() for nfe in wanted}
@@ -60,10 +69,12 @@ def select(
             purpose="select",
             count=measurement.select.samples,
             nfe=wanted,
+            ranks=ranks,
+            then=features_of,
         ):
-            for nfe, images in batch.items():
-                sums[nfe].add(extractor(images).values)
-            advance(len(images))
+            for nfe, values in batch.items():
+                sums[nfe].add(values)
+            advance(len(values))
         found = {nfe: frechet_distance(sums[nfe].result(), target.moments) for nfe in wanted}
         scores.append(Score(step, found))
     chosen = selection.best(scores, measurement.select.nfe)
@@ -78,7 +89,8 @@ def select(
             {"step": score.step, **{f"fd_nfe{nfe}": score.fd[nfe] for nfe in wanted}} for score in scores
         ],
     }
-    write_json(out, content)
+    if ranks.first:
+        write_json(out, content)
     return chosen
 
 

@@ -24,6 +24,7 @@ from couplet.errors import Stopped, UserError
 from couplet.files import append, locked, read_json, remove_temporary, replacing, write_json
 from couplet.model import ConsistencyModel, ImageShape, Saved
 from couplet.networks.initial import read_weights
+from couplet.ranks import ALONE, Ranks
 from couplet.stages.record import environment
 from couplet.training import Progress, State
 from couplet.training.state import Damaged
@@ -47,6 +48,7 @@ def train(
     report: Report,
     say: Callable[[str], None],
     signals: Signals = NO_SIGNALS,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Trains a cell and writes its folder: config.json, curve.csv, checkpoints/, record.json.
 
@@ -58,6 +60,7 @@ def train(
         report: called after every step.
         say: called with what a person should know before the first step.
         signals: entered for the time of the steps; a signal stops the training after a whole one.
+        ranks: the processes that share each batch; the first one writes, the others must see what it wrote.
 
     Raises:
         UserError: bad input, a loss that is not finite, a folder that cannot be written or that another
@@ -65,19 +68,38 @@ def train(
         Stopped: a signal came; the state is saved.
     """
     archive = Archive(data)
+    ranks.part(settings.recipe.batch)  # refused before anything is written
     place = out.absolute()
     partial = place.with_name(f"{place.name}.partial")
-    with locked(place.with_name(f"{place.name}.lock"), say):
-        if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
-            raise UserError(f"{out}: holds something else than a training; choose another folder")
-        remove_temporary(partial)
+    lock = locked(place.with_name(f"{place.name}.lock"), say) if ranks.first else nullcontext()
+    with lock:
+        if ranks.first:
+            _make_ready(out, partial)
+        ranks.wait()
         if not (partial / "record.json").exists():
             with signals as stopped_by:
-                state = _train(settings, archive, partial, device, report, say, stopped_by)
-            write_json(partial / "config.json", describe(settings))
-            write_json(partial / "record.json", _record(settings, archive, state, device))
-        _check_whole(partial, settings, archive)
-        _publish(partial, place)
+                state = _train(settings, archive, partial, device, report, say, stopped_by, ranks)
+            if ranks.first:
+                write_json(partial / "config.json", describe(settings))
+                write_json(partial / "record.json", _record(settings, archive, state, device, ranks))
+        if ranks.first:
+            _check_whole(partial, settings, archive)
+            _publish(partial, place)
+        ranks.wait()
+
+
+def _make_ready(out: Path, partial: Path) -> None:
+    """Leaves of an unfinished training what can be gone on from.
+
+    Raises:
+        UserError: ``out`` is not a training's folder.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
+        raise UserError(f"{out}: holds something else than a training; choose another folder")
+    remove_temporary(partial)
+    if partial.exists() and not _states(partial) and not (partial / "record.json").exists():
+        # Stopped before its first save: nothing to go on from, and perhaps of other settings.
+        shutil.rmtree(partial)
 
 
 def _train(
@@ -88,39 +110,50 @@ def _train(
     report: Report,
     say: Callable[[str], None],
     stopped_by: Callable[[], str | None],
+    ranks: Ranks,
 ) -> State:
     """Takes every step, from the newest state in ``partial`` on."""
     shape = ImageShape(archive.card.shape[2], archive.card.shape[0], len(archive.card.classes))
+    state = _initial_state(settings, shape, device)
+    whole = state.model.coupling.joint_images
     loader = Loader(
         archive.train,
         batch=settings.recipe.batch,
         seed=settings.cell.seed,
         flip=settings.recipe.flip,
         num_classes=shape.num_classes if settings.recipe.conditional else 0,
+        rank=0 if whole else ranks.rank,
+        world=1 if whole else ranks.size,
     )
-    state = _initial_state(settings, shape, device)
     frozen = _frozen(settings, device)
     _restore(state, partial, settings, archive, say)
+    if len(steps := set(ranks.gather(state.step))) > 1:
+        raise UserError(f"{partial}: processes see states of steps {sorted(steps)}; all must see one disk")
     if state.loaded:
         say(f"{settings.recipe.init_from}: {state.loaded}")
     snapshots = set(settings.snapshot_steps)
     curve = partial / "curve.csv"
-    _start_curve(curve, state.step)
+    if ranks.first:
+        _start_curve(curve, state.step)
     try:
-        for progress in training.run(settings, state, loader, frozen):
+        for progress in training.run(settings, state, loader, frozen, ranks=ranks):
             done = progress.step
-            report(progress, done * settings.recipe.batch / state.seconds)
-            if done == 1 or done % settings.train.log_every == 0 or done in snapshots:
-                append(curve, ",".join(map(str, progress)) + "\n")
-            if done in snapshots:
-                path = partial / "checkpoints" / checkpoint_name(done)
-                model.save(path, state.averaged, Saved(settings, shape, done))
             signal = stopped_by()
-            if signal or done % settings.train.save_every == 0:
-                _save(state, partial, settings, archive)
-            if signal:
+            stopping = ranks.any(signal is not None)
+            if ranks.first:
+                report(progress, done * settings.recipe.batch / state.seconds)
+                if done == 1 or done % settings.train.log_every == 0 or done in snapshots:
+                    append(curve, ",".join(map(str, progress)) + "\n")
+                if done in snapshots:
+                    path = partial / "checkpoints" / checkpoint_name(done)
+                    model.save(path, state.averaged, Saved(settings, shape, done))
+                if stopping or done % settings.train.save_every == 0:
+                    _save(state, partial, settings, archive)
+            if stopping:
+                ranks.wait()
+                cause = signal or "a signal to another process"
                 raise Stopped(
-                    f"{settings.cell}: {signal}: stopped after step {done}, saved; the same command goes on"
+                    f"{settings.cell}: {cause}: stopped after step {done}, saved; the same command goes on"
                 )
     except UserError as error:
         good = _states(partial)
@@ -148,9 +181,6 @@ def _restore(
     """Goes on from the newest saved state, if there is one."""
     states = _states(partial)
     if not states:
-        if partial.exists():
-            # Stopped before its first save: nothing to go on from, and perhaps of other settings.
-            shutil.rmtree(partial)
         return
     try:
         state.restore(states[-1], key=settings.key, data=archive.card.digest)
@@ -192,7 +222,9 @@ def _start_curve(path: Path, step: int) -> None:
         temporary.write_text("\n".join(kept) + "\n")
 
 
-def _record(settings: Training, archive: Archive, state: State, device: torch.device) -> dict[str, object]:
+def _record(
+    settings: Training, archive: Archive, state: State, device: torch.device, ranks: Ranks
+) -> dict[str, object]:
     images = settings.recipe.steps * settings.recipe.batch
     return {
         "key": settings.key,
@@ -201,6 +233,7 @@ def _record(settings: Training, archive: Archive, state: State, device: torch.de
         "images_per_second": images / state.seconds,
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "replaced_gradients": state.replaced,
+        "processes": ranks.size,
         "init_from": None if state.loaded is None else asdict(state.loaded),
         **environment(device),
     }

@@ -10,16 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from couplet.config import Training
 from couplet.data import Loader
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape, build
 from couplet.networks.initial import initialise
+from couplet.ranks import ALONE, Ranks
 from couplet.tensors import default_stream, generator, seed_of
 from couplet.training.ema import averaged
 from couplet.training.engine import check_compiled, computed, products
@@ -77,19 +80,23 @@ def run(
     loader: Loader,
     frozen: ConsistencyModel | None = None,
     *,
+    ranks: Ranks = ALONE,
     ahead: int | None = None,
     phase: Phase = nullcontext,
 ) -> Iterator[Progress]:
     """Trains ``state`` in place to the recipe's last step, yielding after each.
 
     Every draw comes from a generator of (seed, purpose, step): a training that stops after any step
-    and goes on from its state takes the same steps.
+    and goes on from its state takes the same steps. Several processes take the steps of one: each draws for
+    the whole batch, works on its rows, and has the mean of all gradients. Only dropout masks differ: they
+    are those of one process whose ``train.microbatch`` is what a process has at once.
 
     Args:
         training: what to train.
-        state: where to start; changed in place.
-        loader: the images.
+        state: where to start; changed in place, alike in all processes.
+        loader: the images; of the whole batch if the coupling wants `joint_images`, else of this rank.
         frozen: a pre-trained model for couplings that want one.
+        ranks: the processes that share each batch.
         ahead: for how many steps in advance a thread arranges the noise (:meth:`Coupling.arrange`); 0
             does it within the step. By default 2 for a GPU and 0 for the CPU, whose cores are taken.
             Changes no number.
@@ -102,6 +109,7 @@ def run(
     """
     recipe = training.recipe
     device = next(state.model.parameters()).device
+    rows = ranks.part(recipe.batch)
     objective = replace(
         build_objective(recipe, state.model.kernel, math.prod(loader.split.images.shape[1:])),
         # Compiled networks draw their own, and without dropout there is nothing to give on.
@@ -112,24 +120,24 @@ def run(
     models = [model for model in (state.model, state.averaged, frozen) if model is not None]
     with (
         computed(models, training.train, device),
-        closing(_inputs(training, state, loader, device, ahead)) as inputs,
+        closing(_inputs(training, state, loader, device, rows, ahead)) as inputs,
     ):
         if training.train.compile and state.step < recipe.steps:
             _check_compiled(training, state, loader, device)
+        batch_loss = _loss(state, frozen, objective, phase, ranks)
         while state.step < recipe.steps:
             began = time.perf_counter()
             with phase("data"):
                 images, labels, arranged = next(inputs)
             with phase("coupling"):
                 noise = arranged()
-            draws = _draws(training, objective, state.step, noise)
+            draws = _draws(training, objective, state.step, noise, rows)
             with products(training.train, device):
                 state.model.normalize_weights_()
                 state.model.zero_grad(set_to_none=True)
-                terms = _backward(training, state, frozen, images, labels, draws, objective, phase)
-            progress = _update(
-                training, state, terms, draws.t, objective.schedule.fineness(state.step), phase
-            )
+                terms = _backward(training, state, batch_loss, images, labels, draws, phase, ranks)
+            fineness = objective.schedule.fineness(state.step)
+            progress = _update(training, state, terms, draws.t, fineness, phase, ranks)
             state.seconds += time.perf_counter() - began
             yield progress
 
@@ -145,75 +153,102 @@ def _check_compiled(training: Training, state: State, loader: Loader, device: to
         check_compiled(state.model.network, teacher.network, x, labels)
 
 
+class _Shared(nn.Module):
+    """The loss as the forward pass of a module that owns the model: what DDP can synchronise."""
+
+    def __init__(self, model: ConsistencyModel, loss: Callable[..., Terms]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, *arguments: Any, **options: Any) -> Terms:
+        return self.loss(self.model, *arguments, **options)
+
+
+def _loss(
+    state: State, frozen: ConsistencyModel | None, objective: Objective, phase: Phase, ranks: Ranks
+) -> Callable[..., Terms]:
+    """The loss of images, labels and draws; its backward pass leaves the mean gradient of all ranks."""
+    loss = partial(consistency_loss, ema=state.averaged, frozen=frozen, objective=objective, phase=phase)
+    if ranks.size == 1:
+        return partial(loss, state.model)
+    return DistributedDataParallel(_Shared(state.model, loss))
+
+
 Inputs = tuple[Tensor, Tensor | None, Callable[[], Tensor]]
 """Images, labels, and what returns the noise that the coupling has arranged for them."""
 
 
 def _inputs(
-    training: Training, state: State, loader: Loader, device: torch.device, ahead: int
+    training: Training, state: State, loader: Loader, device: torch.device, rows: slice, ahead: int
 ) -> Generator[Inputs, None, None]:
     """What each step works on, from the state's step to the last; see `ahead` of :func:`run`."""
     start, stop, seed = state.step, training.recipe.steps, training.cell.seed
     arrange = state.model.coupling.arrange
+    # Which of the loader's images are this rank's.
+    own = rows if loader.world == 1 else slice(None)
 
     def drawn(step: int, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=generator(device, seed, "noise", step), device=device)
+        shape = (training.recipe.batch, *like.shape[1:])
+        return torch.randn(shape, generator=generator(device, seed, "noise", step), device=device)
 
     with closing(loader.batches(start, stop, device)) as batches:
         if not ahead:
             for step, (images, labels) in enumerate(batches, start):
-                yield images, labels, partial(arrange, images, drawn(step, images))
+                noise = partial(arrange, images, drawn(step, images), rows)
+                yield images[own], None if labels is None else labels[own], noise
             return
         waiting: deque[Inputs] = deque()
         with ThreadPoolExecutor(1, "coupling") as thread:
             for step in range(start, stop + ahead):
                 if step < stop:
                     images, labels = next(batches)
-                    promise = thread.submit(arrange, images, drawn(step, images))
-                    waiting.append((images, labels, promise.result))
+                    promise = thread.submit(arrange, images, drawn(step, images), rows)
+                    own_labels = None if labels is None else labels[own]
+                    waiting.append((images[own], own_labels, promise.result))
                 if step >= start + ahead:
                     yield waiting.popleft()
 
 
-def _draws(training: Training, objective: Objective, step: int, noise: Tensor) -> Draws:
-    """The step's randomness besides its noise."""
-    seed, count, device = training.cell.seed, len(noise), noise.device
+def _draws(training: Training, objective: Objective, step: int, noise: Tensor, rows: slice) -> Draws:
+    """The step's randomness besides its noise, drawn for the whole batch, of the rows of ``noise``."""
+    seed, count, device = training.cell.seed, training.recipe.batch, noise.device
     t, r = objective.schedule.draw_pair(step, count, generator(device, seed, "t", step))
     uniform = torch.rand(count, generator=generator(device, seed, "coupling", step), device=device)
-    return Draws(t=t, r=r, noise=noise, uniform=uniform, dropout_seed=seed_of(seed, "dropout", step))
+    dropout_seed = seed_of(seed, "dropout", step)
+    return Draws(t=t[rows], r=r[rows], noise=noise, uniform=uniform[rows], dropout_seed=dropout_seed)
 
 
 def _backward(
     training: Training,
     state: State,
-    frozen: ConsistencyModel | None,
+    batch_loss: Callable[..., Terms],
     images: Tensor,
     labels: Tensor | None,
     draws: Draws,
-    objective: Objective,
     phase: Phase,
+    ranks: Ranks,
 ) -> Terms:
-    """Leaves the batch's gradient, summed over its parts, and returns its terms without theirs."""
+    """Leaves the batch's gradient, summed over its parts, and returns this rank's terms without theirs."""
     count = len(images)
     size = training.train.microbatch or count
+    begins = range(0, count, size)
     parts = []
-    for number, begin in enumerate(range(0, count, size)):
+    for number, begin in enumerate(begins, ranks.rank * len(begins)):
         rows = slice(begin, begin + size)
-        terms = consistency_loss(
-            state.model,
-            state.averaged,
-            frozen,
-            images[rows],
-            None if labels is None else labels[rows],
-            draws.part(number, rows),
-            objective=objective,
-            step=state.step,
-            phase=phase,
-        )
-        # The part's share of the batch's mean.
-        loss = terms.loss * (len(terms.distance) / count)
-        with phase("backward"):
-            loss.backward()
+        last = begin == begins[-1]
+        # Ranks exchange gradients once per step.
+        alone = nullcontext() if last or ranks.size == 1 else batch_loss.no_sync()  # type: ignore[attr-defined]
+        with alone:
+            terms = batch_loss(
+                images=images[rows],
+                labels=None if labels is None else labels[rows],
+                draws=draws.part(number, rows),
+                step=state.step,
+            )
+            # The part's share of the mean over this rank's images.
+            loss = terms.loss * (len(terms.distance) / count)
+            with phase("backward"):
+                loss.backward()
         parts.append(
             Terms(
                 loss.detach(),
@@ -244,18 +279,26 @@ def replace_nonfinite_(parameters: Iterable[nn.Parameter], infinity: float) -> N
 
 
 def _update(
-    training: Training, state: State, terms: Terms, t: Tensor, fineness: int, phase: Phase
+    training: Training,
+    state: State,
+    terms: Terms,
+    t: Tensor,
+    fineness: int,
+    phase: Phase,
+    ranks: Ranks,
 ) -> Progress:
     """Optimiser and average; ``state.step`` goes up by one."""
     recipe, step = training.recipe, state.step
     parameters = [p for p in state.model.parameters() if p.grad is not None]
     norm = _norm(parameters)
     means = [(terms.weight * terms.distance).mean(), terms.distance.mean(), terms.penalty.mean()]
+    shown = torch.cat([ranks.mean(torch.stack([terms.loss, *means])), norm[None]])
     # One transfer: a GPU's queue runs empty once per step, where the weights are not touched yet.
-    loss, consistency, distance, penalty, size = torch.stack([terms.loss, *means, norm]).tolist()
+    loss, consistency, distance, penalty, size = shown.tolist()
     if not (math.isfinite(loss) and math.isfinite(size)):
         if recipe.nonfinite_gradients == "stop":
-            raise UserError(_diverged(training, terms, t, step, loss))
+            levels = chain(*ranks.gather(t[~torch.isfinite(terms.distance)].tolist()))
+            raise UserError(_diverged(training, levels, step, loss))
         replace_nonfinite_(parameters, INFINITY[recipe.nonfinite_gradients])
         norm = _norm(parameters)
         size = norm.item()
@@ -287,10 +330,10 @@ def _norm(parameters: list[nn.Parameter]) -> Tensor:
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
-def _diverged(training: Training, terms: Terms, t: Tensor, step: int, loss: float) -> str:
-    levels = ", ".join(f"{level:.3g}" for level in t[~torch.isfinite(terms.distance)][:5].tolist())
+def _diverged(training: Training, levels: Iterable[float], step: int, loss: float) -> str:
+    named = ", ".join(f"{level:.3g}" for level in islice(levels, 5))
     return (
         f"{training.cell}: step {step}: loss {loss}, not finite in loss or gradient"
-        + (f", at noise levels t = {levels}" if levels else "")
+        + (f", at noise levels t = {named}" if named else "")
         + f" (coupling {training.cell.coupling}); lower recipe.optimizer.lr or set clip_norm"
     )

@@ -143,6 +143,9 @@ def test_arranging_deals_each_noise_out_once_and_without_gradient(kind):
     assert sorted(map(list, arranged.flatten(1).tolist())) == sorted(noise.flatten(1).tolist())
     assert not arranged.requires_grad
     assert torch.equal(coupling.arrange(images, noise), arranged)
+    rows = slice(2, 4)
+    given = images if coupling.joint_images else images[rows]
+    assert torch.equal(coupling.arrange(given, noise, rows), arranged[rows])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -113,7 +113,9 @@ def test_arranging_ahead_changes_no_bit(trained, coupling, ahead):
 
 def test_transport_sees_the_whole_batch(trained, monkeypatch):
     seen, arrange = [], MinibatchOT.arrange
-    monkeypatch.setattr(MinibatchOT, "arrange", lambda self, x, z: seen.append(len(x)) or arrange(self, x, z))
+    monkeypatch.setattr(
+        MinibatchOT, "arrange", lambda self, x, *rest: seen.append(len(x)) or arrange(self, x, *rest)
+    )
     trained("ot", train={"microbatch": 2})
     assert seen == [6] * STEPS
 
@@ -124,7 +126,7 @@ def test_no_more_is_arranged_than_asked_for_and_an_error_comes_through(
     """The thread ends with the training, also where that is given up."""
     count = 0
 
-    def arrange(self, images, noise):
+    def arrange(self, images, noise, rows):
         nonlocal count
         count += 1
         if count == 5:

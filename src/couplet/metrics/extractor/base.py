@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +21,7 @@ from couplet.config.extractors import ExtractorConfig
 from couplet.data import Archive
 from couplet.errors import UserError
 from couplet.files import read_json
+from couplet.ranks import ALONE, Ranks
 
 CARD = "card.json"
 """What `couplet features` writes for every extractor."""
@@ -82,16 +83,21 @@ class Extractor(ABC):
     def network(self, prepared: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features [b, d] and logits [b, k] or None of a prepared batch on the extractor's device."""
 
-    def batches(self, images: Pixels) -> Iterator[Features]:
+    def batches(self, images: Pixels, ranks: Ranks = ALONE) -> Iterator[Features]:
         """Features of ``images`` batch by batch, in order; the next batch is prepared meanwhile.
 
-        Never holds more than two batches in the form that :meth:`prepare` gives them. TensorFloat32 is off:
-        features are those of float32.
+        Each of ``ranks`` makes its share of the batches and yields them all. It never holds more than two in
+        the form that :meth:`prepare` gives them. TensorFloat32 is off: features are those of float32.
         """
-        for prepared in ahead(images, self.batch, self.prepare, torch.get_num_threads()):
-            with torch.no_grad(), _full_precision():
-                values, logits = self.network(prepared.to(self.device))
-            yield Features(values.cpu().numpy(), None if logits is None else logits.cpu().numpy())
+        starts = range(0, len(images), self.batch)[ranks.rank :: ranks.size]
+        parts = (images[start : start + self.batch] for start in starts)
+        prepared = ahead(parts, self.prepare, torch.get_num_threads())
+        return ranks.in_turn(map(self._features, prepared))
+
+    def _features(self, prepared: Tensor) -> Features:
+        with torch.no_grad(), _full_precision():
+            values, logits = self.network(prepared.to(self.device))
+        return Features(values.cpu().numpy(), None if logits is None else logits.cpu().numpy())
 
     def __call__(self, images: Pixels) -> Features:
         """Features of all ``images`` at once, made batch by batch."""
@@ -113,15 +119,14 @@ def _full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def ahead(images: Pixels, batch: int, prepare: Callable[[Pixels], Tensor], workers: int) -> Iterator[Tensor]:
-    """``prepare`` of consecutive batches of ``images``, each shared out among ``workers`` threads.
+def ahead(batches: Iterable[Pixels], prepare: Callable[[Pixels], Tensor], workers: int) -> Iterator[Tensor]:
+    """``prepare`` of one of ``batches`` after the other, each shared out among ``workers`` threads.
 
     While the caller works on one batch, the threads make the next one, and no more than that.
     """
     waiting: deque[list[Future[Tensor]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(images), batch):
-            part = images[start : start + batch]
+        for part in batches:
             pieces = np.array_split(part, min(workers, len(part)))
             waiting.append([pool.submit(prepare, piece) for piece in pieces])
             if len(waiting) > 1:

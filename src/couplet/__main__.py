@@ -1,0 +1,5 @@
+"""``python -m couplet``, as torchrun starts it."""
+
+from couplet.cli import main
+
+main()

@@ -1,0 +1,139 @@
+"""The processes that share a piece of work: one alone, or those that torchrun started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from couplet.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this is. Every method is called by all of them, in the same order."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def part(self, count: int) -> slice:
+        """This rank's rows of ``count``: equal parts, one after the other.
+
+        Raises:
+            UserError: ``count`` is no multiple of the number of processes.
+        """
+        share, left = divmod(count, self.size)
+        if left:
+            raise UserError(f"batch = {count}: must be a multiple of {self.size}, the number of processes")
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def gather(self, value: T) -> list[T]:
+        """What each rank has, in the order of ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        found: list[T | None] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found  # type: ignore[return-value]
+
+    def in_turn(self, own: Iterator[T]) -> Iterator[T]:
+        """The items of all ranks on every rank: the first of each, then the second of each, and so on.
+
+        Work that is dealt out in turn, ``work[rank::size]``, comes back in its order.
+        """
+        if self.size == 1:
+            yield from own
+            return
+        while found := list(chain(*self.gather(list(islice(own, 1))))):
+            yield from found
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+            values /= self.size
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on some rank."""
+        if self.size == 1:
+            return flag
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags)
+        return bool(flags)
+
+    def wait(self) -> None:
+        """Returns when all ranks are here."""
+        self.any(False)
+
+
+ALONE = Ranks()
+
+
+def launch(processes: int, arguments: Sequence[str]) -> int:
+    """Runs Python with ``arguments`` in so many processes of this machine, as torchrun does.
+
+    A signal to stop is passed on to them. Returns the exit code of the one that failed first, 0 if none did.
+    """
+    # Elsewhere torch is imported without these, which take a second.
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # A scheduler's warning, which not every version of torch passes on.
+    signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
+    # The processes speak for themselves.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)(*arguments)
+    except ChildFailedError as error:
+        return max(1, error.get_first_failure()[1].exitcode)
+    except SignalException:
+        return os.EX_TEMPFAIL
+    return 0
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """The processes that torchrun started this one with, connected inside the block; else this one alone.
+
+    Tensors on a GPU travel by NCCL, all else by Gloo.
+    """
+    if not dist.is_torchelastic_launched():
+        yield ALONE
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        with warnings.catch_warnings():
+            # Of gradients with a side of length 1, whose strides may be anything; they are copied.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()

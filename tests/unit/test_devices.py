@@ -1,0 +1,72 @@
+"""Jobs side by side spread over the GPUs there are; shown with GPUs that are only claimed to be there."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from couplet import devices
+from couplet.errors import UserError
+from couplet.ranks import ALONE, Ranks
+
+
+@pytest.fixture
+def two_gpus(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"gpu-{i}"))
+    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(devices, "_HELD", [])
+    yield tmp_path
+    for file in devices._HELD:
+        file.close()
+
+
+def test_each_call_takes_a_free_gpu_and_then_shares(two_gpus, monkeypatch):
+    assert [devices.find("auto").index for _ in range(2)] == [0, 1]
+    assert devices.find("auto").index == 0
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert devices.find("auto").index == 1
+
+
+def test_gpu_of_another_process_is_left_to_it_until_that_ends(two_gpus):
+    lock = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_EX)"
+    hold = f"{lock}; print(flush=True); input()"
+    path = two_gpus / "couplet-gpu-gpu-0.lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        assert devices.find("auto").index == 1
+        other.kill()
+    assert devices.find("auto").index == 0
+
+
+def test_more_processes_than_gpus(two_gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(
+        UserError, match=r"^torchrun --nproc-per-node: process 3, but this machine has 2 GPUs$"
+    ):
+        devices.find("auto")
+
+
+@pytest.mark.parametrize("name", ["tpu", "mps", "cuda:77", "gpu"])
+def test_unknown_device(name):
+    with pytest.raises(UserError, match=rf"^--device {name}: not on this machine; use auto, cpu or cuda$"):
+        devices.find(name)
+
+
+def test_one_process_alone():
+    assert ALONE.first
+    assert ALONE.part(7) == slice(0, 7)
+    assert ALONE.gather("x") == ["x"]
+    assert list(ALONE.in_turn(iter("abc"))) == ["a", "b", "c"]
+    assert [ALONE.any(flag) for flag in (True, False)] == [True, False]
+
+
+def test_parts_are_equal():
+    assert [Ranks(rank, 3).part(6) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    with pytest.raises(UserError, match=r"^batch = 7: must be a multiple of 3, the number of processes$"):
+        Ranks(0, 3).part(7)

@@ -1,0 +1,47 @@
+"""Measuring in two processes gives the bytes of one."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def trained(clone):
+    clone.edit(lambda params: params["sample"].update(samples=90, batch=40))
+    clone.run("couplet", "prepare", "digits", "--out", "apart/data")
+    clone.run("couplet", "features", "--data", "apart/data", "--out", "apart/features")
+    clone.run("couplet", "train", "--data", "apart/data", "--out", "apart/train")
+    return clone
+
+
+def measured(clone, name, *options):
+    """Everything that follows a training, by file name."""
+    features, train = ("--features", "apart/features"), ("--train", "apart/train")
+    out, reference = f"apart/{name}", ("--reference", f"apart/{name}/reference")
+    chosen = ("--selection", f"{out}/selection.json")
+    for command in (
+        ("reference", "--data", "apart/data", *features, "--out", f"{out}/reference"),
+        ("select", *train, *features, *reference, "--out", f"{out}/selection.json"),
+        ("sample", *train, *chosen, "--out", f"{out}/samples"),
+        ("evaluate", *train, *chosen, "--samples", f"{out}/samples", *features, *reference, "--out", out),
+    ):
+        clone.run("couplet", *command, *options)
+    folder = clone.root / out
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_every_stage_writes_the_same_bytes(trained):
+    alone = measured(trained, "one")
+    assert len(alone) == 7
+    assert measured(trained, "two", "--processes", "2") == alone
+
+
+@pytest.mark.slow
+def test_gpus_of_a_job_are_its_processes(clone):
+    planned = clone.run(
+        "snakemake", "-n", "-p", "results/table1.csv", "--set-resources", "train:gpu=2"
+    ).stdout
+    commands = [line for line in planned.splitlines() if "couplet " in line and "--threads" in line]
+    for line in commands:
+        if "couplet features" not in line:
+            assert ("--processes 2" in line) == ("couplet train" in line), line
+    assert any("couplet train" in line for line in commands)
