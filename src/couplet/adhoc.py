@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from couplet.config import Params
 from couplet.data import read_array
+from couplet.live import Sink, watched
 from couplet.progress import counting, training_progress
 from couplet.reporting.figures import sample_grids
 from couplet.stages.evaluate import evaluate, images_to_evaluate
@@ -27,10 +28,11 @@ def run_cell(
     device: torch.device,
     say: Callable[[str], None],
     signals: Signals = NO_SIGNALS,
+    sinks: Sequence[Sink] = (),
 ) -> None:
     """Every stage of the experiment that ``params`` name, into ``out``, and a picture of samples.
 
-    A signal of ``signals`` stops the training after a whole step.
+    A signal of ``signals`` stops the training after a whole step; ``sinks`` show it while it goes on.
 
     Raises:
         Stopped: a signal came; the state is saved.
@@ -45,7 +47,10 @@ def run_cell(
     features(measurement.features, data, extractor, device)
     with counting(f"{data}: reference", images_of(data)) as advance:
         reference(data, extractor, statistics, device, advance)
-    with training_progress(str(cell), settings.recipe.steps) as report:
+    with (
+        training_progress(str(cell), settings.recipe.steps) as progress,
+        watched(progress, trained, sinks, device, say) as report,
+    ):
         train(settings, data, trained, device, report, say, signals)
     with counting(f"{cell}: select", images_to_select(settings, measurement)) as advance:
         select(settings, measurement, trained, extractor, statistics, selection, device, advance)

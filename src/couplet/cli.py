@@ -49,6 +49,10 @@ Features = Annotated[Path, typer.Option(help="Folder of `couplet features`.")]
 Reference = Annotated[Path, typer.Option(help="Folder of `couplet reference`.")]
 Train = Annotated[Path, typer.Option(help="Folder of `couplet train`.")]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
+Live = Annotated[
+    Path | None, typer.Option(help="Folder for a live view that DVC shows: curves, numbers, sample grids.")
+]
+TensorBoard = Annotated[Path | None, typer.Option(help="Folder for the same as events of TensorBoard.")]
 
 DEFAULT_PARAMS = Path("params.yaml")
 
@@ -337,6 +341,8 @@ def train(
     kernel: Kernel = None,
     coupling: Coupling = None,
     seed: Seed = None,
+    live: Live = None,
+    tensorboard: TensorBoard = None,
     threads: Threads = None,
     device: Device = "auto",
     processes: Processes = 1,
@@ -346,12 +352,35 @@ def train(
         params, scale, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed
     )
     with _shared(threads, device, processes) as (chosen, ranks):
+        from couplet.live import sinks, watched
         from couplet.progress import training_progress
         from couplet.stages.train import train as stage
 
-        with training_progress(str(settings.cell), settings.recipe.steps) as report:
+        shown = sinks(live, tensorboard) if ranks.first else []
+        with (
+            training_progress(str(settings.cell), settings.recipe.steps) as progress,
+            watched(progress, out, shown, chosen, _say) as report,
+        ):
             stage(settings, data, out, chosen, report, _say, _signals(), ranks)
         typer.echo(f"{out}: {settings.cell}, {settings.recipe.steps} steps")
+
+
+@app.command()
+def watch(
+    train: Annotated[Path, typer.Argument(help="Folder that a `couplet train` is going to write.")],
+    live: Live = None,
+    tensorboard: TensorBoard = None,
+    every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 10.0,
+    threads: Threads = None,
+    device: Device = "cpu",
+) -> None:
+    """Show a training that another process does, on another node or under Snakemake, until it is whole."""
+    if live is None and tensorboard is None:
+        raise UserError("couplet watch: give --live FOLDER or --tensorboard FOLDER")
+    chosen = _start(threads, device)
+    from couplet.live import follow, sinks
+
+    follow(train, sinks(live, tensorboard), chosen, every)
 
 
 @app.command()
@@ -516,6 +545,8 @@ def run(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, as in `dvc exp run -S`.")
     ] = None,
+    live: Live = None,
+    tensorboard: TensorBoard = None,
     threads: Threads = None,
     device: Device = "auto",
 ) -> None:
@@ -534,9 +565,11 @@ def run(
     chosen = _start(threads, device)
     from couplet.adhoc import run_cell
     from couplet.files import locked
+    from couplet.live import sinks
 
+    shown = sinks(live, tensorboard)
     with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), _say):
-        run_cell(checked, out, chosen, _say, _signals())
+        run_cell(checked, out, chosen, _say, _signals(), shown)
     show(out)
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,23 @@ def test_metrics_lie_at_a_fixed_path(experiment):
     assert set(metrics) == {f"{m}_classifier_nfe{n}" for m in ("fd", "kid") for n in (1, 2)}
 
 
+def test_live_view_is_read_by_dvc(experiment):
+    [shown] = json.loads(experiment.run("dvc", "metrics", "show", "--json").stdout).values()
+    [live] = [about["data"] for path, about in shown["data"].items() if "live" in path]
+    assert set(live) == {"step", "loss", "images_per_second"}
+    assert live["step"] == 4
+    plots = json.loads(experiment.run("dvc", "plots", "show", "--json").stdout)
+    assert not plots.get("errors")
+    drawn = {name: found["content"] for name, [found] in plots["data"].items() if "content" in found}
+    for name in ("loss and its parts", "gradient norm", "learning rate", "decay of the average"):
+        assert [int(row["step"]) for row in drawn[name]["data"]["values"]][-4:] == [1, 2, 3, 4]
+    for name in ("N(k), or stage", "images per second", "distance without weights"):
+        assert name in drawn
+    pictures = [found["url"] for [found] in plots["data"].values() if "url" in found]
+    assert len(pictures) == 2
+    assert all(Path(picture).exists() for picture in pictures)
+
+
 def test_experiment_with_another_coupling_runs_from_training_to_evaluation(experiment):
     experiment.run("git", "add", "--all")
     experiment.run("git", "commit", "--quiet", "--message", "baseline")
@@ -50,7 +68,8 @@ def test_experiment_with_another_coupling_runs_from_training_to_evaluation(exper
     assert set(couplings) == {"independent", "vae"}
     assert couplings["vae"]["fd_classifier_nfe1"] != couplings["independent"]["fd_classifier_nfe1"]
     plots = json.loads(experiment.run("dvc", "plots", "diff", "HEAD", "--json").stdout)
-    assert any("training loss" in name for name in plots["data"])
+    [found] = plots["data"]["loss and its parts"]
+    assert len(found["revisions"]) == 2
 
 
 def test_wrong_coupling_ends_with_our_line(experiment):

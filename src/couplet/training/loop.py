@@ -47,6 +47,8 @@ class Progress(NamedTuple):
     learning_rate: float
     fineness: int
     """N(k), or the stage."""
+    ema_decay: float
+    """Weight of the old average in this step's update; 1 where it left the average alone."""
 
 
 def initial_state(
@@ -322,6 +324,7 @@ def _update(
         gradient_norm=size,
         learning_rate=recipe.optimizer.lr * factor,
         fineness=fineness,
+        ema_decay=state.ema.decay(step),
     )
 
 

@@ -18,12 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from couplet.errors import UserError
 from couplet.files import replacing
 from couplet.model import ConsistencyModel
 from couplet.networks.initial import LoadReport
+from couplet.training.ema import Average
 
 
 class Damaged(UserError):
@@ -35,7 +35,7 @@ class State:
     """All that changes from step to step."""
 
     model: ConsistencyModel
-    ema: AveragedModel
+    ema: Average
     optimizer: Optimizer
     step: int = 0
     """Steps done."""

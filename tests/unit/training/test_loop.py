@@ -186,6 +186,7 @@ def test_progress_tells_what_happened(make_training, start, loader):
     assert [p.step for p in steps] == [1, 2, 3, 4]
     assert [p.fineness for p in steps] == [3, 5, 9, 9]
     assert [p.learning_rate for p in steps] == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3])
+    assert [p.ema_decay for p in steps] == pytest.approx([1 / 10, 2 / 11, 3 / 12, 4 / 13])
     for p in steps:
         assert p.loss == pytest.approx(p.consistency + p.penalty, rel=1e-5)
         assert min(p.distance, p.penalty, p.gradient_norm) > 0

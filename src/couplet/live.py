@@ -1,0 +1,309 @@
+"""A training as one sees it while it goes on: files for DVC, and for TensorBoard.
+
+A view is made of what the training writes anyway, its curve and its snapshots. So it shows all that was done,
+whichever process did it and whenever one began to look, and the training knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from couplet import model
+from couplet.errors import Stopped, UserError
+from couplet.files import remove_temporary, replacing, write_json
+from couplet.sampling import generate
+from couplet.stages.train import Report
+from couplet.tensors import default_stream
+from couplet.training import Progress
+
+IMAGES, COLUMNS, LEAST_SIDE = 36, 6, 32
+"""Samples in a grid, and in a row of it; smaller images are enlarged to at least this side, in pixels."""
+
+
+class Seen(NamedTuple):
+    """What a training has written so far, one line of its curve at least."""
+
+    columns: list[str]
+    """Of curve.csv; the first is `step`."""
+    lines: list[str]
+    """Of curve.csv, without its head."""
+    rate: float | None
+    """Images per second up to the last line, where known."""
+    snapshots: list[int]
+    """The steps of which there is a grid."""
+    grid: Callable[[int], NDArray[np.uint8]]
+    """The grid of a step, see :func:`sample_grid`."""
+
+
+Sink = Callable[[Seen], None]
+"""Shows a training. It is called again and again and has to find out by itself what is new."""
+
+
+def sinks(live: Path | None, tensorboard: Path | None) -> list[Sink]:
+    """A sink for every folder that is given.
+
+    Raises:
+        UserError: a library is missing, or ``live`` holds something else.
+    """
+    made: list[Sink] = []
+    if live is not None:
+        _require("matplotlib", f"--live {live}", "pipeline")
+        made.append(DVCFiles(live))
+    if tensorboard is not None:
+        _require("tensorboard", f"--tensorboard {tensorboard}", "tensorboard")
+        made.append(TensorBoard(tensorboard))
+    return made
+
+
+def _require(module: str, option: str, extra: str) -> None:
+    if find_spec(module) is None:
+        raise UserError(f"{option}: needs {module}, which is not installed; pip install 'couplet[{extra}]'")
+
+
+class DVCFiles:
+    """Keeps files in a folder that `dvc plots` and `dvc exp show` read.
+
+    curve.csv: that of the training. speed.csv: images per second, of the steps at which one looked on.
+    metrics.json: the last of both. samples/STEP.png: a grid for every snapshot.
+
+    These are DVC's own formats, not DVCLive: that reads all that it has written again after every line, and
+    where it finds a Git repository without DVC, it initialises DVC there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        own = {"curve.csv", "speed.csv", "metrics.json", "samples"}
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if any(not name.startswith(".") for name in names - own):
+            raise UserError(f"--live {folder}: holds something else than a live view; choose another folder")
+        remove_temporary(folder)
+        self.folder = folder
+
+    def __call__(self, seen: Seen) -> None:
+        before = self._lines("curve.csv")
+        rates = self._rates(seen, before)
+        self._write("curve.csv", ",".join(seen.columns), seen.lines)
+        self._write("speed.csv", "step,images_per_second", rates)
+        last = dict(zip(seen.columns, seen.lines[-1].split(","), strict=True))
+        metrics = {"step": int(last["step"]), "loss": float(last["loss"])}
+        if seen.rate is not None:
+            metrics["images_per_second"] = round(seen.rate, 1)
+        write_json(self.folder / "metrics.json", metrics)
+        # The first line says whether what was here is of this training.
+        self._draw(seen, keep=seen.snapshots if seen.lines[0] in before else [])
+
+    def _lines(self, name: str) -> list[str]:
+        """Of a file that is here, without its head."""
+        path = self.folder / name
+        return path.read_text().splitlines()[1:] if path.exists() else []
+
+    def _write(self, name: str, head: str, lines: Sequence[str]) -> None:
+        with replacing(self.folder / name) as temporary:
+            temporary.write_text("\n".join([head, *lines]) + "\n")
+
+    def _rates(self, seen: Seen, before: Sequence[str]) -> list[str]:
+        """Lines of speed.csv: those here of steps that went as they did ``before``, and the last."""
+        same = {_step(line) for line in set(before) & set(seen.lines)}
+        rates = {_step(line): line for line in self._lines("speed.csv") if _step(line) in same}
+        if seen.rate is not None:
+            last = _step(seen.lines[-1])
+            rates.setdefault(last, f"{last},{seen.rate:.1f}")
+        return list(rates.values())
+
+    def _draw(self, seen: Seen, keep: Sequence[int]) -> None:
+        from PIL import Image
+
+        folder = self.folder / "samples"
+        here = {int(path.stem): path for path in folder.glob("*.png") if path.stem.isdigit()}
+        for step in here.keys() - keep:
+            here.pop(step).unlink()
+        for step in seen.snapshots:
+            if step not in here:
+                with replacing(folder / f"{step}.png") as temporary:
+                    Image.fromarray(seen.grid(step).squeeze()).save(temporary, format="png")
+
+
+def _step(line: str) -> int:
+    """The first cell of a line."""
+    return int(line.partition(",")[0])
+
+
+class TensorBoard:
+    """Adds events to a folder of TensorBoard's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lines: list[str] = []
+        self.snapshots: set[int] = set()
+        self.writer: Any = None
+
+    def __call__(self, seen: Seen) -> None:
+        if self.writer is None or seen.lines[: len(self.lines)] != self.lines:
+            self._start()
+        for line in seen.lines[len(self.lines) :]:
+            values = dict(zip(seen.columns, line.split(","), strict=True))
+            at = int(values.pop("step"))
+            for name, value in values.items():
+                self.writer.add_scalar(name, float(value), at)
+            self.lines.append(line)
+        if seen.rate is not None:
+            self.writer.add_scalar("images_per_second", seen.rate, _step(seen.lines[-1]))
+        for step in seen.snapshots:
+            if step not in self.snapshots:
+                self.writer.add_image("samples", seen.grid(step), step, dataformats="HWC")
+                self.snapshots.add(step)
+        self.writer.flush()
+
+    def _start(self) -> None:
+        """Hides what was shown before; all of it comes again."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        if self.writer is not None:
+            self.writer.close()
+        self.writer = SummaryWriter(str(self.folder), purge_step=0)
+        self.lines, self.snapshots = [], set()
+
+
+def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
+    """Samples of a snapshot, NFE 1, side by side, uint8 [h, w, c]; of the same noise for every snapshot.
+
+    Draws from named generators and leaves torch's own as they were.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    from couplet.reporting.figures import tile
+
+    with default_stream(torch.device("cpu"), 0):
+        network, saved = model.load(checkpoint, device)
+    recipe = saved.training.recipe
+    batches = generate(
+        network,
+        saved.shape,
+        seed=saved.training.cell.seed,
+        purpose="live",
+        count=IMAGES,
+        batch=IMAGES,
+        levels=[recipe.sigma_max],
+        nfe=[1],
+        boundary=recipe.boundary.sampling,
+        conditional=recipe.conditional,
+    )
+    scale = -(-LEAST_SIDE // saved.shape.resolution)
+    images = np.concatenate([batch[1] for batch in batches])
+    return tile(images.repeat(scale, axis=1).repeat(scale, axis=2), COLUMNS)
+
+
+class View:
+    """What ``sinks`` show of the training that writes, or wrote, the folder ``train``."""
+
+    def __init__(self, train: Path, sinks: Sequence[Sink], device: torch.device) -> None:
+        self.train, self.sinks, self.device = train, sinks, device
+        self.partial = train.with_name(f"{train.name}.partial")
+        self.stamp: tuple[Path, int, int] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the training is now."""
+        return self.partial if self.partial.exists() else self.train
+
+    def update(self, rate: float | None = None) -> None:
+        """Shows what has come since the last time, the last line with the images per second.
+
+        Raises:
+            UserError: a file cannot be read or written.
+        """
+        folder = self.folder
+        try:
+            about = (folder / "curve.csv").stat()
+            stamp = (folder, about.st_mtime_ns, about.st_size)
+            if stamp != self.stamp:
+                self._show(folder, rate)
+                self.stamp = stamp
+        except (OSError, UserError):
+            # Moved in the meantime: next time.
+            if self.folder == folder:
+                raise
+
+    def _show(self, folder: Path, rate: float | None) -> None:
+        text = (folder / "curve.csv").read_text()
+        head, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]
+        if not lines:
+            return
+        last = _step(lines[-1])
+        found = {
+            int(path.stem.removeprefix("step-")): path
+            for path in sorted((folder / "checkpoints").glob("step-*.safetensors"))
+        }
+
+        @cache
+        def grid(step: int) -> NDArray[np.uint8]:
+            return sample_grid(found[step], self.device)
+
+        # Later ones are of a process that was killed, and will be written again.
+        snapshots = [step for step in found if step <= last]
+        for sink in self.sinks:
+            sink(Seen(head.split(","), lines, rate, snapshots, grid))
+
+
+@contextmanager
+def watched(
+    report: Report, train: Path, sinks: Sequence[Sink], device: torch.device, say: Callable[[str], None]
+) -> Iterator[Report]:
+    """``report``, and ``sinks`` that show the training in ``train``, for the time of the block.
+
+    A view that fails ends with a line to ``say``, and the training goes on.
+    """
+    view = View(train, sinks, device)
+    latest: float | None = None
+
+    def update() -> None:
+        nonlocal view
+        try:
+            view.update(latest)
+        except (OSError, UserError, MemoryError, torch.OutOfMemoryError) as error:
+            say(f"the live view ends, the training goes on: {' '.join(str(error).split())}")
+            view = View(train, [], device)
+
+    def both(progress: Progress, rate: float) -> None:
+        nonlocal latest
+        report(progress, rate)
+        # What is there by now is of the steps before this one, and so is the rate, but for a first step.
+        latest = latest or rate
+        update()
+        latest = rate
+
+    if not sinks:
+        yield report
+        return
+    try:
+        yield both
+    except (Stopped, UserError):
+        if latest is not None:
+            update()
+        raise
+    update()
+
+
+def follow(train: Path, sinks: Sequence[Sink], device: torch.device, seconds: float) -> None:
+    """Shows a training that another process does, looking every so many seconds, until it is whole.
+
+    Raises:
+        UserError: there is no training, or a file cannot be read or written.
+    """
+    view = View(train, sinks, device)
+    if not (view.folder / "curve.csv").exists():
+        raise UserError(f"{train}: no training here, nor in {view.partial}")
+    while view.partial.exists():
+        view.update()
+        time.sleep(seconds)
+    view.update()
