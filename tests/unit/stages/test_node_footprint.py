@@ -128,7 +128,9 @@ def test_requirements_are_these():
     assert {Requirement(text).name for text in content["project"]["dependencies"]} == PACKAGES
 
 
-@pytest.mark.parametrize("stage", [*(f"train {name}" for name in COUPLINGS), "features", "reference", "sample"])
+@pytest.mark.parametrize(
+    "stage", [*(f"train {name}" for name in COUPLINGS), "features", "reference", "sample"]
+)
 def test_stage_needs_no_other_package(ended, stage):
     code, said = ended[stage]
     assert code == 0, said
