@@ -110,7 +110,7 @@ def threads_of_run(wildcards):
 
 
 def retries_of_training():
-    """As many as `--retries` says, at least one. On a cluster's node none: there a job that was told to end must."""
+    """As many as `--retries` says, at least one; on a cluster's node none, where what was told to end must."""
     if workflow.remote_exec:
         return 0
     asked = workflow.execution_settings
