@@ -14,6 +14,7 @@ include: "workflow/rules/table.smk"
 
 localrules:
     all,
+    table,
 
 
 rule all:

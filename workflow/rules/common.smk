@@ -119,6 +119,14 @@ def gpus_of_run(wildcards):
     return layout(table).params.gpus
 
 
+def retries_of_training():
+    """As many as `--retries` says, at least one; on a cluster's node none, where what was told to end must."""
+    if workflow.remote_exec:
+        return 0
+    asked = workflow.execution_settings
+    return max(1, asked.retries if asked else 0)
+
+
 def flags(table):
     """Parameter file and scale as command-line options."""
     return f"--params {FILES[table]}" + (f" --scale {SCALE}" if SCALE else "")

@@ -13,11 +13,13 @@ rule train:
         "logs/train/{run}.tsv"
     # A job that was warned or killed goes on from its last state, in {run}/train.partial. The engine does
     # not tell a mistake of the user's from that: it costs one more start, and the same line.
-    retries: 1
+    retries: retries_of_training()
     conda:
         "../envs/couplet.yaml"
     threads: threads_of_run
     resources:
+        # A command to run the training under, where a scheduler ends jobs: `timeout 23h`.
+        time_limit="",
         mem_mb=8000,
         gpu=gpus_of_run,
     params:
@@ -25,5 +27,6 @@ rule train:
         data=subpath(input.card, parent=True),
         out=subpath(output.record, parent=True),
     shell:
+        "{resources.time_limit} "
         "couplet train {params.cell} --data {params.data}"
         " --out {params.out} --threads {threads} --processes {resources.gpu} > {log} 2>&1"

@@ -127,18 +127,17 @@ def _training(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-@torch.no_grad()
 def _large_weights(*networks: nn.Module) -> Iterator[None]:
     """The same weights of unit gain in all networks inside the block."""
-    kept = [[p.clone() for p in network.parameters()] for network in networks]
+    kept = [[p.detach().clone() for p in network.parameters()] for network in networks]
     for network in networks:
         rng = torch.Generator().manual_seed(0)
         for p in network.parameters():
             drawn = torch.randn(p.shape, generator=rng) / max(1, p[0].numel() if p.ndim else 1) ** 0.5
-            p.copy_(drawn)
+            p.detach().copy_(drawn)
     try:
         yield
     finally:
         for network, values in zip(networks, kept, strict=True):
             for p, value in zip(network.parameters(), values, strict=True):
-                p.copy_(value)
+                p.detach().copy_(value)

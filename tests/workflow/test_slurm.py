@@ -1,0 +1,66 @@
+"""The Slurm profile: what it asks the scheduler for, with commands in Slurm's place that run jobs here."""
+
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+PROFILE = ("snakemake", "--workflow-profile", "workflow/profiles/slurm", "results/table1.csv")
+GPU_RULES = ("features", "reference", "train", "select", "sample", "evaluate")
+COMMANDS = ("sbatch", "srun", "sacct", "squeue", "sinfo", "sacctmgr", "sshare", "scontrol", "scancel")
+
+
+@pytest.fixture(scope="module")
+def cell(clone):
+    """A clone whose table has one cell."""
+    clone.edit(lambda params: params["table1"].update(couplings=["vae"]))
+    return clone
+
+
+@pytest.fixture(scope="module")
+def planned(cell):
+    """Each rule's block of the plan."""
+    # Threads are shown only as far as there are cores here.
+    said = cell.run(*PROFILE, "--dry-run", "--printshellcmds", "--cores", "64").stdout
+    return {name: block for block, name in re.findall(r"^(rule (\w+):\n(?:.+\n)+)", said, re.MULTILINE)}
+
+
+def test_plan_has_resources_for_every_rule(planned):
+    assert planned.keys() == {"prepare", *GPU_RULES, "table"}
+    for rule in ("prepare", *GPU_RULES):
+        block = planned[rule]
+        assert ("gpu=1" in block) == (rule in GPU_RULES), rule
+        assert "nodes=1" in block
+        assert int(re.search(r"mem_mb=(\d+)", block)[1]) >= 8000
+        assert int(re.search(r"runtime=(\d+)", block)[1]) >= 60
+
+
+def test_training_has_threads_and_is_told_to_end_before_its_time(planned):
+    minutes = int(re.search(r"runtime=(\d+)", planned["train"])[1])
+    assert "threads: 8" in planned["train"]
+    told = re.search(r"Shell command: timeout --foreground (\d+)m couplet train ", planned["train"])
+    assert minutes - 10 <= int(told[1]) <= minutes - 3
+
+
+@pytest.mark.slow
+def test_training_is_submitted_with_its_resources_and_runs(cell, tmp_path):
+    fake = Path(__file__).with_name("fake_slurm.py")
+    for name in COMMANDS:
+        called = shlex.join([sys.executable, str(fake), str(tmp_path), name])
+        (tmp_path / name).write_text(f'#!/bin/sh\nexec {called} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    here = ("--set-threads", "train=1", "--slurm-init-seconds-before-status-checks", "1")
+    cell.run(*PROFILE, "--until", "train", *here, PATH=path)
+    calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
+    prepare, train = calls
+    assert prepare["--comment"].startswith("rule_prepare")
+    assert "--gpus" not in prepare
+    wanted = {"--gpus": "1", "--nodes": "1", "--cpus-per-task": "1", "--mem": "32000", "-t": "1440"}
+    assert train["--comment"].startswith("rule_train")
+    assert {name: train[name] for name in wanted} == wanted
+    assert len(list(cell.root.glob("results/runs/*/train/record.json"))) == 1
