@@ -129,11 +129,15 @@ def joined() -> Iterator[Ranks]:
     if not dist.is_torchelastic_launched():
         yield ALONE
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    store, rank, size = next(dist.rendezvous("env://"))
+    # torchrun keeps its store when it starts processes anew: addresses of dead ones must not be found.
+    store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         with warnings.catch_warnings():
             # Of gradients with a side of length 1, whose strides may be anything; they are copied.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-            yield Ranks(dist.get_rank(), dist.get_world_size())
+            yield Ranks(rank, size)
     finally:
         dist.destroy_process_group()
