@@ -24,3 +24,7 @@ rule all:
     default_target: True
     input:
         "results/table1.csv",
+
+
+onerror:
+    say_what_failed(workflow.scheduler.failed, workflow.dag.needrun_jobs())

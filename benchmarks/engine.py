@@ -3,10 +3,10 @@
     python benchmarks/engine.py --json benchmarks/results/engine.json
     python benchmarks/engine.py --folder .       # a working copy whose grid and experiment are finished
 
-Without `--folder`, a copy of the repository gets the default grid and the experiment at a size of seconds, in
-a temporary folder (minutes). Commands take turns, so that a busy moment of the machine hits all of them alike.
-Wall-clock and CPU seconds are medians; on a machine that does other things, CPU seconds are the ones to compare.
-The engines' own start (`--version`, which loads all of either) is what no workflow can save.
+Without `--folder`, a copy of the repository gets the default grid and the experiment at a size of seconds,
+in a temporary folder (minutes). Commands take turns, so that a busy moment of the machine hits all of them
+alike. Wall-clock and CPU seconds are medians; on a machine that does other things, CPU seconds are the ones
+to compare. The engines' own start (`--version`, which loads all of either) is what no workflow can save.
 """
 
 from __future__ import annotations

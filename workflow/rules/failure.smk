@@ -32,7 +32,3 @@ def say_what_failed(failed, unfinished):
         "\nThe same command, after the cause is gone, runs only what is listed here.\n",
         file=sys.stderr,
     )
-
-
-onerror:
-    say_what_failed(workflow.scheduler.failed, workflow.dag.needrun_jobs())

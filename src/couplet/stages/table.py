@@ -22,7 +22,7 @@ SHOWN = 36
 
 
 def table(params: Params, root: Path, out: Path, part: str = "") -> Sequence[Mapping[str, str]]:
-    """Writes ``out`` (CSV), the same as .md and .html beside it, and pictures in the folder ``out`` with .figures.
+    """Writes ``out`` (CSV), the same as .md and .html beside it, and pictures in the folder .figures.
 
     ``part`` keeps the cells whose names begin with it: ``cifar10`` or ``cifar10-ict-ve-vae``.
 
