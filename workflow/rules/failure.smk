@@ -1,4 +1,4 @@
-# What is said last when jobs have failed: their logs' ends, and what did not run for want of them.
+# What is said last when jobs have failed: their logs' ends, and what did not run.
 LAST_LINES = 10
 
 
@@ -8,11 +8,12 @@ def name_of_job(job):
 
 
 def say_what_failed(failed, unfinished):
-    """Prints the end of every failed job's log, then the jobs that wait for these, by run.
+    """Prints the end of every failed job's log, then the jobs that did not run, by what they work on.
 
     Whoever comes back after hours reads the last screen, not the place where a job stopped.
     """
-    for job in sorted(failed, key=str):
+    jobs = [job for one in failed for job in (one.jobs if one.is_group() else [one])]
+    for job in sorted(jobs, key=str):
         print(
             f"\ncouplet: {job.rule.name} {name_of_job(job)} failed: {job.log}",
             file=sys.stderr,
@@ -22,10 +23,10 @@ def say_what_failed(failed, unfinished):
             print("".join(f"    {line}\n" for line in lines), end="", file=sys.stderr)
     waiting = {}
     for job in unfinished:
-        if job not in failed and job.output:
+        if job not in jobs and job.output:
             waiting.setdefault(name_of_job(job), []).append(job.rule.name)
     if waiting:
-        print("\ncouplet: not run, for want of these:", file=sys.stderr)
+        print("\ncouplet: not run:", file=sys.stderr)
     for name, rules in sorted(waiting.items()):
         print(f"    {name}: {', '.join(rules)}", file=sys.stderr)
     print(
