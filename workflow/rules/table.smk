@@ -7,7 +7,7 @@ rule table:
             "results/{table}.csv",
             caption="../report/table.rst",
             category="Tables",
-            labels={"as": "CSV, every column", "table": "{table}"},
+            labels={"as": "values, as CSV", "table": "{table}"},
         ),
         markdown="results/{table}.md",
         page=report(

@@ -131,9 +131,9 @@ PAGE = """<!doctype html>
 <meta charset="utf-8">
 <title>{title}</title>
 <style>
-body {{ font: 14px/1.4 sans-serif; margin: 2em; color: #222; background: #fff }}
+body {{ font: 14px/1.4 sans-serif; margin: 1em; color: #222; background: #fff }}
 table {{ border-collapse: collapse }}
-th, td {{ padding: 0.35em 0.6em; text-align: left; vertical-align: bottom; border-bottom: 1px solid #ccc }}
+th, td {{ padding: 0.35em 0.45em; text-align: left; vertical-align: bottom; border-bottom: 1px solid #ccc }}
 th {{ border-bottom: 2px solid #222 }}
 td {{ white-space: nowrap; font-variant-numeric: tabular-nums }}
 </style>
