@@ -5,11 +5,15 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/table.smk"
+include: "workflow/rules/failure.smk"
 
 
 localrules:
@@ -21,3 +25,7 @@ rule all:
     default_target: True
     input:
         "results/table1.csv",
+
+
+onerror:
+    say_what_failed(workflow.scheduler.failed, workflow.dag.needrun_jobs())

@@ -1,6 +1,7 @@
 # Reads and checks parameters once; everything else here is names and paths.
 import re
 import sys
+from collections import Counter
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -162,6 +163,31 @@ def flags_of_eval(wildcards):
 def flags_of_table(wildcards):
     table, _, part = wildcards.table.partition("/")
     return flags(table) + (f" --part {part}" if part else "")
+
+
+def about_table(wildcards):
+    """What the captions of the report say of a table."""
+    table, _, part = wildcards.table.partition("/")
+    params = layout(table).params
+    measured = params.measured(part)
+    trainings = {cell.name: params.training(cell) for cell, _ in measured}
+    seeds = Counter(cell.name for cell in params.cells(part)).values()
+    kinds = {params.extractor_named(extractor).kind for _, extractor in measured}
+    return {
+        "scale": params.scale or "as written",
+        "seeds": " to ".join(map(str, sorted({min(seeds), max(seeds)}))),
+        "extractors": sorted({extractor for _, extractor in measured}),
+        "inception": "inception" in kinds,
+        "budgets": sorted(
+            {
+                (t.cell.dataset, t.cell.recipe, t.recipe.steps, t.recipe.batch)
+                for t in trainings.values()
+            }
+        ),
+        "select": (params.select.samples, params.select.split, params.select.nfe),
+        "samples": params.sample.samples,
+        "subsets": (params.evaluate.kid_subsets, params.evaluate.kid_subset_size),
+    }
 
 
 def archive_of_run(wildcards):

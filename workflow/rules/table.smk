@@ -3,9 +3,26 @@ rule table:
         results_of_table,
         code=source_files("table"),
     output:
-        csv="results/{table}.csv",
+        csv=report(
+            "results/{table}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"as": "values, as CSV", "table": "{table}"},
+        ),
         markdown="results/{table}.md",
-        figures=directory("results/{table}.figures"),
+        page=report(
+            "results/{table}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"as": "page to read", "table": "{table}"},
+        ),
+        figures=report(
+            directory("results/{table}.figures"),
+            patterns=["{group}-{figure}.png"],
+            caption="../report/figures.rst",
+            category="Figures",
+            labels={"figure": "{figure}", "of": "{group}", "table": "{table}"},
+        ),
     log:
         "logs/table/{table}.log",
     benchmark:
@@ -17,5 +34,6 @@ rule table:
         mem_mb=2000,
     params:
         table=flags_of_table,
+        about=about_table,
     shell:
         "couplet table {params.table} --root results --out {output.csv}" " > {log} 2>&1"

@@ -7,6 +7,7 @@ import io
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any, NamedTuple
 
 from couplet.config import Training
@@ -124,14 +125,55 @@ HEADINGS = {
     "published_source": "source",
 }
 
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font: 14px/1.4 sans-serif; margin: 1em; color: #222; background: #fff }}
+table {{ border-collapse: collapse }}
+th, td {{ padding: 0.35em 0.45em; text-align: left; vertical-align: bottom; border-bottom: 1px solid #ccc }}
+th {{ border-bottom: 2px solid #222 }}
+td {{ white-space: nowrap; font-variant-numeric: tabular-nums }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>Mean ± standard deviation over training seeds; arrows say which way is better.</p>
+<table>
+<thead><tr>{head}</tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>
+</body>
+</html>
+"""
+
 
 def to_markdown(table: Sequence[Mapping[str, str]]) -> str:
     """The table for reading: means with their spread, empty columns and run ids left out."""
-    shown = [_merged(row) for row in table]
-    columns = [name for name in shown[0] if any(row[name] for row in shown)]
-    lines = [" | ".join(_heading(name) for name in columns), " | ".join("---" for _ in columns)]
-    lines += [" | ".join(row[name] for name in columns) for row in shown]
+    columns, body = _shown_columns(table)
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns), *map(" | ".join, body)]
     return "".join(f"| {line} |\n" for line in lines)
+
+
+def to_html(table: Sequence[Mapping[str, str]], title: str) -> str:
+    """The same as a page of its own: it refers to no other file and needs no script."""
+    columns, body = _shown_columns(table)
+    head, *rows = (
+        "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
+        for tag, texts in (("th", columns), *(("td", row) for row in body))
+    )
+    return PAGE.format(title=escape(title), head=head, rows="\n".join(f"<tr>{row}</tr>" for row in rows))
+
+
+def _shown_columns(table: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows for reading."""
+    shown = [_merged(row) for row in table]
+    names = [name for name in shown[0] if any(row[name] for row in shown)]
+    return [_heading(name) for name in names], [[row[name] for name in names] for row in shown]
 
 
 def _merged(row: Mapping[str, str]) -> dict[str, str]:

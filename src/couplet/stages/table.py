@@ -22,7 +22,7 @@ SHOWN = 36
 
 
 def table(params: Params, root: Path, out: Path, part: str = "") -> Sequence[Mapping[str, str]]:
-    """Writes ``out`` (CSV), the same as .md beside it, and pictures in the folder ``out`` with .figures.
+    """Writes ``out`` (CSV), the same as .md and .html beside it, and pictures in the folder .figures.
 
     ``part`` keeps the cells whose names begin with it: ``cifar10`` or ``cifar10-ict-ve-vae``.
 
@@ -39,6 +39,7 @@ def table(params: Params, root: Path, out: Path, part: str = "") -> Sequence[Map
     for path, text in (
         (out, reporting.to_csv(made)),
         (out.with_suffix(".md"), reporting.to_markdown(made)),
+        (out.with_suffix(".html"), reporting.to_html(made, out.stem)),
     ):
         with replacing(path) as temporary:
             temporary.write_text(text)

@@ -2,11 +2,12 @@
 
 import csv
 import io
+import re
 
 import pytest
 
 from couplet.config import Params
-from couplet.reporting import Result, reported, rows, to_csv, to_markdown
+from couplet.reporting import Result, reported, rows, to_csv, to_html, to_markdown
 
 
 @pytest.fixture
@@ -126,3 +127,13 @@ def test_markdown_joins_mean_and_std_and_drops_empty_columns(result):
     assert "| published FID ↓ |" in head
     for absent in ("scale", "run-0", "_mean", "_std", "KID"):
         assert absent not in text
+
+
+def test_page_has_the_cells_of_the_markdown_and_refers_to_nothing(result):
+    made = rows([result({"fid_nfe1": 6.0}), result({"fid_nfe1": 6.2}, seed=1)])
+    page = to_html(made, "<mine>")
+    head, _, line = (text.strip("| ").split(" | ") for text in to_markdown(made).splitlines())
+    assert re.findall("<th>(.*?)</th>", page) == head
+    assert re.findall("<td>(.*?)</td>", page) == line
+    assert "<h1>&lt;mine&gt;</h1>" in page
+    assert not re.search(r"src=|href=|url\(|@import", page)
