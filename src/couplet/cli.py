@@ -46,6 +46,12 @@ Features = Annotated[Path, typer.Option(help="Folder of `couplet features`.")]
 Reference = Annotated[Path, typer.Option(help="Folder of `couplet reference`.")]
 Train = Annotated[Path, typer.Option(help="Folder of `couplet train`.")]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
+AcceptCode = Annotated[
+    bool,
+    typer.Option(
+        "--accept-code", help="Go on with a training that other code began: the edit changes no number."
+    ),
+]
 
 DEFAULT_PARAMS = Path("params.yaml")
 
@@ -298,6 +304,7 @@ def train(
     seed: Seed = None,
     threads: Threads = None,
     device: Device = "auto",
+    accept_code: AcceptCode = False,
 ) -> None:
     """Train one cell; started again after an interruption, go on from its last state."""
     settings, _ = _settings(
@@ -308,7 +315,7 @@ def train(
     from couplet.stages.train import train as stage
 
     with training_progress(str(settings.cell), settings.recipe.steps) as report:
-        stage(settings, data, out, chosen, report, _say, _signals())
+        stage(settings, data, out, chosen, report, _say, _signals(), accept_code)
     typer.echo(f"{out}: {settings.cell}, {settings.recipe.steps} steps")
 
 
@@ -437,11 +444,15 @@ def table(
     scale: Scale = None,
     root: Annotated[Path, typer.Option(help="Folder of the grid's results.")] = Path("results"),
     part: Annotated[str, typer.Option(help="Only cells whose names begin so: cifar10-gc-ict.")] = "",
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Leave out cells that are missing, and say which.")
+    ] = False,
 ) -> None:
     """Write the grid's table (CSV and Markdown) and its figures."""
+    _start(1)
     from couplet.stages.table import table as stage
 
-    rows = stage(_params(params, scale), root, out, part)
+    rows = stage(_params(params, scale), root, out, part, partial=partial)
     typer.echo(f"{out}: {len(rows)} rows")
 
 
@@ -463,6 +474,7 @@ def run(
     ] = None,
     threads: Threads = None,
     device: Device = "auto",
+    accept_code: AcceptCode = False,
 ) -> None:
     """Run one cell ad hoc, from data to numbers and a picture, into one folder."""
     from couplet.config.changes import changed_params
@@ -481,22 +493,60 @@ def run(
     from couplet.files import locked
 
     with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), _say):
-        run_cell(checked, out, chosen, _say, _signals())
+        run_cell(checked, out, chosen, _say, _signals(), accept_code)
     show(out)
 
 
 @app.command()
 def show(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Show what a run folder holds: configuration, selected checkpoint, metrics."""
-    from rich.console import Console
-    from rich.table import Table
-
     from couplet.stages.show import contents
 
-    grid = Table.grid(padding=(0, 2))
-    for name, value in contents(folder):
-        grid.add_row(name, value)
-    Console(markup=False, emoji=False).print(grid)
+    _print_pairs(contents(folder))
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder of a grid, an experiment or a run.")],
+) -> None:
+    """Read every recorded file again and compare it with its record: exit code 1 if one is not what it was.
+
+    A line for each file that is missing or has another SHA-256 than a record says. Notes are no failure:
+    files that no record names, and results of other code than is installed.
+    """
+    from couplet.progress import reading
+    from couplet.stages import verify as stage
+
+    found = stage.inventory(folder)
+    with reading(f"{folder}: verify", found.size) as advance:
+        findings = stage.verify(found, advance)
+    for problem in findings.problems:
+        typer.echo(problem)
+    for note in findings.notes:
+        typer.echo(f"note: {note}")
+    wrong = f"{len(findings.problems)} problems" if findings.problems else "all as recorded"
+    typer.echo(f"{folder}: {len(found.files)} files of {len(found.records)} records read: {wrong}")
+    raise typer.Exit(1 if findings.problems else 0)
+
+
+@app.command()
+def why(
+    file: Annotated[Path, typer.Argument(help="A table's CSV, or a file that a stage wrote.")],
+    row: Annotated[
+        str | None, typer.Option(help="Of a table: 3, or coupling=vae,nfe=2, or vae,nfe=2,seed=1.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the whole records as JSON.")] = False,
+) -> None:
+    """Print the chain from a number to its checkpoint, configuration, data and commit."""
+    from couplet.stages import why as stage
+
+    found = stage.why(file, row)
+    if json_:
+        import json
+
+        typer.echo(json.dumps(found.plain, indent=2))
+    else:
+        _print_pairs(stage.described(found))
 
 
 @app.command()
@@ -532,6 +582,18 @@ def recipes(
         f"\n{len(listed)} rows ({counts}). GPU-hours are modelled: operations counted, "
         f"{tflops:g} TFLOP/s assumed."
     )
+
+
+def _print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    """Names and values in two columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for name, value in pairs:
+        grid.add_row(name, value)
+    width = None if sys.stdout.isatty() else 10_000
+    Console(width=width, markup=False, emoji=False, highlight=False).print(grid)
 
 
 def _print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool) -> None:

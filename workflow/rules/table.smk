@@ -6,6 +6,7 @@ rule table:
         csv="results/{table}.csv",
         markdown="results/{table}.md",
         figures=directory("results/{table}.figures"),
+        record="results/{table}.record.json",
     log:
         "logs/table/{table}.log",
     benchmark:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path("src/couplet")
@@ -59,11 +61,21 @@ STAGE_SOURCES = {
 (command line, progress, file helpers, layout) does not count."""
 
 
-def source_files(stage: str) -> list[str]:
-    """The stage's files as paths from the repository's root, in order."""
+def source_files(stage: str, package: Path = PACKAGE) -> list[str]:
+    """The stage's files, in order, as paths from the repository's root or below another ``package``."""
     found: set[str] = set()
     for name in STAGE_SOURCES[stage]:
-        path = PACKAGE / name
+        path = package / name
         files = [path] if path.suffix else path.rglob("*.*")
         found |= {str(file) for file in files if file.suffix in {".py", ".csv"}}
     return sorted(found)
+
+
+@cache
+def code_digest(stage: str) -> str:
+    """SHA-256 over the names and bytes of the stage's files as they are installed; taken once per process."""
+    root, sha256 = Path(__file__).parents[1], hashlib.sha256()
+    for name in source_files(stage, root):
+        content = Path(name).read_bytes()
+        sha256.update(f"{Path(name).relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return sha256.hexdigest()

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from couplet import model
 from couplet.config import Measurement, Training
+from couplet.config.layout import record_of
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.sampling import generate
+from couplet.stages.record import Recorder, digests, keys
 from couplet.stages.train import check_trained
 
 
@@ -75,14 +77,15 @@ def sample(
 ) -> None:
     """Writes uint8 [n, h, w, c] arrays, one per NFE, to the folder ``out``, batch by batch.
 
-    ``advance`` is called with the size of each batch.
+    The record lies beside it. ``advance`` is called with the size of each batch.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
     """
     check_trained(settings, train)
-    chosen = selected(selection)["checkpoint"]
-    network, saved = model.load(train / "checkpoints" / chosen, device)
+    checkpoint = train / "checkpoints" / selected(selection)["checkpoint"]
+    network, saved = model.load(checkpoint, device)
+    record = Recorder("sample", record_of(out), device)
     count, wanted = measurement.sample.samples, measurement.sample.nfe
     resolution = saved.shape.resolution
     with ExitStack() as stack:
@@ -105,3 +108,8 @@ def sample(
             advance(len(images))
         for array in arrays.values():
             array.flush()
+    record.write(
+        **keys(settings, measurement),
+        inputs=digests(train / "config.json", checkpoint, selection),
+        outputs=digests(*(out / samples_name(nfe) for nfe in wanted)),
+    )
