@@ -524,9 +524,10 @@ def verify(
         typer.echo(problem)
     for note in findings.notes:
         typer.echo(f"note: {note}")
-    wrong = f"{len(findings.problems)} problems" if findings.problems else "all as recorded"
+    count = len(findings.problems)
+    wrong = f"{count} problem{'s' if count > 1 else ''}" if count else "all as recorded"
     typer.echo(f"{folder}: {len(found.files)} files of {len(found.records)} records read: {wrong}")
-    raise typer.Exit(1 if findings.problems else 0)
+    raise typer.Exit(1 if count else 0)
 
 
 @app.command()
