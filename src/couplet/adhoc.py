@@ -27,6 +27,7 @@ def run_cell(
     device: torch.device,
     say: Callable[[str], None],
     signals: Signals = NO_SIGNALS,
+    *,
     accept_code: bool = False,
 ) -> None:
     """Every stage of the experiment that ``params`` name, into ``out``, and a picture of samples.
@@ -47,7 +48,7 @@ def run_cell(
     with counting(f"{data}: reference", images_of(data)) as advance:
         reference(data, extractor, statistics, device, advance)
     with training_progress(str(cell), settings.recipe.steps) as report:
-        train(settings, data, trained, device, report, say, signals, accept_code)
+        train(settings, data, trained, device, report, say, signals, accept_code=accept_code)
     with counting(f"{cell}: select", images_to_select(settings, measurement)) as advance:
         select(settings, measurement, trained, extractor, statistics, selection, device, advance)
     with counting(f"{cell}: sample", measurement.sample.samples) as advance:

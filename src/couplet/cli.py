@@ -315,7 +315,7 @@ def train(
     from couplet.stages.train import train as stage
 
     with training_progress(str(settings.cell), settings.recipe.steps) as report:
-        stage(settings, data, out, chosen, report, _say, _signals(), accept_code)
+        stage(settings, data, out, chosen, report, _say, _signals(), accept_code=accept_code)
     typer.echo(f"{out}: {settings.cell}, {settings.recipe.steps} steps")
 
 
@@ -493,7 +493,7 @@ def run(
     from couplet.files import locked
 
     with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), _say):
-        run_cell(checked, out, chosen, _say, _signals(), accept_code)
+        run_cell(checked, out, chosen, _say, _signals(), accept_code=accept_code)
     show(out)
 
 

@@ -35,6 +35,12 @@ def test_metrics_lie_at_a_fixed_path(experiment):
     assert set(metrics) == {f"{m}_classifier_nfe{n}" for m in ("fd", "kid") for n in (1, 2)}
 
 
+def test_experiment_is_as_recorded(experiment):
+    assert experiment.run("couplet", "verify", "experiment").stdout.endswith(
+        "files of 7 records read: all as recorded\n"
+    )
+
+
 def test_experiment_with_another_coupling_runs_from_training_to_evaluation(experiment):
     experiment.run("git", "add", "--all")
     experiment.run("git", "commit", "--quiet", "--message", "baseline")

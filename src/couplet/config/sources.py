@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path("src/couplet")
+INSTALLED = Path(__file__).parents[1]
 
 _MODEL = (
     "model.py",
@@ -72,10 +73,10 @@ def source_files(stage: str, package: Path = PACKAGE) -> list[str]:
 
 
 @cache
-def code_digest(stage: str) -> str:
-    """SHA-256 over the names and bytes of the stage's files as they are installed; taken once per process."""
-    root, sha256 = Path(__file__).parents[1], hashlib.sha256()
-    for name in source_files(stage, root):
-        content = Path(name).read_bytes()
-        sha256.update(f"{Path(name).relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+def code_digest(stage: str, package: Path = INSTALLED) -> str:
+    """SHA-256 over the names and bytes of the stage's files; taken once per process."""
+    sha256 = hashlib.sha256()
+    for file in map(Path, source_files(stage, package)):
+        content = file.read_bytes()
+        sha256.update(f"{file.relative_to(package).as_posix()} {len(content)}\n".encode() + content)
     return sha256.hexdigest()

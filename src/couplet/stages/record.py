@@ -25,6 +25,9 @@ PACKAGES = (
 )
 """Whose versions a record names, where they are installed."""
 
+RESULTS = (":(top,exclude,glob)**/dvc.lock", ":(top,exclude)results")
+"""What DVC writes while the stages run is no change of the tree."""
+
 Digests = Mapping[Path, str]
 """Files and their SHA-256."""
 
@@ -98,10 +101,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Versions, commit and hardware of this process."""
     return {
         "commit": _git("rev-parse", "HEAD"),
-        # DVC's lock files change while the stages run; they are results.
-        "dirty": bool(
-            _git("status", "--porcelain", "--untracked-files=no", ":(top)", ":(top,exclude,glob)**/dvc.lock")
-        ),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", ":(top)", *RESULTS)),
         "python": platform.python_version(),
         "packages": dict(_versions()),
         "platform": platform.platform(),

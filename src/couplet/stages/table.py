@@ -76,8 +76,8 @@ def table(
     results = {pair: chains.result(*pair) for pair in there}
     missing = {pair: _missing(params, *pair, stage) for pair, stage in lacking.items()}
     made = reporting.rows(results.get(pair) or missing[pair] for pair in measured)
-    markdown = out.with_suffix(".md")
-    for path, text in ((out, reporting.to_csv(made)), (markdown, reporting.to_markdown(made))):
+    texts = {out: reporting.to_csv(made), out.with_suffix(".md"): reporting.to_markdown(made)}
+    for path, text in texts.items():
         with replacing(path) as temporary:
             temporary.write_text(text)
     figures = []
@@ -89,7 +89,7 @@ def table(
     record.write(
         settings={"scale": params.scale, "part": part, "partial": partial},
         inputs={**chains.read, **digests(*chains.records)},
-        outputs=digests(out, markdown, *figures),
+        outputs=digests(*texts, *figures),
         evaluations={
             f"{result.run} {result.evaluation['extractor']}": os.path.relpath(
                 layout.evaluation(*pair) / "evaluation.json", out.parent
@@ -152,7 +152,6 @@ class _Chains:
         params = self.layout.params
         training, measurement = params.training(cell), params.measurement(cell, extractor)
         records = {stage: self._record(path) for stage, path in self.layout.records(cell, extractor).items()}
-        run = self.layout.run(cell).name
         keys = {
             "prepare": digest(training.dataset),
             "features": digest(measurement.features),
@@ -161,7 +160,7 @@ class _Chains:
         for stage, key in keys.items():
             check_settings(records[stage], key=key)
         for stage in ("select", "sample", "evaluate"):
-            check_settings(records[stage], run=run, key=measurement.key)
+            check_settings(records[stage], run=f"{cell}-{training.key}", key=measurement.key)
         check_linked(records.values())
         folder = self.layout.evaluation(cell, extractor)
         files = {
@@ -172,6 +171,7 @@ class _Chains:
         evaluation = read_json(folder / "evaluation.json")
         self.read |= {path: record.outputs[path] for path, record in files.items()}
         record = records["train"].content
+        run = self.layout.run(cell).name
         return Result(run, training, extractor, evaluation, record, params.scale or "")
 
     def _record(self, path: Path) -> Record:

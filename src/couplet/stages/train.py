@@ -49,6 +49,7 @@ def train(
     report: Report,
     say: Callable[[str], None],
     signals: Signals = NO_SIGNALS,
+    *,
     accept_code: bool = False,
 ) -> None:
     """Trains a cell and writes its folder: config.json, curve.csv, checkpoints/, record.json.

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from couplet.config import sources
 from couplet.config.sources import PACKAGE, STAGE_SOURCES, code_digest, source_files
 
 ROOT = Path(__file__).parents[3]
@@ -44,13 +43,12 @@ def test_table_depends_on_the_published_numbers():
     assert "src/couplet/reporting/published.csv" in source_files("table")
 
 
-def test_digest_changes_with_names_and_bytes_of_the_stage_and_nothing_else(tmp_path, monkeypatch):
+def test_digest_changes_with_names_and_bytes_of_the_stage_and_nothing_else(tmp_path):
     package = tmp_path / "couplet"
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(sources, "__file__", str(package / "config/sources.py"))
 
     def digests():
-        return {stage: code_digest.__wrapped__(stage) for stage in STAGE_SOURCES}
+        return {stage: code_digest.__wrapped__(stage, package) for stage in STAGE_SOURCES}
 
     def changed(before):
         return {stage for stage, digest in digests().items() if digest != before[stage]}

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from couplet.stages.prepare import prepare
 from couplet.stages.provenance import LINKS, maker, read_record
 from couplet.stages.table import table
 
-CPU = torch.device("cpu")
+PARAMS = Path(__file__).parents[3] / "params.yaml"
 
 
 def verified(root):
@@ -212,6 +213,17 @@ def test_verify_ends_with_1_for_a_finding_and_2_for_a_wrong_folder(grid, couplet
     code, out, err = couplet("verify", "empty")
     assert (code, out) == (2, "")
     assert err == "couplet: empty: holds no record of a stage; give the folder of a grid or of a run\n"
+
+
+def test_accept_code_reaches_the_training(couplet, tmp_path, monkeypatch):
+    seen = []
+    for name in ("couplet.stages.train.train", "couplet.adhoc.run_cell"):
+        monkeypatch.setattr(name, lambda *arguments, **options: seen.append(options["accept_code"]))
+    monkeypatch.setattr(cli, "show", lambda folder: None)
+    for flag in ((), ("--accept-code",)):
+        couplet("train", "--data", "data", "--out", "out", "--params", str(PARAMS), *flag)
+        couplet("run", "--params", str(PARAMS), "--out", str(tmp_path / "run"), *flag)
+    assert seen == [False, False, True, True]
 
 
 # What the table refuses.
