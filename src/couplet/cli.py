@@ -518,7 +518,7 @@ def verify(
     from couplet.stages import verify as stage
 
     found = stage.inventory(folder)
-    with reading(f"{folder}: verify", found.size) as advance:
+    with reading(f"{folder}: verify, MiB", found.size) as advance:
         findings = stage.verify(found, advance)
     for problem in findings.problems:
         typer.echo(problem)

@@ -46,7 +46,7 @@ SHOWN_BYTES = 1 << 28
 
 @contextmanager
 def reading(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of bytes that were read since the last call."""
+    """A function to call with the number of bytes that were read since the last call; shows MiB."""
     if total < SHOWN_BYTES:
         yield lambda count: None
         return
@@ -56,7 +56,7 @@ def reading(title: str, total: int) -> Iterator[Callable[[int], None]]:
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            show(done >> 20, f"MiB, {(done >> 20) / max(time.monotonic() - began, 1e-9):.0f} MiB/s")
+            show(done >> 20, f"{(done >> 20) / max(time.monotonic() - began, 1e-9):.0f} MiB/s")
 
         yield advance
 

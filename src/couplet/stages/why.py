@@ -215,4 +215,6 @@ def _what(record: Record, later: Sequence[Record]) -> Iterator[str]:
     about[-1] += " with changes" if content["dirty"] else ""
     if record.stage in STAGE_SOURCES and content["code"] != code_digest(record.stage):
         about.append(f"code {content['code'][:8]}, another than is installed")
+    if earlier := content.get("earlier_code"):
+        about.append(f"begun by code {', '.join(code[:8] for code in earlier)}")
     yield ", ".join([*about, f"{content['seconds']:.1f} s"])

@@ -390,6 +390,14 @@ def test_row_is_chosen_as_a_person_types_it(grid, couplet):
     )
 
 
+def test_training_that_two_codes_did_says_so(grid, monkeypatch):
+    edited(grid.records["train"], earlier_code=["0ld" + "0" * 61])
+    monkeypatch.setattr(asking, "code_digest", lambda stage: "f" * 64)
+    found = asking.why(grid.train / "config.json", None)
+    (line,) = [value for _, value in asking.described(found) if "begun by" in value]
+    assert f"code {code_digest('train')[:8]}, another than is installed, begun by code 0ld00000, " in line
+
+
 def test_why_prints_for_people_and_for_machines(grid, couplet):
     code, out, _ = couplet("why", "results/table1.csv", "--row", "nfe=1")
     assert code == 0
