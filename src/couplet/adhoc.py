@@ -29,10 +29,13 @@ def run_cell(
     say: Callable[[str], None],
     signals: Signals = NO_SIGNALS,
     sinks: Sequence[Sink] = (),
+    *,
+    accept_code: bool = False,
 ) -> None:
     """Every stage of the experiment that ``params`` name, into ``out``, and a picture of samples.
 
     A signal of ``signals`` stops the training after a whole step; ``sinks`` show it while it goes on.
+    ``accept_code`` as for :func:`train`.
 
     Raises:
         Stopped: a signal came; the state is saved.
@@ -51,7 +54,7 @@ def run_cell(
         training_progress(str(cell), settings.recipe.steps) as progress,
         watched(progress, trained, sinks, device, say) as report,
     ):
-        train(settings, data, trained, device, report, say, signals)
+        train(settings, data, trained, device, report, say, signals, accept_code=accept_code)
     with counting(f"{cell}: select", images_to_select(settings, measurement)) as advance:
         select(settings, measurement, trained, extractor, statistics, selection, device, advance)
     with counting(f"{cell}: sample", measurement.sample.samples) as advance:

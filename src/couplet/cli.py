@@ -53,6 +53,12 @@ Live = Annotated[
     Path | None, typer.Option(help="Folder for a live view that DVC shows: curves, numbers, sample grids.")
 ]
 TensorBoard = Annotated[Path | None, typer.Option(help="Folder for the same as events of TensorBoard.")]
+AcceptCode = Annotated[
+    bool,
+    typer.Option(
+        "--accept-code", help="Go on with a training that other code began: the edit changes no number."
+    ),
+]
 
 DEFAULT_PARAMS = Path("params.yaml")
 
@@ -346,6 +352,7 @@ def train(
     threads: Threads = None,
     device: Device = "auto",
     processes: Processes = 1,
+    accept_code: AcceptCode = False,
 ) -> None:
     """Train one cell; started again after an interruption, go on from its last state."""
     settings, _ = _settings(
@@ -361,7 +368,7 @@ def train(
             training_progress(str(settings.cell), settings.recipe.steps) as progress,
             watched(progress, out, shown, chosen, _say) as report,
         ):
-            stage(settings, data, out, chosen, report, _say, _signals(), ranks)
+            stage(settings, data, out, chosen, report, _say, _signals(), ranks, accept_code=accept_code)
         typer.echo(f"{out}: {settings.cell}, {settings.recipe.steps} steps")
 
 
@@ -377,6 +384,10 @@ def watch(
     """Show a training that another process does, on another node or under Snakemake, until it is whole."""
     if live is None and tensorboard is None:
         raise UserError("couplet watch: give --live FOLDER or --tensorboard FOLDER")
+    chosen = _start(threads, device)
+    from couplet.live import follow, sinks
+
+    follow(train, sinks(live, tensorboard), chosen, every)
     chosen = _start(threads, device)
     from couplet.live import follow, sinks
 
@@ -521,11 +532,15 @@ def table(
     scale: Scale = None,
     root: Annotated[Path, typer.Option(help="Folder of the grid's results.")] = Path("results"),
     part: Annotated[str, typer.Option(help="Only cells whose names begin so: cifar10-gc-ict.")] = "",
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Leave out cells that are missing, and say which.")
+    ] = False,
 ) -> None:
     """Write the grid's table (CSV and Markdown) and its figures."""
+    _start(1)
     from couplet.stages.table import table as stage
 
-    rows = stage(_params(params, scale), root, out, part)
+    rows = stage(_params(params, scale), root, out, part, partial=partial)
     typer.echo(f"{out}: {len(rows)} rows")
 
 
@@ -549,6 +564,7 @@ def run(
     tensorboard: TensorBoard = None,
     threads: Threads = None,
     device: Device = "auto",
+    accept_code: AcceptCode = False,
 ) -> None:
     """Run one cell ad hoc, from data to numbers and a picture, into one folder."""
     from couplet.config.changes import changed_params
@@ -569,22 +585,61 @@ def run(
 
     shown = sinks(live, tensorboard)
     with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), _say):
-        run_cell(checked, out, chosen, _say, _signals(), shown)
+        run_cell(checked, out, chosen, _say, _signals(), shown, accept_code=accept_code)
     show(out)
 
 
 @app.command()
 def show(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Show what a run folder holds: configuration, selected checkpoint, metrics."""
-    from rich.console import Console
-    from rich.table import Table
-
     from couplet.stages.show import contents
 
-    grid = Table.grid(padding=(0, 2))
-    for name, value in contents(folder):
-        grid.add_row(name, value)
-    Console(markup=False, emoji=False).print(grid)
+    _print_pairs(contents(folder))
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder of a grid, an experiment or a run.")],
+) -> None:
+    """Read every recorded file again and compare it with its record: exit code 1 if one is not what it was.
+
+    A line for each file that is missing or has another SHA-256 than a record says. Notes are no failure:
+    files that no record names, and results of other code than is installed.
+    """
+    from couplet.progress import reading
+    from couplet.stages import verify as stage
+
+    found = stage.inventory(folder)
+    with reading(f"{folder}: verify, MiB", found.size) as advance:
+        findings = stage.verify(found, advance)
+    for problem in findings.problems:
+        typer.echo(problem)
+    for note in findings.notes:
+        typer.echo(f"note: {note}")
+    count = len(findings.problems)
+    wrong = f"{count} problem{'s' if count > 1 else ''}" if count else "all as recorded"
+    typer.echo(f"{folder}: {len(found.files)} files of {len(found.records)} records read: {wrong}")
+    raise typer.Exit(1 if count else 0)
+
+
+@app.command()
+def why(
+    file: Annotated[Path, typer.Argument(help="A table's CSV, or a file that a stage wrote.")],
+    row: Annotated[
+        str | None, typer.Option(help="Of a table: 3, or coupling=vae,nfe=2, or vae,nfe=2,seed=1.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the whole records as JSON.")] = False,
+) -> None:
+    """Print the chain from a number to its checkpoint, configuration, data and commit."""
+    from couplet.stages import why as stage
+
+    found = stage.why(file, row)
+    if json_:
+        import json
+
+        typer.echo(json.dumps(found.plain, indent=2))
+    else:
+        _print_pairs(stage.described(found))
 
 
 @app.command()
@@ -620,6 +675,18 @@ def recipes(
         f"\n{len(listed)} rows ({counts}). GPU-hours are modelled: operations counted, "
         f"{tflops:g} TFLOP/s assumed."
     )
+
+
+def _print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    """Names and values in two columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for name, value in pairs:
+        grid.add_row(name, value)
+    width = None if sys.stdout.isatty() else 10_000
+    Console(width=width, markup=False, emoji=False, highlight=False).print(grid)
 
 
 def _print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool) -> None:

@@ -40,6 +40,27 @@ def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
+SHOWN_BYTES = 1 << 28
+"""Reading less than this shows nothing."""
+
+
+@contextmanager
+def reading(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of bytes that were read since the last call; shows MiB."""
+    if total < SHOWN_BYTES:
+        yield lambda count: None
+        return
+    began, done = time.monotonic(), 0
+    with _shown(title, total >> 20) as show:
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            show(done >> 20, f"{(done >> 20) / max(time.monotonic() - began, 1e-9):.0f} MiB/s")
+
+        yield advance
+
+
 @contextmanager
 def _shown(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
     """A function to call with how much is done and a few words on it."""

@@ -53,6 +53,12 @@ def test_live_view_is_read_by_dvc(experiment):
     assert all(Path(picture).exists() for picture in pictures)
 
 
+def test_experiment_is_as_recorded(experiment):
+    assert experiment.run("couplet", "verify", "experiment").stdout.endswith(
+        "files of 7 records read: all as recorded\n"
+    )
+
+
 def test_experiment_with_another_coupling_runs_from_training_to_evaluation(experiment):
     experiment.run("git", "add", "--all")
     experiment.run("git", "commit", "--quiet", "--message", "baseline")

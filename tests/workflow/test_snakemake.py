@@ -52,6 +52,17 @@ def test_figures_are_pictures(grid):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_results_are_as_recorded_and_a_number_has_its_chain(grid):
+    assert re.search(
+        r"files of 12 records read: all as recorded$", grid.run("couplet", "verify", "results").stdout
+    )
+    done = grid.run("couplet", "why", "results/table1.csv", "--row", "vae,nfe=2")
+    (chosen,) = grid.root.glob("results/runs/*-vae-*/eval-*/selection.json")
+    assert json.loads(chosen.read_text())["selected"]["checkpoint"] in done.stdout
+    commit = grid.run("git", "rev-parse", "HEAD").stdout[:10]
+    assert set(re.findall(r"commit \w+[^,]*", done.stdout)) == {f"commit {commit}"}
+
+
 def test_selection_keeps_every_score_and_uses_the_other_split(grid):
     for path in grid.root.glob("results/runs/*/eval-*/selection.json"):
         selection = json.loads(path.read_text())

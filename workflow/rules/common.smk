@@ -221,7 +221,7 @@ def results_of_table(wildcards):
     for cell, extractor in measured:
         folder = where.evaluation(cell, extractor)
         yield where.data(cell.dataset) / "card.json"
-        yield where.train(cell) / "record.json"
         yield from (
             folder / name for name in ("selection.json", "evaluation.json", "samples")
         )
+        yield from where.records(cell, extractor).values()

@@ -8,6 +8,7 @@ rule prepare:
         train=expand(
             "results/data/{{data}}/train-{part}.npy", part=["images", "labels"]
         ),
+        record="results/data/{data}.record.json",
     log:
         "logs/prepare/{data}.log",
     benchmark:
@@ -31,7 +32,8 @@ rule features:
         code=source_files("features"),
     output:
         # The card names the weights by their digest; only a trained classifier lies beside it.
-        "results/features/{extractor}/card.json",
+        card="results/features/{extractor}/card.json",
+        record="results/features/{extractor}.record.json",
     log:
         "logs/features/{extractor}.log",
     benchmark:
@@ -44,7 +46,7 @@ rule features:
     params:
         extractor=flags_of_extractor,
         data=subpath(input.card, parent=True),
-        out=subpath(output[0], parent=True),
+        out=subpath(output.card, parent=True),
     shell:
         "couplet features {params.extractor} --data {params.data}"
         " --out {params.out} --threads {threads} > {log} 2>&1"
@@ -56,7 +58,8 @@ rule reference:
         extractor="results/features/{extractor}/card.json",
         code=source_files("reference"),
     output:
-        directory("results/reference/{extractor}"),
+        statistics=directory("results/reference/{extractor}"),
+        record="results/reference/{extractor}.record.json",
     log:
         "logs/reference/{extractor}.log",
     benchmark:
@@ -72,4 +75,4 @@ rule reference:
         features=subpath(input.extractor, parent=True),
     shell:
         "couplet reference --data {params.data} --features {params.features}"
-        " --out {output} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        " --out {output.statistics} --threads {threads} --processes {resources.gpu} > {log} 2>&1"

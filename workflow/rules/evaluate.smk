@@ -5,7 +5,8 @@ rule select:
         reference=reference_of_eval,
         code=source_files("select"),
     output:
-        "results/runs/{run}/{eval}/selection.json",
+        selection="results/runs/{run}/{eval}/selection.json",
+        record="results/runs/{run}/{eval}/selection.record.json",
     log:
         "logs/select/{run}/{eval}.log",
     benchmark:
@@ -23,7 +24,7 @@ rule select:
     shell:
         "couplet select {params.cell} --train {params.train}"
         " --features {params.features} --reference {input.reference}"
-        " --out {output} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        " --out {output.selection} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
 
 
 rule sample:
@@ -32,7 +33,8 @@ rule sample:
         selection="results/runs/{run}/{eval}/selection.json",
         code=source_files("sample"),
     output:
-        directory("results/runs/{run}/{eval}/samples"),
+        samples=directory("results/runs/{run}/{eval}/samples"),
+        record="results/runs/{run}/{eval}/samples.record.json",
     log:
         "logs/sample/{run}/{eval}.log",
     benchmark:
@@ -48,7 +50,8 @@ rule sample:
         train=subpath(input.record, parent=True),
     shell:
         "couplet sample {params.cell} --train {params.train}"
-        " --selection {input.selection} --out {output} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        " --selection {input.selection} --out {output.samples}"
+        " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
 
 
 rule evaluate:
@@ -62,6 +65,7 @@ rule evaluate:
     output:
         metrics="results/runs/{run}/{eval}/metrics.json",
         evaluation="results/runs/{run}/{eval}/evaluation.json",
+        record="results/runs/{run}/{eval}/evaluation.record.json",
     log:
         "logs/evaluate/{run}/{eval}.log",
     benchmark:

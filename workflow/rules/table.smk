@@ -23,6 +23,7 @@ rule table:
             category="Figures",
             labels={"figure": "{figure}", "of": "{group}", "table": "{table}"},
         ),
+        record="results/{table}.record.json",
     log:
         "logs/table/{table}.log",
     benchmark:

@@ -48,7 +48,35 @@ class Layout:
         """Folder of a cell's selection, samples and metrics in an extractor's features."""
         return self.run(cell) / f"eval-{extractor}-{self.params.measurement(cell, extractor).key}"
 
+    def records(self, cell: Cell, extractor: str) -> dict[str, Path]:
+        """The records of all stages that a cell's numbers come from, by stage."""
+        folder = self.evaluation(cell, extractor)
+        return {
+            "prepare": record_of(self.data(cell.dataset)),
+            "features": record_of(self.features(cell.dataset, extractor)),
+            "reference": record_of(self.reference(cell.dataset, extractor)),
+            "train": self.train(cell) / TRAINING_RECORD,
+            "select": record_of(folder / "selection.json"),
+            "sample": record_of(folder / "samples"),
+            "evaluate": record_of(folder / "evaluation.json"),
+        }
+
 
 def checkpoint_name(step: int) -> str:
     """File name of the snapshot after ``step`` steps; names sort like steps."""
     return f"step-{step:08d}.safetensors"
+
+
+TRAINING_RECORD = "record.json"
+"""The record of a training lies in its folder: the two take their place together."""
+
+
+RECORD_SUFFIX = ".record.json"
+
+
+def record_of(output: Path) -> Path:
+    """The record of another stage's output, a folder or a .json or .csv file: beside it.
+
+    Not in it: a record holds times and machines, and what is made from the output must not depend on them.
+    """
+    return output.with_name(output.name.removesuffix(".json").removesuffix(".csv") + RECORD_SUFFIX)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path("src/couplet")
+INSTALLED = Path(__file__).parents[1]
 
 _MODEL = (
     "model.py",
@@ -59,11 +62,21 @@ STAGE_SOURCES = {
 (command line, progress, file helpers, layout) does not count."""
 
 
-def source_files(stage: str) -> list[str]:
-    """The stage's files as paths from the repository's root, in order."""
+def source_files(stage: str, package: Path = PACKAGE) -> list[str]:
+    """The stage's files, in order, as paths from the repository's root or below another ``package``."""
     found: set[str] = set()
     for name in STAGE_SOURCES[stage]:
-        path = PACKAGE / name
+        path = package / name
         files = [path] if path.suffix else path.rglob("*.*")
         found |= {str(file) for file in files if file.suffix in {".py", ".csv"}}
     return sorted(found)
+
+
+@cache
+def code_digest(stage: str, package: Path = INSTALLED) -> str:
+    """SHA-256 over the names and bytes of the stage's files; taken once per process."""
+    sha256 = hashlib.sha256()
+    for file in map(Path, source_files(stage, package)):
+        content = file.read_bytes()
+        sha256.update(f"{file.relative_to(package).as_posix()} {len(content)}\n".encode() + content)
+    return sha256.hexdigest()

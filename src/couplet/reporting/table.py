@@ -20,12 +20,26 @@ class Result(NamedTuple):
 
     run: str
     training: Training
+    extractor: str
+    """Its name in the parameter file."""
     evaluation: Mapping[str, Any]
     """Content of evaluation.json."""
     record: Mapping[str, Any]
     """Content of the training's record.json."""
     scale: str = ""
     """The scale that the parameter file was read at; blank where it has none."""
+
+
+class Missing(NamedTuple):
+    """One cell that is not there, for a table of the others."""
+
+    training: Training
+    extractor: str
+    """Its name in the parameter file."""
+    nfe: tuple[int, ...]
+    """The rows that lack it."""
+    why: str
+    scale: str = ""
 
 
 NAMES = ("dataset", "scale", "recipe", "kernel", "coupling", "nfe", "seeds")
@@ -35,24 +49,36 @@ DECIMALS = {"fid": 3, "fd": 3, "kid": 5, "is": 3, "precision": 4, "recall": 4}
 """By the metric's name before the extractor's, `fd` of `fd_classifier`; others have 4."""
 
 
-def rows(results: Iterable[Result]) -> list[dict[str, str]]:
+def rows(results: Iterable[Result | Missing]) -> list[dict[str, str]]:
     """One row per dataset × recipe × kernel × coupling × NFE × extractor, in order of appearance.
 
-    Seeds are averaged. Every row has the columns of all metrics of the table, blank where its extractor
-    has none: numbers of different extractors share neither a row nor a column. std is over seeds, blank
-    for one seed; train_seconds and images_per_second are means over seeds. ``published_*`` is what the
+    Seeds are averaged. A row that lacks cells says so, ``1 of 2`` seeds, and names them in a column
+    ``missing``, which a whole table does not have; one that lacks all has no numbers. Every row has the
+    columns of all metrics of the table, blank where its extractor has none: numbers of different extractors
+    share neither a row nor a column. std is over seeds, blank for one seed; train_seconds and
+    images_per_second are means over seeds. So is replaced_gradients, the number of steps whose non-finite
+    gradients were replaced: a column of tables in which a recipe allows that. ``published_*`` is what the
     paper reports, ``*_difference`` measured minus published in units of the paper's std.
     """
     results = list(results)
-    metrics = list(dict.fromkeys(metric for result in results for metric, _ in _measured(result)))
-    groups: dict[tuple[str, ...], list[Result]] = {}
+    there = [result for result in results if isinstance(result, Result)]
+    metrics = list(dict.fromkeys(metric for result in there for metric, _ in _measured(result)))
+    groups: dict[tuple[str, ...], list[Result | Missing]] = {}
     for result in results:
-        groups.setdefault((result.training.cell.name, result.evaluation["extractor"]), []).append(result)
+        groups.setdefault((result.training.cell.name, result.extractor), []).append(result)
+    replacing = any(
+        result.training.recipe.nonfinite_gradients != "stop" or result.record["replaced_gradients"]
+        for result in there
+    )
     return [
-        _row(members, nfe, metrics)
+        _row(members, nfe, metrics, replacing=replacing, partial=len(there) < len(results))
         for members in groups.values()
-        for nfe in sorted({nfe for _, nfe in _measured(members[0])})
+        for nfe in sorted({nfe for result in members for nfe in _nfe(result)})
     ]
+
+
+def _nfe(result: Result | Missing) -> set[int]:
+    return set(result.nfe) if isinstance(result, Missing) else {nfe for _, nfe in _measured(result)}
 
 
 def _measured(result: Result) -> list[tuple[str, int]]:
@@ -61,12 +87,23 @@ def _measured(result: Result) -> list[tuple[str, int]]:
     return [(match[1], int(match[2])) for match in found if match and not match[1].endswith("_std")]
 
 
-def _row(members: Sequence[Result], nfe: int, metrics: Sequence[str]) -> dict[str, str]:
-    first = members[0]
-    cell, evaluation = first.training.cell, first.evaluation
-    row = {name: str(getattr(cell, name)) for name in NAMES if name not in ("scale", "nfe", "seeds")}
+def _row(
+    cells: Sequence[Result | Missing], nfe: int, metrics: Sequence[str], *, replacing: bool, partial: bool
+) -> dict[str, str]:
+    first = cells[0]
+    members = [cell for cell in cells if isinstance(cell, Result)]
+    missing = [cell for cell in cells if isinstance(cell, Missing)]
+    row = {
+        name: str(getattr(first.training.cell, name))
+        for name in NAMES
+        if name not in ("scale", "nfe", "seeds")
+    }
     row |= {"scale": first.scale, "nfe": str(nfe), "seeds": str(len(members))}
     row = {name: row[name] for name in NAMES}
+    if missing:
+        row["seeds"] = f"{len(members)} of {len(cells)}"
+    if partial:
+        row["missing"] = ", ".join(f"seed {cell.training.cell.seed}: {cell.why}" for cell in missing)
     for metric in metrics:
         found = [r.evaluation["metrics"].get(f"{metric}_nfe{nfe}") for r in members]
         values = [value for value in found if value is not None]
@@ -79,15 +116,24 @@ def _row(members: Sequence[Result], nfe: int, metrics: Sequence[str]) -> dict[st
             row[f"published_{metric}_std"] = _shown(metric, paper.std)
             row[f"{metric}_difference"] = _difference(mean, paper)
             row["published_source"] = row.get("published_source") or paper.source
-    reference = evaluation["reference"]
     row |= {
-        "train_seconds": f"{statistics.fmean(r.record['seconds'] for r in members):.1f}",
-        "images_per_second": f"{statistics.fmean(r.record['images_per_second'] for r in members):.0f}",
-        "extractor": evaluation["extractor"],
-        "reference": f"{reference['split']}, {reference['images']} images",
+        "train_seconds": _mean(members, "seconds", ".1f"),
+        "images_per_second": _mean(members, "images_per_second", ".0f"),
+    }
+    if replacing:
+        row["replaced_gradients"] = _mean(members, "replaced_gradients", "g")
+    evaluation = members[0].evaluation if members else None
+    row |= {
+        "extractor": evaluation["extractor"] if evaluation else first.extractor,
+        "reference": "{split}, {images} images".format(**evaluation["reference"]) if evaluation else "",
         "runs": " ".join(result.run for result in members),
     }
     return row
+
+
+def _mean(members: Sequence[Result], name: str, shown: str) -> str:
+    """The mean of a number in the trainings' records; blank where there is no training."""
+    return format(statistics.fmean(r.record[name] for r in members), shown) if members else ""
 
 
 def _difference(mean: float | None, paper: Published) -> str:
@@ -120,6 +166,7 @@ HEADINGS = {
     "recall": "recall ↑",
     "train_seconds": "training (s)",
     "images_per_second": "images/s",
+    "replaced_gradients": "steps with replaced gradients",
     "extractor": "features",
     "reference": "compared with",
     "published_source": "source",

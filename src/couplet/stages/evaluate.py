@@ -10,13 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from couplet.config import Measurement, Training
+from couplet.config.layout import record_of
 from couplet.data import read_array
 from couplet.errors import UserError
-from couplet.files import sha256, write_json
+from couplet.files import write_json
 from couplet.metrics import measure, scores
 from couplet.metrics.reference import load_reference
 from couplet.ranks import ALONE, Ranks
 from couplet.stages.features import extractor_of
+from couplet.stages.record import Recorder, digests, keys
 from couplet.stages.sample import samples_name, selected
 from couplet.stages.train import check_trained
 from couplet.tensors import seed_of
@@ -40,7 +42,7 @@ def evaluate(
     advance: Callable[[int], None] = lambda images: None,
     ranks: Ranks = ALONE,
 ) -> dict[str, float]:
-    """Compares samples with the training split and writes two files to the folder ``out``.
+    """Compares samples with the training split and writes two files and their record to the folder ``out``.
 
     metrics.json holds the numbers alone, named by metric, extractor and NFE, evaluation.json what they were
     made from. ``advance`` is called with the size of each batch of images; ``ranks`` share the work.
@@ -53,18 +55,18 @@ def evaluate(
     config = measurement.features
     extractor = extractor_of(features, config, device)
     target = load_reference(reference / "train.safetensors", extractor)
+    record = Recorder("evaluate", record_of(out / "evaluation.json"), device)
     metrics: dict[str, float] = {}
-    digests = {}
     paths = {nfe: samples / samples_name(nfe) for nfe in measurement.sample.nfe}
     images = {nfe: _samples(path, measurement.sample.samples) for nfe, path in paths.items()}
-    for nfe, path in paths.items():
+    for nfe in paths:
         found = measure(extractor, images[nfe], advance, logits=True, ranks=ranks)
         seed = seed_of(settings.cell.seed, "kid", nfe) % 2**32
         for name, value in scores(found, target, measurement.evaluate, seed=seed).items():
             metric, _, std = name.partition("_")
             column = f"{config.metric(metric)}_{std}" if std else config.metric(metric)
             metrics[f"{column}_nfe{nfe}"] = value
-        digests[path.name] = sha256(path)
+    used = digests(*paths.values())
     about = {
         "run": f"{settings.cell}-{settings.key}",
         "training_key": settings.key,
@@ -73,7 +75,7 @@ def evaluate(
         "extractor_sha256": extractor.digest,
         "extractor_config": config.model_dump(mode="json"),
         "reference": target.described,
-        "samples": {"count": measurement.sample.samples, "sha256": digests},
+        "samples": {"count": measurement.sample.samples, "sha256": {path.name: used[path] for path in used}},
         "settings": measurement.evaluate.model_dump(mode="json"),
         "selected": chosen,
         "metrics": metrics,
@@ -81,6 +83,11 @@ def evaluate(
     if ranks.first:
         write_json(out / "metrics.json", metrics)
         write_json(out / "evaluation.json", about)
+        record.write(
+            **keys(settings, measurement),
+            inputs={**used, **digests(selection, features, reference / "train.safetensors")},
+            outputs=digests(out / "metrics.json", out / "evaluation.json"),
+        )
     return metrics
 
 

@@ -7,16 +7,19 @@ from typing import Any
 
 import torch
 
+from couplet.config.cells import digest
 from couplet.config.extractors import ExtractorConfig
+from couplet.config.layout import record_of
 from couplet.data import Archive
 from couplet.data.archive import ARRAYS
 from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics.extractor import CARD, Extractor, implementation, load_extractor
+from couplet.stages.record import Recorder, archive_digests, digests
 
 
 def features(config: ExtractorConfig, data: Path, out: Path, device: torch.device) -> dict[str, Any]:
-    """Writes an extractor's card, and what it learnt from the data set, to the folder ``out``.
+    """Writes an extractor's card, and what it learnt from the data set, to ``out``, and the record beside it.
 
     Published weights are found, or downloaded, and checked, but not copied: the card pins their digest.
 
@@ -27,8 +30,9 @@ def features(config: ExtractorConfig, data: Path, out: Path, device: torch.devic
     """
     if (out / ARRAYS[0]).exists():
         raise UserError(f"{out}: holds a prepared data set; choose another folder")
-    kind = implementation(config)
-    about = kind.make(config, Archive(data), out)
+    kind, archive = implementation(config), Archive(data)
+    record = Recorder("features", record_of(out), device)
+    about = kind.make(config, archive, out)
     extractor = kind.load(config, out, device)
     card = {
         **about,
@@ -38,6 +42,12 @@ def features(config: ExtractorConfig, data: Path, out: Path, device: torch.devic
         "sha256": extractor.digest,
     }
     write_json(out / CARD, card)
+    record.write(
+        key=digest(config),
+        settings=config.model_dump(mode="json"),
+        inputs=archive_digests(archive),
+        outputs=digests(out),
+    )
     return card
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from couplet import data
+from couplet.config.cells import digest
 from couplet.config.datasets import DatasetConfig
-from couplet.data import Card, Counting
-from couplet.data.archive import silent
+from couplet.config.layout import record_of
+from couplet.data import Archive, Card, Counting
+from couplet.data.archive import PREVIEW, silent
+from couplet.stages.record import Recorder, archive_digests, digests
 
 
 def prepare(
@@ -19,7 +24,7 @@ def prepare(
     workers: int = 1,
     counting: Counting = silent,
 ) -> Card:
-    """Writes the archive of data set ``name`` to the folder ``out``.
+    """Writes the archive of data set ``name`` to the folder ``out``, and its record beside it.
 
     Args:
         name: what the card calls it.
@@ -34,8 +39,9 @@ def prepare(
         UserError: the source is not to be had or holds images that cannot be decoded, or ``out`` cannot be
             written.
     """
+    record = Recorder("prepare", record_of(out), torch.device("cpu"))
     with data.read(config, raw) as source:
-        return data.write(
+        card = data.write(
             out,
             dataset=name,
             source=source.description,
@@ -46,3 +52,11 @@ def prepare(
             workers=workers,
             counting=counting,
         )
+    record.write(
+        key=digest(config),
+        settings=config.model_dump(mode="json"),
+        originals=card.originals,
+        inputs={},
+        outputs={**archive_digests(Archive(out)), **digests(out / PREVIEW)},
+    )
+    return card

@@ -12,11 +12,13 @@ import torch
 
 from couplet import model
 from couplet.config import Measurement, Training
+from couplet.config.layout import record_of
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.ranks import ALONE, Ranks
 from couplet.sampling import Images, generate
+from couplet.stages.record import Recorder, digests, keys
 from couplet.stages.train import check_trained
 
 
@@ -80,14 +82,16 @@ def sample(
 ) -> None:
     """Writes uint8 [n, h, w, c] arrays, one per NFE, to the folder ``out``, batch by batch.
 
-    ``advance`` is called with the size of each batch; ``ranks`` share the work and the first one writes.
+    The record lies beside it. ``advance`` is called with the size of each batch; ``ranks`` share the work and
+    the first one writes.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
     """
     check_trained(settings, train)
-    chosen = selected(selection)["checkpoint"]
-    network, saved = model.load(train / "checkpoints" / chosen, device)
+    checkpoint = train / "checkpoints" / selected(selection)["checkpoint"]
+    network, saved = model.load(checkpoint, device)
+    record = Recorder("sample", record_of(out), device)
     count, wanted = measurement.sample.samples, measurement.sample.nfe
     resolution = saved.shape.resolution
     with ExitStack() as stack:
@@ -118,3 +122,9 @@ def sample(
             advance(made)
         for array in arrays.values():
             array.flush()
+    if ranks.first:
+        record.write(
+            **keys(settings, measurement),
+            inputs=digests(train / "config.json", checkpoint, selection),
+            outputs=digests(*(out / samples_name(nfe) for nfe in wanted)),
+        )

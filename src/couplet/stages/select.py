@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from couplet import model, selection
 from couplet.config import Measurement, Training
-from couplet.config.layout import checkpoint_name
+from couplet.config.layout import checkpoint_name, record_of
 from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics import MomentsAccumulator, frechet_distance
@@ -20,6 +20,7 @@ from couplet.ranks import ALONE, Ranks
 from couplet.sampling import Images
 from couplet.selection import Score
 from couplet.stages.features import extractor_of
+from couplet.stages.record import Recorder, digests, keys
 from couplet.stages.sample import batches
 from couplet.stages.train import check_trained
 
@@ -40,7 +41,7 @@ def select(
     advance: Callable[[int], None],
     ranks: Ranks = ALONE,
 ) -> Score:
-    """Scores all snapshots against the split of ``select.split`` and writes the file ``out``.
+    """Scores all snapshots against the split of ``select.split`` and writes the file ``out``, and its record.
 
     Seeds differ from those of `evaluate`, and so does the test split, so that choosing does not flatter the
     choice.
@@ -51,7 +52,9 @@ def select(
     """
     check_trained(settings, train)
     extractor = extractor_of(features, measurement.features, device)
-    target = load_reference(_statistics(reference, measurement.select.split), extractor)
+    statistics = _statistics(reference, measurement.select.split)
+    target = load_reference(statistics, extractor)
+    record = Recorder("select", record_of(out), device)
     wanted = sorted({measurement.select.nfe, *measurement.sample.nfe})
     scores = []
 
@@ -91,6 +94,12 @@ def select(
     }
     if ranks.first:
         write_json(out, content)
+        checkpoints = [train / "checkpoints" / checkpoint_name(step) for step in settings.snapshot_steps]
+        record.write(
+            **keys(settings, measurement),
+            inputs=digests(train / "config.json", *checkpoints, features, statistics),
+            outputs=digests(out),
+        )
     return chosen
 
 

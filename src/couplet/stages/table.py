@@ -2,51 +2,105 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from couplet import reporting
 from couplet.config import Cell, Invalid, Params
-from couplet.config.layout import Layout
+from couplet.config.cells import digest
+from couplet.config.layout import Layout, record_of
 from couplet.data import Archive, read_array
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
-from couplet.reporting import Result
+from couplet.reporting import Missing, Result
 from couplet.reporting.figures import distance_curves, sample_grids
+from couplet.stages.provenance import (
+    Record,
+    check_linked,
+    check_settings,
+    check_small_files,
+    read_record,
+)
+from couplet.stages.record import Recorder, digests
 from couplet.stages.sample import samples_name
 
 SHOWN = 36
 """Samples in a panel of the figure."""
 
+UNDONE = {
+    "prepare": "no data set",
+    "features": "no extractor",
+    "reference": "no reference statistics",
+    "train": "not trained",
+    "select": "nothing selected",
+    "sample": "no samples",
+    "evaluate": "not evaluated",
+}
+"""What is said of a cell by the first stage that has not left its record."""
 
-def table(params: Params, root: Path, out: Path, part: str = "") -> Sequence[Mapping[str, str]]:
-    """Writes ``out`` (CSV), the same as .md and .html beside it, and pictures in the folder .figures.
 
-    ``part`` keeps the cells whose names begin with it: ``cifar10`` or ``cifar10-ict-ve-vae``.
+def table(
+    params: Params, root: Path, out: Path, part: str = "", *, partial: bool = False
+) -> Sequence[Mapping[str, str]]:
+    """Writes ``out`` (CSV), the same as .md and .html, a record, and pictures in the folder .figures.
+
+    Every number's record must fit the parameters and the records of what it was made from.
+
+    Args:
+        params: say which cells there are.
+        root: folder of the grid's results.
+        out: the file to write.
+        part: keeps the cells whose names begin with it: ``cifar10`` or ``cifar10-ict-ve-vae``.
+        partial: make the table of the cells that are there; it names the others.
 
     Raises:
-        UserError: a cell's results are missing, or were made with other settings than ``params``, or no
-            cell's name begins with ``part``.
+        UserError: a cell's results are missing, without ``partial`` or all of them, or were made with other
+            settings than ``params`` or from other files than lie there now, or no cell's name begins with
+            ``part``.
     """
-    layout = Layout(params, root)
+    record = Recorder("table", record_of(out), torch.device("cpu"))
+    layout = Layout(params, Path(os.path.normpath(root)))
     try:
         measured = params.measured(part)
     except Invalid as error:
         raise UserError(str(error)) from None
-    made = reporting.rows(_result(layout, cell, extractor) for cell, extractor in measured)
-    for path, text in (
-        (out, reporting.to_csv(made)),
-        (out.with_suffix(".md"), reporting.to_markdown(made)),
-        (out.with_suffix(".html"), reporting.to_html(made, out.stem)),
-    ):
+    lacking = {pair: stage for pair in measured if (stage := _lacking(layout, *pair))}
+    there = [pair for pair in measured if pair not in lacking]
+    if lacking and not (partial and there):
+        raise UserError(_incomplete(layout, lacking, len(measured), partial))
+    chains = _Chains(layout)
+    results = {pair: chains.result(*pair) for pair in there}
+    missing = {pair: _missing(params, *pair, stage) for pair, stage in lacking.items()}
+    made = reporting.rows(results.get(pair) or missing[pair] for pair in measured)
+    texts = {
+        out: reporting.to_csv(made),
+        out.with_suffix(".md"): reporting.to_markdown(made),
+        out.with_suffix(".html"): reporting.to_html(made, out.stem),
+    }
+    for path, text in texts.items():
         with replacing(path) as temporary:
             temporary.write_text(text)
-    for group, members in _groups(measured).items():
+    figures = []
+    for group, members in _groups(there).items():
         folder = out.with_suffix(".figures")
-        _samples(layout, members, folder / f"{group}-samples.png")
-        _curves(layout, members, folder / f"{group}-distance.png")
+        figures += [folder / f"{group}-samples.png", folder / f"{group}-distance.png"]
+        _samples(layout, members, figures[-2])
+        _curves(layout, members, figures[-1])
+    record.write(
+        settings={"scale": params.scale, "part": part, "partial": partial},
+        inputs={**chains.read, **digests(*chains.records)},
+        outputs=digests(*texts, *figures),
+        evaluations={
+            f"{result.run} {result.evaluation['extractor']}": os.path.relpath(
+                layout.evaluation(*pair) / "evaluation.json", out.parent
+            )
+            for pair, result in results.items()
+        },
+    )
     return made
 
 
@@ -64,19 +118,71 @@ def _groups(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
     return groups
 
 
-def _result(layout: Layout, cell: Cell, extractor: str) -> Result:
-    params = layout.params
-    training, measurement = params.training(cell), params.measurement(cell, extractor)
-    path = layout.evaluation(cell, extractor) / "evaluation.json"
-    evaluation = read_json(path)
-    for key, wanted in (("training_key", training.key), ("measurement_key", measurement.key)):
-        if evaluation.get(key) != wanted:
-            raise UserError(
-                f"{path}: {key} is {evaluation.get(key)}, the parameters give {wanted}; "
-                f"run `couplet evaluate` of {cell} again"
-            )
-    record = read_json(layout.train(cell) / "record.json")
-    return Result(layout.run(cell).name, training, evaluation, record, params.scale or "")
+def _lacking(layout: Layout, cell: Cell, extractor: str) -> str | None:
+    """The first stage of a cell that has not left its record, if any."""
+    return next((stage for stage, path in layout.records(cell, extractor).items() if not path.exists()), None)
+
+
+def _incomplete(layout: Layout, lacking: Mapping[Measured, str], count: int, partial: bool) -> str:
+    (cell, extractor), stage = next(iter(lacking.items()))
+    path = layout.records(cell, extractor)[stage]
+    others = "no cell is there" if partial else "`couplet table --partial` makes the table of the others"
+    return (
+        f"{layout.root}: {len(lacking)} of {count} cells are missing, first {cell}: {UNDONE[stage]}, "
+        f"{path} is not there; {others}"
+    )
+
+
+def _missing(params: Params, cell: Cell, extractor: str, stage: str) -> Missing:
+    nfe = params.measurement(cell, extractor).sample.nfe
+    return Missing(params.training(cell), extractor, nfe, UNDONE[stage], params.scale or "")
+
+
+class _Chains:
+    """Reads cells with all their records; what cells share is read and checked once."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.records: dict[Path, Record] = {}
+        self.read: dict[Path, str] = {}
+        """What the table is made from, as it is recorded."""
+
+    def result(self, cell: Cell, extractor: str) -> Result:
+        """A cell's numbers.
+
+        Raises:
+            UserError: its records do not fit the parameters, each other, or the small files of their stages.
+        """
+        params = self.layout.params
+        training, measurement = params.training(cell), params.measurement(cell, extractor)
+        records = {stage: self._record(path) for stage, path in self.layout.records(cell, extractor).items()}
+        keys = {
+            "prepare": digest(training.dataset),
+            "features": digest(measurement.features),
+            "train": training.key,
+        }
+        for stage, key in keys.items():
+            check_settings(records[stage], key=key)
+        for stage in ("select", "sample", "evaluate"):
+            check_settings(records[stage], run=f"{cell}-{training.key}", key=measurement.key)
+        check_linked(records.values())
+        folder = self.layout.evaluation(cell, extractor)
+        files = {
+            folder / "evaluation.json": records["evaluate"],
+            folder / "selection.json": records["select"],
+            **{folder / "samples" / samples_name(nfe): records["sample"] for nfe in measurement.sample.nfe},
+        }
+        evaluation = read_json(folder / "evaluation.json")
+        self.read |= {path: record.outputs[path] for path, record in files.items()}
+        record = records["train"].content
+        run = self.layout.run(cell).name
+        return Result(run, training, extractor, evaluation, record, params.scale or "")
+
+    def _record(self, path: Path) -> Record:
+        if path not in self.records:
+            self.records[path] = read_record(path)
+            check_small_files(self.records[path])
+        return self.records[path]
 
 
 def _samples(layout: Layout, measured: Sequence[Measured], path: Path) -> None:

@@ -13,21 +13,23 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from couplet import model, training
 from couplet.config import Training
-from couplet.config.layout import checkpoint_name
+from couplet.config.layout import TRAINING_RECORD, checkpoint_name
+from couplet.config.sources import code_digest
 from couplet.data import Archive, Loader
 from couplet.errors import Stopped, UserError
 from couplet.files import append, locked, read_json, remove_temporary, replacing, write_json
 from couplet.model import ConsistencyModel, ImageShape, Saved
 from couplet.networks.initial import read_weights
 from couplet.ranks import ALONE, Ranks
-from couplet.stages.record import environment
+from couplet.stages.record import Recorder, archive_digests, digests
 from couplet.training import Progress, State
-from couplet.training.state import Damaged
+from couplet.training.state import Damaged, check_code
 
 Report = Callable[[Progress, float], None]
 """Called after every step with what it did and the images per second so far."""
@@ -49,6 +51,8 @@ def train(
     say: Callable[[str], None],
     signals: Signals = NO_SIGNALS,
     ranks: Ranks = ALONE,
+    *,
+    accept_code: bool = False,
 ) -> None:
     """Trains a cell and writes its folder: config.json, curve.csv, checkpoints/, record.json.
 
@@ -61,6 +65,7 @@ def train(
         say: called with what a person should know before the first step.
         signals: entered for the time of the steps; a signal stops the training after a whole one.
         ranks: the processes that share each batch; the first one writes, the others must see what it wrote.
+        accept_code: go on from a state that other code of the training left.
 
     Raises:
         UserError: bad input, a loss that is not finite, a folder that cannot be written or that another
@@ -76,14 +81,21 @@ def train(
         if ranks.first:
             _make_ready(out, partial)
         ranks.wait()
-        if not (partial / "record.json").exists():
+        if not (partial / TRAINING_RECORD).exists():
+            record = Recorder("train", partial / TRAINING_RECORD, device)
             with signals as stopped_by:
-                state = _train(settings, archive, partial, device, report, say, stopped_by, ranks)
+                state = _train(
+                    settings, archive, partial, device, report, say, stopped_by, ranks, accept_code
+                )
             if ranks.first:
                 write_json(partial / "config.json", describe(settings))
-                write_json(partial / "record.json", _record(settings, archive, state, device, ranks))
+                record.write(
+                    **_record(settings, archive, state, ranks),
+                    inputs={**archive_digests(archive), **digests(*_weights(settings))},
+                    outputs=digests(partial / "config.json", partial / "curve.csv", partial / "checkpoints"),
+                )
         if ranks.first:
-            _check_whole(partial, settings, archive)
+            _check_whole(partial, settings, archive, accept_code)
             _publish(partial, place)
         ranks.wait()
 
@@ -97,7 +109,7 @@ def _make_ready(out: Path, partial: Path) -> None:
     if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
         raise UserError(f"{out}: holds something else than a training; choose another folder")
     remove_temporary(partial)
-    if partial.exists() and not _states(partial) and not (partial / "record.json").exists():
+    if partial.exists() and not _states(partial) and not (partial / TRAINING_RECORD).exists():
         # Stopped before its first save: nothing to go on from, and perhaps of other settings.
         shutil.rmtree(partial)
 
@@ -111,6 +123,7 @@ def _train(
     say: Callable[[str], None],
     stopped_by: Callable[[], str | None],
     ranks: Ranks,
+    accept_code: bool,
 ) -> State:
     """Takes every step, from the newest state in ``partial`` on."""
     shape = ImageShape(archive.card.shape[2], archive.card.shape[0], len(archive.card.classes))
@@ -125,8 +138,9 @@ def _train(
         rank=0 if whole else ranks.rank,
         world=1 if whole else ranks.size,
     )
+    state.code = [code_digest("train")]
     frozen = _frozen(settings, device)
-    _restore(state, partial, settings, archive, say)
+    _restore(state, partial, settings, archive, say, accept_code)
     if len(steps := set(ranks.gather(state.step))) > 1:
         raise UserError(f"{partial}: processes see states of steps {sorted(steps)}; all must see one disk")
     if state.loaded:
@@ -138,8 +152,6 @@ def _train(
     try:
         for progress in training.run(settings, state, loader, frozen, ranks=ranks):
             done = progress.step
-            signal = stopped_by()
-            stopping = ranks.any(signal is not None)
             if ranks.first:
                 report(progress, done * settings.recipe.batch / state.seconds)
                 if done == 1 or done % settings.train.log_every == 0 or done in snapshots:
@@ -147,8 +159,10 @@ def _train(
                 if done in snapshots:
                     path = partial / "checkpoints" / checkpoint_name(done)
                     model.save(path, state.averaged, Saved(settings, shape, done))
-                if stopping or done % settings.train.save_every == 0:
-                    _save(state, partial, settings, archive)
+            signal = stopped_by()
+            stopping = ranks.any(signal is not None)
+            if ranks.first and (stopping or done % settings.train.save_every == 0):
+                _save(state, partial, settings, archive)
             if stopping:
                 ranks.wait()
                 cause = signal or "a signal to another process"
@@ -176,14 +190,19 @@ def _save(state: State, partial: Path, settings: Training, archive: Archive) -> 
 
 
 def _restore(
-    state: State, partial: Path, settings: Training, archive: Archive, say: Callable[[str], None]
+    state: State,
+    partial: Path,
+    settings: Training,
+    archive: Archive,
+    say: Callable[[str], None],
+    accept_code: bool,
 ) -> None:
     """Goes on from the newest saved state, if there is one."""
     states = _states(partial)
     if not states:
         return
     try:
-        state.restore(states[-1], key=settings.key, data=archive.card.digest)
+        state.restore(states[-1], key=settings.key, data=archive.card.digest, accept_code=accept_code)
     except Damaged as error:
         then = f"go on from {states[-2].name}" if len(states) > 1 else "start again"
         raise UserError(f"{error}; delete it to {then}") from None
@@ -222,12 +241,21 @@ def _start_curve(path: Path, step: int) -> None:
         temporary.write_text("\n".join(kept) + "\n")
 
 
-def _record(
-    settings: Training, archive: Archive, state: State, device: torch.device, ranks: Ranks
-) -> dict[str, object]:
+def _weights(settings: Training) -> list[Path]:
+    """Files of weights that the recipe names."""
+    return [
+        Path(path) for path in (settings.recipe.init_from, settings.recipe.frozen_from) if path is not None
+    ]
+
+
+def _record(settings: Training, archive: Archive, state: State, ranks: Ranks) -> dict[str, Any]:
     images = settings.recipe.steps * settings.recipe.batch
     return {
         "key": settings.key,
+        "run": f"{settings.cell}-{settings.key}",
+        "cell": settings.cell.model_dump(),
+        "settings": settings.model_dump(mode="json"),
+        "earlier_code": state.code[:-1],
         "data": dict(archive.card.files),
         "seconds": state.seconds,
         "images_per_second": images / state.seconds,
@@ -235,19 +263,20 @@ def _record(
         "replaced_gradients": state.replaced,
         "processes": ranks.size,
         "init_from": None if state.loaded is None else asdict(state.loaded),
-        **environment(device),
     }
 
 
-def _check_whole(partial: Path, settings: Training, archive: Archive) -> None:
-    """Raises UserError if ``partial`` was left whole by a training of other settings or data."""
-    path = partial / "record.json"
+def _check_whole(partial: Path, settings: Training, archive: Archive, accept_code: bool) -> None:
+    """Raises UserError if ``partial`` was left whole by a training of other settings, data or code."""
+    path = partial / TRAINING_RECORD
     record = read_json(path)
     if (record["key"], record["data"]) != (settings.key, archive.card.files):
         raise UserError(
             f"{path}: of configuration {record['key']}, this is {settings.key}, or of another data set; "
             f"delete {partial} to start again, or choose another folder"
         )
+    if not accept_code:
+        check_code(path, [record["code"]], [code_digest("train")])
 
 
 def _publish(partial: Path, out: Path) -> None:

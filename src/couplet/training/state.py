@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,6 +45,8 @@ class State:
     """Which weights came from the recipe's `init_from`; not part of what is saved."""
     replaced: int = 0
     """Steps in which non-finite gradients were replaced, where the recipe allows it."""
+    code: list[str] = field(default_factory=list)
+    """Digests of the code that did the steps, the present code last."""
 
     @property
     def averaged(self) -> ConsistencyModel:
@@ -66,6 +68,7 @@ class State:
             {
                 "key": key,
                 "data": data,
+                "code": self.code,
                 "step": self.step,
                 "seconds": self.seconds,
                 "replaced": self.replaced,
@@ -76,12 +79,12 @@ class State:
         with replacing(path) as temporary:
             temporary.write_bytes(content)
 
-    def restore(self, path: Path, *, key: str, data: str) -> None:
-        """Takes over what :meth:`save` wrote. Nothing in the file is executed.
+    def restore(self, path: Path, *, key: str, data: str, accept_code: bool = False) -> None:
+        """Takes over what :meth:`save` wrote, of other code only with ``accept_code``. Nothing is executed.
 
         Raises:
             Damaged: the content is not what was saved.
-            UserError: the file cannot be read, or belongs to another configuration or archive.
+            UserError: the file cannot be read, or belongs to another configuration, archive or code.
         """
         about, tensors = _read(path)
         for name, found, wanted in (("configuration", about["key"], key), ("data set", about["data"], data)):
@@ -90,6 +93,9 @@ class State:
                     f"{path}: state of {name} {found}, this is {wanted}; "
                     f"delete {path.parent} to start again, or choose another folder"
                 )
+        earlier: list[str] = about.get("code", [])
+        if not accept_code:
+            check_code(path, earlier, self.code)
         try:
             self.model.load_state_dict(_below("model.", tensors))
             self.ema.load_state_dict(_below("ema.", tensors))
@@ -103,6 +109,7 @@ class State:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.step, self.seconds, self.replaced = about["step"], about["seconds"], about["replaced"]
+        self.code = earlier if earlier[-1:] == self.code else [*earlier, *self.code]
 
     def _tensors(self) -> dict[str, Tensor]:
         """What is saved, by part and name."""
@@ -116,6 +123,16 @@ class State:
                 for name, value in fields.items()
             },
         }
+
+
+def check_code(path: Path, found: Sequence[str], present: Sequence[str]) -> None:
+    """Raises UserError if the code that left ``path``, the last of ``found``, is not the present one."""
+    if found[-1:] != present[-1:]:
+        left, this = (digests[-1][:8] if digests else "none" for digests in (found, present))
+        raise UserError(
+            f"{path}: left by other code of the training ({left}, this is {this}); delete {path.parent} to "
+            "start again, or give `couplet train --accept-code` if the edit changes no number"
+        )
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

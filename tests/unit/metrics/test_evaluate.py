@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from couplet.config import Cell, Measurement
+from couplet.config.datasets import Digits
 from couplet.config.extractors import Inception
 from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
 from couplet.data import Archive
@@ -38,14 +40,17 @@ def place(make_archive, narrow_inception_file, tmp_path, monkeypatch):
         samples = np.random.default_rng(nfe).integers(0, 256, (COUNT, 8, 8, 3), dtype=np.uint8)
         np.save(tmp_path / "samples" / f"nfe{nfe}.npy", samples)
     (tmp_path / "selection.json").write_text('{"selected": {"step": 5, "checkpoint": "step-5"}}')
-    measurement = SimpleNamespace(
+    measurement = Measurement(
+        mid_sigmas=(0.8,),
+        boundary=False,
+        dataset=Digits(),
         features=config,
         sample=SampleConfig(samples=COUNT, nfe=(1, 2)),
         select=SelectConfig(),
         evaluate=EvaluateConfig(kid_subsets=2, precision_recall_k=3, inception_splits=4),
-        key="12345678",
     )
-    settings = SimpleNamespace(cell=SimpleNamespace(seed=0), key="87654321")
+    cell = Cell(dataset="digits", recipe="tiny", coupling="independent")
+    settings = SimpleNamespace(cell=cell, key="87654321")
     return SimpleNamespace(folder=tmp_path, data=data, settings=settings, measurement=measurement)
 
 
@@ -101,7 +106,8 @@ def test_the_evaluation_says_what_it_compared_with(place):
 
 
 def test_features_of_other_settings_are_refused(place):
-    place.measurement.features = place.measurement.features.model_copy(update={"mode": "legacy_tensorflow"})
+    other = place.measurement.features.model_copy(update={"mode": "legacy_tensorflow"})
+    place.measurement = place.measurement.model_copy(update={"features": other})
     with pytest.raises(UserError, match="other settings than the parameter file's inception"):
         run(place)
 

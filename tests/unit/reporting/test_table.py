@@ -7,17 +7,28 @@ import re
 import pytest
 
 from couplet.config import Params
-from couplet.reporting import Result, reported, rows, to_csv, to_html, to_markdown
+from couplet.reporting import Missing, Result, reported, rows, to_csv, to_html, to_markdown
 
 
 @pytest.fixture
 def result(params_content):
     """A made-up measurement of a cell of GC's table, or of other settings."""
 
-    def make(metrics, *, seed=0, extractor="inception-0", coupling="generator", dataset=None, scale=""):
+    def make(
+        metrics,
+        *,
+        seed=0,
+        extractor="inception-0",
+        coupling="generator",
+        dataset=None,
+        scale="",
+        replaced=0,
+        missing="",
+        **recipe,
+    ):
         content = dict(params_content)
         content["datasets"] = {"cifar10": dataset or {"kind": "cifar10"}}
-        content["recipes"] = {"gc": {**content["recipes"]["ict"], "published_as": "GC iCT"}}
+        content["recipes"] = {"gc": {**content["recipes"]["ict"], "published_as": "GC iCT", **recipe}}
         names = {"dataset": "cifar10", "recipe": "gc", "kernel": "ve", "coupling": coupling, "seed": seed}
         content |= names
         content["table1"] = {f"{key}s": [value] for key, value in names.items()}
@@ -27,8 +38,11 @@ def result(params_content):
             "extractor": extractor,
             "reference": {"split": "train", "images": 50000},
         }
-        record = {"seconds": 10.0 + seed, "images_per_second": 100.0}
-        return Result(f"run-{seed}", params.training(params.experiment), evaluation, record, scale)
+        record = {"seconds": 10.0 + seed, "images_per_second": 100.0, "replaced_gradients": replaced}
+        training = params.training(params.experiment)
+        if missing:
+            return Missing(training, extractor, (1, 2), missing, scale)
+        return Result(f"run-{seed}", training, extractor, evaluation, record, scale)
 
     return make
 
@@ -137,3 +151,42 @@ def test_page_has_the_cells_of_the_markdown_and_refers_to_nothing(result):
     assert re.findall("<td>(.*?)</td>", page) == line
     assert "<h1>&lt;mine&gt;</h1>" in page
     assert not re.search(r"src=|href=|url\(|@import", page)
+
+
+def test_missing_cells_are_named_and_not_averaged_away(result):
+    made = rows(
+        [
+            result({"fid_nfe1": 6.0, "fid_nfe2": 5.0}),
+            result({}, seed=1, missing="not trained"),
+            result({}, coupling="vae", missing="no samples", scale="small"),
+            result({"fid_nfe1": 4.0, "fid_nfe2": 3.0}, coupling="ot"),
+        ]
+    )
+    shown = [(row["coupling"], row["nfe"], row["seeds"], row["missing"], row["fid_mean"]) for row in made]
+    assert shown == [
+        ("generator", "1", "1 of 2", "seed 1: not trained", "6.000"),
+        ("generator", "2", "1 of 2", "seed 1: not trained", "5.000"),
+        ("vae", "1", "0 of 1", "seed 0: no samples", ""),
+        ("vae", "2", "0 of 1", "seed 0: no samples", ""),
+        ("ot", "1", "1", "", "4.000"),
+        ("ot", "2", "1", "", "3.000"),
+    ]
+    assert made[0]["fid_std"] == ""
+    assert (made[2]["published_fid"], made[2]["runs"], made[2]["reference"]) == ("", "", "")
+    assert (made[2]["extractor"], made[2]["scale"]) == ("inception-0", "small")
+    assert len({tuple(row) for row in made}) == 1
+    assert "| 0 of 1 | seed 0: no samples |" in to_markdown(made)
+
+
+def test_steps_with_replaced_gradients_are_shown_where_a_recipe_allows_them(result):
+    numbers = {"fid_nfe1": 6.0}
+    stopping = [result(numbers), result(numbers, seed=1)]
+    assert "replaced_gradients" not in rows(stopping)[0]
+    zeroing = [
+        result(numbers, coupling="ot", seed=seed, replaced=3 * seed, nonfinite_gradients="zero")
+        for seed in (0, 1)
+    ]
+    made = rows([*stopping, *zeroing])
+    assert [row["replaced_gradients"] for row in made] == ["0", "1.5"]
+    assert "| steps with replaced gradients |" in to_markdown(made)
+    assert rows([result(numbers, replaced=2)])[0]["replaced_gradients"] == "2"

@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 
 from couplet import data, model, training
 from couplet.config.params import Params
+from couplet.config.sources import code_digest
 from couplet.errors import Stopped, UserError
+from couplet.stages import record
 from couplet.stages import train as stage
 from couplet.stages.train import train
 
@@ -50,7 +52,7 @@ class Killed(Exception):
     """Stands for a killed process."""
 
 
-def run(chosen, archive, out, kill_after=None, signal_after=None):
+def run(chosen, archive, out, kill_after=None, signal_after=None, **options):
     said, came = [], []
 
     def report(progress, rate):
@@ -60,7 +62,7 @@ def run(chosen, archive, out, kill_after=None, signal_after=None):
             came.append("SIGTERM")
 
     signals = nullcontext(lambda: came[0] if came else None)
-    train(chosen, archive, out, CPU, report, said.append, signals)
+    train(chosen, archive, out, CPU, report, said.append, signals, **options)
     return said
 
 
@@ -87,6 +89,7 @@ def test_folder_is_whole_and_describes_itself(archive, tmp_path):
     record = json.loads((out / "record.json").read_text())
     assert record["key"] == chosen.key
     assert record["images_per_second"] == pytest.approx(24 / record["seconds"])
+    assert (record["replaced_gradients"], record["earlier_code"]) == (0, [])
     steps = [line.split(",")[0] for line in (out / "curve.csv").read_text().splitlines()]
     assert steps == ["step", "1", "2", "4", "6"]
     assert not (tmp_path / "run.partial").exists()
@@ -220,6 +223,38 @@ def test_training_on_data_that_changed_since_is_not_gone_on_from(archive, tmp_pa
     write_archive(archive, seed=0)
     run(settings(), archive, tmp_path / "run")
     assert content_of(tmp_path / "run") == whole
+
+
+def test_training_that_other_code_began_is_gone_on_with_only_when_that_is_accepted(
+    archive, tmp_path, whole, monkeypatch
+):
+    out = tmp_path / "again"
+    killed(archive, out, 3)
+    before = code_digest("train")
+    for module in (stage, record):
+        monkeypatch.setattr(module, "code_digest", lambda name: "f" * 64)
+    with pytest.raises(UserError, match=rf"other code of the training \({before[:8]}, this is ffffffff\)"):
+        run(settings(), archive, out)
+    assert states(out) == ["state-00000002.safetensors"]
+    [said] = run(settings(), archive, out, accept_code=True)
+    assert said.endswith("goes on after step 2")
+    assert content_of(out) == whole
+    about = json.loads((out / "record.json").read_text())
+    assert (about["code"], about["earlier_code"]) == ("f" * 64, [before])
+
+
+def test_whole_training_that_other_code_left_takes_its_place_only_when_that_is_accepted(
+    archive, tmp_path, whole, monkeypatch
+):
+    out = tmp_path / "again"
+    with monkeypatch.context() as context:
+        context.setattr(stage, "_publish", lambda *args: None)
+        run(settings(), archive, out)
+    monkeypatch.setattr(stage, "code_digest", lambda name: "f" * 64)
+    with pytest.raises(UserError, match=r"record\.json: left by other code of the training"):
+        run(settings(), archive, out)
+    run(settings(), archive, out, accept_code=True)
+    assert content_of(out) == whole
 
 
 @pytest.mark.parametrize("save_every", [1, 5])

@@ -56,6 +56,28 @@ def refused(start, path, kind=UserError, *, key=KEY, data=DATA):
     return message
 
 
+def test_state_of_other_code_is_refused_unless_that_is_accepted(saved, start):
+    before, path = saved
+    before.code = ["0" * 64]
+    before.save(path, key=KEY, data=DATA)
+    state = start(network=SMALL)
+    state.code = ["f" * 64]
+    with pytest.raises(UserError) as caught:
+        state.restore(path, key=KEY, data=DATA)
+    assert str(caught.value) == (
+        f"{path}: left by other code of the training (00000000, this is ffffffff); delete {path.parent} to "
+        "start again, or give `couplet train --accept-code` if the edit changes no number"
+    )
+    assert (state.step, state.code) == (0, ["f" * 64])
+    state.restore(path, key=KEY, data=DATA, accept_code=True)
+    assert (state.step, state.code) == (1, ["0" * 64, "f" * 64])
+    state.save(path, key=KEY, data=DATA)
+    again = start(network=SMALL)
+    again.code = ["f" * 64]
+    again.restore(path, key=KEY, data=DATA)
+    assert again.code == ["0" * 64, "f" * 64]
+
+
 @pytest.mark.parametrize("optimizer", ["radam", "adam", "lion"])
 def test_everything_that_changes_is_saved(make_training, random_split, tmp_path, optimizer):
     if optimizer == "lion":
@@ -83,7 +105,14 @@ def test_file_is_plain_safetensors_with_a_description(saved):
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["couplet"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert about == {"key": KEY, "data": DATA, "step": 1, "seconds": state.seconds, "replaced": 0}
+    assert about == {
+        "key": KEY,
+        "data": DATA,
+        "code": [],
+        "step": 1,
+        "seconds": state.seconds,
+        "replaced": 0,
+    }
     assert {name.partition(".")[0] for name in weights} == {"model", "ema", "optimizer"}
 
 
