@@ -14,9 +14,19 @@ include: "workflow/rules/table.smk"
 
 localrules:
     all,
+    key,
 
 
 rule all:
     default_target: True
     input:
         "results/table1.csv",
+
+
+# What is finished is recorded with DVC, also when other cells failed.
+onsuccess:
+    shell("python workflow/scripts/record.py")
+
+
+onerror:
+    shell("python workflow/scripts/record.py")

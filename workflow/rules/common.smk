@@ -8,7 +8,6 @@ from pathlib import Path
 from couplet.config import Invalid, Layout, read_params
 from couplet.config.base import choices
 from couplet.config.params import read_yaml
-from couplet.config.sources import source_files
 from couplet.errors import UserError
 
 
@@ -37,6 +36,7 @@ wildcard_constraints:
     extractor="[^/]+",
     run="[^/]+",
     eval="eval-[^/]+",
+    key="[0-9a-f]{8}",
 
 
 @cache
@@ -146,38 +146,55 @@ def flags_of_table(wildcards):
     return flags(table) + (f" --part {part}" if part else "")
 
 
+# The names of folders carry the settings and the code that made what is in them. So an input counts as it
+# is, whatever its time: a clone's and a pulled folder's times say nothing.
+def as_it_is(path):
+    return ancient(str(path))
+
+
 def archive_of_run(wildcards):
     table, cell = found(runs, wildcards.run)
-    return layout(table).data(cell.dataset) / "card.json"
+    return as_it_is(layout(table).data(cell.dataset) / "card.json")
 
 
 def archive_of_extractor(wildcards):
     table, (dataset, _) = found(extractors, wildcards.extractor)
-    return layout(table).data(dataset) / "card.json"
+    return as_it_is(layout(table).data(dataset) / "card.json")
 
 
 def extractor_of_eval(wildcards):
     table, (cell, extractor) = found(evals, f"{wildcards.run}/{wildcards.eval}")
-    return layout(table).features(cell.dataset, extractor) / "card.json"
+    return as_it_is(layout(table).features(cell.dataset, extractor) / "card.json")
 
 
 def reference_of_eval(wildcards):
     table, (cell, extractor) = found(evals, f"{wildcards.run}/{wildcards.eval}")
-    return layout(table).reference(cell.dataset, extractor)
+    return as_it_is(layout(table).reference(cell.dataset, extractor))
+
+
+def measured_of_table(wildcards):
+    """A table's cells with their extractors, where they lie, and the table's key."""
+    table, _, part = wildcards.table.partition("/")
+    where = layout(table)
+    try:
+        return where, where.params.measured(part), where.table_key(part)
+    except Invalid as error:
+        stop(f"results/{wildcards.table}.csv: {error}")
+
+
+def key_of_table(wildcards):
+    _, _, key = measured_of_table(wildcards)
+    return as_it_is(f"results/{wildcards.table}.key/{key}")
 
 
 def results_of_table(wildcards):
     """Every file that a table is made from."""
-    table, _, part = wildcards.table.partition("/")
-    where = layout(table)
-    try:
-        measured = where.params.measured(part)
-    except Invalid as error:
-        stop(f"results/{wildcards.table}.csv: {error}")
+    where, measured, _ = measured_of_table(wildcards)
     for cell, extractor in measured:
         folder = where.evaluation(cell, extractor)
-        yield where.data(cell.dataset) / "card.json"
-        yield where.train(cell) / "record.json"
+        yield as_it_is(where.data(cell.dataset) / "card.json")
+        yield as_it_is(where.train(cell) / "record.json")
         yield from (
-            folder / name for name in ("selection.json", "evaluation.json", "samples")
+            as_it_is(folder / name)
+            for name in ("selection.json", "evaluation.json", "samples")
         )

@@ -1,7 +1,6 @@
 rule prepare:
     input:
         originals=originals_of_archive,
-        code=source_files("prepare"),
     output:
         # The card holds the digest of every array; a data set may have no test arrays.
         card="results/data/{data}/card.json",
@@ -28,7 +27,6 @@ rule prepare:
 rule features:
     input:
         card=archive_of_extractor,
-        code=source_files("features"),
     output:
         # The card names the weights by their digest; only a trained classifier lies beside it.
         "results/features/{extractor}/card.json",
@@ -53,8 +51,7 @@ rule features:
 rule reference:
     input:
         card=archive_of_extractor,
-        extractor="results/features/{extractor}/card.json",
-        code=source_files("reference"),
+        extractor=ancient("results/features/{extractor}/card.json"),
     output:
         directory("results/reference/{extractor}"),
     log:

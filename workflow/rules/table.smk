@@ -1,7 +1,23 @@
+# The only file in this folder has a name that changes with what the table is made from. Where it is missing,
+# the table that is there, if any, is of other settings: of former ones, or one that DVC put back.
+rule key:
+    input:
+        results_of_table,
+    output:
+        "results/{table}.key/{key}",
+    log:
+        "logs/table/{table}/{key}.log",
+    threads: 1
+    params:
+        folder=subpath(output[0], parent=True),
+    shell:
+        "(rm -f results/{wildcards.table}.csv {params.folder}/* && touch {output}) > {log} 2>&1"
+
+
 rule table:
     input:
         results_of_table,
-        code=source_files("table"),
+        key=key_of_table,
     output:
         csv="results/{table}.csv",
         markdown="results/{table}.md",

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
-PACKAGE = Path("src/couplet")
+from couplet.config.cells import digest
+from couplet.files import read_json, sha256
+
+PACKAGE = Path(__file__).parents[1]
+ACCEPTED = Path("config/accepted.json")
+"""Below the package: edits that changed nothing, written by `make accept`."""
 
 _MODEL = (
     "model.py",
@@ -59,11 +65,26 @@ STAGE_SOURCES = {
 (command line, progress, file helpers, layout) does not count."""
 
 
-def source_files(stage: str) -> list[str]:
-    """The stage's files as paths from the repository's root, in order."""
-    found: set[str] = set()
+def source_files(stage: str, package: Path = PACKAGE) -> list[Path]:
+    """The stage's files in order."""
+    found: set[Path] = set()
     for name in STAGE_SOURCES[stage]:
-        path = PACKAGE / name
+        path = package / name
         files = [path] if path.suffix else path.rglob("*.*")
-        found |= {str(file) for file in files if file.suffix in {".py", ".csv"}}
+        found |= {file for file in files if file.suffix in {".py", ".csv"}}
     return sorted(found)
+
+
+@cache
+def digest_of_sources(stage: str, package: Path = PACKAGE) -> str:
+    """Eight digits that change with every byte of the stage's files."""
+    return digest({str(file.relative_to(package)): sha256(file) for file in source_files(stage, package)})
+
+
+@cache
+def code_of(stage: str, package: Path = PACKAGE) -> str:
+    """Eight digits that change when the stage's code does, except for edits that were accepted."""
+    found = digest_of_sources(stage, package)
+    path = package / ACCEPTED
+    accepted = read_json(path).get(stage, {}) if path.exists() else {}
+    return str(accepted["stands_for"]) if accepted.get("digest") == found else found

@@ -1,0 +1,70 @@
+"""Tells DVC what of the grid is finished; the Snakefile runs it after each run, `make record` by hand.
+
+Every finished folder gets a .dvc file beside it, to be committed with git. A folder's name carries the
+settings and the code that made it, so its content stays as it is, and going back to what DVC knows, as
+`dvc exp run` and `dvc checkout` do, takes nothing away. The table is recorded as the output of its stage.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from couplet.config import Layout, read_params
+
+RESULTS = Path("results")
+LAST_FILES = (
+    "data/*/card.json",
+    "features/*/card.json",
+    "reference/*/train.safetensors",
+    "runs/*/train/record.json",
+    "runs/*/eval-*/evaluation.json",
+)
+"""By stage, the file that shows a folder to be whole."""
+
+STAGE = "workflow/dvc.yaml"
+
+
+def unrecorded(root: Path) -> Iterator[Path]:
+    """Whole folders whose .dvc file is missing or older than they are."""
+    for pattern in LAST_FILES:
+        for last in sorted(root.glob(pattern)):
+            folder = last.parent
+            about = folder.with_name(f"{folder.name}.dvc")
+            if not about.exists() or about.stat().st_mtime < last.stat().st_mtime:
+                yield folder
+
+
+def dvc(*arguments: str) -> None:
+    """Runs DVC, which waits for another process of its own."""
+    done = subprocess.run(
+        ["dvc", "--wait-for-lock", *arguments, "--quiet"], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        lines = "\n".join([done.stdout.strip(), done.stderr.strip()]).strip()
+        sys.exit(f"{lines}\ncouplet: results/ is whole, but not recorded with DVC; run `make record`")
+
+
+def table_is_current() -> bool:
+    """Whether the table is whole and what params.yaml and the code would give."""
+    layout = Layout(read_params(Path("params.yaml")), RESULTS)
+    return (RESULTS / "table1.key" / layout.table_key()).exists() and (RESULTS / "table1.csv").exists()
+
+
+def main() -> None:
+    if not shutil.which("dvc") or not Path(".dvc").exists():
+        print("couplet: results/ is not recorded: DVC is not installed or not set up here", file=sys.stderr)
+        return
+    if folders := list(unrecorded(RESULTS)):
+        dvc("add", *map(str, folders))
+        for folder in folders:
+            folder.with_name(f"{folder.name}.dvc").touch()
+    # Run by DVC itself, which then records the outputs of its stage.
+    if "DVC_STAGE" not in os.environ and table_is_current():
+        dvc("commit", "--force", STAGE)
+
+
+if __name__ == "__main__":
+    main()
