@@ -5,7 +5,7 @@ VENV ?= .venv
 
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: help table1 test lint format readme schema requirements
+.PHONY: help table1 record push pull accept experiments test lint format readme schema requirements
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -13,6 +13,18 @@ help: ## list the targets
 
 table1: $(VENV)/installed ## results/table1.csv, table1.md and figures, from nothing
 	snakemake --cores all results/table1.csv
+
+record: $(VENV)/installed ## what is finished in results/, for DVC; Snakemake does it after each run
+	python workflow/scripts/record.py
+
+push: record ## the grid and the experiment to the DVC remote
+	dvc push
+
+pull: $(VENV)/installed ## what was pushed with this commit; nothing of it needs to run again
+	dvc pull --recursive results workflow $(if $(wildcard dvc.lock),dvc.yaml)
+
+accept: $(VENV)/installed ## an edit of the code since SINCE (HEAD) that changes no result, as a reformat
+	python workflow/scripts/accept.py $(SINCE)
 
 test: $(VENV)/installed ## all tests
 	pytest

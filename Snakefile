@@ -14,7 +14,6 @@ include: "workflow/rules/table.smk"
 
 localrules:
     all,
-    key,
 
 
 rule all:

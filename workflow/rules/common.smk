@@ -8,6 +8,7 @@ from pathlib import Path
 from couplet.config import Invalid, Layout, read_params
 from couplet.config.base import choices
 from couplet.config.params import read_yaml
+from couplet.config.sources import check_running
 from couplet.errors import UserError
 
 
@@ -19,6 +20,11 @@ def stop(message):
 
 if unknown := sorted(set(config) - {"params", "scale"}):
     stop(f"--config {unknown[0]}: {choices(unknown[0], ['params', 'scale'])}")
+
+try:
+    check_running(Path())
+except UserError as error:
+    stop(error)
 
 # A table per parameter file: results/table1.csv from params.yaml (`--config params=other.yaml` takes
 # another file), results/gc.csv from workflow/papers/gc.yaml. `--config scale=small` is for all of them.
@@ -36,7 +42,6 @@ wildcard_constraints:
     extractor="[^/]+",
     run="[^/]+",
     eval="eval-[^/]+",
-    key="[0-9a-f]{8}",
 
 
 @cache
@@ -172,24 +177,20 @@ def reference_of_eval(wildcards):
     return as_it_is(layout(table).reference(cell.dataset, extractor))
 
 
-def measured_of_table(wildcards):
-    """A table's cells with their extractors, where they lie, and the table's key."""
-    table, _, part = wildcards.table.partition("/")
-    where = layout(table)
-    try:
-        return where, where.params.measured(part), where.table_key(part)
-    except Invalid as error:
-        stop(f"results/{wildcards.table}.csv: {error}")
-
-
 def key_of_table(wildcards):
-    _, _, key = measured_of_table(wildcards)
-    return as_it_is(f"results/{wildcards.table}.key/{key}")
+    table, _, part = wildcards.table.partition("/")
+    return layout(table).table_key(part)
 
 
 def results_of_table(wildcards):
     """Every file that a table is made from."""
-    where, measured, _ = measured_of_table(wildcards)
+    table, _, part = wildcards.table.partition("/")
+    where = layout(table)
+    try:
+        measured = where.params.measured(part)
+    except Invalid as error:
+        stop(f"results/{wildcards.table}.csv: {error}")
+    force_if_old(wildcards.table, where.table_key(part))
     for cell, extractor in measured:
         folder = where.evaluation(cell, extractor)
         yield as_it_is(where.data(cell.dataset) / "card.json")
@@ -198,3 +199,14 @@ def results_of_table(wildcards):
             as_it_is(folder / name)
             for name in ("selection.json", "evaluation.json", "samples")
         )
+
+
+def force_if_old(name, key):
+    """Has Snakemake make a table that is of other settings or code than now, as its .key file says.
+
+    Snakemake goes by times, and by records of its own that a clone does not have. Going back to former
+    settings, or to a table that DVC kept, leaves no trace in either.
+    """
+    made, table = Path(f"results/{name}.key"), f"results/{name}.csv"
+    if Path(table).exists() and not (made.exists() and made.read_text().strip() == key):
+        workflow.dag.forcefiles.add(table)

@@ -50,7 +50,8 @@ def dvc(*arguments: str) -> None:
 def table_is_current() -> bool:
     """Whether the table is whole and what params.yaml and the code would give."""
     layout = Layout(read_params(Path("params.yaml")), RESULTS)
-    return (RESULTS / "table1.key" / layout.table_key()).exists() and (RESULTS / "table1.csv").exists()
+    key, table = RESULTS / "table1.key", RESULTS / "table1.csv"
+    return key.exists() and table.exists() and key.read_text().strip() == layout.table_key()
 
 
 def main() -> None:

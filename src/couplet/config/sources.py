@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from couplet.config.cells import digest
+from couplet.errors import UserError
 from couplet.files import read_json, sha256
 
 PACKAGE = Path(__file__).parents[1]
@@ -88,3 +89,20 @@ def code_of(stage: str, package: Path = PACKAGE) -> str:
     path = package / ACCEPTED
     accepted = read_json(path).get(stage, {}) if path.exists() else {}
     return str(accepted["stands_for"]) if accepted.get("digest") == found else found
+
+
+def check_running(folder: Path) -> None:
+    """Raises UserError if ``folder`` has a package of its own whose code is not the code that runs.
+
+    Editable installations import from one working copy; an engine at work in another, as in the temporary
+    one of a queued experiment, would record code that did not make its results.
+    """
+    there = folder.resolve() / "src/couplet"
+    if not there.is_dir() or there == PACKAGE:
+        return
+    for stage in STAGE_SOURCES:
+        if digest_of_sources(stage, there) != digest_of_sources(stage):
+            raise UserError(
+                f"src/couplet: stage {stage} differs from the code that runs, {PACKAGE}; "
+                "set PYTHONPATH=src to run what lies here"
+            )
