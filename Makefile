@@ -26,6 +26,9 @@ pull: $(VENV)/installed ## what was pushed with this commit; nothing of it needs
 accept: $(VENV)/installed ## an edit of the code since SINCE (HEAD) that changes no result, as a reformat
 	python workflow/scripts/accept.py $(SINCE)
 
+experiments: $(VENV)/installed ## what experiments changed and what came out
+	dvc exp show --no-pager --only-changed --drop '^(src|experiment)/|^params.yaml$$'
+
 test: $(VENV)/installed ## all tests
 	pytest
 

@@ -1,8 +1,8 @@
 """Accepts that the code gives what the code of a git revision gave; `make accept`, after a reformat.
 
-From then on the code's digest in folders' names is the one of the revision, which src/couplet/config/accepted.json
-says to every clone, so Snakemake finds its folders again. Stages of DVC of which nothing else has changed are
-recorded as they are. The next edit counts again.
+From then on the code's digest in folders' names is the revision's: src/couplet/config/accepted.json, to be
+committed, says so to every clone, and Snakemake finds its folders again. Stages of DVC of which nothing else
+has changed are recorded as they are. The next edit counts again.
 """
 
 import argparse
