@@ -27,7 +27,7 @@ accept: $(VENV)/installed ## an edit of the code since SINCE (HEAD) that changes
 	python workflow/scripts/accept.py $(SINCE)
 
 experiments: $(VENV)/installed ## what experiments changed and what came out
-	dvc exp show --no-pager --only-changed --drop '^(src|experiment)/|^params.yaml$$'
+	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor)$$'
 
 test: $(VENV)/installed ## all tests
 	pytest
