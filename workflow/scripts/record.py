@@ -55,8 +55,8 @@ def table_is_current() -> bool:
 
 
 def main() -> None:
-    if not shutil.which("dvc") or not Path(".dvc").exists():
-        print("couplet: results/ is not recorded: DVC is not installed or not set up here", file=sys.stderr)
+    if not (shutil.which("dvc") and Path(".dvc").exists() and Path(".git").exists()):
+        print("couplet: results/ is not recorded: no DVC is installed, or this is no clone", file=sys.stderr)
         return
     if folders := list(unrecorded(RESULTS)):
         dvc("add", *map(str, folders))

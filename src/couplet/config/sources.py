@@ -97,7 +97,7 @@ def check_running(folder: Path) -> None:
     Editable installations import from one working copy; an engine at work in another, as in the temporary
     one of a queued experiment, would record code that did not make its results.
     """
-    there = folder.resolve() / "src/couplet"
+    there = (folder / "src/couplet").resolve()
     if not there.is_dir() or there == PACKAGE:
         return
     for stage in STAGE_SOURCES:
