@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import re
 import subprocess
@@ -29,6 +30,7 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[1]
 TABLE = "results/table1.csv"
 GRID = "workflow/dvc.yaml"
+JOB = re.compile(r"^(?:local)?rule (\w+):", re.M)
 CELL_RULES = ("train", "select", "sample", "evaluate")
 
 
@@ -96,7 +98,7 @@ class Clone:
     def plan(self) -> Counter[str]:
         """Snakemake's jobs by rule."""
         text = self("snakemake", "--dry-run", TABLE)
-        jobs = Counter(re.findall(r"^rule (\w+):", text, re.M))
+        jobs = Counter(JOB.findall(text))
         assert bool(jobs) != ("Nothing to be done" in text), text
         return jobs
 
@@ -160,6 +162,7 @@ def s3_bucket() -> Iterator[tuple[str, dict[str, str]]]:
     from moto.server import ThreadedMotoServer
 
     credentials = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -233,12 +236,10 @@ def check_fresh_clone(check: Checks, clone: Clone, origin: Clone) -> None:
 
     with check("a coupling's parameter: both engines run exactly its cells"):
         clone.edit(lambda params: params["couplings"]["vae"].update(kl_weight=11.0))
-        assert clone.plan() == {**dict.fromkeys(CELL_RULES, 2), "table": 1}
+        cells = {**dict.fromkeys(CELL_RULES, 2), "table": 1}
+        assert clone.plan() == cells
         text = clone("dvc", "repro", GRID)
-        assert Counter(re.findall(r"^rule (\w+):", text, re.M)) == {
-            **dict.fromkeys(CELL_RULES, 2),
-            "table": 1,
-        }
+        assert Counter(JOB.findall(text)) == cells, text
         assert set(re.findall(r"wildcards: run=([^,\s]+)", text)) == clone.cells_of("vae")
         clone.agree()
     with check("back to the former value, without Snakemake's records: the former table"):
