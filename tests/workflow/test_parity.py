@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from couplet.config import read_params
+from couplet.config import Cell, Params, read_params
 from couplet.config.layout import Layout
 from couplet.config.schema import schema
 from couplet.config.sources import STAGE_SOURCES, source_files
@@ -56,6 +56,15 @@ def test_commands_differ_only_in_the_output_root(clone):
         stage = dvc_stages()[name]
         command = re.sub(r"\$\{(\w+)\}", lambda found: str(values[found[1]]), stage["cmd"])
         assert command in snakemake, f"{name}: {command}"
+
+
+def test_grid_depends_on_every_parameter_but_the_experiment_and_the_threads():
+    stage = yaml.safe_load((REPOSITORY / "workflow/dvc.yaml").read_text())["stages"]["table"]
+    others = {*Cell.model_fields, "threads", "raw"}
+    assert set(stage["params"]) == set(Params.model_fields) - others
+    assert set(yaml.safe_load((REPOSITORY / "params.yaml").read_text())) == set(stage["params"]) | others - {
+        "raw"
+    }
 
 
 def test_both_engines_depend_on_the_same_code():
