@@ -5,7 +5,7 @@ VENV ?= .venv
 
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: help table1 report test lint format readme schema requirements
+.PHONY: help table1 report record push pull accept experiments test lint format readme schema requirements
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -16,6 +16,21 @@ table1: $(VENV)/installed ## results/table1.csv, table1.md and figures, from not
 
 report: table1 ## report.html: table, figures and captions as one page that needs nothing else
 	snakemake --report report.html results/table1.csv
+
+record: $(VENV)/installed ## what is finished in results/, for DVC; Snakemake does it after each run
+	python workflow/scripts/record.py
+
+push: record ## the grid and the experiment to the DVC remote
+	dvc push
+
+pull: $(VENV)/installed ## what was pushed with this commit; nothing of it needs to run again
+	dvc pull --recursive results workflow $(if $(wildcard dvc.lock),dvc.yaml)
+
+accept: $(VENV)/installed ## an edit of the code since SINCE (HEAD) that changes no result, as a reformat
+	python workflow/scripts/accept.py $(SINCE)
+
+experiments: $(VENV)/installed ## what experiments changed and what came out
+	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor)$$'
 
 test: $(VENV)/installed ## all tests
 	pytest

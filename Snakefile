@@ -27,5 +27,11 @@ rule all:
         "results/table1.csv",
 
 
+# What is finished is recorded with DVC, also when other cells failed.
+onsuccess:
+    shell("python workflow/scripts/record.py")
+
+
 onerror:
+    shell("python workflow/scripts/record.py")
     say_what_failed(workflow.scheduler.failed, workflow.dag.needrun_jobs())

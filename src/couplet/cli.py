@@ -210,6 +210,10 @@ def _root(
         typer.echo(f"couplet {installed('couplet')}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
+    else:
+        from couplet.config.sources import check_running
+
+        check_running(Path())
 
 
 @app.command()

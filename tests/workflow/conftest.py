@@ -40,6 +40,8 @@ class Clone:
             env={
                 **os.environ,
                 "PATH": path,
+                # The code that lies in the clone.
+                "PYTHONPATH": os.pathsep.join(["src", *filter(None, [os.environ.get("PYTHONPATH")])]),
                 "OMP_NUM_THREADS": "1",
                 "DVC_NO_ANALYTICS": "1",
                 **environment,

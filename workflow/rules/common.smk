@@ -9,7 +9,7 @@ from pathlib import Path
 from couplet.config import Invalid, Layout, read_params
 from couplet.config.base import choices
 from couplet.config.params import read_yaml
-from couplet.config.sources import source_files
+from couplet.config.sources import check_running
 from couplet.errors import UserError
 
 
@@ -21,6 +21,11 @@ def stop(message):
 
 if unknown := sorted(set(config) - {"params", "scale"}):
     stop(f"--config {unknown[0]}: {choices(unknown[0], ['params', 'scale'])}")
+
+try:
+    check_running(Path())
+except UserError as error:
+    stop(error)
 
 # A table per parameter file: results/table1.csv from params.yaml (`--config params=other.yaml` takes
 # another file), results/gc.csv from workflow/papers/gc.yaml. `--config scale=small` is for all of them.
@@ -190,24 +195,35 @@ def about_table(wildcards):
     }
 
 
+# The names of folders carry the settings and the code that made what is in them. So an input counts as it
+# is, whatever its time: a clone's and a pulled folder's times say nothing.
+def as_it_is(path):
+    return ancient(str(path))
+
+
 def archive_of_run(wildcards):
     table, cell = found(runs, wildcards.run)
-    return layout(table).data(cell.dataset) / "card.json"
+    return as_it_is(layout(table).data(cell.dataset) / "card.json")
 
 
 def archive_of_extractor(wildcards):
     table, (dataset, _) = found(extractors, wildcards.extractor)
-    return layout(table).data(dataset) / "card.json"
+    return as_it_is(layout(table).data(dataset) / "card.json")
 
 
 def extractor_of_eval(wildcards):
     table, (cell, extractor) = found(evals, f"{wildcards.run}/{wildcards.eval}")
-    return layout(table).features(cell.dataset, extractor) / "card.json"
+    return as_it_is(layout(table).features(cell.dataset, extractor) / "card.json")
 
 
 def reference_of_eval(wildcards):
     table, (cell, extractor) = found(evals, f"{wildcards.run}/{wildcards.eval}")
-    return layout(table).reference(cell.dataset, extractor)
+    return as_it_is(layout(table).reference(cell.dataset, extractor))
+
+
+def key_of_table(wildcards):
+    table, _, part = wildcards.table.partition("/")
+    return layout(table).table_key(part)
 
 
 def results_of_table(wildcards):
@@ -218,10 +234,23 @@ def results_of_table(wildcards):
         measured = where.params.measured(part)
     except Invalid as error:
         stop(f"results/{wildcards.table}.csv: {error}")
+    force_if_old(wildcards.table, where.table_key(part))
     for cell, extractor in measured:
         folder = where.evaluation(cell, extractor)
-        yield where.data(cell.dataset) / "card.json"
+        yield as_it_is(where.data(cell.dataset) / "card.json")
         yield from (
-            folder / name for name in ("selection.json", "evaluation.json", "samples")
+            as_it_is(folder / name)
+            for name in ("selection.json", "evaluation.json", "samples")
         )
-        yield from where.records(cell, extractor).values()
+        yield from map(as_it_is, where.records(cell, extractor).values())
+
+
+def force_if_old(name, key):
+    """Has Snakemake make a table that is of other settings or code than now, as its .key file says.
+
+    Snakemake goes by times, and by records of its own that a clone does not have. Going back to former
+    settings, or to a table that DVC kept, leaves no trace in either.
+    """
+    made, table = Path(f"results/{name}.key"), f"results/{name}.csv"
+    if Path(table).exists() and not (made.exists() and made.read_text().strip() == key):
+        workflow.dag.forcefiles.add(table)

@@ -1,7 +1,6 @@
 rule prepare:
     input:
         originals=originals_of_archive,
-        code=source_files("prepare"),
     output:
         # The card holds the digest of every array; a data set may have no test arrays.
         card="results/data/{data}/card.json",
@@ -29,7 +28,6 @@ rule prepare:
 rule features:
     input:
         card=archive_of_extractor,
-        code=source_files("features"),
     output:
         # The card names the weights by their digest; only a trained classifier lies beside it.
         card="results/features/{extractor}/card.json",
@@ -55,8 +53,7 @@ rule features:
 rule reference:
     input:
         card=archive_of_extractor,
-        extractor="results/features/{extractor}/card.json",
-        code=source_files("reference"),
+        extractor=ancient("results/features/{extractor}/card.json"),
     output:
         statistics=directory("results/reference/{extractor}"),
         record="results/reference/{extractor}.record.json",

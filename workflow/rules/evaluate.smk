@@ -1,9 +1,8 @@
 rule select:
     input:
-        record="results/runs/{run}/train/record.json",
+        record=ancient("results/runs/{run}/train/record.json"),
         extractor=extractor_of_eval,
         reference=reference_of_eval,
-        code=source_files("select"),
     output:
         selection="results/runs/{run}/{eval}/selection.json",
         record="results/runs/{run}/{eval}/selection.record.json",
@@ -29,9 +28,8 @@ rule select:
 
 rule sample:
     input:
-        record="results/runs/{run}/train/record.json",
-        selection="results/runs/{run}/{eval}/selection.json",
-        code=source_files("sample"),
+        record=ancient("results/runs/{run}/train/record.json"),
+        selection=ancient("results/runs/{run}/{eval}/selection.json"),
     output:
         samples=directory("results/runs/{run}/{eval}/samples"),
         record="results/runs/{run}/{eval}/samples.record.json",
@@ -56,12 +54,11 @@ rule sample:
 
 rule evaluate:
     input:
-        record="results/runs/{run}/train/record.json",
-        selection="results/runs/{run}/{eval}/selection.json",
-        samples="results/runs/{run}/{eval}/samples",
+        record=ancient("results/runs/{run}/train/record.json"),
+        selection=ancient("results/runs/{run}/{eval}/selection.json"),
+        samples=ancient("results/runs/{run}/{eval}/samples"),
         extractor=extractor_of_eval,
         reference=reference_of_eval,
-        code=source_files("evaluate"),
     output:
         metrics="results/runs/{run}/{eval}/metrics.json",
         evaluation="results/runs/{run}/{eval}/evaluation.json",

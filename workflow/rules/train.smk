@@ -1,7 +1,6 @@
 rule train:
     input:
         card=archive_of_run,
-        code=source_files("train"),
     output:
         record="results/runs/{run}/train/record.json",
         config="results/runs/{run}/train/config.json",

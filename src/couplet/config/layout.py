@@ -7,14 +7,15 @@ from pathlib import Path
 
 from couplet.config.cells import Cell, digest
 from couplet.config.params import Params
+from couplet.config.sources import code_of
 
 
 @dataclass(frozen=True)
 class Layout:
     """Folders below a grid's root.
 
-    Names carry a key of the settings that made them, so that a changed setting is a missing file and
-    never a stale one, with or without a workflow engine's own records.
+    Names carry a key of the settings and of the code that made them, so that a changed setting or an edited
+    formula is a missing file and never a stale one, with or without a workflow engine's own records.
     """
 
     params: Params
@@ -22,7 +23,8 @@ class Layout:
 
     def data(self, dataset: str) -> Path:
         """Folder of the prepared archive."""
-        return self.root / "data" / f"{dataset}-{digest(self.params.datasets[dataset])}"
+        key = digest(self.params.datasets[dataset], code_of("prepare"))
+        return self.root / "data" / f"{dataset}-{key}"
 
     def features(self, dataset: str, extractor: str) -> Path:
         """Folder of a feature extractor as a data set is measured with it."""
@@ -33,12 +35,18 @@ class Layout:
         return self.root / "reference" / self._measured(dataset, extractor)
 
     def _measured(self, dataset: str, extractor: str) -> str:
-        key = digest(self.params.datasets[dataset], self.params.features[extractor])
+        key = digest(
+            self.data(dataset).name,
+            self.params.features[extractor],
+            code_of("features"),
+            code_of("reference"),
+        )
         return f"{dataset}-{extractor}-{key}"
 
     def run(self, cell: Cell) -> Path:
         """Folder of a cell; its name is the run's id."""
-        return self.root / "runs" / f"{cell}-{self.params.training(cell).key}"
+        key = digest(self.params.training(cell).key, self.data(cell.dataset).name, code_of("train"))
+        return self.root / "runs" / f"{cell}-{key}"
 
     def train(self, cell: Cell) -> Path:
         """Folder of a cell's checkpoints, curve and record."""
@@ -46,7 +54,18 @@ class Layout:
 
     def evaluation(self, cell: Cell, extractor: str) -> Path:
         """Folder of a cell's selection, samples and metrics in an extractor's features."""
-        return self.run(cell) / f"eval-{extractor}-{self.params.measurement(cell, extractor).key}"
+        reference = self.reference(cell.dataset, extractor).name
+        code = [code_of(stage) for stage in ("select", "sample", "evaluate")]
+        key = digest(self.params.measurement(cell, extractor).key, reference, code)
+        return self.run(cell) / f"eval-{extractor}-{key}"
+
+    def table_key(self, part: str = "") -> str:
+        """Changes with the cells of a table, with what they were made from and with the table's code."""
+        rows = [
+            [self.evaluation(cell, extractor).as_posix(), self.params.training(cell).model_dump(mode="json")]
+            for cell, extractor in self.params.measured(part)
+        ]
+        return digest(rows, self.params.scale, code_of("table"))
 
     def records(self, cell: Cell, extractor: str) -> dict[str, Path]:
         """The records of all stages that a cell's numbers come from, by stage."""

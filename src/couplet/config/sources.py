@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from pathlib import Path
 
-PACKAGE = Path("src/couplet")
-INSTALLED = Path(__file__).parents[1]
+from couplet.config.cells import digest
+from couplet.errors import UserError
+from couplet.files import read_json, sha256
+
+PACKAGE = Path(__file__).parents[1]
+ACCEPTED = Path("config/accepted.json")
+"""Below the package: edits that changed nothing, written by `make accept`."""
 
 _MODEL = (
     "model.py",
@@ -62,21 +66,43 @@ STAGE_SOURCES = {
 (command line, progress, file helpers, layout) does not count."""
 
 
-def source_files(stage: str, package: Path = PACKAGE) -> list[str]:
-    """The stage's files, in order, as paths from the repository's root or below another ``package``."""
-    found: set[str] = set()
+def source_files(stage: str, package: Path = PACKAGE) -> list[Path]:
+    """The stage's files in order."""
+    found: set[Path] = set()
     for name in STAGE_SOURCES[stage]:
         path = package / name
         files = [path] if path.suffix else path.rglob("*.*")
-        found |= {str(file) for file in files if file.suffix in {".py", ".csv"}}
+        found |= {file for file in files if file.suffix in {".py", ".csv"}}
     return sorted(found)
 
 
 @cache
-def code_digest(stage: str, package: Path = INSTALLED) -> str:
-    """SHA-256 over the names and bytes of the stage's files; taken once per process."""
-    sha256 = hashlib.sha256()
-    for file in map(Path, source_files(stage, package)):
-        content = file.read_bytes()
-        sha256.update(f"{file.relative_to(package).as_posix()} {len(content)}\n".encode() + content)
-    return sha256.hexdigest()
+def digest_of_sources(stage: str, package: Path = PACKAGE) -> str:
+    """Eight digits that change with every byte of the stage's files."""
+    return digest({str(file.relative_to(package)): sha256(file) for file in source_files(stage, package)})
+
+
+@cache
+def code_of(stage: str, package: Path = PACKAGE) -> str:
+    """Eight digits that change when the stage's code does, except for edits that were accepted."""
+    found = digest_of_sources(stage, package)
+    path = package / ACCEPTED
+    accepted = read_json(path).get(stage, {}) if path.exists() else {}
+    return str(accepted["stands_for"]) if accepted.get("digest") == found else found
+
+
+def check_running(folder: Path) -> None:
+    """Raises UserError if ``folder`` has a package of its own whose code is not the code that runs.
+
+    Editable installations import from one working copy; an engine at work in another, as in the temporary
+    one of a queued experiment, would record code that did not make its results.
+    """
+    there = (folder / "src/couplet").resolve()
+    if not there.is_dir() or there == PACKAGE:
+        return
+    for stage in STAGE_SOURCES:
+        if digest_of_sources(stage, there) != digest_of_sources(stage):
+            raise UserError(
+                f"src/couplet: stage {stage} differs from the code that runs, {PACKAGE}; "
+                "set PYTHONPATH=src to run what lies here"
+            )

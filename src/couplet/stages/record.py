@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from couplet.config import Measurement, Training
-from couplet.config.sources import code_digest
+from couplet.config.sources import code_of
 from couplet.data import Archive
 from couplet.data.archive import CARD
 from couplet.files import sha256, write_json
@@ -37,7 +37,7 @@ class Recorder:
 
     def __init__(self, stage: str, path: Path, device: torch.device) -> None:
         self._path, self._began = path, time.perf_counter()
-        self._about = {"stage": stage, "code": code_digest(stage), **environment(device)}
+        self._about = {"stage": stage, "code": code_of(stage), **environment(device)}
 
     def write(self, *, settings: Any, inputs: Digests, outputs: Digests, **more: Any) -> None:
         """Writes the record; its paths are relative to its folder, so that folders may move together.

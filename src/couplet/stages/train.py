@@ -20,7 +20,7 @@ import torch
 from couplet import model, training
 from couplet.config import Training
 from couplet.config.layout import TRAINING_RECORD, checkpoint_name
-from couplet.config.sources import code_digest
+from couplet.config.sources import code_of
 from couplet.data import Archive, Loader
 from couplet.errors import Stopped, UserError
 from couplet.files import append, locked, read_json, remove_temporary, replacing, write_json
@@ -138,7 +138,7 @@ def _train(
         rank=0 if whole else ranks.rank,
         world=1 if whole else ranks.size,
     )
-    state.code = [code_digest("train")]
+    state.code = [code_of("train")]
     frozen = _frozen(settings, device)
     _restore(state, partial, settings, archive, say, accept_code)
     if len(steps := set(ranks.gather(state.step))) > 1:
@@ -276,7 +276,7 @@ def _check_whole(partial: Path, settings: Training, archive: Archive, accept_cod
             f"delete {partial} to start again, or choose another folder"
         )
     if not accept_code:
-        check_code(path, [record["code"]], [code_digest("train")])
+        check_code(path, [record["code"]], [code_of("train")])
 
 
 def _publish(partial: Path, out: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from couplet.config.layout import RECORD_SUFFIX, TRAINING_RECORD
-from couplet.config.sources import STAGE_SOURCES, code_digest
+from couplet.config.sources import STAGE_SOURCES, code_of
 from couplet.errors import UserError
 from couplet.stages.provenance import Record, read_record
 
@@ -119,7 +119,7 @@ def _other_code(records: Sequence[Record]) -> Iterator[str]:
     """A line for each code that made something and is not the one that is installed."""
     made = Counter((record.stage, record.content["code"]) for record in records)
     for (stage, code), count in sorted(made.items()):
-        if stage in STAGE_SOURCES and code != (present := code_digest(stage)):
+        if stage in STAGE_SOURCES and code != (present := code_of(stage)):
             records_ = "1 record" if count == 1 else f"{count} records"
             yield f"{stage}: {records_} made by other code ({code[:8]}) than is installed ({present[:8]})"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from couplet.config.sources import STAGE_SOURCES, code_digest
+from couplet.config.sources import STAGE_SOURCES, code_of
 from couplet.errors import UserError
 from couplet.files import read_json
 from couplet.stages.provenance import Record, chain, check_small_files, maker
@@ -213,7 +213,7 @@ def _what(record: Record, later: Sequence[Record]) -> Iterator[str]:
     about = [f"key {content['key']}"] if "key" in content else []
     about.append(f"commit {content['commit'][:10]}" if content["commit"] else "no repository")
     about[-1] += " with changes" if content["dirty"] else ""
-    if record.stage in STAGE_SOURCES and content["code"] != code_digest(record.stage):
+    if record.stage in STAGE_SOURCES and content["code"] != code_of(record.stage):
         about.append(f"code {content['code'][:8]}, another than is installed")
     if earlier := content.get("earlier_code"):
         about.append(f"begun by code {', '.join(code[:8] for code in earlier)}")

@@ -1,20 +1,31 @@
-"""The lists of files that count as a stage's code."""
+"""The lists of files that count as a stage's code, and the digest of it in folders' names."""
 
+import json
+import re
 import shutil
-from pathlib import Path
 
 import pytest
 
-from couplet.config.sources import PACKAGE, STAGE_SOURCES, code_digest, source_files
+from couplet.config.sources import (
+    ACCEPTED,
+    PACKAGE,
+    STAGE_SOURCES,
+    check_running,
+    code_of,
+    digest_of_sources,
+    source_files,
+)
+from couplet.errors import UserError
 
-ROOT = Path(__file__).parents[3]
 TRAINING = ("couplings", "kernels", "losses", "networks", "schedules", "training")
 
 
-@pytest.fixture(autouse=True)
-def repository(monkeypatch):
-    """Paths are relative to the repository's root."""
-    monkeypatch.chdir(ROOT)
+@pytest.fixture
+def copy(tmp_path):
+    """A working copy's package; `code_of` is asked once for each."""
+    place = tmp_path / "src/couplet"
+    shutil.copytree(PACKAGE, place, ignore=shutil.ignore_patterns("__pycache__"))
+    return place
 
 
 @pytest.mark.parametrize("stage", STAGE_SOURCES)
@@ -24,47 +35,65 @@ def test_listed_files_exist(stage):
     files = source_files(stage)
     assert files
     assert files == sorted(set(files))
-    assert all(Path(file).is_file() for file in files)
+    assert all(file.is_file() for file in files)
 
 
 @pytest.mark.parametrize("stage", STAGE_SOURCES)
 def test_a_stage_depends_on_its_own_file(stage):
-    assert f"src/couplet/stages/{stage}.py" in source_files(stage)
+    assert PACKAGE / f"stages/{stage}.py" in source_files(stage)
 
 
 @pytest.mark.parametrize("room", TRAINING)
 def test_training_depends_on_every_file_of_its_rooms(room):
-    files = {str(path) for path in (PACKAGE / room).rglob("*.py")}
+    files = set((PACKAGE / room).rglob("*.py"))
     assert files
     assert files <= set(source_files("train"))
 
 
 def test_table_depends_on_the_published_numbers():
-    assert "src/couplet/reporting/published.csv" in source_files("table")
-
-
-def test_digest_changes_with_names_and_bytes_of_the_stage_and_nothing_else(tmp_path):
-    package = tmp_path / "couplet"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
-
-    def digests():
-        return {stage: code_digest.__wrapped__(stage, package) for stage in STAGE_SOURCES}
-
-    def changed(before):
-        return {stage for stage, digest in digests().items() if digest != before[stage]}
-
-    before = digests()
-    assert before == {stage: code_digest(stage) for stage in STAGE_SOURCES}
-    assert len(set(before.values())) == len(before)
-    (package / "cli.py").write_text("")
-    assert changed(before) == set()
-    (package / "losses/distance.py").write_text("")
-    assert changed(before) == {"train"}
-    before = digests()
-    (package / "losses/distance.py").rename(package / "losses/distances.py")
-    assert changed(before) == {"train"}
+    assert PACKAGE / "reporting/published.csv" in source_files("table")
 
 
 def test_printing_and_moving_files_retrains_nothing():
     for name in ("cli.py", "progress.py", "files.py", "config/layout.py"):
-        assert f"src/couplet/{name}" not in source_files("train")
+        assert PACKAGE / name not in source_files("train")
+
+
+@pytest.mark.parametrize(
+    ("edited", "stages"),
+    [
+        ("losses/distance.py", {"train"}),
+        ("data/crops.py", {"prepare"}),
+        ("couplings/variational.py", {"train", "select", "sample"}),
+        ("reporting/published.csv", {"table"}),
+        ("cli.py", set()),
+    ],
+)
+def test_an_edit_changes_the_code_of_its_stages(copy, edited, stages):
+    assert (copy / edited).exists()
+    with (copy / edited).open("a") as file:
+        file.write("\n")
+    assert {stage for stage in STAGE_SOURCES if code_of(stage, copy) != code_of(stage)} == stages
+
+
+def test_digest_does_not_depend_on_where_the_package_lies(copy):
+    assert all(digest_of_sources(stage, copy) == digest_of_sources(stage) for stage in STAGE_SOURCES)
+
+
+@pytest.mark.parametrize("digest", ["as it is", "of another edit"])
+def test_accepted_edit_keeps_the_former_code_until_the_next(copy, digest):
+    found = digest_of_sources("train", copy)
+    accepted = {"digest": found if digest == "as it is" else "00000000", "stands_for": "abcdef01"}
+    (copy / ACCEPTED).write_text(json.dumps({"train": accepted}))
+    assert code_of("train", copy) == ("abcdef01" if digest == "as it is" else found)
+
+
+def test_a_copy_with_other_code_than_runs_is_refused(copy, tmp_path):
+    check_running(tmp_path)
+    check_running(tmp_path / "without a package")
+    other = tmp_path / "other"
+    shutil.copytree(copy, other / "src/couplet")
+    (other / "src/couplet/losses/distance.py").write_text("")
+    message = f"src/couplet: stage train differs from the code that runs, {PACKAGE}; set PYTHONPATH=src"
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_running(other)

@@ -1,6 +1,7 @@
 """Keys change with what they stand for and with nothing else; folders are named by them."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from couplet.config import Params, Training
 from couplet.config.layout import Layout, checkpoint_name
 from couplet.config.recipes import Recipe
+from couplet.config.sources import code_of
 
 WEIGHTS = {
     "cell.seed": 1,
@@ -132,8 +134,7 @@ def folders(layout):
 
 def test_names_of_folders(layout):
     found = folders(layout())
-    key = layout().params.training(layout().params.experiment.model_copy(update={"coupling": "vae"})).key
-    assert found["run"] == Path(f"results/runs/digits-ict-ve-vae-s0-{key}")
+    assert re.fullmatch(r"results/runs/digits-ict-ve-vae-s0-[0-9a-f]{8}", str(found["run"]))
     assert found["train"].parent == found["evaluation"].parent == found["run"]
     assert found["data"].parent == Path("results/data")
     assert found["data"].name.startswith("digits-")
@@ -175,3 +176,47 @@ def test_names_of_checkpoints_sort_like_steps():
     names = [checkpoint_name(step) for step in steps]
     assert sorted(names) == names
     assert all(str(step) in name for step, name in zip(steps, names, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("stage", "moved"),
+    [
+        ("prepare", "data features reference run train evaluation"),
+        ("features", "features reference evaluation"),
+        ("reference", "features reference evaluation"),
+        ("train", "run train evaluation"),
+        ("select", "evaluation"),
+        ("sample", "evaluation"),
+        ("evaluate", "evaluation"),
+        ("table", ""),
+    ],
+)
+def test_edited_code_moves_what_it_makes(layout, monkeypatch, stage, moved):
+    before, key = folders(layout()), layout().table_key()
+    monkeypatch.setattr(
+        "couplet.config.layout.code_of", lambda name: "edited" if name == stage else code_of(name)
+    )
+    after = folders(layout())
+    assert {name for name in before if before[name] != after[name]} == set(moved.split())
+    assert layout().table_key() != key
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "changes"),
+    [
+        ("table1.seeds", [5], True),
+        ("couplings.vae.kl_weight", 5.0, True),
+        ("evaluate.kid_subsets", 5, True),
+        ("recipes.ict.published_as", "ECT ECM", True),  # a column
+        ("recipes.ecm.steps", 5, False),  # of no cell
+        ("threads", 2, False),
+        ("coupling", "vae", False),
+    ],
+)
+def test_key_of_a_table(layout, dotted, value, changes):
+    assert (layout(dotted, value).table_key() != layout().table_key()) == changes
+
+
+def test_a_row_has_a_key_of_its_own(layout):
+    made = layout()
+    assert made.table_key("digits-ict-ve-vae") != made.table_key() != made.table_key("digits-ict-ve-ot")

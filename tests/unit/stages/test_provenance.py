@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from couplet import cli
-from couplet.config.sources import code_digest
+from couplet.config.sources import code_of
 from couplet.errors import UserError
 from couplet.files import read_json, sha256, write_json
 from couplet.stages import verify as verifying
@@ -68,7 +68,7 @@ def couplet(monkeypatch, capsys):
 def test_record_says_what_a_stage_made_from_what_and_with_what(grid, stage):
     content = read_json(grid.records[stage])
     assert content["stage"] == stage
-    assert content["code"] == code_digest(stage)
+    assert content["code"] == code_of(stage)
     assert content["seconds"] > 0
     assert content["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert {"commit", "dirty", "python", "platform", "device", "cpu", "cpu_count", "threads"} <= {*content}
@@ -164,13 +164,13 @@ def test_missing_file_and_damaged_record_are_problems(grid):
 def test_file_in_no_record_and_other_code_are_notes(grid, monkeypatch):
     (grid.train / "checkpoints/step-00000009.safetensors").write_text("stray")
     (grid.root / "notes.txt").write_text("lies in no folder of a stage")
-    real = code_digest
-    monkeypatch.setattr(verifying, "code_digest", lambda s: "f" * 64 if s == "train" else real(s))
+    real = code_of
+    monkeypatch.setattr(verifying, "code_of", lambda s: "f" * 64 if s == "train" else real(s))
     found = verified(grid.root)
     assert found.problems == []
     assert found.notes == [
         f"{grid.train / 'checkpoints/step-00000009.safetensors'}: in no record",
-        f"train: 2 records made by other code ({code_digest('train')[:8]}) than is installed (ffffffff)",
+        f"train: 2 records made by other code ({code_of('train')[:8]}) than is installed (ffffffff)",
     ]
 
 
@@ -392,10 +392,10 @@ def test_row_is_chosen_as_a_person_types_it(grid, couplet):
 
 def test_training_that_two_codes_did_says_so(grid, monkeypatch):
     edited(grid.records["train"], earlier_code=["0ld" + "0" * 61])
-    monkeypatch.setattr(asking, "code_digest", lambda stage: "f" * 64)
+    monkeypatch.setattr(asking, "code_of", lambda stage: "f" * 64)
     found = asking.why(grid.train / "config.json", None)
     (line,) = [value for _, value in asking.described(found) if "begun by" in value]
-    assert f"code {code_digest('train')[:8]}, another than is installed, begun by code 0ld00000, " in line
+    assert f"code {code_of('train')[:8]}, another than is installed, begun by code 0ld00000, " in line
 
 
 def test_why_prints_for_people_and_for_machines(grid, couplet):

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from couplet import data, model, training
 from couplet.config.params import Params
-from couplet.config.sources import code_digest
+from couplet.config.sources import code_of
 from couplet.errors import Stopped, UserError
 from couplet.stages import record
 from couplet.stages import train as stage
@@ -230,9 +230,9 @@ def test_training_that_other_code_began_is_gone_on_with_only_when_that_is_accept
 ):
     out = tmp_path / "again"
     killed(archive, out, 3)
-    before = code_digest("train")
+    before = code_of("train")
     for module in (stage, record):
-        monkeypatch.setattr(module, "code_digest", lambda name: "f" * 64)
+        monkeypatch.setattr(module, "code_of", lambda name: "f" * 64)
     with pytest.raises(UserError, match=rf"other code of the training \({before[:8]}, this is ffffffff\)"):
         run(settings(), archive, out)
     assert states(out) == ["state-00000002.safetensors"]
@@ -250,7 +250,7 @@ def test_whole_training_that_other_code_left_takes_its_place_only_when_that_is_a
     with monkeypatch.context() as context:
         context.setattr(stage, "_publish", lambda *args: None)
         run(settings(), archive, out)
-    monkeypatch.setattr(stage, "code_digest", lambda name: "f" * 64)
+    monkeypatch.setattr(stage, "code_of", lambda name: "f" * 64)
     with pytest.raises(UserError, match=r"record\.json: left by other code of the training"):
         run(settings(), archive, out)
     run(settings(), archive, out, accept_code=True)

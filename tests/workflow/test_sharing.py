@@ -1,0 +1,135 @@
+"""What Snakemake makes and what DVC keeps are the same, here, in a clone and on an S3 server."""
+
+import hashlib
+import re
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+GRID = "workflow/dvc.yaml"
+TABLE = "results/table1.csv"
+KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def grid(clone):
+    """A grid of one cell, made by DVC."""
+    clone.edit(lambda params: params["table1"].update(couplings=["independent"]))
+    clone.run("git", "commit", "--quiet", "--all", "--message", "one cell")
+    assert "Running stage 'workflow/dvc.yaml:table'" in clone.run("dvc", "repro", GRID).stdout
+    return clone
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """The endpoint of a server on loopback with a bucket."""
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="results")
+    yield endpoint
+    server.stop()
+
+
+def planned(clone):
+    text = clone.run("snakemake", "--dry-run", TABLE).stdout
+    jobs = re.findall(r"^(?:local)?rule (\w+):", text, re.M)
+    assert bool(jobs) != ("Nothing to be done" in text)
+    return jobs
+
+
+def agree(clone):
+    assert planned(clone) == []
+    assert "up to date" in clone.run("dvc", "status", "--recursive", "results", "workflow").stdout
+    assert "Running stage" not in clone.run("dvc", "repro", GRID).stdout
+
+
+def content(clone):
+    return {
+        str(path.relative_to(clone.root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (clone.root / "results").rglob("*")
+        if path.is_file() and path.suffix != ".dvc" and path.name != ".snakemake_timestamp"
+    }
+
+
+def test_after_dvc_snakemake_has_nothing_to_do(grid):
+    agree(grid)
+
+
+def test_after_snakemake_dvc_has_nothing_to_do_and_git_keeps_small_files_only(grid):
+    grid.edit(lambda params: params["evaluate"].update(kid_subsets=3))
+    assert sorted(planned(grid)) == ["evaluate", "sample", "select", "table"]
+    grid.run("snakemake", "--cores", "2", TABLE)
+    agree(grid)
+    grid.run("git", "add", "--all")
+    kept = grid.run("git", "ls-files", "results", "workflow/dvc.lock").stdout.split()
+    # Archive, extractor, reference, training, and the measurements before and after the change.
+    assert sum(name.endswith(".dvc") for name in kept) == len(kept) - 1 == 6
+    grid.run("git", "commit", "--quiet", "--message", "results")
+
+
+def test_former_table_is_made_again_without_records_of_snakemake(grid):
+    """A → B → A: Snakemake alone would keep B's table."""
+    b = (grid.root / TABLE).read_bytes()
+    grid.edit(lambda params: params["evaluate"].update(kid_subsets=2))
+    grid.run("rm", "-r", ".snakemake")
+    assert planned(grid) == ["table"]
+    grid.run("snakemake", "--cores", "1", TABLE)
+    assert (grid.root / TABLE).read_bytes() != b
+    agree(grid)
+    # DVC puts B's table back, newer than everything; nobody is deceived.
+    grid.run("git", "checkout", "--quiet", "workflow/dvc.lock")
+    grid.run("dvc", "checkout", "--quiet", "--force", "--recursive", "results", "workflow")
+    assert (grid.root / TABLE).read_bytes() == b
+    assert planned(grid) == ["table"]
+    # And back in B, whose table it is: Snakemake's records are of A, so it makes the same again.
+    grid.run("git", "checkout", "--quiet", "params.yaml")
+    grid.run("snakemake", "--cores", "1", TABLE)
+    assert (grid.root / TABLE).read_bytes() == b
+    agree(grid)
+
+
+def test_accepted_edit_runs_nothing_and_the_next_one_counts(grid):
+    formula = grid.root / "src/couplet/losses/distance.py"
+    before = formula.read_text()
+    formula.write_text(before + "\n# As it was.\n")
+    assert planned(grid)[0] == "train"
+    said = grid.run("python", "workflow/scripts/accept.py").stdout
+    assert said == "accepted: train; DVC: workflow/dvc.yaml:table\n"
+    agree(grid)
+    formula.write_text(before + "\n# Not as it was.\n")
+    assert planned(grid)[0] == "train"
+    grid.run("git", "checkout", "--quiet", ".")
+    (grid.root / "src/couplet/config/accepted.json").unlink()
+    agree(grid)
+
+
+def test_experiment_deletes_nothing_of_the_grid(grid):
+    """Neither what DVC knows, nor a whole folder that it does not know yet, nor an unfinished one."""
+    for name in ("train/record.json", "train.partial/state"):
+        path = grid.root / "results/runs/new" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("hours of work")
+    before = content(grid)
+    # Puts everything that DVC knows as it knows it, then stops at the first stage.
+    done = grid.run("dvc", "exp", "run", "-S", "coupling=vea", ok=False)
+    assert "did you mean 'vae'" in done.stderr
+    assert content(grid) == before
+    grid.run("git", "checkout", "--quiet", ".")
+    grid.run("rm", "-r", "results/runs/new")
+
+
+def test_pushed_to_s3_wiped_and_pulled_every_byte_is_back(grid, s3):
+    before = content(grid)
+    grid.run("dvc", "remote", "add", "--default", "store", "s3://results/couplet")
+    grid.run("dvc", "remote", "modify", "store", "endpointurl", s3)
+    grid.run("dvc", "push")
+    grid.run("git", "clean", "--quiet", "-dfX", "results")
+    grid.run("rm", "-rf", ".dvc/cache", ".snakemake")
+    assert content(grid) == {}
+    grid.run("dvc", "pull", "--recursive", "results", "workflow")
+    assert content(grid) == before
+    agree(grid)
