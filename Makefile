@@ -32,8 +32,8 @@ accept: $(VENV)/installed ## an edit of the code since SINCE (HEAD) that changes
 experiments: $(VENV)/installed ## what experiments changed and what came out
 	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor)$$'
 
-test: $(VENV)/installed ## all tests
-	pytest
+test: $(VENV)/tested ## all tests
+	pytest -n auto --dist loadfile
 
 lint: $(VENV)/installed ## formatting, types, import layers, workflow
 	ruff check .
@@ -54,9 +54,12 @@ readme: table1 ## the pipeline's table and pictures into README.md
 schema: $(VENV)/installed ## workflow/schemas/params.schema.json from the configuration classes
 	python -m couplet.config.schema > workflow/schemas/params.schema.json
 
+# Without Slurm's plugin, which makes every call of Snakemake a second longer.
+EXTRAS = pipeline s3 lion lmdb dinov2 tensorboard dev
+
 requirements: $(VENV)/installed ## pin the newest versions that fit pyproject.toml
 	(echo '# Exact versions of everything `make` installs; made by `make requirements`.'; \
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --universal --python-version 3.11 \
 		--quiet --no-header --no-annotate) > requirements.new
 	mv requirements.new requirements.txt
 
@@ -67,4 +70,8 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	python -m pip install --quiet uv
 	VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet --requirement requirements.txt
 	VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet --no-deps --editable .
+	touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet --constraint requirements.txt --editable '.[slurm]'
 	touch $@
