@@ -34,17 +34,18 @@ class Clone:
     def run(self, *command, ok=True, **environment):
         # The interpreter's own scripts first: the tests need no activated environment.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        # The code that lies in the clone.
+        modules = ["src", environment.get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
         done = subprocess.run(
             command,
             cwd=self.root,
             env={
                 **os.environ,
                 "PATH": path,
-                # The code that lies in the clone.
-                "PYTHONPATH": os.pathsep.join(["src", *filter(None, [os.environ.get("PYTHONPATH")])]),
                 "OMP_NUM_THREADS": "1",
                 "DVC_NO_ANALYTICS": "1",
                 **environment,
+                "PYTHONPATH": os.pathsep.join(filter(None, modules)),
             },
             capture_output=True,
             text=True,
