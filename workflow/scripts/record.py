@@ -13,31 +13,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from couplet.config import Layout, read_params
-from couplet.config.layout import record_of
+from couplet.config.layout import RECORD_SUFFIX, TRAINING_RECORD
 
 RESULTS = Path("results")
-LAST_FILES = (
-    "data/*/card.json",
-    "features/*/card.json",
-    "reference/*/train.safetensors",
-    "runs/*/train/record.json",
-    "runs/*/eval-*/evaluation.json",
-)
-"""By stage, the file that shows a folder to be whole."""
-
 STAGE = "workflow/dvc.yaml"
 
 
+def finished(root: Path) -> Iterator[tuple[Path, Path]]:
+    """Whole folders, and records that lie beside theirs, each with the record, which a stage writes last."""
+    for kind in ("data", "features", "reference"):
+        for record in sorted((root / kind).glob(f"*{RECORD_SUFFIX}")):
+            yield record.with_name(record.name.removesuffix(RECORD_SUFFIX)), record
+            yield record, record
+    for last in (f"train/{TRAINING_RECORD}", f"eval-*/evaluation{RECORD_SUFFIX}"):
+        for record in sorted(root.glob(f"runs/*/{last}")):
+            yield record.parent, record
+
+
 def unrecorded(root: Path) -> Iterator[Path]:
-    """Whole folders, and their records beside them, whose .dvc file is missing or older than they are."""
-    for pattern in LAST_FILES:
-        for last in sorted(root.glob(pattern)):
-            folder = last.parent
-            record = record_of(folder)
-            for made in (folder, record) if record.exists() else (folder,):
-                about = made.with_name(f"{made.name}.dvc")
-                if not about.exists() or about.stat().st_mtime < last.stat().st_mtime:
-                    yield made
+    """What is whole and has no .dvc file, or one that is older."""
+    for made, record in finished(root):
+        about = made.with_name(f"{made.name}.dvc")
+        if not about.exists() or about.stat().st_mtime < record.stat().st_mtime:
+            yield made
 
 
 def dvc(*arguments: str) -> None:
@@ -61,10 +59,10 @@ def main() -> None:
     if not (shutil.which("dvc") and Path(".dvc").exists() and Path(".git").exists()):
         print("couplet: results/ is not recorded: no DVC is installed, or this is no clone", file=sys.stderr)
         return
-    if folders := list(unrecorded(RESULTS)):
-        dvc("add", *map(str, folders))
-        for folder in folders:
-            folder.with_name(f"{folder.name}.dvc").touch()
+    if whole := list(unrecorded(RESULTS)):
+        dvc("add", *map(str, whole))
+        for made in whole:
+            made.with_name(f"{made.name}.dvc").touch()
     # Run by DVC itself, which then records the outputs of its stage.
     if "DVC_STAGE" not in os.environ and table_is_current():
         dvc("commit", "--force", STAGE)
