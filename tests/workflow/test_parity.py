@@ -66,7 +66,7 @@ def test_commands_differ_only_in_the_output_root(clone):
 
 def test_grid_depends_on_every_parameter_but_the_experiment_and_the_threads():
     stage = yaml.safe_load((REPOSITORY / "workflow/dvc.yaml").read_text())["stages"]["table"]
-    others = {*Cell.model_fields, "threads", "raw"}
+    others = {*Cell.model_fields, "threads", "gpus", "raw"}
     assert set(stage["params"]) == set(Params.model_fields) - others
     assert set(yaml.safe_load((REPOSITORY / "params.yaml").read_text())) == set(stage["params"]) | others - {
         "raw"

@@ -88,7 +88,7 @@ def test_record_holds_the_resolved_settings_and_their_key(grid):
     for stage in ("select", "sample", "evaluate"):
         record = read_json(grid.records[stage])
         assert (record["key"], record["settings"]) == (measurement.key, measurement.model_dump(mode="json"))
-        assert record["run"] == grid.layout.run(grid.cells[0]).name
+        assert record["run"] == f"{grid.cells[0]}-{training.key}"
     assert read_json(grid.records["prepare"])["settings"] == {"kind": "digits", "test_images": 300}
 
 
