@@ -217,6 +217,8 @@ def measure(
     settings: Training, shape: ImageShape, ways: list[str], options: argparse.Namespace
 ) -> list[Result]:
     """All ways by turns."""
+    # Programs of another coupling's networks count towards torch's limit of programs for one function.
+    torch.compiler.reset()
     device = options.device
     frozen = build(settings, shape).to(device).eval() if settings.coupling.wants_frozen else None
     now = time.process_time if options.cpu_time else time.perf_counter
