@@ -66,8 +66,8 @@ def test_after_snakemake_dvc_has_nothing_to_do_and_git_keeps_small_files_only(gr
     agree(grid)
     grid.run("git", "add", "--all")
     kept = grid.run("git", "ls-files", "results", "workflow/dvc.lock").stdout.split()
-    # Archive, extractor, reference, training, and the measurements before and after the change.
-    assert sum(name.endswith(".dvc") for name in kept) == len(kept) - 1 == 6
+    # Archive, extractor, reference and their records; training, and the measurements before and after.
+    assert sum(name.endswith(".dvc") for name in kept) == len(kept) - 1 == 9
     grid.run("git", "commit", "--quiet", "--message", "results")
 
 
