@@ -198,8 +198,8 @@ def check_grid(check: Checks, clone: Clone, remote: Path) -> None:
         clone("git", "add", "--all")
         new = clone("git", "diff", "--cached", "--name-only").split()
         assert all(name.endswith(".dvc") or name == "workflow/dvc.lock" for name in new), new
-        # An archive, an extractor with its reference, four cells; the table's stage.
-        assert len(new) == 3 + 2 * 4 + 1, new
+        # An archive, an extractor and its reference, each with its record; four cells; the table's stage.
+        assert len(new) == 2 * 3 + 2 * 4 + 1, new
         clone.commit()
     with check("dvc push stores every file"):
         clone("dvc", "remote", "add", "--default", "store", str(remote))
