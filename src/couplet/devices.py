@@ -39,7 +39,7 @@ _HELD: list[IO[str]] = []
 
 
 def _free_gpu() -> torch.device:
-    """A GPU whose lock this process now has; where all are taken, the one of this rank, shared."""
+    """A GPU whose lock this process now has; where all are taken, one alone shares the first."""
     count, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
     if local >= count:
         raise UserError(f"torchrun --nproc-per-node: process {local + 1}, but this machine has {count} GPUs")
@@ -47,7 +47,10 @@ def _free_gpu() -> torch.device:
         name = f"couplet-gpu-{torch.cuda.get_device_properties(index).uuid}.lock"
         if _take(Path(tempfile.gettempdir()) / name):
             return torch.device("cuda", index)
-    return torch.device("cuda", local)
+    if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+        # Two processes of one group cannot share.
+        raise UserError(f"--device auto: no GPU is left for process {local + 1}, other jobs have all {count}")
+    return torch.device("cuda", 0)
 
 
 def _take(path: Path) -> bool:

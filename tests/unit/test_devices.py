@@ -28,7 +28,11 @@ def test_each_call_takes_a_free_gpu_and_then_shares(two_gpus, monkeypatch):
     assert [devices.find("auto").index for _ in range(2)] == [0, 1]
     assert devices.find("auto").index == 0
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert devices.find("auto").index == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(
+        UserError, match=r"^--device auto: no GPU is left for process 2, other jobs have all 2$"
+    ):
+        devices.find("auto")
 
 
 def test_gpu_of_another_process_is_left_to_it_until_that_ends(two_gpus):
