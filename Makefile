@@ -30,7 +30,7 @@ accept: $(VENV)/installed ## an edit of the code since SINCE (HEAD) that changes
 	python workflow/scripts/accept.py $(SINCE)
 
 experiments: $(VENV)/installed ## what experiments changed and what came out
-	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor)$$'
+	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor|step|loss|images_per_second)$$'
 
 test: $(VENV)/tested ## all tests
 	pytest -n auto --dist loadfile
