@@ -392,10 +392,6 @@ def watch(
     from couplet.live import follow, sinks
 
     follow(train, sinks(live, tensorboard), chosen, every)
-    chosen = _start(threads, device)
-    from couplet.live import follow, sinks
-
-    follow(train, sinks(live, tensorboard), chosen, every)
 
 
 @app.command()
