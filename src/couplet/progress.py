@@ -29,14 +29,7 @@ def training_progress(title: str, steps: int) -> Iterator[Callable[[Progress, fl
 @contextmanager
 def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A function to call with the number of images that were made since the last call."""
-    began, done = time.monotonic(), 0
-    with _shown(title, total) as show:
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            show(done, f"{done / max(time.monotonic() - began, 1e-9):.0f} images/s")
-
+    with _counted(title, total, "images/s") as advance:
         yield advance
 
 
@@ -50,13 +43,20 @@ def reading(title: str, total: int) -> Iterator[Callable[[int], None]]:
     if total < SHOWN_BYTES:
         yield lambda count: None
         return
+    with _counted(title, total, "MiB/s", size=1 << 20) as advance:
+        yield advance
+
+
+@contextmanager
+def _counted(title: str, total: int, unit: str, *, size: int = 1) -> Iterator[Callable[[int], None]]:
+    """A function to call with how many there were since the last call; shows them by the ``size``."""
     began, done = time.monotonic(), 0
-    with _shown(title, total >> 20) as show:
+    with _shown(title, total // size) as show:
 
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            show(done >> 20, f"{(done >> 20) / max(time.monotonic() - began, 1e-9):.0f} MiB/s")
+            show(done // size, f"{done // size / max(time.monotonic() - began, 1e-9):.0f} {unit}")
 
         yield advance
 
