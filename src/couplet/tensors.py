@@ -41,5 +41,9 @@ def default_stream(device: torch.device, seed: int) -> Iterator[None]:
     same masks, on CPU and GPU alike.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        if device.type == "cuda":
+            torch.manual_seed(seed)
+        else:
+            # torch.manual_seed notes for every absent accelerator who called it: a millisecond a call.
+            torch.default_generator.manual_seed(seed)
         yield

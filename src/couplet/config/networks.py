@@ -1,4 +1,4 @@
-"""Configuration of the networks: DDPM++, NCSN++, ADM and EDM2.
+"""Configuration of the networks: DDPM++, NCSN++, ADM, EDM2 and a multilayer perceptron.
 
 Fields have the names of the constructor arguments of NVlabs/edm and NVlabs/edm2. Defaults are those
 of the published models: CIFAR-10 for DDPM++ and NCSN++, ImageNet 64x64 for ADM and EDM2-S.
@@ -29,13 +29,31 @@ Probabilities = Annotated[tuple[Probability, ...], Field(strict=False, min_lengt
 
 
 class NetworkConfig(Variant):
-    """A U-Net that maps ``[b, c, h, w]`` images and noise labels to ``[b, out, h, w]``.
+    """A network that maps ``[b, c, h, w]`` images and noise labels to ``[b, out, h, w]``."""
+
+    noun: ClassVar[str] = "network"
+
+    model_channels: PositiveInt = 128
+    """Channels, or a unit of them (EDM, Appendix F; DDPM++ on CIFAR-10 has 128)."""
+
+    num_blocks: PositiveInt | Levels = 4
+    """Residual blocks, of a U-Net per level."""
+
+    dropout: Probability | Probabilities = 0.0
+    """Probability that dropout inside a block zeroes an activation. iCT on CIFAR-10: 0.3."""
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether any block has dropout."""
+        return any(self.dropout) if isinstance(self.dropout, tuple) else self.dropout > 0
+
+
+class UNetConfig(NetworkConfig):
+    """What the U-Nets have in common.
 
     A level is one resolution of the U-Net: level 0 has that of the images, each next level half of
     it. Encoder and decoder of a level share its entry in every per-level list.
     """
-
-    noun: ClassVar[str] = "network"
 
     model_channels: PositiveInt = 128
     """Channels that ``channel_mult`` multiplies (EDM, Appendix F; DDPM++ on CIFAR-10 has 128)."""
@@ -71,11 +89,6 @@ class NetworkConfig(Variant):
         """Residual blocks of the encoder at ``level``."""
         return self.num_blocks[level] if isinstance(self.num_blocks, tuple) else self.num_blocks
 
-    @property
-    def has_dropout(self) -> bool:
-        """Whether any block has dropout."""
-        return any(self.dropout) if isinstance(self.dropout, tuple) else self.dropout > 0
-
     def dropout_at(self, level: int, resolution: int) -> float:
         """Dropout probability at ``level``, where feature maps are ``resolution`` pixels high."""
         if self.dropout_resolution is not None and resolution > self.dropout_resolution:
@@ -83,7 +96,7 @@ class NetworkConfig(Variant):
         return self.dropout[level] if isinstance(self.dropout, tuple) else self.dropout
 
 
-class SongConfig(NetworkConfig):
+class SongConfig(UNetConfig):
     """What DDPM++ and NCSN++ have in common (Song et al. 2021, in the form of EDM)."""
 
     embedding_type: Literal["positional", "fourier"]
@@ -142,7 +155,7 @@ class NCSNPlusPlusConfig(SongConfig):
     """Coefficients of the separable filter used to halve and double the resolution."""
 
 
-class MultiHeadConfig(NetworkConfig):
+class MultiHeadConfig(UNetConfig):
     """What ADM and EDM2 have in common: several attention heads where there are many channels."""
 
     model_channels: PositiveInt = 192
@@ -190,6 +203,25 @@ class EDM2Config(MultiHeadConfig):
     attn_resolutions: Resolutions = (16, 8)
     """Heights in pixels of the levels with self-attention; one that no level has is ignored, as in
     EDM2. The first decoder block always has attention."""
+
+
+class MLPConfig(NetworkConfig):
+    """A residual multilayer perceptron over all values of an image: for points and small images."""
+
+    kind: Literal["mlp"] = "mlp"
+
+    model_channels: PositiveInt = 128
+    """Width of the hidden layers."""
+
+    num_blocks: PositiveInt = 3
+    """Residual blocks."""
+
+    dropout: Probability = 0.0
+    """Probability that dropout inside a block zeroes an activation."""
+
+    fourier_scale: PositiveFloat = 1.0
+    """Standard deviation of the random frequencies of the noise label's features, in cycles per unit: the
+    label, ln(t)/4, spans three units."""
 
 
 Config = TypeVar("Config", bound=NetworkConfig)

@@ -1,4 +1,4 @@
-"""The networks: U-Nets of the EDM family, whose published weights load by name."""
+"""The networks: U-Nets of the EDM family, whose published weights load by name, and a perceptron."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from couplet.config.networks import (
     ADMConfig,
     DDPMPlusPlusConfig,
     EDM2Config,
+    MLPConfig,
     NCSNPlusPlusConfig,
     NetworkConfig,
 )
 from couplet.networks.adm import ADM
 from couplet.networks.base import Network
 from couplet.networks.edm2 import EDM2
+from couplet.networks.mlp import MLP
 from couplet.networks.song import SongUNet
 
-__all__ = ["ADM", "EDM2", "REGISTRY", "Network", "SongUNet", "build"]
+__all__ = ["ADM", "EDM2", "MLP", "REGISTRY", "Network", "SongUNet", "build"]
 
 REGISTRY: dict[type[NetworkConfig], Callable[..., Network]] = {
     DDPMPlusPlusConfig: SongUNet,
     NCSNPlusPlusConfig: SongUNet,
     ADMConfig: ADM,
     EDM2Config: EDM2,
+    MLPConfig: MLP,
 }
 """The network of each class of configuration; a plug-in adds its own."""
 

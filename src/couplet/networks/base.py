@@ -8,11 +8,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from couplet.config.networks import MultiHeadConfig, NetworkConfig
+from couplet.config.networks import MultiHeadConfig, UNetConfig
 
 
 class Network(nn.Module, ABC):
-    """A U-Net from images and noise labels to images, without preconditioning.
+    """From images and noise labels to images, without preconditioning.
 
     Weights come from torch's default generator: seed it to build the same network again.
 
@@ -119,7 +119,7 @@ class Plan:
 
 
 def plan(
-    config: NetworkConfig,
+    config: UNetConfig,
     *,
     in_channels: int,
     resolution: int,

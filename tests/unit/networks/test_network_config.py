@@ -11,12 +11,13 @@ from couplet.config.networks import (
     ADMConfig,
     DDPMPlusPlusConfig,
     EDM2Config,
+    MLPConfig,
     NCSNPlusPlusConfig,
     NetworkConfig,
     shrink,
 )
 
-CLASSES = (ADMConfig, DDPMPlusPlusConfig, EDM2Config, NCSNPlusPlusConfig)
+CLASSES = (ADMConfig, DDPMPlusPlusConfig, EDM2Config, MLPConfig, NCSNPlusPlusConfig)
 
 
 @pytest.mark.parametrize("member", CLASSES)

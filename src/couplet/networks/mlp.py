@@ -1,0 +1,82 @@
+"""A residual multilayer perceptron, for points in the plane and images of a few values."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from couplet.config.networks import MLPConfig
+from couplet.networks.base import Network
+from couplet.networks.blocks import Init, Linear
+from couplet.networks.embeddings import FourierEmbedding
+
+INIT = Init("kaiming_uniform", weight=math.sqrt(2))
+INIT_LAST = Init("kaiming_uniform", weight=1e-5)
+NOISE_FEATURES = 64
+
+
+class MLP(Network):
+    """Residual blocks over the flattened image; each is shifted and scaled by the noise label's embedding.
+
+    Args:
+        config: its size.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        resolution: height and width of the images in pixels.
+        num_classes: length of a row of class labels; 0 for none.
+
+    Raises:
+        ValueError: a number is not positive.
+    """
+
+    def __init__(
+        self,
+        config: MLPConfig,
+        *,
+        in_channels: int,
+        out_channels: int,
+        resolution: int,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__(in_channels=in_channels, out_channels=out_channels, num_classes=num_classes)
+        width, values = config.model_channels, resolution**2
+        self.map_noise = FourierEmbedding(NOISE_FEATURES, scale=config.fourier_scale, sine_first=True)
+        self.map_label = Linear(num_classes, NOISE_FEATURES, init=INIT) if num_classes else None
+        self.map_layer = Linear(NOISE_FEATURES, width, init=INIT)
+        self.first = Linear(in_channels * values, width, init=INIT)
+        self.blocks = nn.ModuleList(_Block(width, config.dropout) for _ in range(config.num_blocks))
+        self.norm = nn.LayerNorm(width)
+        self.last = Linear(width, out_channels * values, init=INIT_LAST)
+
+    def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """See :meth:`Network.forward`."""
+        features = self.map_noise(noise_labels)
+        if self.map_label is not None:
+            labels = self.label_rows(class_labels, like=features)
+            features = features + self.map_label(labels * math.sqrt(self.num_classes))
+        embedding = F.silu(self.map_layer(features))
+        hidden = self.first(x.flatten(1))
+        for block in self.blocks:
+            hidden = block(hidden, embedding)
+        made: Tensor = self.last(F.silu(self.norm(hidden)))
+        return made.view(len(x), self.out_channels, *x.shape[2:])
+
+
+class _Block(nn.Module):
+    """``h + W2 drop(silu((1 + s) norm(W1 silu(norm(h))) + b))``, with s and b from the embedding."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.norm0, self.norm1 = nn.LayerNorm(width), nn.LayerNorm(width, elementwise_affine=False)
+        self.layer0, self.layer1 = Linear(width, width, init=INIT), Linear(width, width, init=INIT_LAST)
+        self.affine = Linear(width, 2 * width, init=INIT)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.affine(embedding).chunk(2, dim=1)
+        hidden = self.norm1(self.layer0(F.silu(self.norm0(x)))) * (1 + scale) + shift
+        hidden = F.dropout(F.silu(hidden), p=self.dropout, training=self.training)
+        out: Tensor = x + self.layer1(hidden)
+        return out
