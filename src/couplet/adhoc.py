@@ -19,7 +19,7 @@ from couplet.stages.reference import images_of, reference
 from couplet.stages.sample import sample, samples_name
 from couplet.stages.select import images_to_select, select
 from couplet.stages.table import SHOWN
-from couplet.stages.train import NO_SIGNALS, Signals, train
+from couplet.stages.train import NO_SIGNALS, Signals, lent, train
 
 
 def run_cell(
@@ -50,11 +50,22 @@ def run_cell(
     features(measurement.features, data, extractor, device)
     with counting(f"{data}: reference", images_of(data)) as advance:
         reference(data, extractor, statistics, device, advance)
+    frozen = None
+    if lender := params.pretrained(cell):
+        frozen = out / "pretrained"
+        needed = params.training(lender[0])
+        with training_progress(str(needed.cell), needed.recipe.steps) as progress:
+            train(needed, data, frozen, device, progress, say, signals, accept_code=accept_code)
     with (
         training_progress(str(cell), settings.recipe.steps) as progress,
         watched(progress, trained, sinks, device, say) as report,
     ):
-        train(settings, data, trained, device, report, say, signals, accept_code=accept_code)
+        predictor = lent(params, cell, frozen)
+        train(
+            *(settings, data, trained, device, report, say, signals),
+            frozen=predictor,
+            accept_code=accept_code,
+        )
     with counting(f"{cell}: select", images_to_select(settings, measurement)) as advance:
         select(settings, measurement, trained, extractor, statistics, selection, device, advance)
     with counting(f"{cell}: sample", measurement.sample.samples) as advance:

@@ -53,6 +53,10 @@ Live = Annotated[
     Path | None, typer.Option(help="Folder for a live view that DVC shows: curves, numbers, sample grids.")
 ]
 TensorBoard = Annotated[Path | None, typer.Option(help="Folder for the same as events of TensorBoard.")]
+Frozen = Annotated[
+    Path | None,
+    typer.Option(help="For a coupling with a `pretrained` predictor: the folder of that `couplet train`."),
+]
 AcceptCode = Annotated[
     bool,
     typer.Option(
@@ -166,10 +170,16 @@ def _settings(
     path: Path, scale: str | None, *, extractor: str | None = None, **names: Any
 ) -> tuple[Training, Measurement]:
     """What the cell of ``names`` is trained and measured with."""
+    params = _params(path, scale)
+    return _checked(path, params, _cell(params, **names), extractor)
+
+
+def _checked(
+    path: Path, params: Params, cell: Cell, extractor: str | None = None
+) -> tuple[Training, Measurement]:
+    """What ``cell`` is trained and measured with, by the parameters of ``path``."""
     from couplet.config import Invalid
 
-    params = _params(path, scale)
-    cell = _cell(params, **names)
     try:
         return params.training(cell), params.measurement(cell, extractor)
     except Invalid as error:
@@ -356,23 +366,32 @@ def train(
     threads: Threads = None,
     device: Device = "auto",
     processes: Processes = 1,
+    frozen: Frozen = None,
     accept_code: AcceptCode = False,
 ) -> None:
     """Train one cell; started again after an interruption, go on from its last state."""
-    settings, _ = _settings(
-        params, scale, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed
-    )
+    checked = _params(params, scale)
+    names = {"dataset": dataset, "recipe": recipe, "kernel": kernel, "coupling": coupling, "seed": seed}
+    cell = _cell(checked, **names)
+    settings, _ = _checked(params, checked, cell)
     with _shared(threads, device, processes) as (chosen, ranks):
         from couplet.live import sinks, watched
         from couplet.progress import training_progress
+        from couplet.stages.train import lent
         from couplet.stages.train import train as stage
+
+        predictor = lent(checked, cell, frozen)
 
         shown = sinks(live, tensorboard) if ranks.first else []
         with (
             training_progress(str(settings.cell), settings.recipe.steps) as progress,
             watched(progress, out, shown, chosen, _say) as report,
         ):
-            stage(settings, data, out, chosen, report, _say, _signals(), ranks, accept_code=accept_code)
+            stage(
+                *(settings, data, out, chosen, report, _say, _signals(), ranks),
+                frozen=predictor,
+                accept_code=accept_code,
+            )
         typer.echo(f"{out}: {settings.cell}, {settings.recipe.steps} steps")
 
 

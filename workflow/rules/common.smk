@@ -206,6 +206,13 @@ def archive_of_run(wildcards):
     return as_it_is(layout(table).data(cell.dataset) / "card.json")
 
 
+def lender_of_run(wildcards):
+    """The training whose model predicts, where a coupling has it from another."""
+    table, cell = found(runs, wildcards.run)
+    lender = layout(table).params.pretrained(cell)
+    return [as_it_is(layout(table).train(lender[0]) / "record.json")] if lender else []
+
+
 def archive_of_extractor(wildcards):
     table, (dataset, _) = found(extractors, wildcards.extractor)
     return as_it_is(layout(table).data(dataset) / "card.json")

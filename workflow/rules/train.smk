@@ -1,6 +1,7 @@
 rule train:
     input:
         card=archive_of_run,
+        frozen=lender_of_run,
     output:
         record="results/runs/{run}/train/record.json",
         config="results/runs/{run}/train/config.json",
@@ -23,9 +24,12 @@ rule train:
         gpu=gpus_of_run,
     params:
         cell=flags_of_run,
+        frozen=lambda wildcards, input: "".join(
+            f"--frozen {Path(record).parent} " for record in input.frozen
+        ),
         data=subpath(input.card, parent=True),
         out=subpath(output.record, parent=True),
     shell:
         "{resources.time_limit} "
         "couplet train {params.cell} --data {params.data}"
-        " --out {params.out} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        " {params.frozen}--out {params.out} --threads {threads} --processes {resources.gpu} > {log} 2>&1"

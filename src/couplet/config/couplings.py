@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from couplet.config.base import Closed, Variant
+from couplet.config.base import Closed, Invalid, Variant
+
+
+class Pretrained(Closed):
+    """A finished training of the same file, data set, kernel and seed."""
+
+    coupling: str
+    """A name from `couplings`."""
+    recipe: str | None = None
+    """A name from `recipes`; null is the recipe of the training that wants it."""
+    progress: float = Field(1.0, gt=0, le=1)
+    """The fraction of its steps after which the model is taken: the nearest snapshot (GC, Fig. 4: 1, 0.2)."""
 
 
 class CouplingConfig(Variant):
@@ -18,6 +29,11 @@ class CouplingConfig(Variant):
     def wants_frozen(self) -> bool:
         """Whether the recipe must name a pre-trained model in `frozen_from`."""
         return False
+
+    @property
+    def lender(self) -> Pretrained | None:
+        """The training that lends the frozen model, where it is one of the same file."""
+        return None
 
     @property
     def batch_parts(self) -> int:
@@ -79,7 +95,19 @@ class GeneratorInduced(CouplingConfig):
     """mu at the end of training, reached linearly; null keeps it constant."""
     predictor: Literal["ema", "online", "frozen"] = "ema"
     """Which model makes the data end: the running average (GC's choice), the model in training, or the
-    frozen one that the recipe's `frozen_from` names (GC, Fig. 4)."""
+    frozen one that `pretrained` or the recipe's `frozen_from` names (GC, Fig. 4)."""
+    pretrained: Pretrained | None = None
+    """With `predictor: frozen`: the training to predict with; the grid runs it first."""
+
+    @property
+    def lender(self) -> Pretrained | None:
+        return self.pretrained
+
+    @model_validator(mode="after")
+    def _lent_to_be_frozen(self) -> Self:
+        if self.pretrained is not None and self.predictor != "frozen":
+            raise Invalid(("predictor",), self.predictor, "must be frozen where `pretrained` is given")
+        return self
 
     @property
     def wants_frozen(self) -> bool:

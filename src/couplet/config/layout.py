@@ -45,8 +45,10 @@ class Layout:
 
     def run(self, cell: Cell) -> Path:
         """Folder of a cell; its name is the run's id."""
-        key = digest(self.params.training(cell).key, self.data(cell.dataset).name, code_of("train"))
-        return self.root / "runs" / f"{cell}-{key}"
+        parts = [self.params.training(cell).key, self.data(cell.dataset).name, code_of("train")]
+        if lender := self.params.pretrained(cell):
+            parts.append(self.run(lender[0]).name)
+        return self.root / "runs" / f"{cell}-{digest(*parts)}"
 
     def train(self, cell: Cell) -> Path:
         """Folder of a cell's checkpoints, curve and record."""

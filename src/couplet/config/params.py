@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
@@ -17,6 +18,7 @@ from couplet.config.extractors import ExtractorConfig
 from couplet.config.plugins import load_plugins
 from couplet.config.recipes import Kernel, Recipe
 from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig, TrainConfig
+from couplet.config.study import Study
 from couplet.errors import UserError
 
 
@@ -49,8 +51,12 @@ def with_kind(family: type[Variant], name: str, settings: Any) -> Any:
 class Scale(Closed):
     """Changes that bring the rows of a file to another size; what it does not name stays as written."""
 
+    base: str | None = None
+    """The file to lie over in place of the one that `base` at the top level names."""
     recipe: dict[str, Any] = {}
     """Laid over every recipe after its own overrides; may hold `overrides` of its own."""
+    recipes: dict[str, dict[str, Any]] = {}
+    """Laid over recipes by name."""
     table1: dict[str, Any] = {}
     """Laid over every grid."""
     train: dict[str, Any] = {}
@@ -97,7 +103,8 @@ class Params(Closed):
     features: Annotated[dict[str, Any], _named(ExtractorConfig)]
     """Feature extractors by name."""
     recipes: dict[str, dict[str, Any]]
-    """Recipes by name; `overrides` lists {when: {dataset|kernel|coupling|scale: name(s)}, …settings}."""
+    """Recipes by name; `overrides` lists {when: {dataset|kernel|coupling|scale: name(s)}, …settings}. `like`
+    names another recipe: what is written lies over that one, after its overrides."""
     couplings: Annotated[dict[str, Any], _named(CouplingConfig)]
     scales: dict[str, Scale | None] = {}
     """Sizes by name, for `--scale`; null changes nothing."""
@@ -105,6 +112,8 @@ class Params(Closed):
     select: SelectConfig = SelectConfig()
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    study: Study | None = None
+    """What the file's cells show: a figure or table of a paper, for `results/paper.html`."""
 
     _trainings: dict[Cell, Training] = PrivateAttr(default_factory=dict)
 
@@ -176,7 +185,7 @@ class Params(Closed):
             with located("recipes"):
                 path_safe(name)
             with located("recipes", name):
-                _recipe(draft, {}, self._overlay)
+                _recipe(self._layers(name), {}, self._overlay)
                 for i, override in enumerate(_overrides(draft)):
                     with located("overrides", i, "when"):
                         self._known_names(override["when"])
@@ -227,6 +236,35 @@ class Params(Closed):
         with located("extractor"):
             return self._lookup("features", name)
 
+    def _layers(self, name: str) -> list[Mapping[str, Any]]:
+        """The drafts that a recipe is made of, from the one that is like no other to its own."""
+        chain = [name]
+        while (like := self.recipes[chain[-1]].get("like")) is not None:
+            if not isinstance(like, str) or like not in self.recipes or like in chain:
+                raise Invalid(("like",), like, choices(str(like), self.recipes.keys() - set(chain)))
+            chain.append(like)
+        return [self.recipes[each] for each in reversed(chain)]
+
+    def pretrained(self, cell: Cell) -> tuple[Cell, float] | None:
+        """The cell whose training lends ``cell`` its frozen predictor, and after which fraction of its steps.
+
+        Raises:
+            Invalid: a name is not defined here, or that training wants a frozen predictor as well.
+        """
+        with located("coupling"):
+            coupling = self._lookup("couplings", cell.coupling)
+        if coupling.lender is None:
+            return None
+        lender = coupling.lender
+        names = {"coupling": lender.coupling, "recipe": lender.recipe or cell.recipe}
+        with located("couplings", cell.coupling, "pretrained"):
+            for key, name in names.items():
+                with located(key):
+                    self._lookup(f"{key}s", name)
+            if self.couplings[lender.coupling].wants_frozen:
+                raise Invalid(("coupling",), lender.coupling, "must be one that needs no frozen predictor")
+        return cell.model_copy(update=names), lender.progress
+
     def training(self, cell: Cell) -> Training:
         """All settings that ``cell`` trains with, overrides and scale applied.
 
@@ -248,12 +286,12 @@ class Params(Closed):
         if self.scale is not None:
             when["scale"] = self.scale
         with located("recipes", cell.recipe):
-            recipe, changes = _recipe(settings["recipe"], when, self._overlay)
+            recipe, changes = _recipe(self._layers(cell.recipe), when, self._overlay)
             coupling = settings["coupling"]
             with located("overrides", "coupling"):
                 if changes:
                     coupling = coupling.parse(merge(coupling.model_dump(mode="json"), changes))
-            if coupling.wants_frozen and recipe.frozen_from is None:
+            if coupling.wants_frozen and coupling.lender is None and recipe.frozen_from is None:
                 needed = f"coupling {cell.coupling} needs the path of a checkpoint to predict with"
                 raise Invalid(("frozen_from",), None, needed)
             if recipe.batch % coupling.batch_parts:
@@ -305,14 +343,20 @@ class Params(Closed):
 _WHEN = ("dataset", "kernel", "coupling", "scale")
 
 
+_ABOUT = ("published_as", "sources")
+"""What is said of a recipe and not of one that is like it."""
+
+
 def _recipe(
-    draft: Mapping[str, Any], when: Mapping[str, str], overlay: Mapping[str, Any]
+    drafts: Sequence[Mapping[str, Any]], when: Mapping[str, str], overlay: Mapping[str, Any]
 ) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe that a draft becomes under ``when``, and its settings for the coupling."""
+    """The recipe that drafts become under ``when``, one over the other, and its settings for the coupling."""
     settings: dict[str, Any] = {}
     coupling: dict[str, Any] = {}
-    for layer in (draft, overlay):
-        settings = merge(settings, {key: value for key, value in layer.items() if key != "overrides"})
+    for layer in (*drafts, overlay):
+        if "like" in layer:
+            settings = {key: value for key, value in settings.items() if key not in _ABOUT}
+        settings = merge(settings, {key: layer[key] for key in layer.keys() - {"overrides", "like"}})
         for override in _overrides(layer):
             if all(_holds(when.get(key), names) for key, names in override["when"].items()):
                 changes = {key: value for key, value in override.items() if key != "when"}
@@ -384,10 +428,35 @@ def read_params(path: Path, scale: str | None = None) -> Params:
         UserError: the file cannot be read, is not YAML, or holds a bad key or value.
     """
     load_plugins()
+    return validated(Params, _with_base(path, scale), str(path))
+
+
+def _with_base(path: Path, scale: str | None, above: tuple[Path, ...] = ()) -> Any:
+    """The content of a params file at ``scale``, laid over the file that it names as its base.
+
+    Raises:
+        UserError: a file cannot be read or is not YAML, or the bases lead back to a file.
+    """
     content = read_yaml(path)
-    if scale is not None and isinstance(content, dict):
+    if not isinstance(content, dict):
+        return content
+    if scale is not None:
         content["scale"] = scale
-    return validated(Params, content, str(path))
+    scales = content.get("scales")
+    chosen = scales.get(content.get("scale")) if isinstance(scales, dict) else None
+    changes = chosen if isinstance(chosen, dict) else {}
+    base = changes.get("base", content.get("base"))
+    if base is not None:
+        if not isinstance(base, str):
+            raise UserError(f"{path}: {Invalid(('base',), base, 'must be the path of a parameter file')}")
+        below = Path(os.path.normpath(path.parent / base))
+        if below in (*above, path):
+            raise UserError(f"{path}: base = {base}: leads back to {below}; a file cannot lie over itself")
+        under = _with_base(below, scale, (*above, path))
+        content = merge(under, {key: content[key] for key in content.keys() - {"base"}})
+    if isinstance(changes.get("recipes"), dict) and isinstance(content.get("recipes"), dict):
+        content["recipes"] = merge(content["recipes"], changes["recipes"])
+    return content
 
 
 def read_yaml(path: Path) -> Any:

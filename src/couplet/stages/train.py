@@ -13,18 +13,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from couplet import model, training
-from couplet.config import Training
+from couplet.config import Cell, Params, Training
 from couplet.config.layout import TRAINING_RECORD, checkpoint_name
 from couplet.config.sources import code_of
 from couplet.data import Archive, Loader
 from couplet.errors import Stopped, UserError
 from couplet.files import append, locked, read_json, remove_temporary, replacing, write_json
-from couplet.model import ConsistencyModel, ImageShape, Saved
+from couplet.model import ImageShape, Saved
 from couplet.networks.initial import read_weights
 from couplet.ranks import ALONE, Ranks
 from couplet.stages.record import Recorder, archive_digests, digests
@@ -52,6 +52,7 @@ def train(
     signals: Signals = NO_SIGNALS,
     ranks: Ranks = ALONE,
     *,
+    frozen: Path | None = None,
     accept_code: bool = False,
 ) -> None:
     """Trains a cell and writes its folder: config.json, curve.csv, checkpoints/, record.json.
@@ -65,6 +66,7 @@ def train(
         say: called with what a person should know before the first step.
         signals: entered for the time of the steps; a signal stops the training after a whole one.
         ranks: the processes that share each batch; the first one writes, the others must see what it wrote.
+        frozen: the checkpoint for a coupling with a `pretrained` predictor, see :func:`lent`.
         accept_code: go on from a state that other code of the training left.
 
     Raises:
@@ -74,6 +76,7 @@ def train(
     """
     archive = Archive(data)
     ranks.part(settings.recipe.batch)  # refused before anything is written
+    weights = _Weights.of(settings, frozen)
     place = out.absolute()
     partial = place.with_name(f"{place.name}.partial")
     lock = locked(place.with_name(f"{place.name}.lock"), say) if ranks.first else nullcontext()
@@ -85,13 +88,13 @@ def train(
             record = Recorder("train", partial / TRAINING_RECORD, device)
             with signals as stopped_by:
                 state = _train(
-                    settings, archive, partial, device, report, say, stopped_by, ranks, accept_code
+                    settings, archive, weights, partial, device, report, say, stopped_by, ranks, accept_code
                 )
             if ranks.first:
                 write_json(partial / "config.json", describe(settings))
                 record.write(
                     **_record(settings, archive, state, ranks),
-                    inputs={**archive_digests(archive), **digests(*_weights(settings))},
+                    inputs={**archive_digests(archive), **digests(*filter(None, weights))},
                     outputs=digests(partial / "config.json", partial / "curve.csv", partial / "checkpoints"),
                 )
         if ranks.first:
@@ -117,6 +120,7 @@ def _make_ready(out: Path, partial: Path) -> None:
 def _train(
     settings: Training,
     archive: Archive,
+    weights: _Weights,
     partial: Path,
     device: torch.device,
     report: Report,
@@ -127,7 +131,7 @@ def _train(
 ) -> State:
     """Takes every step, from the newest state in ``partial`` on."""
     shape = ImageShape(archive.card.shape[2], archive.card.shape[0], len(archive.card.classes))
-    state = _initial_state(settings, shape, device)
+    state = _initial_state(settings, shape, device, weights.initial)
     whole = state.model.coupling.joint_images
     loader = Loader(
         archive.train,
@@ -139,7 +143,7 @@ def _train(
         world=1 if whole else ranks.size,
     )
     state.code = [code_of("train")]
-    frozen = _frozen(settings, device)
+    frozen = None if weights.frozen is None else model.load(weights.frozen, device)[0]
     _restore(state, partial, settings, archive, say, accept_code)
     if len(steps := set(ranks.gather(state.step))) > 1:
         raise UserError(f"{partial}: processes see states of steps {sorted(steps)}; all must see one disk")
@@ -209,22 +213,58 @@ def _restore(
     say(f"{settings.cell}: goes on after step {state.step}")
 
 
-def _initial_state(settings: Training, shape: ImageShape, device: torch.device) -> State:
-    """The state before the first step, from the weights that the recipe names or from the seed."""
-    path = settings.recipe.init_from
+def _initial_state(settings: Training, shape: ImageShape, device: torch.device, path: Path | None) -> State:
+    """The state before the first step, from the weights in ``path`` or from the seed."""
     if path is None:
         return training.initial_state(settings, shape, device)
-    weights = read_weights(Path(path))
+    weights = read_weights(path)
     try:
         return training.initial_state(settings, shape, device, weights)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _frozen(settings: Training, device: torch.device) -> ConsistencyModel | None:
-    """The pre-trained model that the recipe lends to its coupling, or None."""
-    path = settings.recipe.frozen_from
-    return None if path is None else model.load(Path(path), device)[0]
+class _Weights(NamedTuple):
+    """Files of weights that a training starts from or predicts with."""
+
+    initial: Path | None
+    frozen: Path | None
+
+    @classmethod
+    def of(cls, settings: Training, frozen: Path | None) -> _Weights:
+        """Those that the recipe names; ``frozen`` where the coupling is lent its predictor.
+
+        Raises:
+            UserError: it is to be lent one and is not, or the other way round.
+        """
+        recipe, lender = settings.recipe, settings.coupling.lender
+        if (frozen is None) != (lender is None):
+            needed = (
+                "the coupling's predictor is frozen and from no training of the same file"
+                if lender is None
+                else f"coupling {settings.cell.coupling} predicts with a finished training of "
+                f"{lender.coupling}: give its folder"
+            )
+            raise UserError(f"--frozen = {frozen or 'not given'}: {needed}")
+        if frozen is None and recipe.frozen_from is not None:
+            frozen = Path(recipe.frozen_from)
+        return cls(Path(recipe.init_from) if recipe.init_from is not None else None, frozen)
+
+
+def lent(params: Params, cell: Cell, folder: Path | None) -> Path | None:
+    """The checkpoint in the finished training ``folder`` that lends ``cell`` its frozen predictor, if any.
+
+    Raises:
+        UserError: the folder is of another training than the coupling's `pretrained` names.
+    """
+    lender = params.pretrained(cell)
+    if lender is None or folder is None:
+        return folder
+    settings, progress = params.training(lender[0]), lender[1]
+    check_trained(settings, folder)
+    wanted = progress * settings.recipe.steps
+    nearest = min(settings.snapshot_steps, key=lambda step: abs(step - wanted))
+    return folder / "checkpoints" / checkpoint_name(nearest)
 
 
 def _start_curve(path: Path, step: int) -> None:
@@ -239,13 +279,6 @@ def _start_curve(path: Path, step: int) -> None:
         kept += [line for line in whole if int(line.partition(",")[0]) <= step]
     with replacing(path) as temporary:
         temporary.write_text("\n".join(kept) + "\n")
-
-
-def _weights(settings: Training) -> list[Path]:
-    """Files of weights that the recipe names."""
-    return [
-        Path(path) for path in (settings.recipe.init_from, settings.recipe.frozen_from) if path is not None
-    ]
 
 
 def _record(settings: Training, archive: Archive, state: State, ranks: Ranks) -> dict[str, Any]:
