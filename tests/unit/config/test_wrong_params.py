@@ -79,7 +79,7 @@ WRONG = {
     "s1 below s0": ("recipes.ict.schedule.s1", 5, "recipes.ict.schedule", ["5", "s0 = 10"]),
     "no test split": ("datasets.digits", {"kind": "ffhq64"}, "select.split", ["digits.test_images", "train"]),
     "scale": ("scale", "small", 'scale = "small"', ["no scales"]),
-    "key of a scale": ("scales", {"s": {"recipes": {}}}, "scales.s.recipes", ["'recipe'"]),
+    "key of a scale": ("scales", {"s": {"recipee": {}}}, "scales.s.recipee", ["'recipe'"]),
     "nfe": ("sample.nfe", [1, 3], "sample.nfe", ["3", "between 1 and 2"]),
     "nfe of selection": ("select.nfe", 4, "select.nfe = 4", ["between 1 and 2"]),
     "nfe of nothing": ("sample.nfe", [], "sample.nfe = []", ["at least 1"]),
