@@ -1,0 +1,316 @@
+"""Stage `figure`: what a study's cells show, as data, picture and caption."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from couplet.config import Cell, Layout, Params, Training
+from couplet.config.layout import record_of
+from couplet.config.study import Dots, Evaluations, FigureConfig, Plane, Probe, Steps, Study, Sweep
+from couplet.errors import UserError
+from couplet.files import read_json, replacing, write_json
+from couplet.model import ImageShape
+from couplet.reporting.cost import cost
+from couplet.reporting.plots import draw
+from couplet.reporting.statements import DIMENSIONS, spread, statements, summary
+from couplet.stages.provenance import check_linked, check_settings, check_small_files, read_record
+from couplet.stages.record import Recorder, digests
+from couplet.stages.table import Chains
+from couplet.stages.train import trained_shape
+
+Rows = list[dict[str, Any]]
+"""One seed's numbers: what names the row, `row` (its label), `seed`, `nfe` or `x`, `value`."""
+
+NAMES = (*DIMENSIONS, "row", "seed")
+
+
+class _Cells:
+    """A study's cells with their records; remembers what was read."""
+
+    def __init__(self, params: Params, study: Study, root: Path) -> None:
+        self.params, self.study = params, study
+        self.layout = Layout(params, root)
+        self.chains = Chains(self.layout)
+        self.read: dict[Path, str] = {}
+        self.cells = params.cells()
+        self.varied = [key for key in DIMENSIONS if len({getattr(cell, key) for cell in self.cells}) > 1]
+
+    def named(self, cell: Cell, without: str = "") -> dict[str, Any]:
+        """What names a cell; its label has the names that vary among the cells, but for one dimension."""
+        shown = [key for key in self.varied if key != without]
+        names = [getattr(cell, key) for key in shown or ([] if without else ["coupling"])]
+        label = ", ".join(self.study.labels.get(name, name) for name in names)
+        return {**{key: getattr(cell, key) for key in DIMENSIONS}, "row": label, "seed": cell.seed}
+
+    def evaluations(self) -> Iterator[tuple[Cell, Mapping[str, Any], Mapping[str, Any]]]:
+        """Every cell with its evaluation.json and the record of its training."""
+        for cell, extractor in self.params.measured():
+            result = self.chains.result(cell, extractor)
+            yield cell, result.evaluation, result.record
+        self.read |= self.chains.read
+
+    def probes(self, kind: str) -> Iterator[tuple[Cell, list[dict[str, str]]]]:
+        """Every cell with the lines of its probe.
+
+        Raises:
+            UserError: a probe is missing, or of other settings or another training.
+        """
+        for cell in self.cells:
+            path = self.layout.probe(cell, kind)
+            trained = read_record(self.layout.train(cell) / "record.json")
+            check_settings(trained, key=self.params.training(cell).key)
+            record = read_record(record_of(path))
+            check_linked([trained, record])
+            check_small_files(record)
+            self.read |= {path: record.outputs[path], **digests(record.path, trained.path)}
+            with path.open(newline="") as lines:
+                yield cell, list(csv.DictReader(lines))
+
+    def metric(self) -> str:
+        """The Fréchet distance's name in evaluation.json."""
+        extractors = {extractor for _, extractor in self.params.measured()}
+        if len(extractors) > 1:
+            raise UserError(f"table1.extractors = {sorted(extractors)}: a study's figure has one extractor")
+        return str(self.params.extractor_named(extractors.pop()).metric("fd"))
+
+
+def _distances(cells: _Cells, without: str = "") -> Rows:
+    """A row per cell and NFE."""
+    metric = cells.metric()
+    return [
+        {**cells.named(cell, without), "nfe": nfe, "value": evaluation["metrics"][f"{metric}_nfe{nfe}"]}
+        for cell, evaluation, _ in cells.evaluations()
+        for nfe in cells.params.sample.nfe
+    ]
+
+
+def _sweep(cells: _Cells, figure: Sweep) -> Rows:
+    """Distances, each with the setting that is swept."""
+    rows = _distances(cells, without=figure.x.partition(".")[0])
+    places = {cell: _setting(cells.params.training(cell), figure) for cell in cells.cells}
+    by_name = {tuple(getattr(cell, key) for key in DIMENSIONS): x for cell, x in places.items()}
+    return [{**row, "x": by_name[tuple(row[key] for key in DIMENSIONS)]} for row in rows]
+
+
+def _setting(training: Training, figure: Sweep) -> float:
+    """The number under the figure's key in a training's settings.
+
+    Raises:
+        UserError: there is none, and the study does not give one.
+    """
+    if training.cell.coupling in figure.zero:
+        return figure.zero[training.cell.coupling]
+    settings: Any = training.model_dump(mode="json")
+    for key in figure.x.split("."):
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    if not isinstance(settings, int | float):
+        raise UserError(
+            f"study.figure.x = {figure.x}: no number in the settings of {training.cell.name}; "
+            "name its coupling in study.figure.zero"
+        )
+    return float(settings)
+
+
+def _steps(cells: _Cells, figure: Steps) -> Rows:
+    """Distances of all snapshots, at each kind of budget."""
+    rows: Rows = []
+    nfe = cells.params.select.nfe
+    for (cell, extractor), (_, _, record) in zip(cells.params.measured(), cells.evaluations(), strict=True):
+        path = cells.layout.evaluation(cell, extractor) / "selection.json"
+        training = cells.params.training(cell)
+        spent = cost(training, trained_shape(cells.layout.train(cell), training))
+        per_step = {
+            "steps": 1.0,
+            "seconds": record["seconds"] / training.recipe.steps,
+            "evaluations": spent.evaluations * training.recipe.batch,
+        }
+        rows += [
+            {
+                **cells.named(cell),
+                "nfe": nfe,
+                "against": against,
+                "x": score["step"] * per_step[against],
+                "value": score[f"fd_nfe{nfe}"],
+            }
+            for against in figure.against
+            for score in read_json(path)["scores"]
+        ]
+    return rows
+
+
+def _probe(cells: _Cells, figure: Probe) -> Rows:
+    """A row per cell and noise level or snapshot."""
+    x, value = ("step", "variance") if figure.probe == "gradient" else ("level", "mean")
+    return [
+        {**cells.named(cell), "x": float(line[x]), "value": float(line[value])}
+        for cell, lines in cells.probes(figure.probe)
+        for line in lines
+    ]
+
+
+def _plane(cells: _Cells, figure: Plane) -> Rows:
+    """Points as the probe has them."""
+    return [
+        {
+            **cells.named(cell),
+            "part": line["part"],
+            "component": int(line["component"]),
+            **{key: float(line[key]) for key in ("x0", "y0", "x1", "y1")},
+        }
+        for cell, lines in cells.probes("plane")
+        for line in lines
+    ]
+
+
+_COLLECT: dict[type[FigureConfig], Callable[[_Cells, Any], Rows]] = {
+    Dots: lambda cells, figure: _distances(cells),
+    Evaluations: lambda cells, figure: _distances(cells),
+    Sweep: _sweep,
+    Steps: _steps,
+    Probe: _probe,
+    Plane: _plane,
+}
+
+YLABELS = {
+    "gradient": "variance of the gradient",
+    "transport": "transport cost c(t) = E‖x̂ − z‖²",
+    "regulariser": "E‖ẋ − v(x_t, t)‖²",
+}
+
+
+def at_equal_budget(rows: Rows) -> Rows:
+    """Each seed's distance where the cheapest training of the study ended, by its kind of budget.
+
+    Between snapshots the logarithm of the distance is interpolated linearly.
+    """
+    found: Rows = []
+    for against in dict.fromkeys(row["against"] for row in rows):
+        curves: dict[tuple[Any, ...], Rows] = {}
+        for row in rows:
+            if row["against"] == against:
+                curves.setdefault(tuple(row[key] for key in NAMES), []).append(row)
+        budget = min(curve[-1]["x"] for curve in curves.values())
+        for curve in curves.values():
+            x, y = ([row[key] for row in curve] for key in ("x", "value"))
+            value = float(np.exp(np.interp(budget, x, np.log(np.maximum(y, 1e-12)))))
+            found.append({**curve[-1], "x": budget, "value": value})
+    return found
+
+
+def figure(params: Params, name: str, root: Path, out: Path) -> dict[str, Any]:
+    """Writes ``out`` (CSV, a line per seed and point), the same as .svg and .png, and .json with the caption.
+
+    Args:
+        params: a parameter file with a `study`.
+        name: its name, as the target has it.
+        root: folder of the grid's results.
+        out: the .csv file to write.
+
+    Raises:
+        UserError: there is no `study`, or a cell's results are missing or do not fit the parameters.
+    """
+    study = params.study
+    if study is None:
+        raise UserError(f"{name}: has no `study`: nothing says what to draw")
+    record = Recorder("figure", record_of(out), torch.device("cpu"))
+    cells = _Cells(params, study, root)
+    rows = _COLLECT[type(study.figure)](cells, study.figure)
+    ylabel = YLABELS.get(getattr(study.figure, "probe", ""), f"Fréchet distance ({params.extractor})")
+    draw(study.figure, rows, out.with_suffix(".svg"), ylabel=ylabel)
+    caption = {
+        "name": name,
+        **study.model_dump(include={"paper", "result", "title", "claim", "source", "note", "order"}),
+        "statements": [found._asdict() for found in _statements(study, rows)],
+        "measured": _measured(cells, study),
+        "budget": _budget(cells),
+        "table": _table(study, rows),
+        "scale": params.scale,
+    }
+    with replacing(out) as temporary:
+        temporary.write_text(_csv(rows))
+    write_json(out.with_suffix(".json"), caption)
+    made = [out, *(out.with_suffix(suffix) for suffix in (".svg", ".png", ".json"))]
+    record.write(settings=study.model_dump(mode="json"), inputs=cells.read, outputs=digests(*made))
+    return caption
+
+
+def _statements(study: Study, rows: Rows) -> list[Any]:
+    if isinstance(study.figure, Plane):
+        return []
+    if isinstance(study.figure, Steps):
+        rows = at_equal_budget(rows)
+    at = "x" if isinstance(study.figure, Probe) else "nfe"
+    return [
+        found for comparison in study.compare for found in statements(rows, comparison, study.labels, at)
+    ]
+
+
+def _measured(cells: _Cells, study: Study) -> str:
+    """In whose features, on how many samples and seeds."""
+    params = cells.params
+    counts = {sum(other.name == cell.name for other in cells.cells) for cell in cells.cells}
+    seeds = "one seed" if counts == {1} else f"{' to '.join(map(str, sorted(counts)))} seeds each"
+    if isinstance(study.figure, Probe):
+        probe = params.probe
+        what = (
+            f"{probe.batches} minibatches at each snapshot's averaged weights"
+            if study.figure.probe == "gradient"
+            else f"{probe.images} pairs at each noise level"
+        )
+        return f"{what}; {seeds}, bars are their standard deviation."
+    if isinstance(study.figure, Plane):
+        return f"{seeds}."
+    extractor = params.extractor_named(params.measured()[0][1])
+    if isinstance(study.figure, Steps):
+        select = params.select
+        what = f"{select.samples} samples of every snapshot against the {select.split} split"
+    else:
+        what = f"{params.sample.samples} samples of the selected snapshot against the training split"
+    return (
+        f"Fréchet distance in the features of: {extractor.kind} ({params.measured()[0][1]}); {what}; "
+        f"{seeds}, bars are their standard deviation."
+    )
+
+
+def _budget(cells: _Cells) -> str:
+    """Data sets, steps, batches and networks of the trainings."""
+    found: dict[str, None] = {}
+    for cell in cells.cells:
+        training = cells.params.training(cell)
+        shape = trained_shape(cells.layout.train(cell), training)
+        network = training.recipe.network
+        size = f"{network.kind} of {network.model_channels} channels, {cost(training, shape).main:,} parameters"
+        found[f"{cell.dataset}, {training.recipe.steps:,} steps of {training.recipe.batch} images, {size}"] = None
+    return "; ".join(found) + "."
+
+
+def _table(study: Study, rows: Rows) -> dict[str, Any]:
+    """Means with their spread, for reading."""
+    if isinstance(study.figure, Plane):
+        return {"columns": [], "rows": []}
+    at = [key for key in ("against", "nfe", "x") if key in rows[0]]
+    if isinstance(study.figure, Steps):
+        rows, at = at_equal_budget(rows), ["against", "x"]
+    shown = [[*map(_cell, key), spread(values)] for key, values in summary(rows, ["row", *at])]
+    return {"columns": ["", *at, "mean ± std"], "rows": shown}
+
+
+def _cell(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _csv(rows: Rows) -> str:
+    text = io.StringIO()
+    columns = list(reduce(lambda names, row: {**names, **row}, rows, {}))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
