@@ -18,7 +18,6 @@ from couplet.stages.prepare import prepare
 from couplet.stages.reference import images_of, reference
 from couplet.stages.sample import sample, samples_name
 from couplet.stages.select import images_to_select, select
-from couplet.stages.table import SHOWN
 from couplet.stages.train import NO_SIGNALS, Signals, lent, train
 
 
@@ -84,7 +83,7 @@ def run_cell(
             advance,
         )
     panels = {
-        f"NFE {nfe}": {cell.coupling: read_array(samples / samples_name(nfe))[:SHOWN]}
+        f"NFE {nfe}": {cell.coupling: read_array(samples / samples_name(nfe))}
         for nfe in measurement.sample.nfe
     }
     sample_grids(out / "samples.png", panels)

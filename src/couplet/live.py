@@ -26,8 +26,8 @@ from couplet.stages.train import Report
 from couplet.tensors import default_stream
 from couplet.training import Progress
 
-IMAGES, COLUMNS, LEAST_SIDE = 36, 6, 32
-"""Samples in a grid, and in a row of it; smaller images are enlarged to at least this side, in pixels."""
+COLUMNS, LEAST_SIDE = 6, 32
+"""Samples in a row of a grid; smaller images are enlarged to at least this side, in pixels."""
 
 
 class Seen(NamedTuple):
@@ -176,29 +176,32 @@ class TensorBoard:
 def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
     """Samples of a snapshot, NFE 1, side by side, uint8 [h, w, c]; of the same noise for every snapshot.
 
-    Draws from named generators and leaves torch's own as they were.
+    Points of the plane are drawn as such. Draws from named generators and leaves torch's own as they were.
 
     Raises:
         UserError: the file cannot be read.
     """
-    from couplet.reporting.figures import tile
+    from couplet.data.preview import are_points
+    from couplet.reporting.figures import panel_size, tile
 
     with default_stream(torch.device("cpu"), 0):
         network, saved = model.load(checkpoint, device)
-    recipe = saved.training.recipe
+    recipe, side = saved.training.recipe, saved.shape.resolution
+    image = (side, side, saved.shape.channels)
+    count = panel_size(image)
     batches = generate(
         network,
         saved.shape,
         seed=saved.training.cell.seed,
         purpose="live",
-        count=IMAGES,
-        batch=IMAGES,
+        count=count,
+        batch=count,
         levels=[recipe.sigma_max],
         nfe=[1],
         boundary=recipe.boundary.sampling,
         conditional=recipe.conditional,
     )
-    scale = -(-LEAST_SIDE // saved.shape.resolution)
+    scale = 1 if are_points(image) else -(-LEAST_SIDE // side)
     images = np.concatenate([batch[1] for batch in batches])
     return tile(images.repeat(scale, axis=1).repeat(scale, axis=2), COLUMNS)
 

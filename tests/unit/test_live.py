@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 
 from couplet import cli, data, live, model
+from couplet.config.datasets import Mixture
+from couplet.data.preview import scatter
 from couplet.errors import Stopped, UserError
 from couplet.live import follow, sample_grid, sinks, watched
 from couplet.sampling import sample_noise, to_uint8
+from couplet.stages.prepare import prepare
 from couplet.stages.train import train
 
 CPU = torch.device("cpu")
@@ -265,6 +268,19 @@ def test_grid_is_of_the_average_with_the_noise_of_its_seed(go, make_training, tm
     for index, image in enumerate(images):
         y, x = (34 * side for side in divmod(index, 6))
         assert np.array_equal(grid[y : y + 32 : 4, x : x + 32 : 4, 0], image[0].numpy())
+
+
+def test_points_of_the_plane_are_drawn_as_such(make_training, tmp_path):
+    prepare("toy", Mixture(points=16, test_points=4), tmp_path / "toy", raw=tmp_path)
+    settings = make_training(steps=2, boundary={"sampling": True}, train={"snapshots": 1})
+    train(settings, tmp_path / "toy", tmp_path / "run", CPU, lambda progress, rate: None, print)
+    path = tmp_path / "run/checkpoints/step-00000002.safetensors"
+    network, _ = model.load(path, CPU)
+    noise = sample_noise(0, "live", range(1000), 0, (2, 1, 1)).double()
+    level = torch.tensor([settings.recipe.sigma_max], dtype=torch.float64)
+    with torch.no_grad():
+        points = to_uint8(network(level * noise, level, None, boundary=True).double())
+    assert np.array_equal(sample_grid(path, CPU), scatter(points.permute(0, 2, 3, 1).numpy()))
 
 
 def test_pictures_are_the_grids(go, settings, tmp_path):

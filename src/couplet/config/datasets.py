@@ -67,6 +67,28 @@ class Digits(DatasetConfig):
     """Images held out of training, drawn evenly from the classes; `select` scores against them."""
 
 
+class Mixture(DatasetConfig):
+    """Points of the plane: an equal mixture of two Gaussians with means (0, 0.5) and (0, -0.5).
+
+    The toy data of VCT's Figure 1 (arXiv 2502.18197), whose caption gives the means; the standard deviation
+    is ours. A point is an image of 1×1 pixels with two channels, its coordinates. Like all images they are
+    stored as 256 values from -1 to 1, 2/255 apart: finer than a plot shows.
+    """
+
+    native = (1, 2)
+    num_classes = 2
+    kind: Literal["mixture"] = "mixture"
+    std: float = Field(0.1, ge=0.01, le=0.125)
+    """Standard deviation of each coordinate about its mean: from about one stored step to a quarter of the
+    way from a mean to the edge. What lies beyond the edge, at most 1 point in 30,000, is put on it."""
+    points: int = Field(5000, ge=2, le=10_000_000)
+    """Points of the training split."""
+    test_points: int = Field(1000, ge=2, le=10_000_000)
+    """Points of the test split, drawn independently of the training split."""
+    seed: int = Field(0, ge=0)
+    """Seed of the points; independent of every training seed."""
+
+
 class Mnist(DatasetConfig):
     """MNIST: 60,000 training and 10,000 test images, grey, 28×28, ten classes."""
 

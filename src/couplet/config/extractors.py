@@ -41,6 +41,15 @@ class Classifier(ExtractorConfig):
     """Seed of initial weights and batches; independent of every training seed."""
 
 
+class Values(ExtractorConfig):
+    """No network: features are an image's own values in [-1, 1], for points of the plane and small images.
+
+    Distances then are those of the pixels' means and covariances, which say little of what is in an image.
+    """
+
+    kind: Literal["values"] = "values"
+
+
 class Pretrained(ExtractorConfig):
     """An extractor whose weights are a published file."""
 

@@ -60,7 +60,7 @@ STAGE_SOURCES = {
     ),
     "sample": (*_MODEL, "sampling", "stages/sample.py"),
     "evaluate": ("data/loader.py", "metrics", "stages/evaluate.py", "tensors.py"),
-    "table": ("reporting", "stages/table.py"),
+    "table": ("data/preview.py", "reporting", "stages/table.py"),
 }
 """Paths below the package, files or whole rooms, by stage. What only moves, names, checks or prints
 (command line, progress, file helpers, layout) does not count."""

@@ -24,6 +24,15 @@ class Cost(NamedTuple):
     """Network and coupling together."""
     flops: int
     """Floating-point operations per image and step; a multiply-add counts as two."""
+    main: int
+    """Parameters of the network alone."""
+    forward: int
+    """Floating-point operations of the network's forward pass, per image."""
+
+    @property
+    def evaluations(self) -> float:
+        """Forward passes of the network that a step costs per image; others count by their operations."""
+        return self.flops / self.forward
 
     def hours(self, training: Training, tflops: float) -> float:
         """Hours at a throughput of ``tflops`` TFLOP/s: modelled, not measured."""
@@ -67,6 +76,8 @@ def cost(training: Training, shape: ImageShape) -> Cost:
     return Cost(
         parameters=sum(p.numel() for p in coupling.parameters()) + sum(n.parameters for n in (main, *owned)),
         flops=round((4 + coupling.predictions) * main.flops) + 3 * sum(network.flops for network in owned),
+        main=main.parameters,
+        forward=main.flops,
     )
 
 

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
+from couplet.data.preview import are_points, scatter
 from couplet.files import replacing
 
 mpl.use("Agg")
@@ -29,9 +30,22 @@ LINES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP*X"
 """Line and marker tell curves apart in grey."""
 
+IMAGES, POINTS = 36, 1000
+"""What a panel shows."""
+
+
+def panel_size(shape: tuple[int, ...]) -> int:
+    """How many images [h, w, c] of this shape a panel shows."""
+    return POINTS if are_points(shape) else IMAGES
+
 
 def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
-    """Images [n, h, w, c] as one picture with thin grey lines; what is missing in the last row is grey."""
+    """Images [n, h, w, c] as one picture with thin grey lines; what is missing in the last row is grey.
+
+    Points of the plane, [n, 1, 1, 2], are drawn as such: [512, 512, 3].
+    """
+    if are_points(images.shape[1:]):
+        return scatter(images)
     gap = max(1, images.shape[1] // 16)
     missing = -len(images) % columns
     images = np.pad(images, ((0, missing), (0, gap), (0, gap), (0, 0)), constant_values=110)
@@ -45,8 +59,8 @@ def sample_grids(
 ) -> None:
     """Panels of samples: a row per NFE, a column per coupling.
 
-    ``panels[row][column]`` holds images [n, h, w, c]; image i of every panel in a row has the same
-    noise. Columns without a panel in a row stay empty there.
+    ``panels[row][column]`` holds images [n, h, w, c], of which the first :func:`panel_size` are shown;
+    image i of every panel in a row has the same noise. Columns without a panel in a row stay empty there.
     """
     rows = list(panels)
     names = list(dict.fromkeys(name for row in panels.values() for name in row))
@@ -64,7 +78,8 @@ def sample_grids(
                 axis.axis("off")
                 if name not in panels[row]:
                     continue
-                picture = tile(panels[row][name], columns)
+                images = panels[row][name]
+                picture = tile(images[: panel_size(images.shape[1:])], columns)
                 axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, aspect="equal")
                 if i == 0:
                     axis.set_title(name)

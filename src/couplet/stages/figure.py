@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from couplet.config import Cell, Layout, Params, Training
 from couplet.config.layout import record_of
 from couplet.config.study import Dots, Evaluations, FigureConfig, Plane, Probe, Steps, Study, Sweep
+from couplet.data import Archive
 from couplet.errors import UserError
 from couplet.files import read_json, replacing, write_json
 from couplet.model import ImageShape
@@ -24,7 +25,6 @@ from couplet.reporting.statements import DIMENSIONS, spread, statements, summary
 from couplet.stages.provenance import check_linked, check_settings, check_small_files, read_record
 from couplet.stages.record import Recorder, digests
 from couplet.stages.table import Chains
-from couplet.stages.train import trained_shape
 
 Rows = list[dict[str, Any]]
 """One seed's numbers: what names the row, `row` (its label), `seed`, `nfe` or `x`, `value`."""
@@ -49,6 +49,11 @@ class _Cells:
         names = [getattr(cell, key) for key in shown or ([] if without else ["coupling"])]
         label = ", ".join(self.study.labels.get(name, name) for name in names)
         return {**{key: getattr(cell, key) for key in DIMENSIONS}, "row": label, "seed": cell.seed}
+
+    def shape(self, cell: Cell) -> ImageShape:
+        """What the images of a cell's data set look like."""
+        card = Archive(self.layout.data(cell.dataset)).card
+        return ImageShape(card.shape[2], card.shape[0], len(card.classes))
 
     def evaluations(self) -> Iterator[tuple[Cell, Mapping[str, Any], Mapping[str, Any]]]:
         """Every cell with its evaluation.json and the record of its training."""
@@ -126,7 +131,7 @@ def _steps(cells: _Cells, figure: Steps) -> Rows:
     for (cell, extractor), (_, _, record) in zip(cells.params.measured(), cells.evaluations(), strict=True):
         path = cells.layout.evaluation(cell, extractor) / "selection.json"
         training = cells.params.training(cell)
-        spent = cost(training, trained_shape(cells.layout.train(cell), training))
+        spent = cost(training, cells.shape(cell))
         per_step = {
             "steps": 1.0,
             "seconds": record["seconds"] / training.recipe.steps,
@@ -248,9 +253,7 @@ def _statements(study: Study, rows: Rows) -> list[Any]:
     if isinstance(study.figure, Steps):
         rows = at_equal_budget(rows)
     at = "x" if isinstance(study.figure, Probe) else "nfe"
-    return [
-        found for comparison in study.compare for found in statements(rows, comparison, study.labels, at)
-    ]
+    return [found for comparison in study.compare for found in statements(rows, comparison, study.labels, at)]
 
 
 def _measured(cells: _Cells, study: Study) -> str:
@@ -285,10 +288,11 @@ def _budget(cells: _Cells) -> str:
     found: dict[str, None] = {}
     for cell in cells.cells:
         training = cells.params.training(cell)
-        shape = trained_shape(cells.layout.train(cell), training)
         network = training.recipe.network
-        size = f"{network.kind} of {network.model_channels} channels, {cost(training, shape).main:,} parameters"
-        found[f"{cell.dataset}, {training.recipe.steps:,} steps of {training.recipe.batch} images, {size}"] = None
+        parameters = cost(training, cells.shape(cell)).main
+        length = f"{training.recipe.steps:,} steps of {training.recipe.batch} images"
+        size = f"{network.kind} of {network.model_channels} channels, {parameters:,} parameters"
+        found[f"{cell.dataset}, {length}, {size}"] = None
     return "; ".join(found) + "."
 
 

@@ -17,7 +17,7 @@ from couplet.data import Archive, read_array
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
 from couplet.reporting import Missing, Result
-from couplet.reporting.figures import distance_curves, sample_grids
+from couplet.reporting.figures import distance_curves, panel_size, sample_grids
 from couplet.stages.provenance import (
     Record,
     check_linked,
@@ -27,9 +27,6 @@ from couplet.stages.provenance import (
 )
 from couplet.stages.record import Recorder, digests
 from couplet.stages.sample import samples_name
-
-SHOWN = 36
-"""Samples in a panel of the figure."""
 
 UNDONE = {
     "prepare": "no data set",
@@ -72,7 +69,7 @@ def table(
     there = [pair for pair in measured if pair not in lacking]
     if lacking and not (partial and there):
         raise UserError(_incomplete(layout, lacking, len(measured), partial))
-    chains = _Chains(layout)
+    chains = Chains(layout)
     results = {pair: chains.result(*pair) for pair in there}
     missing = {pair: _missing(params, *pair, stage) for pair, stage in lacking.items()}
     made = reporting.rows(results.get(pair) or missing[pair] for pair in measured)
@@ -138,7 +135,7 @@ def _missing(params: Params, cell: Cell, extractor: str, stage: str) -> Missing:
     return Missing(params.training(cell), extractor, nfe, UNDONE[stage], params.scale or "")
 
 
-class _Chains:
+class Chains:
     """Reads cells with all their records; what cells share is read and checked once."""
 
     def __init__(self, layout: Layout) -> None:
@@ -193,11 +190,11 @@ def _samples(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
     panels: dict[str, dict[str, np.ndarray]] = {}
     for nfe in sorted(layout.params.sample.nfe):
         panels[f"NFE {nfe}"] = {
-            coupling: read_array(folder / samples_name(nfe))[:SHOWN] for coupling, folder in first.items()
+            coupling: read_array(folder / samples_name(nfe)) for coupling, folder in first.items()
         }
     # Evenly spaced, for many data sets are sorted by class.
     real = Archive(layout.data(measured[0][0].dataset)).train.images
-    shown = np.linspace(0, len(real) - 1, min(SHOWN, len(real))).astype(int)
+    shown = np.linspace(0, len(real) - 1, min(panel_size(real.shape[1:]), len(real))).astype(int)
     next(iter(panels.values()))["real images"] = real[shown]
     sample_grids(path, panels)
 

@@ -8,6 +8,7 @@ from couplet.errors import UserError
 
 KINDS = {
     "digits",
+    "mixture",
     "mnist",
     "fashion_mnist",
     "cifar10",
@@ -36,8 +37,9 @@ def test_kinds():
 
 def test_named_kinds_hold_no_path():
     """A key of a run must not depend on where a machine keeps its files."""
+    pixels = {"kind", "crop", "originals", "test_images", "std", "points", "test_points", "seed"}
     for kind in KINDS - {"images"}:
-        assert set(DatasetConfig.family[kind].model_fields) <= {"kind", "crop", "originals", "test_images"}
+        assert set(DatasetConfig.family[kind].model_fields) <= pixels
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def read(config: DatasetConfig, raw: Path) -> Iterator[Source]:
         UserError: the source is not to be had.
     """
     # Decoding needs packages that a node which only trains does not have.
-    for module in ("digits", "published", "images"):
+    for module in ("digits", "mixture", "published", "images"):
         needed(f"couplet.data.sources.{module}", f"dataset {config.kind}", "pipeline")
     if type(config) not in _READERS:
         raise TypeError(f"no reader for {type(config).__name__}")

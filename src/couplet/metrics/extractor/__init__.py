@@ -21,6 +21,7 @@ from couplet.metrics.extractor.classifier import (
 )
 from couplet.metrics.extractor.dinov2 import DinoV2Extractor
 from couplet.metrics.extractor.inception import InceptionExtractor
+from couplet.metrics.extractor.values import ValuesExtractor
 
 __all__ = [
     "CARD",
@@ -33,6 +34,7 @@ __all__ = [
     "InceptionExtractor",
     "Pixels",
     "Trained",
+    "ValuesExtractor",
     "ahead",
     "extracts",
     "implementation",
