@@ -87,6 +87,16 @@ MUTATIONS = (
     Mutation(
         "transport cost maximised", "couplings/minibatch_ot.py", "cheapest(-(images", "cheapest((images"
     ),
+    Mutation("plan of the dearest transport", "couplings/sinkhorn.py", "plan = gain", "plan = -gain"),
+    Mutation("rows of the plan left as they are", "couplings/sinkhorn.py", ".log_softmax(1)", ""),
+    Mutation("swaps for the worse", "couplings/swaps.py", "mine] > gain", "mine] < gain"),
+    Mutation("worst direction taken", "couplings/projected.py", "gains.argmax", "gains.argmin"),
+    Mutation(
+        "generator without the encoder's noise",
+        "couplings/variational_generator.py",
+        "images, encoded.noise",
+        "images, noise",
+    ),
     Mutation("EMA roles swapped", "training/ema.py", "parameters()), 1 - beta)", "parameters()), beta)"),
     Mutation("parts of a batch not weighted", "training/loop.py", " * (len(terms.distance) / count)", ""),
     Mutation("teacher's masks in another order", "training/masks.py", "drawn.popleft()", "drawn.pop()"),

@@ -39,7 +39,7 @@ def make_training():
 
     def make(coupling="independent", *, seed=0, kernel="ve", train=None, **recipe):
         settings = {"kind": coupling} if isinstance(coupling, str) else coupling
-        if settings["kind"] == "vae":
+        if settings["kind"] in ("vae", "vae_generator"):
             settings = {"encoder": {"model_channels": 8}, **settings}
         network = {
             "kind": "ddpmpp",

@@ -47,10 +47,9 @@ class Independent(CouplingConfig):
     kind: Literal["independent"] = "independent"
 
 
-class MinibatchOT(CouplingConfig):
-    """Noise re-assigned within the batch by exact optimal transport."""
+class MinibatchCoupling(CouplingConfig):
+    """What couplings share that deal the noise of a batch out to its images."""
 
-    kind: Literal["ot"] = "ot"
     parts: int = Field(1, ge=1)
     """Equal parts of a batch, each with an assignment of its own: 1 is the whole batch, whatever number of
     devices shares it; as many as the devices is what a code does where every process deals out its own."""
@@ -64,6 +63,44 @@ class MinibatchOT(CouplingConfig):
     @property
     def batch_parts(self) -> int:
         return self.parts
+
+
+class MinibatchOT(MinibatchCoupling):
+    """Noise re-assigned within the batch by exact optimal transport."""
+
+    kind: Literal["ot"] = "ot"
+
+
+class Sinkhorn(MinibatchCoupling):
+    """Noise re-assigned within the batch by entropic optimal transport, without a solver on the CPU."""
+
+    kind: Literal["sinkhorn"] = "sinkhorn"
+    epsilon: float = Field(0.1, ge=1e-6)
+    """Weight of the plan's entropy, in units of the centred cost's root mean square. Towards 0 the plan is
+    that of exact transport, and takes more iterations."""
+    iterations: int = Field(20, ge=1)
+    """Of Sinkhorn's algorithm. At these two defaults about 2 % of what exact transport gains is lost
+    (`benchmarks/ot.py`)."""
+
+
+class Projected(MinibatchCoupling):
+    """Noise re-assigned within the batch by sorting along random directions, the best of which is taken."""
+
+    kind: Literal["projected"] = "projected"
+    directions: int = Field(16, ge=1)
+    """Random directions that are tried, the same ones in every batch."""
+    seed: int = Field(0, ge=0)
+    """Of the directions; whatever the seed of the training."""
+
+
+class Swaps(MinibatchCoupling):
+    """Noise exchanged between pairs of images where that lowers the transport cost."""
+
+    kind: Literal["swaps"] = "swaps"
+    rounds: int = Field(128, ge=1)
+    """In each of which every image meets one other: the more, the nearer to optimal transport."""
+    seed: int = Field(0, ge=0)
+    """Of who meets whom; whatever the seed of the training."""
 
 
 class Encoder(Closed):
@@ -112,3 +149,9 @@ class GeneratorInduced(CouplingConfig):
     @property
     def wants_frozen(self) -> bool:
         return self.predictor == "frozen"
+
+
+class VariationalGenerator(Variational, GeneratorInduced):
+    """Noise from an encoder and the model's own output as data end (VCT and GC in one; in neither paper)."""
+
+    kind: Literal["vae_generator"] = "vae_generator"  # type: ignore[assignment]

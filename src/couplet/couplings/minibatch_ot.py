@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from couplet.config.couplings import MinibatchOT as MinibatchOTConfig
-from couplet.couplings.base import Coupling, Pair, Setting, implements
+from couplet.couplings.base import implements
+from couplet.couplings.minibatch import MinibatchCoupling
 
 
 def cheapest(cost: Tensor) -> Tensor:
@@ -39,30 +38,8 @@ def assignment(images: Tensor, noise: Tensor) -> Tensor:
 
 
 @implements(MinibatchOTConfig)
-class MinibatchOT(Coupling):
-    """Images stay in place with their labels; noise is permuted among them, in each part of the batch."""
+class MinibatchOT(MinibatchCoupling):
+    """The assignment of least cost."""
 
-    joint_images = True
-
-    def __init__(self, config: MinibatchOTConfig, setting: Setting) -> None:
-        super().__init__()
-        self.parts = config.parts
-        self.joint_samples = config.sampling_group if config.recouple_when_sampling else None
-
-    def arrange(self, images: Tensor, noise: Tensor, rows: slice = slice(None)) -> Tensor:
-        """The noise of each part of the batch, dealt out to its images; solves only the parts of ``rows``."""
-        start, stop, _ = rows.indices(len(images))
-        size = len(images) // self.parts
-        first = start - start % size
-        dealt = []
-        for begin in range(first, stop, size):
-            part = slice(begin, begin + size)
-            dealt.append(noise[part][assignment(images[part], noise[part])])
-        return torch.cat(dealt)[start - first : stop - first]
-
-    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None, **context: Any) -> Pair:
-        return Pair(images, noise, labels, images.new_zeros(len(images)))
-
-    def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """Noise re-assigned within the group of samples, or as drawn where samples stand alone."""
-        return noise[assignment(images, noise)] if self.joint_samples else noise
+    def assign(self, images: Tensor, noise: Tensor) -> Tensor:
+        return assignment(images, noise)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from couplet.config import Invalid, Params, read_params
+from couplet.config.couplings import CouplingConfig
 from couplet.config.params import merge
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
@@ -130,7 +131,8 @@ def test_override_may_change_the_coupling(params):
 def test_override_may_name_several(params):
     made = params([{"when": {"coupling": ["vae", "ot"]}, "steps": 7}])
     found = {name: training(made, coupling=name).recipe.steps for name in made.couplings}
-    assert found == {"independent": 1500, "ot": 7, "vae": 7, "generator": 1500}
+    assert {name for name, steps in found.items() if steps == 7} == {"vae", "ot"}
+    assert set(found.values()) == {7, 1500}
 
 
 SCALES = {
@@ -158,7 +160,7 @@ def test_scale_is_laid_over_recipes_grid_and_stages(params):
     assert made.sample.samples == 16
     assert made.sample.nfe == written.sample.nfe
     assert {cell.seed for cell in made.cells()} == {5}
-    assert len(made.cells()) == len(made.couplings)
+    assert len(made.cells()) == len(written.cells()) / 2
 
 
 def test_scale_that_changes_nothing_keeps_every_key(params):
@@ -243,7 +245,7 @@ def test_settings_cannot_be_changed_after_the_check(make_training):
 
 
 def test_settings_survive_json(make_training):
-    for kind in ("independent", "ot", "vae", "generator"):
+    for kind in sorted(CouplingConfig.family):
         training = make_training(kind)
         again = type(training).model_validate_json(training.model_dump_json())
         assert again == training

@@ -66,6 +66,9 @@ WRONG = {
     "infinity": ("recipes.ict.sigma_max", math.inf, "sigma_max = Infinity", ["finite"]),
     "mu above one": ("couplings.generator.mu", 1.5, "couplings.generator.mu = 1.5", ["1"]),
     "mu below zero": ("couplings.generator.mu_end", -0.1, "generator.mu_end = -0.1", ["0"]),
+    "no entropy": ("couplings.sinkhorn.epsilon", 0.0, "couplings.sinkhorn.epsilon = 0.0", ["0.000001"]),
+    "no direction": ("couplings.projected.directions", 0, "couplings.projected.directions = 0", ["1"]),
+    "no round": ("couplings.swaps.rounds", 0, "couplings.swaps.rounds = 0", ["1"]),
     "negative weight": ("couplings.vae.kl_weight", -1, "couplings.vae.kl_weight = -1", ["0"]),
     "encoder": ("couplings.vae.encoder.chanels", 8, "couplings.vae.encoder.chanels", ["allowed"]),
     "network kind": ("recipes.ict.network.kind", "ddpm", 'network.kind = "ddpm"', ["'ddpmpp'"]),
@@ -136,8 +139,10 @@ def test_unused_recipe_is_checked_too(params_content, refused):
     assert "recipes.other.steps = 0" in refused(params_content)
 
 
-def test_frozen_predictor_needs_a_frozen_model(params_content, refused):
-    params_content["couplings"]["generator"]["predictor"] = "frozen"
+@pytest.mark.parametrize("coupling", ["generator", "vae_generator"])
+def test_frozen_predictor_needs_a_frozen_model(params_content, refused, coupling):
+    params_content["couplings"][coupling]["predictor"] = "frozen"
+    params_content["table1"]["couplings"] = [coupling]
     assert "frozen_from" in refused(params_content)
 
 

@@ -70,7 +70,16 @@ def inputs(labelled=True):
 
 def test_every_configuration_has_an_implementation():
     assert set(_REGISTRY) == set(CouplingConfig.family.values())
-    assert {"independent", "ot", "vae", "generator"} <= set(KINDS)
+    assert {
+        "independent",
+        "ot",
+        "sinkhorn",
+        "projected",
+        "swaps",
+        "vae",
+        "generator",
+        "vae_generator",
+    } <= set(KINDS)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -163,7 +172,7 @@ def test_state_dict_round_trip(kind, call):
         assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("kind", ["independent", "ot"])
+@pytest.mark.parametrize("kind", ["independent", "ot", "sinkhorn", "projected", "swaps"])
 def test_marginals_are_preserved(kind, call):
     """Data stay as they are, noise is dealt out anew: each row is there once."""
     images, noise, labels = inputs()
@@ -175,7 +184,7 @@ def test_marginals_are_preserved(kind, call):
     assert sorted(rows) == sorted(row.tolist() for row in noise.flatten(1))
 
 
-@pytest.mark.parametrize("kind", ["independent", "ot"])
+@pytest.mark.parametrize("kind", ["independent", "ot", "sinkhorn", "projected", "swaps"])
 def test_noise_stays_standard_normal(kind, call):
     noises = [
         call(make(kind), torch.rand(64, 1, 2, 2), torch.randn(64, 1, 2, 2), None).noise for _ in range(50)

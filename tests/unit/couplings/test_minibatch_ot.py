@@ -58,55 +58,8 @@ def test_keeps_gradients_out_of_the_solver():
     assert not assignment(images, torch.randn(4, 1, 2, 2)).requires_grad
 
 
-def make(**settings):
-    return build(MinibatchOT(**settings), Setting(1, 0.5, None))
-
-
-def test_training_deals_the_noise_out_before_the_pairs_are_made():
+def test_the_coupling_takes_that_permutation():
     images, noise = torch.randn(2, 16, 1, 2, 2)
-    coupling = make()
-    dealt = coupling.arrange(images, noise)
+    dealt = build(MinibatchOT(), Setting(1, 0.5, None)).arrange(images, noise)
     assert torch.equal(dealt, noise[assignment(images, noise)])
     assert not torch.equal(dealt, noise)
-    assert torch.equal(coupling(images, dealt, None).noise, dealt)
-
-
-def test_each_part_of_a_batch_has_an_assignment_of_its_own():
-    images, noise = torch.randn(2, 16, 1, 2, 2)
-    dealt = make(parts=4).arrange(images, noise)
-    wanted = [z[assignment(x, z)] for x, z in zip(images.split(4), noise.split(4), strict=True)]
-    assert torch.equal(dealt, torch.cat(wanted))
-    assert not torch.equal(dealt, make().arrange(images, noise))
-
-
-@pytest.mark.parametrize("rows", [slice(0, 16), slice(0, 8), slice(8, 16), slice(5, 7), slice(3, 14)])
-@pytest.mark.parametrize("parts", [1, 2, 4, 16])
-def test_rows_are_those_of_the_whole_batch(parts, rows):
-    images, noise = torch.randn(2, 16, 1, 2, 2)
-    whole = make(parts=parts).arrange(images, noise)
-    assert torch.equal(make(parts=parts).arrange(images, noise, rows), whole[rows])
-
-
-def test_only_the_parts_that_are_asked_for_are_solved(monkeypatch):
-    import couplet.couplings.minibatch_ot as module
-
-    seen = []
-    monkeypatch.setattr(module, "assignment", lambda x, z: seen.append(len(x)) or torch.arange(len(x)))
-    make(parts=4).arrange(*torch.randn(2, 16, 1, 2, 2), slice(4, 12))
-    assert seen == [4, 4]
-
-
-def test_sampling_deals_the_noise_out_again_within_a_group():
-    images, noise = torch.randn(2, 16, 1, 2, 2)
-    coupling = make(recouple_when_sampling=True, sampling_group=16)
-    assert coupling.joint_samples == 16
-    dealt = coupling.renoise(images, noise, None)
-    assert torch.equal(dealt, noise[assignment(images, noise)])
-    assert not torch.equal(dealt, noise)
-
-
-def test_sampling_takes_noise_as_drawn_where_samples_stand_alone():
-    images, noise = torch.randn(2, 16, 1, 2, 2)
-    coupling = make(recouple_when_sampling=False)
-    assert coupling.joint_samples is None
-    assert torch.equal(coupling.renoise(images, noise, None), noise)

@@ -14,7 +14,7 @@ from couplet.sampling import generate, multistep, sample_noise, to_uint8
 
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
 LEVELS = [80.0, 0.821, 0.3]
-COUPLINGS = ["independent", "ot", "vae", "generator"]
+COUPLINGS = ["independent", "ot", "sinkhorn", "projected", "swaps", "vae", "generator", "vae_generator"]
 
 
 class Remembering(nn.Module):

@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from couplet.config import read_params
 from couplet.errors import UserError
 from couplet.model import ImageShape, build
+from couplet.networks import Network
 from couplet.stages.recipes import SUMMARY, Row, find, rows, settings, summary
 
 PAPERS = Path(__file__).parents[3] / "workflow/papers"
@@ -28,6 +29,7 @@ def small(tmp_path, params_content):
         "ema": "code",
     }
     params_content["recipes"] = {"ict": recipe}
+    params_content["table1"]["couplings"].append("vae_generator")
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(params_content))
     return path
@@ -36,12 +38,13 @@ def small(tmp_path, params_content):
 def test_rows_are_cells_without_seeds_in_the_files_order(small):
     found = list(rows([small]))
     assert [row.name for row in found] == [
-        f"tiny/digits-ict-ve-{coupling}" for coupling in ("independent", "ot", "vae", "generator")
+        f"tiny/digits-ict-ve-{coupling}"
+        for coupling in ("independent", "ot", "vae", "generator", "vae_generator")
     ]
     assert {row.cell.seed for row in found} == {0}
 
 
-@pytest.mark.parametrize("coupling", ["independent", "vae", "generator"])
+@pytest.mark.parametrize("coupling", ["independent", "vae", "generator", "vae_generator"])
 def test_cost_is_that_of_the_model_that_is_trained(small, coupling):
     """Parameters of the real model; operations as torch's profiler counts them on the CPU, which leaves
     out the filters that double the resolution: a thousandth."""
@@ -49,9 +52,9 @@ def test_cost_is_that_of_the_model_that_is_trained(small, coupling):
     model = build(row.training, ImageShape(1, 8, 10))
     assert row.cost.parameters == sum(p.numel() for p in model.parameters())
     forward = operations(model.network)
-    own = operations(model.coupling.encoder) if coupling == "vae" else 0
+    own = sum(operations(m) for m in model.coupling.modules() if isinstance(m, Network))
     # generator, mu 0.5: half of the images ask the model once more.
-    predictions = 0.5 if coupling == "generator" else 0
+    predictions = 0.5 if "generator" in coupling else 0
     assert row.cost.flops == pytest.approx((4 + predictions) * forward + 3 * own, rel=2e-3)
 
 

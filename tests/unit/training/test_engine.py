@@ -32,7 +32,7 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-COUPLINGS = ["independent", "ot", "vae", "generator"]
+COUPLINGS = ["independent", "ot", "vae", "generator", "vae_generator"]
 
 
 class Tiny(Network):

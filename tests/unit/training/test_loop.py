@@ -15,7 +15,7 @@ from couplet.training.loop import INFINITY, replace_nonfinite_
 
 CPU = torch.device("cpu")
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
-COUPLINGS = ["independent", "ot", "vae", "generator"]
+COUPLINGS = ["independent", "ot", "swaps", "vae", "generator", "vae_generator"]
 DROPOUT = {
     "kind": "ddpmpp",
     "model_channels": 8,

@@ -17,9 +17,12 @@ COUPLINGS = {
     "independent": {"kind": "independent"},
     "ot": {"kind": "ot"},
     "ot_parts": {"kind": "ot", "parts": 4},
+    "sinkhorn": {"kind": "sinkhorn"},
+    "swaps_parts": {"kind": "swaps", "parts": 2},
     "vae": {"kind": "vae"},
     "generator": {"kind": "generator", "mu": 0.4},
     "online": {"kind": "generator", "mu": 0.4, "predictor": "online"},
+    "vae_generator": {"kind": "vae_generator", "mu": 0.4},
 }
 # Settings of the two processes, and of the one that takes the same steps.
 CASES = {

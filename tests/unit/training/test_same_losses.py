@@ -13,7 +13,7 @@ from couplet.training import initial_state, run
 
 CPU = torch.device("cpu")
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
-COUPLINGS = ["independent", "ot", "vae", "generator"]
+COUPLINGS = ["independent", "ot", "sinkhorn", "vae", "generator", "vae_generator"]
 STEPS = 20
 NETWORK = {
     "kind": "ddpmpp",

@@ -1,0 +1,70 @@
+"""Entropic optimal transport within the minibatch, rounded to an assignment."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from couplet.config.couplings import Sinkhorn as SinkhornConfig
+from couplet.couplings.base import Setting, implements
+from couplet.couplings.minibatch import MinibatchCoupling
+
+
+def transport_plan(images: Tensor, noise: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Logarithm of b times the plan P that minimises ``<P, C> + epsilon s sum P ln P``, [b, b], float64.
+
+    ``C_ij = ||x_i - sigma z_j||²`` and P has uniform marginals. What belongs to a row or a column alone
+    changes no plan, so ``-(x_i - mean x)·(z_j - mean z)`` is cost enough; s is its root mean square, which
+    makes the plan the same for every sigma and every scale of the images.
+
+    Args:
+        images: finite, [b, c, h, w].
+        noise: finite, [b, c, h, w].
+        epsilon: > 0.
+        iterations: of Sinkhorn's algorithm (Cuturi 2013, with logarithms); columns sum to 1/b exactly after
+            each, rows in the limit.
+    """
+    x, z = (values.flatten(1).double() for values in (images, noise))
+    gain = (x - x.mean(0)) @ (z - z.mean(0)).T
+    scale = gain.square().mean().sqrt().clamp_min(torch.finfo(gain.dtype).tiny)  # 0 where all images are one
+    plan = gain / scale / epsilon
+    for _ in range(iterations):
+        plan = plan.log_softmax(1).log_softmax(0)
+    return plan
+
+
+def greedy(score: Tensor) -> Tensor:
+    """The permutation pi [b] that takes the largest ``score[i, pi(i)]`` among what is left, again and again.
+
+    Pairs that are each other's best are taken at once: the same pairs, in far fewer rounds than b.
+
+    Args:
+        score: finite, [b, b].
+    """
+    partner = torch.empty(len(score), dtype=torch.long, device=score.device)
+    rows, columns = torch.arange(len(score), device=score.device).expand(2, -1)
+    while len(rows):
+        best = score.argmax(1)
+        mutual = score.argmax(0)[best] == torch.arange(len(rows), device=score.device)
+        taken = torch.zeros_like(mutual).index_fill(0, best[mutual], True)
+        partner[rows[mutual]] = columns[best[mutual]]
+        rows, columns, score = rows[~mutual], columns[~taken], score[~mutual][:, ~taken]
+    return partner
+
+
+@implements(SinkhornConfig)
+class Sinkhorn(MinibatchCoupling):
+    """The assignment that takes the largest entries of the entropic plan.
+
+    Drawing each image's noise from its row of the plan, as others do, gives some noises to several images and
+    others to none, and needs draws. Taking the plan's largest entries needs none and uses every
+    noise once. With epsilon towards 0 it is the optimal assignment; a large epsilon is the greedy assignment
+    on the centred cost, not, as with draws, the independent coupling.
+    """
+
+    def __init__(self, config: SinkhornConfig, setting: Setting) -> None:
+        super().__init__(config, setting)
+        self.epsilon, self.iterations = config.epsilon, config.iterations
+
+    def assign(self, images: Tensor, noise: Tensor) -> Tensor:
+        return greedy(transport_plan(images, noise, self.epsilon, self.iterations))

@@ -1,0 +1,37 @@
+"""Variational and generator-induced coupling in one: an encoder's noise, the model's own data end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from couplet.config.couplings import VariationalGenerator as VariationalGeneratorConfig
+from couplet.couplings.base import Coupling, Pair, Setting, implements
+from couplet.couplings.generator_induced import GeneratorInduced
+from couplet.couplings.variational import Variational
+
+
+@implements(VariationalGeneratorConfig)
+class VariationalGenerator(Coupling):
+    """``z' = mean(x) + std(x) z``, and with probability mu the clean image becomes ``f(x + r z', r)``.
+
+    Both noisy images are made from that end point and the same z'. The encoder sees the image x of the data
+    set and pays the KL for it, whichever end point its noise then meets; the end point itself is a constant
+    of the loss, so that the encoder learns through z' alone.
+    """
+
+    def __init__(self, config: VariationalGeneratorConfig, setting: Setting) -> None:
+        super().__init__()
+        self.variational = Variational(config, setting)
+        self.generator = GeneratorInduced(config, setting)
+        self.predictions = self.generator.predictions
+
+    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None, **context: Any) -> Pair:
+        encoded = self.variational(images, noise, labels, **context)
+        made: Pair = self.generator(images, encoded.noise, labels, **context)
+        return made._replace(penalty=encoded.penalty)
+
+    def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Noise from the posterior of the generated images, as in training."""
+        return self.variational.renoise(images, noise, labels)
