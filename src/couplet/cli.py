@@ -564,6 +564,41 @@ def table(
 
 
 @app.command()
+def figure(
+    params: Annotated[Path, typer.Option(help="A parameter file with a `study`.")],
+    out: Annotated[Path, typer.Option(help="The .csv file; .svg, .png and .json are written beside it.")],
+    root: Annotated[Path, typer.Option(help="Folder of the grid's results.")] = Path("results"),
+    scale: Scale = None,
+) -> None:
+    """Draw what a study's cells show, with a caption that says what the seeds carry."""
+    if out.suffix != ".csv":
+        raise UserError(f"--out = {out}: must end in .csv")
+    checked = _params(params, scale)
+    _start(1)
+    from couplet.stages.figure import figure as stage
+
+    caption = stage(checked, out.stem, root, out)
+    verdicts = Counter(found["verdict"] for found in caption["statements"])
+    said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    typer.echo(f"{out}: {caption['paper']}, {caption['result']}: {said or 'no statement'}")
+
+
+@app.command()
+def paper(
+    captions: Annotated[list[Path], typer.Argument(help=".json files of `couplet figure`.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")],
+    rebuild: Annotated[
+        str, typer.Option(help="The command that makes one of the figures, with {name}.")
+    ] = "snakemake --cores all results/paper/{name}.csv",
+) -> None:
+    """Put all figures with their captions on one page."""
+    _start(1)
+    from couplet.stages.paper import paper as stage
+
+    typer.echo(f"{out}: {stage(captions, out, rebuild)} figures")
+
+
+@app.command()
 def run(
     out: Annotated[Path, typer.Option(help="Folder for everything this run makes.")],
     params: ParamsFile = DEFAULT_PARAMS,

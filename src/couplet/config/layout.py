@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from couplet.config.cells import Cell, digest
+from couplet.config.base import Invalid
 from couplet.config.params import Params
 from couplet.config.sources import code_of
 
@@ -68,6 +69,37 @@ class Layout:
             for cell, extractor in self.params.measured(part)
         ]
         return digest(rows, self.params.scale, code_of("table"))
+
+    def figure(self, name: str) -> Path:
+        """The data of a study's figure; picture and caption have its name."""
+        return self.root / "paper" / f"{name}.csv"
+
+    def figure_files(self) -> list[Path]:
+        """What the study's figure is made from.
+
+        Raises:
+            Invalid: the file has no `study`.
+        """
+        study = self.params.study
+        if study is None:
+            raise Invalid(("study",), None, "this key is required for a figure")
+        files: dict[Path, None] = {}
+        if kind := study.figure.probed:
+            for cell in self.params.cells():
+                probe = self.probe(cell, kind)
+                files |= dict.fromkeys((self.train(cell) / TRAINING_RECORD, probe, record_of(probe)))
+            return list(files)
+        for cell, extractor in self.params.measured():
+            folder = self.evaluation(cell, extractor)
+            names = ("selection.json", "evaluation.json", "samples")
+            files |= dict.fromkeys((self.data(cell.dataset) / "card.json", *(folder / n for n in names)))
+            files |= dict.fromkeys(self.records(cell, extractor).values())
+        return list(files)
+
+    def figure_key(self) -> str:
+        """Changes with the study, with what its figure is made from and with the figure's code."""
+        names = [file.as_posix() for file in self.figure_files()]
+        return digest(self.params.study, names, self.params.scale, code_of("figure"))
 
     def records(self, cell: Cell, extractor: str) -> dict[str, Path]:
         """The records of all stages that a cell's numbers come from, by stage."""

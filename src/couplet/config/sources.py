@@ -60,6 +60,8 @@ STAGE_SOURCES = {
     ),
     "sample": (*_MODEL, "sampling", "stages/sample.py"),
     "evaluate": ("data/loader.py", "metrics", "stages/evaluate.py", "tensors.py"),
+    "figure": ("reporting", "config/study.py", "stages/figure.py"),
+    "paper": ("reporting/paper.py", "stages/paper.py"),
     "table": ("data/preview.py", "reporting", "stages/table.py"),
 }
 """Paths below the package, files or whole rooms, by stage. What only moves, names, checks or prints

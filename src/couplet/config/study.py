@@ -16,6 +16,11 @@ class FigureConfig(Variant):
 
     noun = "figure"
 
+    @property
+    def probed(self) -> str | None:
+        """The kind of probe that is drawn; None where it is samples' distances."""
+        return None
+
 
 class Dots(FigureConfig):
     """The Fréchet distance of every row, a mark for each NFE: a table to look at."""
@@ -59,11 +64,19 @@ class Probe(FigureConfig):
     kind: Literal["probe"] = "probe"
     probe: Literal["gradient", "transport", "regulariser"]
 
+    @property
+    def probed(self) -> str | None:
+        return self.probe
+
 
 class Plane(FigureConfig):
     """Points of the plane: one-step map, the encoder's posteriors, trajectories; a column for each row."""
 
     kind: Literal["plane"] = "plane"
+
+    @property
+    def probed(self) -> str | None:
+        return "plane"
 
 
 class Comparison(Closed):

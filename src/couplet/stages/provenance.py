@@ -25,6 +25,7 @@ LINKS = {
     "select": ("features", "reference", "train"),
     "sample": ("train", "select"),
     "evaluate": ("features", "reference", "select", "sample"),
+    "probe": ("prepare", "train"),
 }
 """The stages whose files each stage reads, in the order in which they run."""
 

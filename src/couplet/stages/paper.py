@@ -1,0 +1,54 @@
+"""Stage `paper`: all figures with their captions as one page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from couplet.config.layout import record_of
+from couplet.errors import UserError
+from couplet.files import read_json, replacing
+from couplet.reporting.paper import page
+from couplet.stages.record import Recorder, digests
+
+TITLE = "Results of iCT, GC and VCT, and beyond"
+
+
+def paper(captions: Sequence[Path], out: Path, rebuild: str) -> int:
+    """Writes the page ``out`` and its record; returns how many figures it has.
+
+    Args:
+        captions: .json files that :func:`couplet.stages.figure.figure` wrote, their pictures beside them.
+        out: the page; it refers to the figures' CSV, SVG and PNG files relative to itself.
+        rebuild: the command that makes a figure, with ``{name}`` for its name.
+
+    Raises:
+        UserError: a file is missing or is no caption.
+    """
+    record = Recorder("paper", record_of(out.with_suffix(".json")), torch.device("cpu"))
+    entries = sorted((_entry(path, out, rebuild) for path in captions), key=lambda entry: entry["order"])
+    with replacing(out) as temporary:
+        temporary.write_text(page(entries, TITLE))
+    pictures = [path.with_suffix(".svg") for path in captions]
+    record.write(settings={}, inputs=digests(*captions, *pictures), outputs=digests(out))
+    return len(entries)
+
+
+def _entry(path: Path, out: Path, rebuild: str) -> dict[str, Any]:
+    """What the page needs of a figure."""
+    caption = read_json(path)
+    if not isinstance(caption, dict) or "statements" not in caption:
+        raise UserError(f"{path}: not a caption that `couplet figure` wrote; run it again")
+    picture = path.with_suffix(".svg")
+    try:
+        svg = picture.read_text()
+    except OSError as error:
+        raise UserError(f"{picture}: cannot be read ({error.strerror})") from None
+    links = {
+        suffix: os.path.relpath(path.with_suffix(f".{suffix}"), out.parent) for suffix in ("csv", "svg", "png")
+    }
+    return {**caption, "svg": svg, "links": links, "target": rebuild.format(name=caption["name"])}
