@@ -57,6 +57,8 @@ class Scale(Closed):
     """Laid over every recipe after its own overrides; may hold `overrides` of its own."""
     recipes: dict[str, dict[str, Any]] = {}
     """Laid over recipes by name."""
+    couplings: dict[str, dict[str, Any]] = {}
+    """Laid over couplings by name."""
     table1: dict[str, Any] = {}
     """Laid over every grid."""
     train: dict[str, Any] = {}
@@ -191,6 +193,11 @@ class Params(Closed):
                         self._known_names(override["when"])
         for cell, extractor in ((self.experiment, self.extractor), *self.measured()):
             self.measurement(cell, extractor)
+        for i, comparison in enumerate(self.study.compare if self.study else ()):
+            names = {str(getattr(cell, comparison.of)) for cell in self.cells()}
+            for key in ("lower", "than"):
+                if (name := getattr(comparison, key)) not in names:
+                    raise Invalid(("study", "compare", i, key), name, choices(name, names))
         return self
 
     @property
@@ -454,9 +461,20 @@ def _with_base(path: Path, scale: str | None, above: tuple[Path, ...] = ()) -> A
             raise UserError(f"{path}: base = {base}: leads back to {below}; a file cannot lie over itself")
         under = _with_base(below, scale, (*above, path))
         content = merge(under, {key: content[key] for key in content.keys() - {"base"}})
-    if isinstance(changes.get("recipes"), dict) and isinstance(content.get("recipes"), dict):
-        content["recipes"] = merge(content["recipes"], changes["recipes"])
+    for section in ("recipes", "couplings"):
+        if isinstance(changes.get(section), dict) and isinstance(content.get(section), dict):
+            content[section] = merge(content[section], changes[section])
     return content
+
+
+def knows_scale(path: Path, scale: str) -> bool:
+    """Whether a params file or what it lies over has a scale of that name.
+
+    Raises:
+        UserError: a file cannot be read or is not YAML.
+    """
+    content = _with_base(path, scale)
+    return isinstance(content, dict) and scale in (content.get("scales") or {})
 
 
 def read_yaml(path: Path) -> Any:
