@@ -13,12 +13,15 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/table.smk"
+include: "workflow/rules/paper.smk"
 include: "workflow/rules/failure.smk"
 
 
 localrules:
     all,
     table,
+    figure,
+    paper,
 
 
 rule all:

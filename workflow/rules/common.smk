@@ -8,7 +8,7 @@ from pathlib import Path
 
 from couplet.config import Invalid, Layout, read_params
 from couplet.config.base import choices
-from couplet.config.params import read_yaml
+from couplet.config.params import knows_scale as has_scale
 from couplet.config.sources import check_running
 from couplet.errors import UserError
 
@@ -29,9 +29,11 @@ except UserError as error:
 
 # A table per parameter file: results/table1.csv from params.yaml (`--config params=other.yaml` takes
 # another file), results/gc.csv from workflow/papers/gc.yaml. `--config scale=small` is for all of them.
+# A study, workflow/studies/gc-mu.yaml, has a figure as well: results/paper/gc-mu.csv, .svg and .png.
 SCALE = config.get("scale")
 FILES = {"table1": Path(config.get("params", "params.yaml"))}
-for path in sorted(Path("workflow/papers").glob("*.yaml")):
+STUDIES = sorted(Path("workflow/studies").glob("[!_]*.yaml"))
+for path in (*STUDIES, *sorted(Path("workflow/papers").glob("*.yaml"))):
     if path.stem in FILES or not re.fullmatch(r"[\w.+-]+", path.stem):
         stop(f"{path}: a table cannot be called {path.stem!r}; rename the file")
     FILES[path.stem] = path
@@ -43,6 +45,7 @@ wildcard_constraints:
     extractor="[^/]+",
     run="[^/]+",
     eval="eval-[^/]+",
+    study="|".join(re.escape(path.stem) for path in STUDIES),
 
 
 @cache
@@ -57,13 +60,10 @@ def layout(table):
 @cache
 def knows_scale(file):
     """Whether a parameter file has the scale that is asked for."""
-    if SCALE is None:
-        return True
     try:
-        content = read_yaml(file)
+        return SCALE is None or has_scale(file, SCALE)
     except UserError as error:
         stop(error)
-    return isinstance(content, dict) and SCALE in (content.get("scales") or {})
 
 
 @cache
@@ -241,7 +241,7 @@ def results_of_table(wildcards):
         measured = where.params.measured(part)
     except Invalid as error:
         stop(f"results/{wildcards.table}.csv: {error}")
-    force_if_old(wildcards.table, where.table_key(part))
+    force_if_old(f"results/{wildcards.table}.csv", where.table_key(part))
     for cell, extractor in measured:
         folder = where.evaluation(cell, extractor)
         yield as_it_is(where.data(cell.dataset) / "card.json")
@@ -252,12 +252,27 @@ def results_of_table(wildcards):
         yield from map(as_it_is, where.records(cell, extractor).values())
 
 
-def force_if_old(name, key):
-    """Has Snakemake make a table that is of other settings or code than now, as its .key file says.
+def key_of_figure(wildcards):
+    return layout(wildcards.study).figure_key()
+
+
+def files_of_figure(wildcards):
+    """Every file that a study's figure is made from."""
+    where = layout(wildcards.study)
+    try:
+        files = where.figure_files()
+    except Invalid as error:
+        stop(f"{FILES[wildcards.study]}: {error}")
+    force_if_old(where.figure(wildcards.study).as_posix(), where.figure_key())
+    return list(map(as_it_is, files))
+
+
+def force_if_old(made, key):
+    """Has Snakemake make a table or figure that is of other settings or code than now, as its .key file says.
 
     Snakemake goes by times, and by records of its own that a clone does not have. Going back to former
     settings, or to a table that DVC kept, leaves no trace in either.
     """
-    made, table = Path(f"results/{name}.key"), f"results/{name}.csv"
-    if Path(table).exists() and not (made.exists() and made.read_text().strip() == key):
-        workflow.dag.forcefiles.add(table)
+    about = Path(made).with_suffix(".key")
+    if Path(made).exists() and not (about.exists() and about.read_text().strip() == key):
+        workflow.dag.forcefiles.add(made)

@@ -1,0 +1,50 @@
+rule figure:
+    input:
+        files_of_figure,
+    output:
+        numbers="results/paper/{study}.csv",
+        svg="results/paper/{study}.svg",
+        png=report(
+            "results/paper/{study}.png",
+            caption="../report/study.rst",
+            category="Papers",
+            labels={"study": "{study}"},
+        ),
+        caption="results/paper/{study}.json",
+        record="results/paper/{study}.record.json",
+        key="results/paper/{study}.key",
+    log:
+        "logs/figure/{study}.log",
+    benchmark:
+        "logs/figure/{study}.tsv"
+    conda:
+        "../envs/couplet.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        study=lambda wildcards: flags(wildcards.study),
+        key=key_of_figure,
+    shell:
+        "couplet figure {params.study} --root results --out {output.numbers} > {log} 2>&1"
+        " && echo {params.key} > {output.key}"
+
+
+rule paper:
+    input:
+        captions=expand("results/paper/{study}.json", study=[path.stem for path in STUDIES]),
+        pictures=expand("results/paper/{study}.svg", study=[path.stem for path in STUDIES]),
+    output:
+        page="results/paper.html",
+        record="results/paper.record.json",
+    log:
+        "logs/paper.log",
+    benchmark:
+        "logs/paper.tsv"
+    conda:
+        "../envs/couplet.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    shell:
+        "couplet paper {input.captions} --out {output.page} > {log} 2>&1"
