@@ -12,12 +12,14 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/probe.smk"
 include: "workflow/rules/table.smk"
 include: "workflow/rules/failure.smk"
 
 
 localrules:
     all,
+    probes,
     table,
 
 

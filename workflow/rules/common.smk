@@ -10,6 +10,7 @@ from couplet.config import Invalid, Layout, read_params
 from couplet.config.base import choices
 from couplet.config.params import read_yaml
 from couplet.config.sources import check_running
+from couplet.config.stages import PROBES
 from couplet.errors import UserError
 
 
@@ -43,6 +44,8 @@ wildcard_constraints:
     extractor="[^/]+",
     run="[^/]+",
     eval="eval-[^/]+",
+    kind="|".join(PROBES),
+    probe="[0-9a-f]{8}",
 
 
 @cache
@@ -96,13 +99,21 @@ def evals(table):
     return {f"{at.parent.name}/{at.name}": pair for pair, at in folders.items()}
 
 
+@cache
+def probes(table):
+    """Cells by the file of a probe within the run's folder."""
+    where = layout(table)
+    files = {where.probe(cell, kind): cell for cell in where.params.cells() for kind in PROBES}
+    return {f"{at.parent.name}/{at.name}": cell for at, cell in files.items()}
+
+
 def found(folders, name):
-    """The first table that has the folder ``name``, and what it has there."""
+    """The first table that has the folder or file ``name``, and what it has there."""
     # A file is read only when a job is looked for in it.
     for table, file in FILES.items():
         if knows_scale(file) and name in folders(table):
             return table, folders(table)[name]
-    stop(f"{name}: no parameter file leads to a folder of this name in results/")
+    stop(f"{name}: no parameter file leads to this name in results/")
 
 
 def threads_of_extractor(wildcards):
@@ -163,6 +174,12 @@ def flags_of_run(wildcards):
 def flags_of_eval(wildcards):
     table, (cell, extractor) = found(evals, f"{wildcards.run}/{wildcards.eval}")
     return f"{flags(table)} {cell.flags} --extractor {extractor}"
+
+
+def flags_of_probe(wildcards):
+    name = f"{wildcards.run}/probe-{wildcards.kind}-{wildcards.probe}.csv"
+    table, cell = found(probes, name)
+    return f"{flags(table)} {cell.flags}"
 
 
 def flags_of_table(wildcards):
@@ -243,6 +260,16 @@ def results_of_table(wildcards):
             for name in ("selection.json", "evaluation.json", "samples")
         )
         yield from map(as_it_is, where.records(cell, extractor).values())
+
+
+def probes_of_grid(wildcards):
+    """A file for every cell and kind of probe; the regulariser is a denoiser's alone."""
+    where = layout("table1")
+    for cell in where.params.cells():
+        denoiser = where.params.training(cell).recipe.schedule.makes_denoiser
+        for kind in PROBES:
+            if denoiser or kind != "regulariser":
+                yield as_it_is(where.probe(cell, kind))
 
 
 def force_if_old(name, key):

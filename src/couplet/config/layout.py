@@ -59,6 +59,10 @@ class Layout:
         key = digest(self.params.measurement(cell, extractor).key, reference, code)
         return self.run(cell) / f"eval-{extractor}-{key}"
 
+    def probe(self, cell: Cell, kind: str) -> Path:
+        """File of what `probe` measures of a cell's training, for a kind of ``PROBES``."""
+        return self.run(cell) / f"probe-{kind}-{digest(self.params.probe, code_of('probe'))}.csv"
+
     def table_key(self, part: str = "") -> str:
         """Changes with the cells of a table, with what they were made from and with the table's code."""
         rows = [

@@ -16,7 +16,7 @@ from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.plugins import load_plugins
 from couplet.config.recipes import Kernel, Recipe
-from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig, TrainConfig
+from couplet.config.stages import EvaluateConfig, ProbeConfig, SampleConfig, SelectConfig, TrainConfig
 from couplet.errors import UserError
 
 
@@ -57,6 +57,7 @@ class Scale(Closed):
     select: dict[str, Any] = {}
     sample: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}
+    probe: dict[str, Any] = {}
 
 
 def _grids(value: Any) -> tuple[Grid, ...]:
@@ -105,6 +106,7 @@ class Params(Closed):
     select: SelectConfig = SelectConfig()
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    probe: ProbeConfig = ProbeConfig()
 
     _trainings: dict[Cell, Training] = PrivateAttr(default_factory=dict)
 
@@ -121,7 +123,7 @@ class Params(Closed):
         with located("scales", name):
             scale = Scale.model_validate(scales[name] or {})
         scaled = dict(values)
-        for section in ("train", "select", "sample", "evaluate"):
+        for section in ("train", "select", "sample", "evaluate", "probe"):
             if changes := getattr(scale, section):
                 scaled[section] = merge(scaled.get(section) or {}, changes)
         grids = scaled.get("table1")
@@ -300,6 +302,19 @@ class Params(Closed):
             sample=self.sample,
             evaluate=self.evaluate,
         )
+
+    def probing(self, cell: Cell) -> ProbeConfig:
+        """How the training of ``cell`` is probed.
+
+        Raises:
+            Invalid: a name of the cell is not defined here, or a level lies above its recipe's range.
+        """
+        recipe = self.training(cell).recipe
+        for i, level in enumerate(self.probe.levels):
+            if level > recipe.sigma_max:
+                expected = f"must be at most {recipe.sigma_max:g}, sigma_max of recipe {cell.recipe}"
+                raise Invalid(("probe", "levels", i), level, expected)
+        return self.probe
 
 
 _WHEN = ("dataset", "kernel", "coupling", "scale")

@@ -60,6 +60,15 @@ STAGE_SOURCES = {
     ),
     "sample": (*_MODEL, "sampling", "stages/sample.py"),
     "evaluate": ("data/loader.py", "metrics", "stages/evaluate.py", "tensors.py"),
+    "probe": (
+        *_MODEL,
+        "data/loader.py",
+        "losses",
+        "probes",
+        "schedules",
+        "stages/probe.py",
+        "training",
+    ),
     "table": ("reporting", "stages/table.py"),
 }
 """Paths below the package, files or whole rooms, by stage. What only moves, names, checks or prints

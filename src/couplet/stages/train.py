@@ -139,7 +139,7 @@ def _train(
         world=1 if whole else ranks.size,
     )
     state.code = [code_of("train")]
-    frozen = _frozen(settings, device)
+    frozen = frozen_model(settings, device)
     _restore(state, partial, settings, archive, say, accept_code)
     if len(steps := set(ranks.gather(state.step))) > 1:
         raise UserError(f"{partial}: processes see states of steps {sorted(steps)}; all must see one disk")
@@ -221,8 +221,12 @@ def _initial_state(settings: Training, shape: ImageShape, device: torch.device) 
         raise UserError(f"{path}: {error}") from None
 
 
-def _frozen(settings: Training, device: torch.device) -> ConsistencyModel | None:
-    """The pre-trained model that the recipe lends to its coupling, or None."""
+def frozen_model(settings: Training, device: torch.device) -> ConsistencyModel | None:
+    """The pre-trained model that the recipe lends to its coupling, or None.
+
+    Raises:
+        UserError: its file is missing, damaged, or not one of ours.
+    """
     path = settings.recipe.frozen_from
     return None if path is None else model.load(Path(path), device)[0]
 

@@ -1,0 +1,13 @@
+"""What is measured of a finished training besides its samples: its gradients, its pairs, their velocities."""
+
+from couplet.probes.gradient import GradientVariance, gradient_variance
+from couplet.probes.levels import Coupled, Estimate, regulariser, transport_cost
+
+__all__ = [
+    "Coupled",
+    "Estimate",
+    "GradientVariance",
+    "gradient_variance",
+    "regulariser",
+    "transport_cost",
+]
