@@ -103,7 +103,11 @@ def evals(table):
 def probes(table):
     """Cells by the file of a probe within the run's folder."""
     where = layout(table)
-    files = {where.probe(cell, kind): cell for cell in where.params.cells() for kind in PROBES}
+    files = {
+        where.probe(cell, kind): cell
+        for cell in where.params.cells()
+        for kind in PROBES
+    }
     return {f"{at.parent.name}/{at.name}": cell for at, cell in files.items()}
 
 

@@ -70,8 +70,8 @@ class Denoising(ScheduleConfig):
     """t lognormal, r = 0: the target is the data end of the pair, and the model a denoiser E[x | x_t].
 
     With `distance: {kind: squared_l2}` and `weighting: karras` EDM's training, whose levels have p_mean -1.2
-    and p_std 1.2. GC's figure 2 has one for each coupling. A generator-induced end point is made at t, and has
-    a model of its own to make it with `predictor: frozen`.
+    and p_std 1.2. GC's figure 2 has one for each coupling. A generator-induced end point is made at t, not at
+    r, and by another model than the denoiser with `predictor: frozen`.
     """
 
     kind: Literal["denoising"] = "denoising"

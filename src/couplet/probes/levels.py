@@ -49,8 +49,8 @@ def transport_cost(
 ) -> list[Estimate]:
     """``c(t) = E||x̂_t - z||²`` at each level t: squared distance of the ends of a pair (GC, figure 3).
 
-    ``x̂_t`` is the data end that the coupling makes at level t, and z the noise that it emits. Images and drawn
-    noise are the same at all levels, and so is the cost of all couplings but the generator-induced.
+    ``x̂_t`` is the data end that the coupling makes at level t, and z the noise that it emits. Images and
+    drawn noise are the same at all levels, and so is the cost of all couplings but the generator-induced.
 
     Args:
         model: a trained model in evaluation mode; stands for its running average too.

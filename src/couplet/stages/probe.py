@@ -1,7 +1,7 @@
 """Stage `probe`: what a finished training is like besides its samples, as a CSV file.
 
 Everything is measured at the weights of EMA snapshots, the only ones that a training keeps: gradients too,
-though the training itself took them at the raw weights. Gradients have dropout, as in a step, the rest has not.
+though the training itself took them at the raw weights. Only gradients have dropout, as in a step.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def probe(
     """Measures a training and writes the CSV file ``out``, and its record; returns the rows.
 
     ``gradient``: :func:`gradient_variance` for each snapshot, with the curriculum of the step that led to it;
-    the minibatches are the same for all. ``transport``: :func:`transport_cost` of the last snapshot's pairs for
-    each level; of the generator-induced coupling every pair is generator-induced, whatever its mu.
+    the minibatches are the same for all. ``transport``: :func:`transport_cost` for each level, of the last
+    snapshot; of the generator-induced coupling all pairs are generator-induced, whatever its mu but 0.
     ``regulariser``: :func:`regulariser` for each level, of the last snapshot, which must be a denoiser; pairs
     are distributed as in its training, as its velocity is theirs: GC's figure has mu = 1.
 
