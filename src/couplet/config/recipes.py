@@ -71,7 +71,7 @@ class Denoising(ScheduleConfig):
 
     With `distance: {kind: squared_l2}` and `weighting: karras` EDM's training, whose levels have p_mean -1.2
     and p_std 1.2. GC's figure 2 has one for each coupling. A generator-induced end point is made at t, not at
-    r, and by another model than the denoiser with `predictor: frozen`.
+    r, and by another model than the denoiser with `predictor: frozen`; `boundary` is then that model's too.
     """
 
     kind: Literal["denoising"] = "denoising"

@@ -101,7 +101,7 @@ def objective_of(kernel):
 
 
 @pytest.mark.parametrize("name", ["ve", "li"])
-def test_regulariser_is_the_squared_distance_from_the_mean_velocity(name):
+def test_regulariser_is_the_distance_from_the_mean_velocity(name):
     """By its definition: dx_t/dt by differences, its mean from E[x | x_t] and E[z | x_t]."""
     kernel = KERNELS[name](0.002, 80.0, 0.5)
     model = Signs(kernel, Plain())

@@ -365,7 +365,7 @@ def test_loss_of_a_denoiser_is_its_weighted_squared_error():
 
 
 @pytest.mark.parametrize("predictor", ["ema", "frozen"])
-def test_generated_data_end_of_a_denoiser_is_made_at_its_own_level(predictor):
+def test_end_of_a_denoisers_pair_is_made_at_its_level(predictor):
     other, x = make_model(), torch.randn(SIZE)
     model = make_model(coupling=GeneratorInduced(mu=1.0, predictor=predictor))
     spy, answers = spied(make_objective(model, **DENOISING))
@@ -392,7 +392,7 @@ class Pointwise(nn.Module):
 
 
 @pytest.mark.parametrize("kernel", ["ve", "li"])
-def test_denoiser_learns_the_mean_of_the_data_given_the_noisy_image(kernel):
+def test_denoiser_learns_the_mean_of_the_data(kernel):
     """Of images of one pixel that are 1 or -1: ``E[x | x_t] = tanh(signal(t) x_t / t²)``."""
     model = make_model(Pointwise(), kernel=kernel)
     settings = {**DENOISING, "schedule": {"kind": "denoising", "p_mean": 0.0, "p_std": 1.0}}
