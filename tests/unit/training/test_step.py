@@ -365,7 +365,7 @@ def test_loss_of_a_denoiser_is_its_weighted_squared_error():
 
 
 @pytest.mark.parametrize("predictor", ["ema", "frozen"])
-def test_end_of_a_denoisers_pair_is_made_at_its_level(predictor):
+def test_denoisers_pairs_are_made_at_its_level(predictor):
     other, x = make_model(), torch.randn(SIZE)
     model = make_model(coupling=GeneratorInduced(mu=1.0, predictor=predictor))
     spy, answers = spied(make_objective(model, **DENOISING))
