@@ -12,6 +12,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/probe.smk"
 include: "workflow/rules/table.smk"
 include: "workflow/rules/paper.smk"
 include: "workflow/rules/failure.smk"
@@ -19,6 +20,7 @@ include: "workflow/rules/failure.smk"
 
 localrules:
     all,
+    probes,
     table,
     figure,
     paper,

@@ -76,7 +76,7 @@ def run(
                 images,
                 model.coupling.arrange(images, noise),
                 labels,
-                level=r,
+                level=objective.schedule.coupling_level(t, r),
                 predictors=predictors,
                 progress=step / recipe.steps,
                 uniform=uniform,

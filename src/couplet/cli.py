@@ -545,6 +545,50 @@ def evaluate(
 
 
 @app.command()
+def probe(
+    kind: Annotated[str, typer.Argument(help="gradient, transport, regulariser or plane.")],
+    train: Train,
+    data: Data,
+    out: Out,
+    params: ParamsFile = DEFAULT_PARAMS,
+    scale: Scale = None,
+    dataset: Dataset = None,
+    recipe: Recipe = None,
+    kernel: Kernel = None,
+    coupling: Coupling = None,
+    seed: Seed = None,
+    frozen: Frozen = None,
+    threads: Threads = None,
+    device: Device = "auto",
+) -> None:
+    """Measure a finished training besides its samples, as CSV.
+
+    gradient: its variance from batch to batch, for each snapshot. transport: the squared distance between the
+    ends of the coupling's pairs, for each noise level. regulariser: how far their velocity is from the mean
+    velocity, for each noise level; needs a training whose schedule is `denoising`. plane: one-step samples,
+    pairs and posteriors of a training of points.
+    """
+    from couplet.config import Invalid
+
+    checked = _params(params, scale)
+    cell = _cell(checked, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed)
+    try:
+        settings, config = checked.training(cell), checked.probing(cell)
+    except Invalid as error:
+        raise UserError(f"{params}: {error}") from None
+    chosen = _start(threads, device)
+    from couplet.progress import counting
+    from couplet.stages.probe import images_to_probe
+    from couplet.stages.probe import probe as stage
+    from couplet.stages.train import lent
+
+    predictor = lent(checked, cell, frozen)
+    with counting(f"{cell}: {kind}", images_to_probe(kind, settings, config)) as advance:
+        rows = stage(kind, settings, config, train, data, out, chosen, advance, predictor)
+    typer.echo(f"{out}: {kind}, {len(rows)} rows")
+
+
+@app.command()
 def table(
     out: Out,
     params: ParamsFile = DEFAULT_PARAMS,

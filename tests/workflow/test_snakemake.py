@@ -3,8 +3,12 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import pytest
+
+from couplet.config import Layout, read_params
+from couplet.config.layout import record_of
 
 TABLE = ("snakemake", "--cores", "2", "results/table1.csv")
 PLAN = ("snakemake", "--dry-run", "results/table1.csv")
@@ -130,6 +134,33 @@ def test_same_seed_gives_the_same_bytes(grid, tmp_path):
     grid.run("couplet", "run", "--coupling", "vae", "--out", str(tmp_path / "again"))
     (first,) = grid.root.glob("results/runs/*-vae-*/eval-*/metrics.json")
     assert (tmp_path / "again/eval/metrics.json").read_bytes() == first.read_bytes()
+
+
+def test_probe_of_a_cell_is_a_target_and_is_kept_with_dvc(grid):
+    """Of a finished training, by the name that its layout gives it; the table is as it was."""
+    grid.edit(lambda params: params["probe"].update(images=8, batches=2))
+    layout = Layout(read_params(grid.root / "params.yaml"), Path("results"))
+    cell = next(cell for cell in layout.params.cells() if cell.coupling == "vae")
+    target = layout.probe(cell, "gradient")
+    jobs, _ = planned(grid.run("snakemake", "--dry-run", str(target)))
+    assert jobs == ["probe"]
+    grid.run("snakemake", "--cores", "1", str(target))
+    lines = (grid.root / target).read_text().splitlines()
+    assert lines[0] == "step,variance,mean_norm2,ratio"
+    assert len(lines) == 3
+    for path in (target, record_of(target)):
+        assert (grid.root / f"{path}.dvc").exists()
+    done = grid.run("couplet", "verify", "results").stdout
+    assert re.search(r"files of 13 records read: all as recorded$", done)
+    assert "note:" not in done
+    assert "Nothing to be done" in grid.run(*PLAN).stdout
+    wrong = grid.run("snakemake", "--dry-run", f"{target.parent}/probe-gradient-00000000.csv", ok=False)
+    assert wrong.stderr.strip().splitlines()[-1] == (
+        f"couplet: {target.parent.name}/probe-gradient-00000000.csv: "
+        "no parameter file leads to this name in results/"
+    )
+    jobs, _ = planned(grid.run("snakemake", "--dry-run", "probes"))
+    assert sorted(jobs) == ["probe", "probe", "probe", "probes"]
 
 
 def test_lint_is_clean(grid):

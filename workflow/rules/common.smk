@@ -10,6 +10,7 @@ from couplet.config import Invalid, Layout, read_params
 from couplet.config.base import choices
 from couplet.config.params import knows_scale as has_scale
 from couplet.config.sources import check_running
+from couplet.config.stages import PROBES
 from couplet.errors import UserError
 
 
@@ -46,6 +47,8 @@ wildcard_constraints:
     run="[^/]+",
     eval="eval-[^/]+",
     study="|".join(re.escape(path.stem) for path in STUDIES),
+    kind="|".join(PROBES),
+    probe="[0-9a-f]{8}",
 
 
 @cache
@@ -96,13 +99,25 @@ def evals(table):
     return {f"{at.parent.name}/{at.name}": pair for pair, at in folders.items()}
 
 
+@cache
+def probes(table):
+    """Cells by the file of a probe within the run's folder."""
+    where = layout(table)
+    files = {
+        where.probe(cell, kind): cell
+        for cell in where.params.cells()
+        for kind in PROBES
+    }
+    return {f"{at.parent.name}/{at.name}": cell for at, cell in files.items()}
+
+
 def found(folders, name):
-    """The first table that has the folder ``name``, and what it has there."""
+    """The first table that has the folder or file ``name``, and what it has there."""
     # A file is read only when a job is looked for in it.
     for table, file in FILES.items():
         if knows_scale(file) and name in folders(table):
             return table, folders(table)[name]
-    stop(f"{name}: no parameter file leads to a folder of this name in results/")
+    stop(f"{name}: no parameter file leads to this name in results/")
 
 
 def threads_of_extractor(wildcards):
@@ -165,6 +180,12 @@ def flags_of_eval(wildcards):
     return f"{flags(table)} {cell.flags} --extractor {extractor}"
 
 
+def flags_of_probe(wildcards):
+    name = f"{wildcards.run}/probe-{wildcards.kind}-{wildcards.probe}.csv"
+    table, cell = found(probes, name)
+    return f"{flags(table)} {cell.flags}"
+
+
 def flags_of_table(wildcards):
     table, _, part = wildcards.table.partition("/")
     return flags(table) + (f" --part {part}" if part else "")
@@ -213,6 +234,10 @@ def lender_of_run(wildcards):
     return [as_it_is(layout(table).train(lender[0]) / "record.json")] if lender else []
 
 
+def flag_of_lender(wildcards, input):
+    return "".join(f"--frozen {Path(record).parent} " for record in input.frozen)
+
+
 def archive_of_extractor(wildcards):
     table, (dataset, _) = found(extractors, wildcards.extractor)
     return as_it_is(layout(table).data(dataset) / "card.json")
@@ -250,6 +275,14 @@ def results_of_table(wildcards):
             for name in ("selection.json", "evaluation.json", "samples")
         )
         yield from map(as_it_is, where.records(cell, extractor).values())
+
+
+def probes_of_grid(wildcards):
+    """A file for every cell of the grid and kind of probe that it can have."""
+    where = layout("table1")
+    for cell in where.params.cells():
+        for kind in where.params.probes(cell):
+            yield as_it_is(where.probe(cell, kind))
 
 
 def key_of_figure(wildcards):

@@ -24,9 +24,7 @@ rule train:
         gpu=gpus_of_run,
     params:
         cell=flags_of_run,
-        frozen=lambda wildcards, input: "".join(
-            f"--frozen {Path(record).parent} " for record in input.frozen
-        ),
+        frozen=flag_of_lender,
         data=subpath(input.card, parent=True),
         out=subpath(output.record, parent=True),
     shell:

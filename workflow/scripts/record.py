@@ -20,7 +20,8 @@ STAGE = "workflow/dvc.yaml"
 
 
 def finished(root: Path) -> Iterator[tuple[Path, Path]]:
-    """Whole folders, and records that lie beside theirs, each with the record, which a stage writes last."""
+    """Whole folders, files of probes, and records that lie beside theirs, each with the record, which a stage
+    writes last."""
     for kind in ("data", "features", "reference"):
         for record in sorted((root / kind).glob(f"*{RECORD_SUFFIX}")):
             yield record.with_name(record.name.removesuffix(RECORD_SUFFIX)), record
@@ -28,6 +29,9 @@ def finished(root: Path) -> Iterator[tuple[Path, Path]]:
     for last in (f"train/{TRAINING_RECORD}", f"eval-*/evaluation{RECORD_SUFFIX}"):
         for record in sorted(root.glob(f"runs/*/{last}")):
             yield record.parent, record
+    for record in sorted(root.glob(f"runs/*/probe-*{RECORD_SUFFIX}")):
+        yield record.with_name(record.name.removesuffix(RECORD_SUFFIX) + ".csv"), record
+        yield record, record
 
 
 def unrecorded(root: Path) -> Iterator[Path]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from couplet.config.cells import Cell, digest
 from couplet.config.base import Invalid
+from couplet.config.cells import Cell, digest
 from couplet.config.params import Params
 from couplet.config.sources import code_of
 
@@ -61,6 +61,10 @@ class Layout:
         code = [code_of(stage) for stage in ("select", "sample", "evaluate")]
         key = digest(self.params.measurement(cell, extractor).key, reference, code)
         return self.run(cell) / f"eval-{extractor}-{key}"
+
+    def probe(self, cell: Cell, kind: str) -> Path:
+        """File of what `probe` measures of a cell's training, for a kind of ``PROBES``."""
+        return self.run(cell) / f"probe-{kind}-{digest(self.params.probe, code_of('probe'))}.csv"
 
     def table_key(self, part: str = "") -> str:
         """Changes with the cells of a table, with what they were made from and with the table's code."""

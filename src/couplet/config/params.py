@@ -17,7 +17,7 @@ from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.plugins import load_plugins
 from couplet.config.recipes import Kernel, Recipe
-from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig, TrainConfig
+from couplet.config.stages import PROBES, EvaluateConfig, ProbeConfig, SampleConfig, SelectConfig, TrainConfig
 from couplet.config.study import Study
 from couplet.errors import UserError
 
@@ -65,6 +65,7 @@ class Scale(Closed):
     select: dict[str, Any] = {}
     sample: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}
+    probe: dict[str, Any] = {}
 
 
 def _grids(value: Any) -> tuple[Grid, ...]:
@@ -114,6 +115,7 @@ class Params(Closed):
     select: SelectConfig = SelectConfig()
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    probe: ProbeConfig = ProbeConfig()
     study: Study | None = None
     """What the file's cells show: a figure or table of a paper, for `results/paper.html`."""
 
@@ -132,7 +134,7 @@ class Params(Closed):
         with located("scales", name):
             scale = Scale.model_validate(scales[name] or {})
         scaled = dict(values)
-        for section in ("train", "select", "sample", "evaluate"):
+        for section in ("train", "select", "sample", "evaluate", "probe"):
             if changes := getattr(scale, section):
                 scaled[section] = merge(scaled.get(section) or {}, changes)
         grids = scaled.get("table1")
@@ -345,6 +347,28 @@ class Params(Closed):
             sample=self.sample,
             evaluate=self.evaluate,
         )
+
+    def probes(self, cell: Cell) -> list[str]:
+        """The kinds of probe that a training of ``cell`` can have."""
+        training = self.training(cell)
+        has = {
+            "regulariser": training.recipe.schedule.makes_denoiser,
+            "plane": training.dataset.native == (1, 2),
+        }
+        return [kind for kind in PROBES if has.get(kind, True)]
+
+    def probing(self, cell: Cell) -> ProbeConfig:
+        """How the training of ``cell`` is probed.
+
+        Raises:
+            Invalid: a name of the cell is not defined here, or a level lies above its recipe's range.
+        """
+        recipe = self.training(cell).recipe
+        for i, level in enumerate(self.probe.levels):
+            if level > recipe.sigma_max:
+                expected = f"must be at most {recipe.sigma_max:g}, sigma_max of recipe {cell.recipe}"
+                raise Invalid(("probe", "levels", i), level, expected)
+        return self.probe
 
 
 _WHEN = ("dataset", "kernel", "coupling", "scale")

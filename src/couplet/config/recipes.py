@@ -22,6 +22,11 @@ class ScheduleConfig(Variant):
     p_std: float = Field(2.0, gt=0)
     """Standard deviation of ln t (2.0; ImageNet-64: 1.6)."""
 
+    @property
+    def makes_denoiser(self) -> bool:
+        """Whether the target is always the data end, so that the model learns its mean given x_t."""
+        return False
+
 
 class Discretised(ScheduleConfig):
     """iCT: neighbours on a grid of noise levels that becomes finer as training goes on."""
@@ -59,6 +64,21 @@ class Continuous(ScheduleConfig):
     """Slope of the sigmoid."""
     stages: int = Field(8, ge=1)
     """Stages of equal length over the whole training."""
+
+
+class Denoising(ScheduleConfig):
+    """t lognormal, r = 0: the target is the data end of the pair, and the model a denoiser E[x | x_t].
+
+    With `distance: {kind: squared_l2}` and `weighting: karras` EDM's training, whose levels have p_mean -1.2
+    and p_std 1.2. GC's figure 2 has one for each coupling. A generator-induced end point is made at t, not at
+    r, and by another model than the denoiser with `predictor: frozen`; `boundary` is then that model's too.
+    """
+
+    kind: Literal["denoising"] = "denoising"
+
+    @property
+    def makes_denoiser(self) -> bool:
+        return True
 
 
 class DistanceConfig(Variant):

@@ -103,7 +103,7 @@ class Coupling(nn.Module, ABC):
             images: clean images in [-1, 1], [b, c, h, w].
             noise: standard normal as :meth:`arrange` left it, [b, c, h, w].
             labels: one-hot classes [b, k], or None.
-            level: the teacher's noise level r, [b].
+            level: the noise level at which a data end is made, [b]: the teacher's r; a denoiser's t.
             predictors: the models in training, averaged and frozen.
             progress: fraction of training done, in [0, 1).
             uniform: one number in [0, 1) per image, for couplings that choose at random, [b].

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+
+from couplet.config.recipes import ScheduleConfig
+
+
+def lognormal_levels(normal: Tensor, config: ScheduleConfig, max_level: float) -> Tensor:
+    """``t = exp(p_std n + p_mean)`` of standard normal draws n [n], at most ``max_level`` (ECT)."""
+    t = (config.p_std * normal + config.p_mean).exp()
+    return t.clamp(max=max_level) if math.isfinite(max_level) else t
 
 
 class Schedule(ABC):
@@ -21,6 +30,10 @@ class Schedule(ABC):
     @abstractmethod
     def last_pair(self, step: int) -> tuple[float, float]:
         """The pair (sigma_max, r) at the top of the range, whose weight scales a coupling's penalty."""
+
+    def coupling_level(self, t: Tensor, r: Tensor) -> Tensor:
+        """The level [n] at which a coupling makes the pair of the levels t and r: r."""
+        return r
 
     @abstractmethod
     def fineness(self, step: int) -> int:

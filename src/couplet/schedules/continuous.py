@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from couplet.config.recipes import Continuous as ContinuousConfig
-from couplet.schedules.base import Schedule
+from couplet.schedules.base import Schedule, lognormal_levels
 
 
 def stage_of(step: int, total_steps: int, stages: int) -> int:
@@ -47,9 +45,7 @@ class Continuous(Schedule):
 
     def pair_at(self, step: int, normal: Tensor) -> tuple[Tensor, Tensor]:
         """(t, r) of the given standard normal draws [n]."""
-        t = (self.config.p_std * normal + self.config.p_mean).exp()
-        if math.isfinite(self.max_level):
-            t = t.clamp(max=self.max_level)
+        t = lognormal_levels(normal, self.config, self.max_level)
         return t, self.r_of(t, step)
 
     def draw_pair(self, step: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

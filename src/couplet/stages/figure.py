@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +54,10 @@ class _Cells:
         card = Archive(self.layout.data(cell.dataset)).card
         return ImageShape(card.shape[2], card.shape[0], len(card.classes))
 
+    def evaluations_per_step(self, cell: Cell) -> float:
+        """Forward passes of the network that a training step costs for each of its images."""
+        return cost(self.params.training(cell), self.shape(cell)).evaluations
+
     def evaluations(self) -> Iterator[tuple[Cell, Mapping[str, Any], Mapping[str, Any]]]:
         """Every cell with its evaluation.json and the record of its training."""
         for cell, extractor in self.params.measured():
@@ -91,8 +94,14 @@ def _distances(cells: _Cells, without: str = "") -> Rows:
     """A row per cell and NFE."""
     metric = cells.metric()
     return [
-        {**cells.named(cell, without), "nfe": nfe, "value": evaluation["metrics"][f"{metric}_nfe{nfe}"]}
-        for cell, evaluation, _ in cells.evaluations()
+        {
+            **cells.named(cell, without),
+            "nfe": nfe,
+            "value": evaluation["metrics"][f"{metric}_nfe{nfe}"],
+            "seconds": record["seconds"],
+            "evaluations": cells.evaluations_per_step(cell),
+        }
+        for cell, evaluation, record in cells.evaluations()
         for nfe in cells.params.sample.nfe
     ]
 
@@ -131,11 +140,10 @@ def _steps(cells: _Cells, figure: Steps) -> Rows:
     for (cell, extractor), (_, _, record) in zip(cells.params.measured(), cells.evaluations(), strict=True):
         path = cells.layout.evaluation(cell, extractor) / "selection.json"
         training = cells.params.training(cell)
-        spent = cost(training, cells.shape(cell))
         per_step = {
             "steps": 1.0,
             "seconds": record["seconds"] / training.recipe.steps,
-            "evaluations": spent.evaluations * training.recipe.batch,
+            "evaluations": cells.evaluations_per_step(cell),
         }
         rows += [
             {
@@ -303,8 +311,17 @@ def _table(study: Study, rows: Rows) -> dict[str, Any]:
     at = [key for key in ("against", "nfe", "x") if key in rows[0]]
     if isinstance(study.figure, Steps):
         rows, at = at_equal_budget(rows), ["against", "x"]
-    shown = [[*map(_cell, key), spread(values)] for key, values in summary(rows, ["row", *at])]
-    return {"columns": ["", *at, "mean ± std"], "rows": shown}
+    columns, shown = (
+        ["", *at, "mean ± std"],
+        [[*map(_cell, key), spread(values)] for key, values in summary(rows, ["row", *at])],
+    )
+    if isinstance(study.figure, Dots):
+        columns += ["training (s)", "network evaluations per image and step"]
+        for (label, *_), line in zip(summary(rows, ["row", *at]), shown, strict=True):
+            of_row = [row for row in rows if row["row"] == label[0]]
+            line += [spread([row["seconds"] for row in of_row if row["nfe"] == of_row[0]["nfe"]])]
+            line += [f"{of_row[0]['evaluations']:.2f}"]
+    return {"columns": columns, "rows": shown}
 
 
 def _cell(value: Any) -> str:
@@ -313,8 +330,7 @@ def _cell(value: Any) -> str:
 
 def _csv(rows: Rows) -> str:
     text = io.StringIO()
-    columns = list(reduce(lambda names, row: {**names, **row}, rows, {}))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

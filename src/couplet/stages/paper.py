@@ -49,6 +49,7 @@ def _entry(path: Path, out: Path, rebuild: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{picture}: cannot be read ({error.strerror})") from None
     links = {
-        suffix: os.path.relpath(path.with_suffix(f".{suffix}"), out.parent) for suffix in ("csv", "svg", "png")
+        suffix: os.path.relpath(path.with_suffix(f".{suffix}"), out.parent)
+        for suffix in ("csv", "svg", "png")
     }
     return {**caption, "svg": svg, "links": links, "target": rebuild.format(name=caption["name"])}

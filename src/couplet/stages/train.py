@@ -76,7 +76,7 @@ def train(
     """
     archive = Archive(data)
     ranks.part(settings.recipe.batch)  # refused before anything is written
-    weights = _Weights.of(settings, frozen)
+    weights = Weights.of(settings, frozen)
     place = out.absolute()
     partial = place.with_name(f"{place.name}.partial")
     lock = locked(place.with_name(f"{place.name}.lock"), say) if ranks.first else nullcontext()
@@ -120,7 +120,7 @@ def _make_ready(out: Path, partial: Path) -> None:
 def _train(
     settings: Training,
     archive: Archive,
-    weights: _Weights,
+    weights: Weights,
     partial: Path,
     device: torch.device,
     report: Report,
@@ -224,14 +224,14 @@ def _initial_state(settings: Training, shape: ImageShape, device: torch.device, 
         raise UserError(f"{path}: {error}") from None
 
 
-class _Weights(NamedTuple):
+class Weights(NamedTuple):
     """Files of weights that a training starts from or predicts with."""
 
     initial: Path | None
     frozen: Path | None
 
     @classmethod
-    def of(cls, settings: Training, frozen: Path | None) -> _Weights:
+    def of(cls, settings: Training, frozen: Path | None) -> Weights:
         """Those that the recipe names; ``frozen`` where the coupling is lent its predictor.
 
         Raises:

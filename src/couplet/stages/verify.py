@@ -109,7 +109,9 @@ def _walk(root: Path) -> Iterator[Path]:
 def _extra(found: Inventory, written: set[Path]) -> Iterator[str]:
     """Files that lie among a stage's outputs and are in no record."""
     records = {record.path for record in found.records}
-    folders = {path.parent for record in found.records if record.stage != "table" for path in record.outputs}
+    # These two write a file of their own name beside what others wrote.
+    stages = (record for record in found.records if record.stage not in ("table", "probe"))
+    folders = {path.parent for record in stages for path in record.outputs}
     for path in sorted(_walk(found.root)):
         if path.parent in folders and path not in written and path not in records:
             yield f"{path}: in no record"

@@ -133,7 +133,7 @@ def run(
                 images, labels, arranged = next(inputs)
             with phase("coupling"):
                 noise = arranged()
-            draws = _draws(training, objective, state.step, noise, rows)
+            draws = draws_of(training, objective, state.step, noise, state.step, rows=rows)
             with products(training.train, device):
                 state.model.normalize_weights_()
                 state.model.zero_grad(set_to_none=True)
@@ -211,12 +211,22 @@ def _inputs(
                     yield waiting.popleft()
 
 
-def _draws(training: Training, objective: Objective, step: int, noise: Tensor, rows: slice) -> Draws:
-    """The step's randomness besides its noise, drawn for the whole batch, of the rows of ``noise``."""
+def draws_of(
+    training: Training,
+    objective: Objective,
+    step: int,
+    noise: Tensor,
+    *purpose: int | str,
+    rows: slice = slice(None),
+) -> Draws:
+    """The step's randomness besides its noise, drawn for the whole batch, of the rows of ``noise``.
+
+    ``purpose`` seeds it, with the cell's seed: in a training the step itself.
+    """
     seed, count, device = training.cell.seed, training.recipe.batch, noise.device
-    t, r = objective.schedule.draw_pair(step, count, generator(device, seed, "t", step))
-    uniform = torch.rand(count, generator=generator(device, seed, "coupling", step), device=device)
-    dropout_seed = seed_of(seed, "dropout", step)
+    t, r = objective.schedule.draw_pair(step, count, generator(device, seed, "t", *purpose))
+    uniform = torch.rand(count, generator=generator(device, seed, "coupling", *purpose), device=device)
+    dropout_seed = seed_of(seed, "dropout", *purpose)
     return Draws(t=t[rows], r=r[rows], noise=noise, uniform=uniform[rows], dropout_seed=dropout_seed)
 
 

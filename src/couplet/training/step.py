@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from couplet import losses, schedules
 from couplet.config.recipes import Boundary, Recipe
-from couplet.couplings import Predictors
+from couplet.couplings import Pair, Predictors
 from couplet.kernels import Kernel
 from couplet.model import ConsistencyModel
 from couplet.tensors import default_stream, per_image
@@ -116,19 +116,20 @@ def consistency_loss(
         step: k, which the curriculum depends on.
         phase: told what is going on.
     """
-    t, r, noise, device = draws.t, draws.r, draws.noise, images.device
+    t, r, device = draws.t, draws.r, images.device
     kernel = objective.kernel
-    online, average = partial(_denoise, model, objective), partial(_denoise, ema, objective)
-    pretrained = None if frozen is None else partial(_denoise, frozen, objective)
     with phase("coupling"), default_stream(device, draws.dropout_seed + 1):
-        pair = model.coupling(
+        pair = couple(
+            model,
+            ema,
+            frozen,
             images,
-            noise,
             labels,
-            level=r,
-            predictors=Predictors(online, average, pretrained),
-            progress=step / objective.total_steps,
+            draws.noise,
+            level=objective.schedule.coupling_level(t, r),
             uniform=draws.uniform,
+            objective=objective,
+            step=step,
         )
     drawn, drawn_again = shared_masks(device, draws.dropout_seed, once=objective.masks_once)
     with phase("student"), drawn:
@@ -143,6 +144,47 @@ def consistency_loss(
     scale = objective.weighting.penalty_scale(*objective.schedule.last_pair(step))
     loss = (weight * distance + scale * pair.penalty).mean()
     return Terms(loss, distance, weight, pair.penalty, scale)
+
+
+def couple(
+    model: ConsistencyModel,
+    ema: ConsistencyModel,
+    frozen: ConsistencyModel | None,
+    images: Tensor,
+    labels: Tensor | None,
+    noise: Tensor,
+    *,
+    level: Tensor,
+    uniform: Tensor,
+    objective: Objective,
+    step: int,
+) -> Pair:
+    """The pairs that the coupling of ``model`` makes of a batch at 0-based step k.
+
+    Args:
+        model: whose coupling it is; it predicts, where the coupling asks for it, in the mode that it is in.
+        ema: its running average.
+        frozen: a pre-trained model for couplings that want one.
+        images: clean images in [-1, 1], [b, c, h, w].
+        labels: one-hot classes [b, k], or None.
+        noise: as the coupling arranged it, [b, c, h, w].
+        level: noise levels at which a data end is made, [b].
+        uniform: in [0, 1), for couplings that choose at random, [b].
+        objective: the recipe's loss.
+        step: k, which the share of generator-induced pairs depends on.
+    """
+    online, average = partial(_denoise, model, objective), partial(_denoise, ema, objective)
+    pretrained = None if frozen is None else partial(_denoise, frozen, objective)
+    pair: Pair = model.coupling(
+        images,
+        noise,
+        labels,
+        level=level,
+        predictors=Predictors(online, average, pretrained),
+        progress=step / objective.total_steps,
+        uniform=uniform,
+    )
+    return pair
 
 
 @contextmanager

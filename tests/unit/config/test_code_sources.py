@@ -62,9 +62,9 @@ def test_printing_and_moving_files_retrains_nothing():
 @pytest.mark.parametrize(
     ("edited", "stages"),
     [
-        ("losses/distance.py", {"train"}),
+        ("losses/distance.py", {"train", "probe"}),
         ("data/crops.py", {"prepare"}),
-        ("couplings/variational.py", {"train", "select", "sample"}),
+        ("couplings/variational.py", {"train", "select", "sample", "probe"}),
         ("reporting/published.csv", {"table"}),
         ("cli.py", set()),
     ],

@@ -144,6 +144,7 @@ SCALES = {
         },
         "table1": {"seeds": [5]},
         "sample": {"samples": 16},
+        "probe": {"batches": 4},
     },
     "full": None,
 }
@@ -159,6 +160,7 @@ def test_scale_is_laid_over_recipes_grid_and_stages(params):
     assert training(made, coupling="vae").coupling.kl_weight == 3
     assert made.sample.samples == 16
     assert made.sample.nfe == written.sample.nfe
+    assert (made.probe.batches, made.probe.images) == (4, written.probe.images)
     assert {cell.seed for cell in made.cells()} == {5}
     assert len(made.cells()) == len(written.cells()) / 2
 

@@ -94,6 +94,9 @@ WRONG = {
     "unknown coupling kind": ("couplings.new", {"kind": "vea"}, "couplings.new.kind", ["'vae'"]),
     "name that is no kind": ("couplings.new", {}, "couplings.new.kind", ["independent"]),
     "size of the test split": ("datasets.digits.test_images", 5, "test_images = 5", ["10"]),
+    "levels that fall": ("probe.levels", [1.0, 0.5], "probe.levels.1 = 0.5", ["above 1"]),
+    "level of no noise": ("probe.levels", [0, 0.5], "probe.levels.0 = 0.0", ["positive"]),
+    "variance of one": ("probe.batches", 1, "probe.batches = 1", ["2"]),
     "threads": ("threads", 0, "threads = 0", ["1"]),
 }
 

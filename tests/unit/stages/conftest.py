@@ -47,9 +47,8 @@ def run_cell(layout, cell, extractor):
     evaluate(*settings, trained, selection, samples, folder, statistics, out, CPU)
 
 
-@pytest.fixture(scope="session")
-def made_grid(tmp_path_factory):
-    """Parameters of two seeds of one coupling, and the folder of their results with a table."""
+def small():
+    """The content of the repository's file at the size of the grid here."""
     content = yaml.safe_load(PARAMS.read_text())
     del content["scale"], content["scales"]
     content["table1"] |= {"couplings": ["independent"], "seeds": [0, 1]}
@@ -60,7 +59,19 @@ def made_grid(tmp_path_factory):
     content["select"] = {"samples": 16}
     content["sample"] = {"samples": 16}
     content["evaluate"] = {"kid_subsets": 2, "kid_subset_size": 8}
-    params = Params.model_validate(content)
+    return content
+
+
+@pytest.fixture
+def grid_content():
+    """The parameters of the grid as a file has them, to be edited at will."""
+    return small()
+
+
+@pytest.fixture(scope="session")
+def made_grid(tmp_path_factory):
+    """Parameters of two seeds of one coupling, and the folder of their results with a table."""
+    params = Params.model_validate(small())
     root = tmp_path_factory.mktemp("grid") / "results"
     layout = Layout(params, root)
     for number, (cell, extractor) in enumerate(params.measured()):

@@ -344,3 +344,72 @@ def test_linear_interpolation_is_used_for_both_levels():
     draws = make_draws(t=torch.full((B,), 80.0), r=torch.full((B,), 79.999))
     near, far = (loss_of(model, draws, images=v * torch.ones(SIZE)).distance for v in (0.0, 1.0))
     torch.testing.assert_close(near, far, rtol=0.05, atol=1e-3)
+
+
+# A denoiser: the schedule with r = 0.
+
+DENOISING = {"schedule": {"kind": "denoising"}, "distance": {"kind": "squared_l2"}, "weighting": "karras"}
+
+
+def test_loss_of_a_denoiser_is_its_weighted_squared_error():
+    """``mean_b (1/t² + 1/sigma_data²) ||D(x + t z, t) - x||²`` (EDM), without a teacher's evaluation."""
+    model, x = make_model(), torch.randn(SIZE)
+    objective = make_objective(model, **DENOISING)
+    t, r = objective.schedule.draw_pair(0, B, torch.Generator().manual_seed(0))
+    draws = make_draws(t=t, r=r)
+    terms = loss_of(model, draws, objective=objective, images=x)
+    assert len(model.network.levels) == 1
+    denoised = model(x + t[:, None, None, None] * draws.noise, t, None, boundary=True)
+    wanted = (1 / t**2 + 4) * (denoised - x).square().sum((1, 2, 3))
+    torch.testing.assert_close(terms.loss, wanted.mean())
+
+
+@pytest.mark.parametrize("predictor", ["ema", "frozen"])
+def test_denoisers_pairs_are_made_at_its_level(predictor):
+    other, x = make_model(), torch.randn(SIZE)
+    model = make_model(coupling=GeneratorInduced(mu=1.0, predictor=predictor))
+    spy, answers = spied(make_objective(model, **DENOISING))
+    draws = make_draws(r=torch.zeros(B))
+    loss_of(model, draws, objective=spy, images=x, **{predictor: other})
+    torch.testing.assert_close(other.network.levels[0], draws.t.log() / 4)
+    noisy = x + draws.t[:, None, None, None] * draws.noise
+    torch.testing.assert_close(answers[0], other(noisy, draws.t, None, boundary=True))
+    assert not torch.equal(answers[0], x)
+
+
+class Pointwise(nn.Module):
+    """A small network on images of one pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1)
+        )
+
+    def forward(self, x, noise_labels, class_labels=None):
+        inputs = torch.stack([x.flatten(), noise_labels], dim=1)
+        return self.layers(inputs).reshape(x.shape)
+
+
+@pytest.mark.parametrize("kernel", ["ve", "li"])
+def test_denoiser_learns_the_mean_of_the_data(kernel):
+    """Of images of one pixel that are 1 or -1: ``E[x | x_t] = tanh(signal(t) x_t / t²)``."""
+    model = make_model(Pointwise(), kernel=kernel)
+    settings = {**DENOISING, "schedule": {"kind": "denoising", "p_mean": 0.0, "p_std": 1.0}}
+    objective = make_objective(model, boundary={"training": False, "sampling": False}, **settings)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    rng = torch.Generator().manual_seed(0)
+    for step in range(500):
+        t, r = objective.schedule.draw_pair(step, 256, rng)
+        images = (torch.rand(256, generator=rng) < 0.5).float().reshape(-1, 1, 1, 1) * 2 - 1
+        noise = torch.randn(images.shape, generator=rng)
+        draws = Draws(t=t, r=r, noise=noise, uniform=torch.zeros(256), dropout_seed=0)
+        optimizer.zero_grad()
+        consistency_loss(model, model, None, images, None, draws, objective=objective, step=0).loss.backward()
+        optimizer.step()
+    for level in (0.5, 1.0, 3.0):
+        t = torch.full((41,), level)
+        noisy = torch.linspace(-2, 2, 41).reshape(-1, 1, 1, 1)
+        signal = 1 - level / 80 if kernel == "li" else 1.0
+        found = model(noisy, t, None, boundary=False).detach()
+        assert (found - torch.tanh(signal * noisy / level**2)).abs().mean() < 0.06

@@ -1,0 +1,136 @@
+"""What a trained coupling's pairs are like at each noise level (GC)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from couplet.couplings import Pair
+from couplet.losses import squared_l2
+from couplet.model import ConsistencyModel
+from couplet.training import Objective, couple
+
+
+class Coupled(NamedTuple):
+    """A batch as a coupling is to be given it."""
+
+    images: Tensor
+    """Clean images in [-1, 1], [b, c, h, w]."""
+    labels: Tensor | None
+    """One-hot classes [b, k], or None."""
+    noise: Tensor
+    """As the coupling arranged it, [b, c, h, w]."""
+    uniform: Tensor
+    """In [0, 1), for couplings that choose at random, [b]; 0 chooses every pair."""
+
+
+class Estimate(NamedTuple):
+    """A mean over images."""
+
+    level: float
+    """Noise level t."""
+    mean: float
+    std_error: float
+    """Standard deviation over images by the root of their number, as if each stood alone."""
+
+
+def transport_cost(
+    model: ConsistencyModel,
+    frozen: ConsistencyModel | None,
+    batches: Iterable[Coupled],
+    levels: Sequence[float],
+    *,
+    objective: Objective,
+    step: int,
+) -> list[Estimate]:
+    """``c(t) = E||x̂_t - z||²`` at each level t: squared distance of the ends of a pair (GC, figure 3).
+
+    ``x̂_t`` is the data end that the coupling makes at level t, and z the noise that it emits. Images and
+    drawn noise are the same at all levels, and so is the cost of all couplings but the generator-induced.
+
+    Args:
+        model: a trained model in evaluation mode; stands for its running average too.
+        frozen: a pre-trained model for couplings that want one.
+        batches: two images at least, in all.
+        levels: noise levels t in (0, sigma_max].
+        objective: the recipe's loss.
+        step: 0-based step k, which the share of generator-induced pairs depends on.
+    """
+
+    def cost(pair: Pair, t: Tensor) -> Tensor:
+        return squared_l2(pair.data, pair.noise)
+
+    return _estimates(model, frozen, batches, levels, cost, objective=objective, step=step)
+
+
+def regulariser(
+    model: ConsistencyModel,
+    frozen: ConsistencyModel | None,
+    batches: Iterable[Coupled],
+    levels: Sequence[float],
+    *,
+    objective: Objective,
+    step: int,
+) -> list[Estimate]:
+    """``E||dx_t/dt - v_t(x_t)||²`` at each level t, with ``v_t(x) = E[dx_t/dt | x_t = x]`` (GC, figure 2).
+
+    A path is ``x_t = signal(t) x̂ + t z``, where the signal is 1 (VE) or ``1 - t/sigma_max`` (LI), so that in
+    both ``dx_t/dt = (x_t - x̂)/t``. With a denoiser ``D(x, t) = E[x̂ | x_t = x]`` therefore
+    ``v_t(x) = (x - D(x, t))/t``, and the regulariser is ``E||x̂ - D(x_t, t)||²/t²``.
+
+    Args:
+        model: a denoiser that was trained with pairs of the same coupling, in evaluation mode.
+        frozen: a pre-trained model for couplings that want one.
+        batches: two images at least, in all.
+        levels: noise levels t in (0, sigma_max].
+        objective: the recipe's loss.
+        step: 0-based step k, which the share of generator-induced pairs depends on.
+    """
+
+    def miss(pair: Pair, t: Tensor) -> Tensor:
+        noisy = objective.kernel.noise(pair.data, pair.noise, t)
+        denoised = model(noisy, t, pair.labels, boundary=objective.boundary.training)
+        return squared_l2(denoised, pair.data) / t**2
+
+    return _estimates(model, frozen, batches, levels, miss, objective=objective, step=step)
+
+
+@torch.no_grad()
+def _estimates(
+    model: ConsistencyModel,
+    frozen: ConsistencyModel | None,
+    batches: Iterable[Coupled],
+    levels: Sequence[float],
+    value: Callable[[Pair, Tensor], Tensor],
+    *,
+    objective: Objective,
+    step: int,
+) -> list[Estimate]:
+    """Mean over all images of ``value(pair, t)`` [b], at each level."""
+    values: list[list[Tensor]] = [[] for _ in levels]
+    for images, labels, noise, uniform in batches:
+        for level, found in zip(levels, values, strict=True):
+            t = torch.full((len(images),), level, device=images.device)
+            pair = couple(
+                model,
+                model,
+                frozen,
+                images,
+                labels,
+                noise,
+                level=t,
+                uniform=uniform,
+                objective=objective,
+                step=step,
+            )
+            found.append(value(pair, t))
+    return [_estimate(level, torch.cat(found)) for level, found in zip(levels, values, strict=True)]
+
+
+def _estimate(level: float, values: Tensor) -> Estimate:
+    values = values.double()
+    return Estimate(level, float(values.mean()), float(values.std()) / math.sqrt(len(values)))

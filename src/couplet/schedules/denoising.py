@@ -1,0 +1,37 @@
+"""A denoiser's levels: t is drawn from a lognormal, the target is the data end itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from couplet.config.recipes import Denoising as DenoisingConfig
+from couplet.schedules.base import Schedule, lognormal_levels
+
+
+class Denoising(Schedule):
+    """``t = exp(p_std n + p_mean)`` with n ~ N(0, 1), at most ``max_level``, and r = 0 (EDM).
+
+    The consistency loss is then ``w(t, 0) d(f(x_t, t), x)``, which E[x | x_t] minimises where d is squared.
+    """
+
+    def __init__(self, config: DenoisingConfig, *, sigma_max: float, max_level: float) -> None:
+        self.config, self.sigma_max, self.max_level = config, sigma_max, max_level
+
+    def fineness(self, step: int) -> int:
+        return 0
+
+    def pair_at(self, step: int, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """(t, 0) of the given standard normal draws [n]."""
+        t = lognormal_levels(normal, self.config, self.max_level)
+        return t, torch.zeros_like(t)
+
+    def draw_pair(self, step: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return self.pair_at(step, torch.randn(n, generator=generator, device=generator.device))
+
+    def coupling_level(self, t: Tensor, r: Tensor) -> Tensor:
+        """t: at r = 0 a generator-induced end point would be the image itself."""
+        return t
+
+    def last_pair(self, step: int) -> tuple[float, float]:
+        return self.sigma_max, 0.0
