@@ -76,6 +76,9 @@ STAGE_SOURCES = {
 """Paths below the package, files or whole rooms, by stage. What only moves, names, checks or prints
 (command line, progress, file helpers, layout) does not count."""
 
+SUFFIXES = {".py", ".csv", ".mplstyle", ".j2"}
+"""Files that decide what comes out; a room may hold others, as caches."""
+
 
 def source_files(stage: str, package: Path = PACKAGE) -> list[Path]:
     """The stage's files in order."""
@@ -83,7 +86,7 @@ def source_files(stage: str, package: Path = PACKAGE) -> list[Path]:
     for name in STAGE_SOURCES[stage]:
         path = package / name
         files = [path] if path.suffix else path.rglob("*.*")
-        found |= {file for file in files if file.suffix in {".py", ".csv"}}
+        found |= {file for file in files if file.suffix in SUFFIXES}
     return sorted(found)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from couplet.data.preview import are_points, scatter
@@ -16,19 +17,29 @@ from couplet.files import replacing
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 150,
-    "savefig.bbox": "tight",
-    "font.size": 9,
-    "axes.grid": True,
-    "axes.grid.which": "both",
-    "grid.alpha": 0.3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-LINES = ("-", "--", "-.", ":")
-MARKERS = "osD^vP*X"
-"""Line and marker tell curves apart in grey."""
+STYLE = Path(__file__).with_name("couplet.mplstyle")
+"""Of every figure of the project."""
+
+
+def number(value: float, _: object = None) -> str:
+    """A tick's label: 0.05, 200, 3×10⁻⁶; a power of ten where that is shorter to read."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:g}"
+    digits, exponent = f"{value:e}".split("e")
+    power = f"10^{{{int(exponent)}}}"
+    return f"${power}$" if float(digits) == 1 else rf"${float(digits):g}\times{power}$"
+
+
+def log_scale(axes: Axes, which: str, low: float, high: float) -> None:
+    """Makes the axis ``which`` ("x" or "y") logarithmic, with some five labels for values in [low, high]."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if high < 8 * low:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,), numticks=8))
+    axis.set_major_formatter(FuncFormatter(number))
+    axis.set_minor_locator(NullLocator())
 
 IMAGES, POINTS = 36, 1000
 """What a panel shows."""
@@ -64,7 +75,7 @@ def sample_grids(
     """
     rows = list(panels)
     names = list(dict.fromkeys(name for row in panels.values() for name in row))
-    with mpl.rc_context({**STYLE, "axes.grid": False}), replacing(path) as temporary:
+    with mpl.rc_context({"axes.grid": False}, fname=STYLE), replacing(path) as temporary:
         figure, axes = plt.subplots(
             len(rows),
             len(names),
@@ -94,22 +105,16 @@ def distance_curves(path: Path, curves: Mapping[str, Sequence[Mapping[int, float
 
     ``curves[name]`` holds one {step: distance} per seed.
     """
-    with mpl.rc_context(STYLE), replacing(path) as temporary:
+    with mpl.rc_context(fname=STYLE), replacing(path) as temporary:
         figure, axis = plt.subplots(figsize=(5.6, 3.6))
-        for i, (name, seeds) in enumerate(curves.items()):
+        for name, seeds in curves.items():
             steps = sorted(seeds[0])
             values = np.array([[seed[step] for step in steps] for seed in seeds])
-            (line,) = axis.plot(
-                steps,
-                values.mean(0),
-                LINES[i % len(LINES)] + MARKERS[i % len(MARKERS)],
-                label=name,
-                markersize=4,
-            )
+            (line,) = axis.plot(steps, values.mean(0), label=name)
             axis.fill_between(steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, lw=0)
-        axis.set_yscale("log")
+        log_scale(axis, "y", axis.dataLim.ymin, axis.dataLim.ymax)
         axis.set_xlabel("training steps")
         axis.set_ylabel(ylabel)
-        axis.legend(title="coupling", frameon=False)
+        axis.legend(title="coupling")
         figure.savefig(temporary, format=path.suffix[1:])
         plt.close(figure)

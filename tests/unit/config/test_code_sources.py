@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tomllib
 
 import pytest
 
@@ -54,6 +55,14 @@ def test_table_depends_on_the_published_numbers():
     assert PACKAGE / "reporting/published.csv" in source_files("table")
 
 
+def test_wheel_has_what_stages_read_beside_code():
+    project = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text())
+    shipped = {PACKAGE / name for name in project["tool"]["setuptools"]["package-data"]["couplet"]}
+    read = {path for stage in STAGE_SOURCES for path in source_files(stage) if path.suffix != ".py"}
+    assert read
+    assert read <= shipped
+
+
 def test_printing_and_moving_files_retrains_nothing():
     for name in ("cli.py", "progress.py", "files.py", "config/layout.py"):
         assert PACKAGE / name not in source_files("train")
@@ -66,6 +75,8 @@ def test_printing_and_moving_files_retrains_nothing():
         ("data/crops.py", {"prepare"}),
         ("couplings/variational.py", {"train", "select", "sample", "probe"}),
         ("reporting/published.csv", {"table"}),
+        ("reporting/couplet.mplstyle", {"table"}),
+        ("reporting/paper.html.j2", {"table"}),
         ("cli.py", set()),
     ],
 )
