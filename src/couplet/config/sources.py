@@ -70,7 +70,7 @@ STAGE_SOURCES = {
         "training",
     ),
     "figure": ("reporting", "config/study.py", "stages/figure.py"),
-    "paper": ("reporting/paper.py", "stages/paper.py"),
+    "paper": ("reporting/paper.html.j2", "reporting/paper.py", "stages/paper.py"),
     "table": ("data/preview.py", "reporting", "stages/table.py"),
 }
 """Paths below the package, files or whole rooms, by stage. What only moves, names, checks or prints

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import rel_entr, softmax
 
 from couplet.errors import UserError
 from couplet.metrics._checks import FloatArray, as_matrix
@@ -54,6 +53,8 @@ def inception_score_torchmetrics(
         matrix = matrix[order.ravel()]
     size = -(-rows // splits)
     edges = [*range(0, rows, size), rows]
+    from scipy.special import softmax
+
     return _score(softmax(matrix, axis=1), edges, ddof=1)
 
 
@@ -100,4 +101,7 @@ def _score(probabilities: FloatArray, edges: list[int], *, ddof: int) -> Incepti
 def _split_score(probabilities: FloatArray) -> float:
     """exp of the mean Kullback-Leibler divergence of p(y|x) from p(y), natural logarithms."""
     marginal = probabilities.mean(axis=0, keepdims=True)
+    # Imported where it is used: half a second, and most extractors have no logits.
+    from scipy.special import rel_entr
+
     return float(np.exp(rel_entr(probabilities, marginal).sum(axis=1).mean()))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from scipy.special import softmax
-
 from couplet.config.stages import EvaluateConfig
 from couplet.metrics.distances import frechet_distance, kernel_distance
 from couplet.metrics.inception_score import inception_score_ect, inception_score_torchmetrics
@@ -34,6 +32,8 @@ def scores(found: Measured, target: Reference, settings: EvaluateConfig, *, seed
     if found.logits is not None:
         splits = settings.inception_splits
         if settings.inception_score == "ect":
+            from scipy.special import softmax  # half a second, and most extractors have no logits
+
             probabilities = softmax(found.logits.astype("f8"), axis=1)
             result["is"], result["is_std"] = inception_score_ect(probabilities, splits=splits)
         else:

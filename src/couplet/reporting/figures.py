@@ -41,6 +41,7 @@ def log_scale(axes: Axes, which: str, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(number))
     axis.set_minor_locator(NullLocator())
 
+
 IMAGES, POINTS = 36, 1000
 """What a panel shows."""
 
