@@ -95,9 +95,15 @@ class Layout:
             return list(files)
         for cell, extractor in self.params.measured():
             folder = self.evaluation(cell, extractor)
-            names = ("selection.json", "evaluation.json", "samples")
+            names = (
+                ("selection.json",)
+                if study.of_selection
+                else ("selection.json", "evaluation.json", "samples")
+            )
             files |= dict.fromkeys((self.data(cell.dataset) / "card.json", *(folder / n for n in names)))
-            files |= dict.fromkeys(self.records(cell, extractor).values())
+            records = self.records(cell, extractor)
+            left_out = ("sample", "evaluate") if study.of_selection else ()
+            files |= dict.fromkeys(path for stage, path in records.items() if stage not in left_out)
         return list(files)
 
     def figure_key(self) -> str:

@@ -109,11 +109,19 @@ class Study(Closed):
     order: int
     """Place in the page."""
     figure: Annotated[FigureConfig, OneOf()]
+    numbers: Literal["evaluate", "select"] = "evaluate"
+    """Whose distances are drawn: of the selected snapshot by `evaluate`'s samples; or of the last snapshot as
+    `select` scored it, which spares two stages for every cell. Curves along training are `select`'s anyway."""
     labels: dict[str, str] = {}
     """What names of recipes, kernels and couplings are called in the figure."""
     compare: Annotated[tuple[Comparison, ...], Field(strict=False)] = ()
     note: str = ""
     """What a reader has to know of this reproduction: definitions and settings that are ours."""
+
+    @property
+    def of_selection(self) -> bool:
+        """Whether the figure needs no sample and no evaluation."""
+        return self.numbers == "select" or isinstance(self.figure, Steps)
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

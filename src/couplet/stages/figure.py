@@ -16,7 +16,7 @@ from couplet.config.layout import record_of
 from couplet.config.study import Dots, Evaluations, FigureConfig, Plane, Probe, Steps, Study, Sweep
 from couplet.data import Archive
 from couplet.errors import UserError
-from couplet.files import read_json, replacing, write_json
+from couplet.files import replacing, write_json
 from couplet.model import ImageShape
 from couplet.reporting.cost import cost
 from couplet.reporting.plots import draw
@@ -58,11 +58,25 @@ class _Cells:
         """Forward passes of the network that a training step costs for each of its images."""
         return cost(self.params.training(cell), self.shape(cell)).evaluations
 
-    def evaluations(self) -> Iterator[tuple[Cell, Mapping[str, Any], Mapping[str, Any]]]:
-        """Every cell with its evaluation.json and the record of its training."""
+    def distances(self) -> Iterator[tuple[Cell, dict[int, float], Mapping[str, Any]]]:
+        """Every cell with its Fréchet distance for each NFE and the record of its training."""
+        metric = self.metric()
         for cell, extractor in self.params.measured():
-            result = self.chains.result(cell, extractor)
-            yield cell, result.evaluation, result.record
+            if self.study.of_selection:
+                selection, record = self.chains.selection(cell, extractor)
+                named, prefix = selection["scores"][-1], "fd"
+            else:
+                result = self.chains.result(cell, extractor)
+                named, record, prefix = result.evaluation["metrics"], result.record, metric
+            yield cell, {nfe: named[f"{prefix}_nfe{nfe}"] for nfe in self.params.sample.nfe}, record
+        self.read |= self.chains.read
+
+    def curves(self) -> Iterator[tuple[Cell, list[Mapping[str, Any]], Mapping[str, Any]]]:
+        """Every cell with the scores of its snapshots and the record of its training."""
+        self.metric()
+        for cell, extractor in self.params.measured():
+            selection, record = self.chains.selection(cell, extractor)
+            yield cell, selection["scores"], record
         self.read |= self.chains.read
 
     def probes(self, kind: str) -> Iterator[tuple[Cell, list[dict[str, str]]]]:
@@ -92,17 +106,16 @@ class _Cells:
 
 def _distances(cells: _Cells, without: str = "") -> Rows:
     """A row per cell and NFE."""
-    metric = cells.metric()
     return [
         {
             **cells.named(cell, without),
             "nfe": nfe,
-            "value": evaluation["metrics"][f"{metric}_nfe{nfe}"],
+            "value": value,
             "seconds": record["seconds"],
             "evaluations": cells.evaluations_per_step(cell),
         }
-        for cell, evaluation, record in cells.evaluations()
-        for nfe in cells.params.sample.nfe
+        for cell, found, record in cells.distances()
+        for nfe, value in found.items()
     ]
 
 
@@ -137,8 +150,7 @@ def _steps(cells: _Cells, figure: Steps) -> Rows:
     """Distances of all snapshots, at each kind of budget."""
     rows: Rows = []
     nfe = cells.params.select.nfe
-    for (cell, extractor), (_, _, record) in zip(cells.params.measured(), cells.evaluations(), strict=True):
-        path = cells.layout.evaluation(cell, extractor) / "selection.json"
+    for cell, scores, record in cells.curves():
         training = cells.params.training(cell)
         per_step = {
             "steps": 1.0,
@@ -154,7 +166,7 @@ def _steps(cells: _Cells, figure: Steps) -> Rows:
                 "value": score[f"fd_nfe{nfe}"],
             }
             for against in figure.against
-            for score in read_json(path)["scores"]
+            for score in scores
         ]
     return rows
 
@@ -280,9 +292,10 @@ def _measured(cells: _Cells, study: Study) -> str:
     if isinstance(study.figure, Plane):
         return f"{seeds}."
     extractor = params.extractor_named(params.measured()[0][1])
-    if isinstance(study.figure, Steps):
+    if study.of_selection:
         select = params.select
-        what = f"{select.samples} samples of every snapshot against the {select.split} split"
+        which = "every" if isinstance(study.figure, Steps) else "the last"
+        what = f"{select.samples} samples of {which} snapshot against the {select.split} split"
     else:
         what = f"{params.sample.samples} samples of the selected snapshot against the training split"
     return (

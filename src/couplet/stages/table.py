@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -150,30 +151,53 @@ class Chains:
         Raises:
             UserError: its records do not fit the parameters, each other, or the small files of their stages.
         """
+        params, folder = self.layout.params, self.layout.evaluation(cell, extractor)
+        records = self._chain(cell, extractor, ("select", "sample", "evaluate"))
+        files = {
+            folder / "evaluation.json": records["evaluate"],
+            folder / "selection.json": records["select"],
+            **{
+                folder / "samples" / samples_name(nfe): records["sample"]
+                for nfe in params.measurement(cell, extractor).sample.nfe
+            },
+        }
+        evaluation = read_json(folder / "evaluation.json")
+        self.read |= {path: record.outputs[path] for path, record in files.items()}
+        run = self.layout.run(cell).name
+        training = params.training(cell)
+        return Result(run, training, extractor, evaluation, records["train"].content, params.scale or "")
+
+    def selection(self, cell: Cell, extractor: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Content of a cell's selection.json, and the record of its training.
+
+        Raises:
+            UserError: as for :meth:`result`, of the stages up to `select`.
+        """
+        path = self.layout.evaluation(cell, extractor) / "selection.json"
+        records = self._chain(cell, extractor, ("select",))
+        self.read |= {path: records["select"].outputs[path]}
+        return read_json(path), records["train"].content
+
+    def _chain(self, cell: Cell, extractor: str, measured: Sequence[str]) -> dict[str, Record]:
+        """A cell's records by stage, of ``measured`` and the stages before, checked against each other."""
         params = self.layout.params
         training, measurement = params.training(cell), params.measurement(cell, extractor)
-        records = {stage: self._record(path) for stage, path in self.layout.records(cell, extractor).items()}
         keys = {
             "prepare": digest(training.dataset),
             "features": digest(measurement.features),
             "train": training.key,
         }
+        records = {
+            stage: self._record(path)
+            for stage, path in self.layout.records(cell, extractor).items()
+            if stage in (*keys, "reference", *measured)
+        }
         for stage, key in keys.items():
             check_settings(records[stage], key=key)
-        for stage in ("select", "sample", "evaluate"):
+        for stage in measured:
             check_settings(records[stage], run=f"{cell}-{training.key}", key=measurement.key)
         check_linked(records.values())
-        folder = self.layout.evaluation(cell, extractor)
-        files = {
-            folder / "evaluation.json": records["evaluate"],
-            folder / "selection.json": records["select"],
-            **{folder / "samples" / samples_name(nfe): records["sample"] for nfe in measurement.sample.nfe},
-        }
-        evaluation = read_json(folder / "evaluation.json")
-        self.read |= {path: record.outputs[path] for path, record in files.items()}
-        record = records["train"].content
-        run = self.layout.run(cell).name
-        return Result(run, training, extractor, evaluation, record, params.scale or "")
+        return records
 
     def _record(self, path: Path) -> Record:
         if path not in self.records:
