@@ -68,7 +68,7 @@ $(VENV)/installed: requirements.txt pyproject.toml
 		|| { echo "$(PYTHON): version 3.11 or newer is needed; make PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet uv
-	VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet --requirement requirements.txt
+	VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet --compile-bytecode --requirement requirements.txt
 	VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet --no-deps --editable .
 	touch $@
 

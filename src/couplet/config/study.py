@@ -111,7 +111,7 @@ class Study(Closed):
     figure: Annotated[FigureConfig, OneOf()]
     numbers: Literal["evaluate", "select"] = "evaluate"
     """Whose distances are drawn: of the selected snapshot by `evaluate`'s samples; or of the last snapshot as
-    `select` scored it, which spares two stages for every cell. Curves along training are `select`'s anyway."""
+    `select` scored it, which spares two stages a cell. Curves along training are `select`'s anyway."""
     labels: dict[str, str] = {}
     """What names of recipes, kernels and couplings are called in the figure."""
     compare: Annotated[tuple[Comparison, ...], Field(strict=False)] = ()

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from couplet import couplings, networks
 from couplet.config import Training
@@ -24,8 +23,6 @@ class Cost(NamedTuple):
     """Network and coupling together."""
     flops: int
     """Floating-point operations per image and step; a multiply-add counts as two."""
-    main: int
-    """Parameters of the network alone."""
     forward: int
     """Floating-point operations of the network's forward pass, per image."""
 
@@ -76,7 +73,6 @@ def cost(training: Training, shape: ImageShape) -> Cost:
     return Cost(
         parameters=sum(p.numel() for p in coupling.parameters()) + sum(n.parameters for n in (main, *owned)),
         flops=round((4 + coupling.predictions) * main.flops) + 3 * sum(network.flops for network in owned),
-        main=main.parameters,
         forward=main.flops,
     )
 
@@ -95,17 +91,37 @@ def _counted(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Co
 
 @cache
 def _count(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Counted:
+    # Imported where it is used: it brings torch's compiler along, four seconds.
+    from torch.utils.flop_counter import FlopCounterMode
+
+    channels, resolution, classes = shape
+    network = _network(config, shape, out_channels)
+    with torch.device("meta"):
+        image, level = torch.empty(1, channels, resolution, resolution), torch.empty(1)
+        labels = torch.empty(1, classes) if classes else None
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image, level, labels)
+    return _Counted(sum(p.numel() for p in network.parameters()), counter.get_total_flops())
+
+
+def parameters(training: Training, shape: ImageShape) -> int:
+    """Parameters of the network alone, without those of the coupling.
+
+    Raises:
+        ValueError: the recipe's network does not fit the images.
+    """
+    seen = shape if training.recipe.conditional else shape._replace(num_classes=0)
+    return sum(p.numel() for p in _network(training.recipe.network, seen, shape.channels).parameters())
+
+
+def _network(config: NetworkConfig, shape: ImageShape, out_channels: int) -> nn.Module:
+    """A network that takes no memory."""
     channels, resolution, classes = shape
     with torch.device("meta"):
-        network = networks.build(
+        return networks.build(
             config,
             in_channels=channels,
             out_channels=out_channels,
             resolution=resolution,
             num_classes=classes,
         )
-        image, level = torch.empty(1, channels, resolution, resolution), torch.empty(1)
-        labels = torch.empty(1, classes) if classes else None
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(image, level, labels)
-    return _Counted(sum(p.numel() for p in network.parameters()), counter.get_total_flops())

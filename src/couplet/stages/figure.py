@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from couplet.data import Archive
 from couplet.errors import UserError
 from couplet.files import replacing, write_json
 from couplet.model import ImageShape
-from couplet.reporting.cost import cost
+from couplet.reporting.cost import cost, parameters
 from couplet.reporting.plots import draw
 from couplet.reporting.statements import DIMENSIONS, spread, statements, summary
 from couplet.stages.provenance import check_linked, check_settings, check_small_files, read_record
@@ -112,11 +114,17 @@ def _distances(cells: _Cells, without: str = "") -> Rows:
             "nfe": nfe,
             "value": value,
             "seconds": record["seconds"],
-            "evaluations": cells.evaluations_per_step(cell),
         }
         for cell, found, record in cells.distances()
         for nfe, value in found.items()
     ]
+
+
+def _dots(cells: _Cells, figure: Dots) -> Rows:
+    """Distances, each with what its training costs beside seconds."""
+    costs = {cell.name: cells.evaluations_per_step(cell) for cell in cells.cells}
+    names = {cells.named(cell)["row"]: cell.name for cell in cells.cells}
+    return [{**row, "evaluations": costs[names[row["row"]]]} for row in _distances(cells)]
 
 
 def _sweep(cells: _Cells, figure: Sweep) -> Rows:
@@ -152,17 +160,18 @@ def _steps(cells: _Cells, figure: Steps) -> Rows:
     nfe = cells.params.select.nfe
     for cell, scores, record in cells.curves():
         training = cells.params.training(cell)
-        per_step = {
-            "steps": 1.0,
-            "seconds": record["seconds"] / training.recipe.steps,
-            "evaluations": cells.evaluations_per_step(cell),
+        per_step: dict[str, Callable[[], float]] = {
+            "steps": lambda: 1.0,
+            "seconds": partial(truediv, record["seconds"], training.recipe.steps),
+            "evaluations": partial(cells.evaluations_per_step, cell),
         }
+        spent = {against: per_step[against]() for against in figure.against}
         rows += [
             {
                 **cells.named(cell),
                 "nfe": nfe,
                 "against": against,
-                "x": score["step"] * per_step[against],
+                "x": score["step"] * spent[against],
                 "value": score[f"fd_nfe{nfe}"],
             }
             for against in figure.against
@@ -196,7 +205,7 @@ def _plane(cells: _Cells, figure: Plane) -> Rows:
 
 
 _COLLECT: dict[type[FigureConfig], Callable[[_Cells, Any], Rows]] = {
-    Dots: lambda cells, figure: _distances(cells),
+    Dots: _dots,
     Evaluations: lambda cells, figure: _distances(cells),
     Sweep: _sweep,
     Steps: _steps,
@@ -310,9 +319,9 @@ def _budget(cells: _Cells) -> str:
     for cell in cells.cells:
         training = cells.params.training(cell)
         network = training.recipe.network
-        parameters = cost(training, cells.shape(cell)).main
         length = f"{training.recipe.steps:,} steps of {training.recipe.batch} images"
-        size = f"{network.kind} of {network.model_channels} channels, {parameters:,} parameters"
+        count = parameters(training, cells.shape(cell))
+        size = f"{network.kind} of {network.model_channels} channels, {count:,} parameters"
         found[f"{cell.dataset}, {length}, {size}"] = None
     return "; ".join(found) + "."
 
