@@ -106,3 +106,39 @@ def test_paper_file_that_cannot_name_a_table_is_refused(tmp_path):
     code, line = plan(tmp_path, "results/table1.csv", ok=False)
     assert code == 2
     assert "workflow/papers/my paper.yaml: a table cannot be called 'my paper'; rename the file" in line
+
+
+STUDIES = sorted(path.stem for path in (REPOSITORY / "workflow/studies").glob("[!_]*.yaml"))
+
+
+@pytest.mark.parametrize("scale", [None, "paper"])
+def test_page_plans_every_study_and_trains_what_they_share_once(tmp_path, scale):
+    jobs = plan(tmp_path, "results/paper.html", scale=scale)
+    assert len(set(jobs)) == len(jobs)
+    counts = Counter(rule for rule, _ in jobs)
+    assert counts["paper"] == 1
+    assert sorted(about.removeprefix("study=") for rule, about in jobs if rule == "figure") == STUDIES
+    trained = [about.removeprefix("run=") for rule, about in jobs if rule == "train"]
+    dataset = "cifar10" if scale == "paper" else "digits"
+    assert {run.split("-")[0] for run in trained} == {dataset, "mixture"}
+    # The default scale does without samples of their own; the papers' reports what `evaluate` finds.
+    assert (counts["evaluate"] > 0) == (scale == "paper")
+    # Denoisers and nothing else are trained without being measured, but for the points of the plane.
+    measured = {
+        about.split(",")[0].removeprefix("run=") for rule, about in jobs if rule in ("select", "probe")
+    }
+    assert set(trained) == measured
+
+
+def test_single_study_plans_its_own_figure(tmp_path):
+    jobs = plan(tmp_path, "results/paper/gc-frozen.csv")
+    counts = Counter(rule for rule, _ in jobs)
+    # Independent pairs, which also lend the predictor, and two couplings with it.
+    assert counts == {
+        "prepare": 1,
+        "features": 1,
+        "reference": 1,
+        "train": 9,
+        "select": 9,
+        "figure": 1,
+    }

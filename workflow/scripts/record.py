@@ -2,7 +2,8 @@
 
 Every finished folder gets a .dvc file beside it, to be committed with git. A folder's name carries the
 settings and the code that made it, so its content stays as it is, and going back to what DVC knows, as
-`dvc exp run` and `dvc checkout` do, takes nothing away. The table is recorded as the output of its stage.
+`dvc exp run` and `dvc checkout` do, takes nothing away. The table is recorded as the output of its stage, the
+papers' figures and their page as they are once all of them are current.
 """
 
 import os
@@ -17,6 +18,7 @@ from couplet.config.layout import RECORD_SUFFIX, TRAINING_RECORD
 
 RESULTS = Path("results")
 STAGE = "workflow/dvc.yaml"
+PAGE = ("results/paper", "results/paper.html", "results/paper.record.json")
 
 
 def finished(root: Path) -> Iterator[tuple[Path, Path]]:
@@ -26,9 +28,12 @@ def finished(root: Path) -> Iterator[tuple[Path, Path]]:
         for record in sorted((root / kind).glob(f"*{RECORD_SUFFIX}")):
             yield record.with_name(record.name.removesuffix(RECORD_SUFFIX)), record
             yield record, record
-    for last in (f"train/{TRAINING_RECORD}", f"eval-*/evaluation{RECORD_SUFFIX}"):
-        for record in sorted(root.glob(f"runs/*/{last}")):
-            yield record.parent, record
+    for record in sorted(root.glob(f"runs/*/train/{TRAINING_RECORD}")):
+        yield record.parent, record
+    for selected in sorted(root.glob(f"runs/*/eval-*/selection{RECORD_SUFFIX}")):
+        # A study that draws what `select` found has no evaluation, and may get one later for a table.
+        evaluated = selected.with_name(f"evaluation{RECORD_SUFFIX}")
+        yield selected.parent, evaluated if evaluated.exists() else selected
     for record in sorted(root.glob(f"runs/*/probe-*{RECORD_SUFFIX}")):
         yield record.with_name(record.name.removesuffix(RECORD_SUFFIX) + ".csv"), record
         yield record, record
@@ -59,6 +64,18 @@ def table_is_current() -> bool:
     return key.exists() and table.exists() and key.read_text().strip() == layout.table_key()
 
 
+def page_is_current() -> bool:
+    """Whether the papers' page is whole and each of its figures what its study and the code would give."""
+    if not (RESULTS / "paper.html").exists():
+        return False
+    for study in Path("workflow/studies").glob("[!_]*.yaml"):
+        layout = Layout(read_params(study), RESULTS)
+        key = layout.figure(study.stem).with_suffix(".key")
+        if not (key.exists() and key.read_text().strip() == layout.figure_key()):
+            return False
+    return True
+
+
 def main() -> None:
     if not (shutil.which("dvc") and Path(".dvc").exists() and Path(".git").exists()):
         print("couplet: results/ is not recorded: no DVC is installed, or this is no clone", file=sys.stderr)
@@ -70,6 +87,8 @@ def main() -> None:
     # Run by DVC itself, which then records the outputs of its stage.
     if "DVC_STAGE" not in os.environ and table_is_current():
         dvc("commit", "--force", STAGE)
+    if page_is_current():
+        dvc("add", *PAGE)
 
 
 if __name__ == "__main__":

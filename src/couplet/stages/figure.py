@@ -51,6 +51,16 @@ class _Cells:
         label = ", ".join(self.study.labels.get(name, name) for name in names)
         return {**{key: getattr(cell, key) for key in DIMENSIONS}, "row": label, "seed": cell.seed}
 
+    def check_labels(self) -> None:
+        """Raises UserError if two rows would be called the same."""
+        rows: dict[str, str] = {}
+        for cell in self.cells:
+            label = str(self.named(cell)["row"])
+            if rows.setdefault(label, cell.name) != cell.name:
+                raise UserError(
+                    f"study.labels: {label!r} is what both {rows[label]} and {cell.name} are called"
+                )
+
     def shape(self, cell: Cell) -> ImageShape:
         """What the images of a cell's data set look like."""
         card = Archive(self.layout.data(cell.dataset)).card
@@ -253,9 +263,10 @@ def figure(params: Params, name: str, root: Path, out: Path) -> dict[str, Any]:
     """
     study = params.study
     if study is None:
-        raise UserError(f"{name}: has no `study`: nothing says what to draw")
+        raise UserError(f"study: the parameter file of {name} has none; it says what to draw")
     record = Recorder("figure", record_of(out), torch.device("cpu"))
     cells = _Cells(params, study, root)
+    cells.check_labels()
     rows = _COLLECT[type(study.figure)](cells, study.figure)
     ylabel = YLABELS.get(getattr(study.figure, "probe", ""), f"Fréchet distance ({params.extractor})")
     draw(study.figure, rows, out.with_suffix(".svg"), ylabel=ylabel)
