@@ -52,6 +52,7 @@ format: $(VENV)/installed schema ## format Python and Snakemake files, renew the
 	snakefmt Snakefile workflow
 
 readme: table1 ## the pipeline's table and pictures into README.md
+	snakemake --cores all results/paper/vct-fig1.csv
 	python workflow/scripts/update_readme.py
 
 schema: $(VENV)/installed ## workflow/schemas/params.schema.json from the configuration classes

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 FIGURES = Path("docs/figures")
+STUDIES = ("vct-fig1",)
+"""Figures of studies that README.md shows."""
 
 
 def between(text: str, name: str, content: str) -> str:
@@ -16,6 +18,8 @@ def between(text: str, name: str, content: str) -> str:
 def main() -> None:
     readme, results = Path("README.md"), Path("results")
     FIGURES.mkdir(parents=True, exist_ok=True)
+    for study in STUDIES:
+        shutil.copyfile(results / f"paper/{study}.png", FIGURES / f"{study}.png")
     pictures = []
     for figure in sorted(results.glob("table1.figures/*.png"), reverse=True):
         kept = FIGURES / f"table1-{figure.name}"

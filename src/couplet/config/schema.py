@@ -32,7 +32,12 @@ def schema() -> dict[str, Any]:
             },
         },
     }
+    # What is left out stands in the recipe that it is like, or in the file that its file lies over.
+    recipe.pop("required")
+    recipe["properties"]["like"] = {"type": "string", "description": "The recipe that this one lies over."}
     made["properties"]["recipes"]["additionalProperties"] = recipe
+    made["properties"]["base"] = {"type": "string", "description": "The file that this one lies over."}
+    made["anyOf"] = [{"required": ["base"]}, {"required": made.pop("required")}]
     return made
 
 

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from couplet.config import Invalid, Layout, read_params
 from couplet.config.params import knows_scale
+from couplet.config.schema import schema
 from couplet.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -224,3 +226,9 @@ def test_index_of_results_names_every_study_and_its_figure():
 def test_a_file_without_a_study_has_no_figure(write):
     with pytest.raises(Invalid, match="figure"):
         Layout(read_params(write()), Path("results")).figure_files()
+
+
+def test_editors_schema_knows_the_studies():
+    validator = Draft202012Validator(schema())
+    for path in STUDIES:
+        assert list(validator.iter_errors(yaml.safe_load(path.read_text()))) == [], path
