@@ -74,6 +74,7 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	python -m pip install --quiet uv
 	VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet --compile-bytecode --requirement requirements.txt
 	VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet --no-deps --editable .
+	python -m compileall -q src/couplet
 	touch $@
 
 $(VENV)/tested: $(VENV)/installed

@@ -69,9 +69,25 @@ STAGE_SOURCES = {
         "stages/probe.py",
         "training",
     ),
-    "figure": ("reporting", "config/study.py", "stages/figure.py"),
+    "figure": (
+        "config/study.py",
+        "reporting/cost.py",
+        "reporting/couplet.mplstyle",
+        "reporting/figures.py",
+        "reporting/plots.py",
+        "reporting/statements.py",
+        "stages/figure.py",
+    ),
     "paper": ("reporting/paper.html.j2", "reporting/paper.py", "stages/paper.py"),
-    "table": ("data/preview.py", "reporting", "stages/table.py"),
+    "table": (
+        "data/preview.py",
+        "reporting/couplet.mplstyle",
+        "reporting/figures.py",
+        "reporting/published.csv",
+        "reporting/published.py",
+        "reporting/table.py",
+        "stages/table.py",
+    ),
 }
 """Paths below the package, files or whole rooms, by stage. What only moves, names, checks or prints
 (command line, progress, file helpers, layout) does not count."""

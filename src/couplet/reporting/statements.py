@@ -62,7 +62,11 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Interval:
 
 
 def statements(
-    rows: Sequence[Row], comparison: Comparison, names: Mapping[str, str], measured_at: str
+    rows: Sequence[Row],
+    comparison: Comparison,
+    names: Mapping[str, str],
+    measured_at: str,
+    called: str = "NFE",
 ) -> list[Statement]:
     """A statement for every pair of rows that differ in the comparison's dimension alone.
 
@@ -72,6 +76,7 @@ def statements(
         names: what names are called.
         measured_at: the column that tells numbers of one seed apart, `nfe` or `x`: at each of its values
             that the comparison asks for, there are statements of their own.
+        called: what that column's values are called.
     """
     wanted = [row for row in rows if all(row[key] == name for key, name in comparison.only.items())]
     others = [key for key in DIMENSIONS if key != comparison.of]
@@ -88,7 +93,7 @@ def statements(
             continue
         first, second = values[comparison.lower], values[comparison.than]
         where = [names.get(name, name) for key, name in zip(others, context, strict=True) if key in varied]
-        where.append(_place(measured_at, at, against))
+        where.append(f"{called} {at:g}" + (f", equal {against}" if against else ""))
         found.append(_statement(comparison, first, second, names, ", ".join(filter(None, where))))
     return found
 
@@ -99,12 +104,6 @@ def _asked(comparison: Comparison, measured_at: str, at: float, rows: Sequence[R
     places = sorted({row["x"] for row in rows})
     wanted = comparison.at or places[-1:]
     return at in {min(places, key=lambda place: abs(place - each)) for each in wanted}
-
-
-def _place(measured_at: str, at: float, against: str | None) -> str:
-    if measured_at == "nfe":
-        return f"NFE {at}" + (f", equal {against}" if against else "")
-    return f"at {at:g}"
 
 
 def _statement(

@@ -292,8 +292,12 @@ def _statements(study: Study, rows: Rows) -> list[Any]:
         return []
     if isinstance(study.figure, Steps):
         rows = at_equal_budget(rows)
-    at = "x" if isinstance(study.figure, Probe) else "nfe"
-    return [found for comparison in study.compare for found in statements(rows, comparison, study.labels, at)]
+    place = ("nfe", "NFE")
+    if isinstance(study.figure, Probe):
+        place = ("x", "step" if study.figure.probe == "gradient" else "t =")
+    return [
+        found for comparison in study.compare for found in statements(rows, comparison, study.labels, *place)
+    ]
 
 
 def _measured(cells: _Cells, study: Study) -> str:
@@ -310,7 +314,7 @@ def _measured(cells: _Cells, study: Study) -> str:
         )
         return f"{what}; {seeds}, bars are their standard deviation."
     if isinstance(study.figure, Plane):
-        return f"{seeds}."
+        return f"Nothing is averaged: {seeds}."
     extractor = params.extractor_named(params.measured()[0][1])
     if study.of_selection:
         select = params.select
@@ -318,8 +322,10 @@ def _measured(cells: _Cells, study: Study) -> str:
         what = f"{select.samples} samples of {which} snapshot against the {select.split} split"
     else:
         what = f"{params.sample.samples} samples of the selected snapshot against the training split"
+    name = params.measured()[0][1]
+    features = name if name == extractor.kind else f"{name} ({extractor.kind})"
     return (
-        f"Fréchet distance in the features of: {extractor.kind} ({params.measured()[0][1]}); {what}; "
+        f"Fréchet distance in features of the extractor {features}; {what}; "
         f"{seeds}, bars are their standard deviation."
     )
 

@@ -75,8 +75,9 @@ def test_printing_and_moving_files_retrains_nothing():
         ("data/crops.py", {"prepare"}),
         ("couplings/variational.py", {"train", "select", "sample", "probe"}),
         ("reporting/published.csv", {"table"}),
-        ("reporting/couplet.mplstyle", {"table"}),
-        ("reporting/paper.html.j2", {"table"}),
+        ("reporting/couplet.mplstyle", {"figure", "table"}),
+        ("reporting/paper.html.j2", {"paper"}),
+        ("reporting/statements.py", {"figure"}),
         ("cli.py", set()),
     ],
 )

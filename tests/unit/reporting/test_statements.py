@@ -82,11 +82,11 @@ def test_statements_of_a_probe_are_at_the_nearest_levels_or_the_last():
         for row in rows(values, coupling=name, x=x)
     ]
     last, asked = (
-        statements(made, Comparison(lower="ot", than="independent", at=at), {}, "x")
+        statements(made, Comparison(lower="ot", than="independent", at=at), {}, "x", "t =")
         for at in (None, [0.9, 70.0])
     )
-    assert [found.text.split(":")[0] for found in last] == ["at 80"]
-    assert [found.text.split(":")[0] for found in asked] == ["at 1", "at 80"]
+    assert [found.text.split(":")[0] for found in last] == ["t = 80"]
+    assert [found.text.split(":")[0] for found in asked] == ["t = 1", "t = 80"]
 
 
 def test_single_seeds_make_no_claim():
