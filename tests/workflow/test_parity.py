@@ -26,10 +26,10 @@ def test_every_stage_is_a_dvc_stage_a_rule_and_a_subcommand(clone):
         re.M,
     )
     assert rules == list(dict.fromkeys(rules))
-    assert set(rules) == {*STAGES, "table", "probe", "probes"}
+    assert set(rules) == {*STAGES, "table", "probe", "probes", "figure", "paper"}
     assert list(yaml.safe_load((REPOSITORY / "workflow/dvc.yaml").read_text())["stages"]) == ["table"]
     listed = clone.run("couplet", "--help").stdout
-    for stage in (*STAGES, "table", "probe"):
+    for stage in (*STAGES, "table", "probe", "figure", "paper"):
         assert re.search(rf"\b{stage}\b", listed)
 
 
@@ -66,10 +66,11 @@ def test_commands_differ_only_in_the_output_root(clone):
 
 def test_grid_depends_on_every_parameter_but_the_experiment_and_the_threads():
     stage = yaml.safe_load((REPOSITORY / "workflow/dvc.yaml").read_text())["stages"]["table"]
-    others = {*Cell.model_fields, "threads", "gpus", "raw", "probe"}
+    others = {*Cell.model_fields, "threads", "gpus", "raw", "probe", "study"}
     assert set(stage["params"]) == set(Params.model_fields) - others
     assert set(yaml.safe_load((REPOSITORY / "params.yaml").read_text())) == set(stage["params"]) | others - {
-        "raw"
+        "raw",
+        "study",
     }
 
 

@@ -95,7 +95,7 @@ def test_accepted_edit_runs_nothing_and_the_next_one_counts(grid):
     before = formula.read_text()
     formula.write_text(before + "\n# As it was.\n")
     said = grid.run("python", "workflow/scripts/accept.py").stdout
-    assert said == "accepted: train; DVC: workflow/dvc.yaml:table\n"
+    assert said == "accepted: train, probe; DVC: workflow/dvc.yaml:table\n"
     agree(grid)
     formula.write_text(before + "\n# Not as it was.\n")
     assert planned(grid)[0] == "train"

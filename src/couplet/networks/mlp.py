@@ -41,6 +41,8 @@ class MLP(Network):
         num_classes: int = 0,
     ) -> None:
         super().__init__(in_channels=in_channels, out_channels=out_channels, num_classes=num_classes)
+        if resolution < 1:
+            raise ValueError(f"resolution {resolution} is not positive")
         width, values = config.model_channels, resolution**2
         self.map_noise = FourierEmbedding(NOISE_FEATURES, scale=config.fourier_scale, sine_first=True)
         self.map_label = Linear(num_classes, NOISE_FEATURES, init=INIT) if num_classes else None

@@ -166,7 +166,7 @@ def test_wrong_input_is_one_line_and_writes_nothing(grid, changed, tmp_path):
         return str(caught.value)
 
     assert refused("gradeint") == (
-        "probe gradeint: did you mean 'gradient'? allowed: gradient, regulariser, transport"
+        "probe gradeint: did you mean 'gradient'? allowed: gradient, plane, regulariser, transport"
     )
     assert refused("regulariser") == (
         "recipes.ict.schedule.kind = discretised: probe regulariser needs a denoiser's training; "
