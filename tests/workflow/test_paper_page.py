@@ -21,6 +21,11 @@ FIGURES = {
 LENT = {"kind": "generator", "predictor": "frozen", "mu": 1.0}
 
 
+def lines(path):
+    """The lines of a CSV file by their columns."""
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 def study(name, order):
     """A study of the two cells that all share, but where a figure needs others."""
     grid = {
@@ -81,7 +86,7 @@ def made(clone):
 @pytest.mark.parametrize("name", FIGURES)
 def test_figure_has_data_picture_and_caption(made, name):
     place = made.root / "results/paper"
-    rows = list(csv.DictReader((place / f"{name}.csv").open(newline="")))
+    rows = lines(place / f"{name}.csv")
     caption = json.loads((place / f"{name}.json").read_text())
     assert ElementTree.parse(place / f"{name}.svg").getroot().tag.endswith("svg")
     assert (place / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -101,7 +106,7 @@ def test_figure_has_data_picture_and_caption(made, name):
 def test_numbers_are_those_of_the_stages(made):
     place = made.root / "results"
     for name, file in (("dots", "evaluation.json"), ("sweep", "selection.json")):
-        found = sorted(float(row["value"]) for row in csv.DictReader((place / f"paper/{name}.csv").open()))
+        found = sorted(float(row["value"]) for row in lines(place / f"paper/{name}.csv"))
         stored = []
         for path in place.glob(f"runs/digits-tiny-*/eval-*/{file}"):
             content = json.loads(path.read_text())
@@ -111,7 +116,7 @@ def test_numbers_are_those_of_the_stages(made):
 
 
 def test_sweep_has_the_setting_of_each_row(made):
-    rows = list(csv.DictReader((made.root / "results/paper/sweep.csv").open()))
+    rows = lines(made.root / "results/paper/sweep.csv")
     assert {(row["coupling"], row["x"]) for row in rows} == {("independent", "0.0"), ("generator", "0.5")}
 
 
