@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -141,6 +142,15 @@ def test_a_second_call_has_nothing_to_do_and_an_edited_claim_redraws_its_figure_
     assert "rule train:" not in planned
     assert "rule select:" not in planned
     assert planned.count("rule figure:") == 1
+
+
+def test_a_study_that_shares_its_cells_runs_nothing_but_its_figure(made):
+    """Whatever file is found first to give the jobs their settings."""
+    shared = made.root / "workflow/studies/a-first.yaml"
+    shared.write_text(yaml.safe_dump(study("steps", 99)))
+    planned = made.run("snakemake", "-n", "results/paper/a-first.csv", "results/paper/steps.csv").stdout
+    shared.unlink()
+    assert re.findall(r"^rule (\w+):", planned, re.M) == ["figure"]
 
 
 def test_figures_and_page_are_kept_by_dvc(made):
