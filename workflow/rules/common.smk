@@ -307,5 +307,7 @@ def force_if_old(made, key):
     settings, or to a table that DVC kept, leaves no trace in either.
     """
     about = Path(made).with_suffix(".key")
-    if Path(made).exists() and not (about.exists() and about.read_text().strip() == key):
+    if Path(made).exists() and not (
+        about.exists() and about.read_text().strip() == key
+    ):
         workflow.dag.forcefiles.add(made)

@@ -32,8 +32,12 @@ rule figure:
 
 rule paper:
     input:
-        captions=expand("results/paper/{study}.json", study=[path.stem for path in STUDIES]),
-        pictures=expand("results/paper/{study}.svg", study=[path.stem for path in STUDIES]),
+        captions=expand(
+            "results/paper/{study}.json", study=[path.stem for path in STUDIES]
+        ),
+        pictures=expand(
+            "results/paper/{study}.svg", study=[path.stem for path in STUDIES]
+        ),
     output:
         page="results/paper.html",
         record="results/paper.record.json",
