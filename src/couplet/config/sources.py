@@ -76,6 +76,7 @@ STAGE_SOURCES = {
         "reporting/figures.py",
         "reporting/plots.py",
         "reporting/statements.py",
+        "reporting/table.py",
         "stages/figure.py",
     ),
     "paper": ("reporting/paper.html.j2", "reporting/paper.py", "stages/paper.py"),

@@ -135,9 +135,11 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean:.3g} ± {statistics.stdev(values):.2g} ({len(values)} seeds)"
 
 
-def summary(rows: Iterable[Row], by: Sequence[str]) -> list[tuple[tuple[Any, ...], list[float]]]:
-    """The values of each combination of the columns ``by``, in order of appearance."""
+def summary(
+    rows: Iterable[Row], by: Sequence[str], of: str = "value"
+) -> list[tuple[tuple[Any, ...], list[float]]]:
+    """The numbers in the column ``of`` of each combination of the columns ``by``, in order of appearance."""
     groups: dict[tuple[Any, ...], list[float]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[key] for key in by), []).append(row["value"])
+        groups.setdefault(tuple(row[key] for key in by), []).append(row[of])
     return list(groups.items())

@@ -146,7 +146,7 @@ def _shown(metric: str, value: float | None) -> str:
     return "" if value is None else f"{value:.{DECIMALS.get(metric.split('_')[0], 4)}f}"
 
 
-def to_csv(table: Sequence[Mapping[str, str]]) -> str:
+def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
     """The table as CSV with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")

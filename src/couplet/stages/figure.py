@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from couplet.model import ImageShape
 from couplet.reporting.cost import cost, parameters
 from couplet.reporting.plots import draw
 from couplet.reporting.statements import DIMENSIONS, spread, statements, summary
+from couplet.reporting.table import to_csv
 from couplet.stages.provenance import check_linked, check_settings, check_small_files, read_record
 from couplet.stages.record import Recorder, digests
 from couplet.stages.table import Chains
@@ -116,15 +114,12 @@ class _Cells:
         return str(self.params.extractor_named(extractors.pop()).metric("fd"))
 
 
-def _distances(cells: _Cells, without: str = "") -> Rows:
-    """A row per cell and NFE."""
+def _distances(
+    cells: _Cells, without: str = "", more: Callable[[Cell], Mapping[str, Any]] = lambda cell: {}
+) -> Rows:
+    """A row per cell and NFE, with what ``more`` says of the cell."""
     return [
-        {
-            **cells.named(cell, without),
-            "nfe": nfe,
-            "value": value,
-            "seconds": record["seconds"],
-        }
+        {**cells.named(cell, without), "nfe": nfe, "value": value, "seconds": record["seconds"], **more(cell)}
         for cell, found, record in cells.distances()
         for nfe, value in found.items()
     ]
@@ -132,17 +127,16 @@ def _distances(cells: _Cells, without: str = "") -> Rows:
 
 def _dots(cells: _Cells, figure: Dots) -> Rows:
     """Distances, each with what its training costs beside seconds."""
-    costs = {cell.name: cells.evaluations_per_step(cell) for cell in cells.cells}
-    names = {cells.named(cell)["row"]: cell.name for cell in cells.cells}
-    return [{**row, "evaluations": costs[names[row["row"]]]} for row in _distances(cells)]
+    return _distances(cells, more=lambda cell: {"evaluations": cells.evaluations_per_step(cell)})
 
 
 def _sweep(cells: _Cells, figure: Sweep) -> Rows:
     """Distances, each with the setting that is swept."""
-    rows = _distances(cells, without=figure.x.partition(".")[0])
-    places = {cell: _setting(cells.params.training(cell), figure) for cell in cells.cells}
-    by_name = {tuple(getattr(cell, key) for key in DIMENSIONS): x for cell, x in places.items()}
-    return [{**row, "x": by_name[tuple(row[key] for key in DIMENSIONS)]} for row in rows]
+    return _distances(
+        cells,
+        without=figure.x.partition(".")[0],
+        more=lambda cell: {"x": _setting(cells.params.training(cell), figure)},
+    )
 
 
 def _setting(training: Training, figure: Sweep) -> float:
@@ -169,25 +163,26 @@ def _steps(cells: _Cells, figure: Steps) -> Rows:
     rows: Rows = []
     nfe = cells.params.select.nfe
     for cell, scores, record in cells.curves():
-        training = cells.params.training(cell)
-        per_step: dict[str, Callable[[], float]] = {
-            "steps": lambda: 1.0,
-            "seconds": partial(truediv, record["seconds"], training.recipe.steps),
-            "evaluations": partial(cells.evaluations_per_step, cell),
-        }
-        spent = {against: per_step[against]() for against in figure.against}
-        rows += [
-            {
-                **cells.named(cell),
-                "nfe": nfe,
-                "against": against,
-                "x": score["step"] * spent[against],
-                "value": score[f"fd_nfe{nfe}"],
-            }
-            for against in figure.against
-            for score in scores
-        ]
+        for against in figure.against:
+            per_step = _per_step(cells, cell, record, against)
+            rows += [
+                {
+                    **cells.named(cell),
+                    "nfe": nfe,
+                    "against": against,
+                    "x": score["step"] * per_step,
+                    "value": score[f"fd_nfe{nfe}"],
+                }
+                for score in scores
+            ]
     return rows
+
+
+def _per_step(cells: _Cells, cell: Cell, record: Mapping[str, Any], against: str) -> float:
+    """What a training step costs in a kind of budget."""
+    if against == "seconds":
+        return float(record["seconds"]) / cells.params.training(cell).recipe.steps
+    return cells.evaluations_per_step(cell) if against == "evaluations" else 1.0
 
 
 def _probe(cells: _Cells, figure: Probe) -> Rows:
@@ -280,7 +275,7 @@ def figure(params: Params, name: str, root: Path, out: Path) -> dict[str, Any]:
         "scale": params.scale,
     }
     with replacing(out) as temporary:
-        temporary.write_text(_csv(rows))
+        temporary.write_text(to_csv(rows))
     write_json(out.with_suffix(".json"), caption)
     made = [out, *(out.with_suffix(suffix) for suffix in (".svg", ".png", ".json"))]
     record.write(settings=study.model_dump(mode="json"), inputs=cells.read, outputs=digests(*made))
@@ -350,26 +345,16 @@ def _table(study: Study, rows: Rows) -> dict[str, Any]:
     at = [key for key in ("against", "nfe", "x") if key in rows[0]]
     if isinstance(study.figure, Steps):
         rows, at = at_equal_budget(rows), ["against", "x"]
-    columns, shown = (
-        ["", *at, "mean ± std"],
-        [[*map(_cell, key), spread(values)] for key, values in summary(rows, ["row", *at])],
-    )
+    columns, shown = ["", *at, "mean ± std"], []
+    for key, values in summary(rows, ["row", *at]):
+        shown.append([*map(_cell, key), spread(values)])
     if isinstance(study.figure, Dots):
         columns += ["training (s)", "network evaluations per image and step"]
-        for (label, *_), line in zip(summary(rows, ["row", *at]), shown, strict=True):
-            of_row = [row for row in rows if row["row"] == label[0]]
-            line += [spread([row["seconds"] for row in of_row if row["nfe"] == of_row[0]["nfe"]])]
-            line += [f"{of_row[0]['evaluations']:.2f}"]
+        costs = summary(rows, ["row", "nfe", "evaluations"], of="seconds")
+        for line, ((_, _, evaluations), seconds) in zip(shown, costs, strict=True):
+            line += [spread(seconds), f"{evaluations:.2f}"]
     return {"columns": columns, "rows": shown}
 
 
 def _cell(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _csv(rows: Rows) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

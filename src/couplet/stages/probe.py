@@ -23,7 +23,7 @@ from couplet.config.base import choices
 from couplet.config.cells import digest
 from couplet.config.layout import TRAINING_RECORD, checkpoint_name, record_of
 from couplet.config.stages import PROBES, ProbeConfig
-from couplet.data import Archive, Loader
+from couplet.data import Archive, Loader, to_float
 from couplet.errors import UserError
 from couplet.files import replacing
 from couplet.model import ConsistencyModel
@@ -165,7 +165,7 @@ def _plane(
     """Segments of the first points of the data set, the whole training's batches apart."""
     device, seed = next(network.parameters()).device, settings.cell.seed
     chosen = np.sort(np.random.default_rng(0).choice(len(archive.train), SEGMENTS, replace=False))
-    points = torch.from_numpy(archive.train.images[chosen]).permute(0, 3, 1, 2).to(device) / 127.5 - 1
+    points = to_float(archive.train.images[chosen], device)
     drawn = [
         torch.randn(points.shape, generator=generator(device, seed, "plane", part), device=device)
         for part in ("pairs", "samples")
