@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from couplet import model
 from couplet.config import recipes
-from couplet.config.datasets import Digits
-from couplet.config.extractors import Classifier
+from couplet.config.datasets import DigitsConfig
+from couplet.config.extractors import ClassifierConfig
 from couplet.couplings import cheapest
 from couplet.data import to_float
 from couplet.data.sources import read
@@ -213,9 +213,9 @@ def recoupling(checkpoints: Sequence[Path]) -> Iterator[Row]:
     """Trained OT models with and without re-pairing in sampling, in the digits classifier's features."""
     if not checkpoints:
         return
-    with read(Digits(), Path("raw")) as source:
+    with read(DigitsConfig(), Path("raw")) as source:
         train, test = source.splits["train"], source.splits["test"]
-    classifier = train_classifier(Classifier(), train, test, len(source.classes)).classifier
+    classifier = train_classifier(ClassifierConfig(), train, test, len(source.classes)).classifier
     target = moments(features(classifier, train.images))
     for path in checkpoints:
         network, saved = model.load(path, torch.device("cpu"))

@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import inception_v3
 
-from couplet.config.extractors import Inception
+from couplet.config.extractors import InceptionConfig
 from couplet.data import read_array
 from couplet.metrics.extractor import InceptionExtractor
 
@@ -101,7 +101,7 @@ def compare(name: str, module: WithInterface, folder: Path, images: NDArray[np.u
     device = torch.device(options.device)
     path = folder / f"{name}.pt"
     torch.jit.save(torch.jit.script(module.eval()), str(path))
-    config = Inception(
+    config = InceptionConfig(
         weights=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest(), batch=options.batch
     )
     extractor = InceptionExtractor.load(config, folder, device)

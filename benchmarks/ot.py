@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from couplet.config import read_params
-from couplet.config.couplings import Independent, MinibatchCoupling
+from couplet.config.couplings import IndependentConfig, MinibatchCouplingConfig
 from couplet.couplings import Coupling, Setting, build
 from couplet.tensors import generator
 
@@ -112,7 +112,7 @@ def main() -> None:
     configs = {
         name: config
         for name, config in read_params(options.params).couplings.items()
-        if isinstance(config, Independent | MinibatchCoupling)
+        if isinstance(config, IndependentConfig | MinibatchCouplingConfig)
     }
     couplings = {name: build(config, Setting(1, 0.5, None)) for name, config in configs.items()}
     rows = []

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from couplet.config import Training
-from couplet.config.recipes import Adam, Lion, OptimizerConfig, RAdam
+from couplet.config.recipes import AdamConfig, LionConfig, OptimizerConfig, RAdamConfig
 from couplet.couplings import Predictors
 from couplet.data import Loader
 from couplet.model import ConsistencyModel
@@ -28,11 +28,11 @@ from couplet.training.optim import learning_rate_factor
 def optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The recipe's optimiser, parameter by parameter."""
     settings = {"lr": config.lr, "betas": tuple(config.betas), "weight_decay": config.weight_decay}
-    if isinstance(config, Lion):
+    if isinstance(config, LionConfig):
         from lion_pytorch import Lion as LionOptimizer
 
         return LionOptimizer(model.parameters(), **settings)
-    kinds = {RAdam: torch.optim.RAdam, Adam: torch.optim.Adam}
+    kinds = {RAdamConfig: torch.optim.RAdam, AdamConfig: torch.optim.Adam}
     return kinds[type(config)](model.parameters(), foreach=False, **settings)
 
 

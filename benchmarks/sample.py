@@ -63,7 +63,7 @@ def inception(folder: Path, batch: int, device: torch.device) -> Extractor:
 
     from features import networks
 
-    from couplet.config.extractors import Inception
+    from couplet.config.extractors import InceptionConfig
     from couplet.metrics.extractor import InceptionExtractor
 
     warnings.simplefilter("ignore")  # of TorchScript, which is deprecated
@@ -71,7 +71,7 @@ def inception(folder: Path, batch: int, device: torch.device) -> Extractor:
     torch.jit.save(torch.jit.script(networks()["inception"].eval()), str(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     extractor = InceptionExtractor.load(
-        Inception(weights=str(path), sha256=digest, batch=batch), folder, device
+        InceptionConfig(weights=str(path), sha256=digest, batch=batch), folder, device
     )
     return lambda images: extractor(images).values
 

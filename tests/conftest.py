@@ -66,6 +66,7 @@ def make_training():
                     "ema": {"kind": "warmup"},
                     **recipe,
                 },
+                "kernel": {"kind": kernel},
                 "coupling": settings,
                 "train": train or {},
             }

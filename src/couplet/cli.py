@@ -189,7 +189,7 @@ def _checked(
 def _dataset(path: Path, name: str | None) -> tuple[str, DatasetConfig, Path]:
     """Name, settings and folder of originals: as the parameter file has them, or of a kind as it comes."""
     from couplet.config.base import choices
-    from couplet.config.datasets import DatasetConfig, Images
+    from couplet.config.datasets import DatasetConfig, ImagesConfig
     from couplet.config.plugins import load_plugins
 
     load_plugins()
@@ -200,7 +200,9 @@ def _dataset(path: Path, name: str | None) -> tuple[str, DatasetConfig, Path]:
         name, named, raw = name or params.dataset, params.datasets, Path(params.raw)
     if name in named:
         return name, named[name], raw
-    kinds: dict[str, Any] = {k: config for k, config in DatasetConfig.family.items() if config is not Images}
+    kinds: dict[str, Any] = {
+        k: config for k, config in DatasetConfig.family.items() if config is not ImagesConfig
+    }
     if name not in kinds:
         raise UserError(
             f"dataset = {name}: {choices(name, {*named, *kinds})}; "

@@ -13,11 +13,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from couplet import couplings, kernels, networks
-from couplet.config import Training
-from couplet.config.networks import shrink
+from couplet.config.cells import Training
+from couplet.config.networks import NetworkConfig
+from couplet.config.variants import build as build_variant
+from couplet.couplings.base import Coupling, Setting
 from couplet.errors import UserError
 from couplet.files import replacing
+from couplet.kernels.base import Kernel, time_embedding_input
+from couplet.networks.base import Network
 from couplet.tensors import per_image
 
 
@@ -33,7 +36,7 @@ class ImageShape(NamedTuple):
 class ConsistencyModel(nn.Module):
     """``f(x, t) = c_skip(t) x + c_out(t) F(c_in(t) x, ln(t)/4)`` with the coupling it is trained with."""
 
-    def __init__(self, network: nn.Module, coupling: couplings.Coupling, kernel: kernels.Kernel) -> None:
+    def __init__(self, network: nn.Module, coupling: Coupling, kernel: Kernel) -> None:
         super().__init__()
         self.network, self.coupling, self.kernel = network, coupling, kernel
 
@@ -52,13 +55,13 @@ class ConsistencyModel(nn.Module):
         x, t = x.float(), t.float()
         scale = self.kernel.scalings(t, boundary=boundary)
         c_skip, c_out, c_in = (per_image(c, x) for c in scale)
-        inner = self.network(c_in * x, kernels.time_embedding_input(t), labels)
+        inner = self.network(c_in * x, time_embedding_input(t), labels)
         return c_skip * x + c_out * inner.float()
 
     def normalize_weights_(self) -> None:
         """Re-normalises the stored weights of networks that want it (EDM2), once per training step."""
         for module in self.modules():
-            if isinstance(module, networks.Network):
+            if isinstance(module, Network):
                 module.normalize_weights_()
 
 
@@ -83,13 +86,31 @@ def _build(training: Training, shape: ImageShape) -> ConsistencyModel:
     }
 
     def make_network(*, out_channels: int, model_channels: int, num_blocks: int) -> nn.Module:
-        config = shrink(recipe.network, model_channels, num_blocks)
-        return networks.build(config, out_channels=out_channels, **sizes)
+        config = resized(recipe.network, model_channels=model_channels, num_blocks=num_blocks)
+        network: nn.Module = build_variant(config, out_channels=out_channels, **sizes)
+        return network
 
-    network = networks.build(recipe.network, out_channels=shape.channels, **sizes)
-    setting = couplings.Setting(shape.channels, recipe.sigma_data, make_network)
-    coupling = couplings.build(training.coupling, setting)
-    return ConsistencyModel(network, coupling, kernels.build(training.cell.kernel, recipe))
+    network = build_variant(recipe.network, out_channels=shape.channels, **sizes)
+    coupling = build_variant(training.coupling, Setting(shape.channels, recipe.sigma_data, make_network))
+    kernel = build_variant(
+        training.kernel,
+        sigma_min=recipe.sigma_min,
+        sigma_max=recipe.sigma_max,
+        sigma_data=recipe.sigma_data,
+    )
+    return ConsistencyModel(network, coupling, kernel)
+
+
+def resized(config: NetworkConfig, *, model_channels: int, num_blocks: int) -> NetworkConfig:
+    """``config`` with other numbers of channels and blocks: the network of a coupling's encoder (VCT).
+
+    Everything else, dropout included, is as in the main network.
+
+    Raises:
+        pydantic.ValidationError: a number is not positive.
+    """
+    changed = {"model_channels": model_channels, "num_blocks": num_blocks}
+    return type(config).model_validate(config.model_dump() | changed)
 
 
 class Saved(NamedTuple):

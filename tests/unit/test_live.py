@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from couplet import cli, data, live, model
-from couplet.config.datasets import Mixture
+from couplet.config.datasets import MixtureConfig
 from couplet.data.preview import scatter
 from couplet.errors import Stopped, UserError
 from couplet.live import follow, sample_grid, sinks, watched
@@ -271,7 +271,7 @@ def test_grid_is_of_the_average_with_the_noise_of_its_seed(go, make_training, tm
 
 
 def test_points_of_the_plane_are_drawn_as_such(make_training, tmp_path):
-    prepare("toy", Mixture(points=16, test_points=4), tmp_path / "toy", raw=tmp_path)
+    prepare("toy", MixtureConfig(points=16, test_points=4), tmp_path / "toy", raw=tmp_path)
     settings = make_training(steps=2, boundary={"sampling": True}, train={"snapshots": 1})
     train(settings, tmp_path / "toy", tmp_path / "run", CPU, lambda progress, rate: None, print)
     path = tmp_path / "run/checkpoints/step-00000002.safetensors"

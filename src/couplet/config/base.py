@@ -102,12 +102,16 @@ class Variant(Closed):
     """Base of a family of alternatives, told apart by ``kind``.
 
     A direct subclass opens a family; each of its subclasses that sets ``kind`` joins it, wherever it
-    is defined, so a plug-in's variant is as good as a built-in one. A field is annotated with :class:`OneOf`.
+    is defined, so a plug-in's variant is as good as a built-in one. Such a class names the code that
+    implements it, which :func:`couplet.config.variants.build` imports and calls. A field is annotated
+    with :class:`OneOf`.
     """
 
     family: ClassVar[dict[str, type[Variant]]]
     noun: ClassVar[str] = "variant"
-    """What a member is called in error messages, e.g. ``coupling``."""
+    """Name of a member in error messages, e.g. ``coupling``."""
+    implementation: ClassVar[str] = ""
+    """``package.module:Name`` of the code behind the settings. Not inherited by other kinds."""
 
     kind: str
 
@@ -124,17 +128,25 @@ class Variant(Closed):
     def parse(cls, value: Any) -> Self:
         """The member of this family that ``value["kind"]`` names, built from the rest of ``value``.
 
+        A string stands for the kind of that name with its default settings.
+
         Raises:
-            Invalid: ``value`` is not a mapping, or its kind is unknown.
+            Invalid: ``value`` is neither, its kind is unknown, or nothing implements it.
         """
         if isinstance(value, cls):
             return value
+        if isinstance(value, str):
+            value = {"kind": value}
         if not isinstance(value, Mapping):
             raise Invalid((), value, f"must be a mapping of {cls.noun} settings")
         kind = value.get("kind", cls.model_fields["kind"].default)
         if not isinstance(kind, str) or kind not in cls.family:
             raise Invalid(("kind",), value.get("kind"), choices(kind, cls.family))
         member: Any = cls.family[kind]
+        if "implementation" not in vars(member):
+            raise Invalid(
+                ("kind",), kind, f"{member.__name__} names no implementation, 'package.module:Name'"
+            )
         return member.model_validate(dict(value))
 
 

@@ -14,7 +14,7 @@ from couplet.config.base import Closed, Floats, Invalid, OneOf
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
-from couplet.config.recipes import Kernel, Recipe
+from couplet.config.recipes import KernelConfig, Recipe
 from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig, TrainConfig
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
@@ -25,7 +25,7 @@ class Cell(Closed):
 
     dataset: str
     recipe: str
-    kernel: Kernel = "ve"
+    kernel: str = "ve"
     coupling: str
     seed: int = Field(0, ge=0)
     """Seeds training; selection and sampling derive streams of their own from it."""
@@ -49,7 +49,7 @@ class Grid(Closed):
 
     datasets: Names
     recipes: Names
-    kernels: Annotated[tuple[Kernel, ...], Field(strict=False, min_length=1)] = ("ve",)
+    kernels: Names = ("ve",)
     couplings: Names
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)]
     extractors: Names | None = None
@@ -74,6 +74,7 @@ class Training(Closed):
     cell: Cell
     dataset: Annotated[DatasetConfig, OneOf()]
     recipe: Recipe
+    kernel: Annotated[KernelConfig, OneOf()]
     coupling: Annotated[CouplingConfig, OneOf()]
     train: TrainConfig
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from couplet.config.base import Closed, Invalid, Variant
 
 
-class Pretrained(Closed):
+class FrozenRun(Closed):
     """A finished training of the same file, data set, kernel and seed."""
 
     coupling: str
@@ -21,7 +21,10 @@ class Pretrained(Closed):
 
 
 class CouplingConfig(Variant):
-    """Settings of a coupling."""
+    """How data and noise are paired.
+
+    Implementations are called with the settings and a :class:`couplet.couplings.base.Setting`.
+    """
 
     noun = "coupling"
 
@@ -31,7 +34,7 @@ class CouplingConfig(Variant):
         return False
 
     @property
-    def lender(self) -> Pretrained | None:
+    def lender(self) -> FrozenRun | None:
         """The training that lends the frozen model, where it is one of the same file."""
         return None
 
@@ -41,13 +44,14 @@ class CouplingConfig(Variant):
         return 1
 
 
-class Independent(CouplingConfig):
+class IndependentConfig(CouplingConfig):
     """Noise as drawn (iCT)."""
 
+    implementation: ClassVar[str] = "couplet.couplings.independent:Independent"
     kind: Literal["independent"] = "independent"
 
 
-class MinibatchCoupling(CouplingConfig):
+class MinibatchCouplingConfig(CouplingConfig):
     """What couplings share that deal the noise of a batch out to its images."""
 
     parts: int = Field(1, ge=1)
@@ -65,15 +69,17 @@ class MinibatchCoupling(CouplingConfig):
         return self.parts
 
 
-class MinibatchOT(MinibatchCoupling):
+class MinibatchOTConfig(MinibatchCouplingConfig):
     """Noise re-assigned within the batch by exact optimal transport."""
 
+    implementation: ClassVar[str] = "couplet.couplings.minibatch_ot:MinibatchOT"
     kind: Literal["ot"] = "ot"
 
 
-class Sinkhorn(MinibatchCoupling):
+class SinkhornConfig(MinibatchCouplingConfig):
     """Noise re-assigned within the batch by entropic optimal transport, without a solver on the CPU."""
 
+    implementation: ClassVar[str] = "couplet.couplings.sinkhorn:Sinkhorn"
     kind: Literal["sinkhorn"] = "sinkhorn"
     epsilon: float = Field(0.1, ge=1e-6)
     """Weight of the plan's entropy, in units of the centred cost's root mean square. Towards 0 the plan is
@@ -83,9 +89,10 @@ class Sinkhorn(MinibatchCoupling):
     (`benchmarks/ot.py`)."""
 
 
-class Projected(MinibatchCoupling):
+class ProjectedConfig(MinibatchCouplingConfig):
     """Noise re-assigned within the batch by sorting along random directions, the best of which is taken."""
 
+    implementation: ClassVar[str] = "couplet.couplings.projected:Projected"
     kind: Literal["projected"] = "projected"
     directions: int = Field(16, ge=1)
     """Random directions that are tried, the same ones in every batch."""
@@ -93,9 +100,10 @@ class Projected(MinibatchCoupling):
     """Of the directions; whatever the seed of the training."""
 
 
-class Swaps(MinibatchCoupling):
+class SwapsConfig(MinibatchCouplingConfig):
     """Noise exchanged between pairs of images where that lowers the transport cost."""
 
+    implementation: ClassVar[str] = "couplet.couplings.swaps:Swaps"
     kind: Literal["swaps"] = "swaps"
     rounds: int = Field(128, ge=1)
     """In each of which every image meets one other: the more, the nearer to optimal transport."""
@@ -112,18 +120,20 @@ class Encoder(Closed):
     """VCT: 1 is "small", 2 is "big"."""
 
 
-class Variational(CouplingConfig):
+class VariationalConfig(CouplingConfig):
     """An encoder emits mean and standard deviation of the noise (VCT)."""
 
+    implementation: ClassVar[str] = "couplet.couplings.variational:Variational"
     kind: Literal["vae"] = "vae"
     kl_weight: float = Field(30.0, ge=0)
     """Weight of the KL term before the recipe's own scale (VCT's kl_loss_scale)."""
     encoder: Encoder = Encoder()
 
 
-class GeneratorInduced(CouplingConfig):
+class GeneratorInducedConfig(CouplingConfig):
     """The model's own output as data end of the pair (GC)."""
 
+    implementation: ClassVar[str] = "couplet.couplings.generator_induced:GeneratorInduced"
     kind: Literal["generator"] = "generator"
     mu: float = Field(0.5, ge=0, le=1)
     """Probability that a pair is generator-induced, as in the paper: 0 is never, 1 is always. The
@@ -133,11 +143,11 @@ class GeneratorInduced(CouplingConfig):
     predictor: Literal["ema", "online", "frozen"] = "ema"
     """Which model makes the data end: the running average (GC's choice), the model in training, or the
     frozen one that `pretrained` or the recipe's `frozen_from` names (GC, Fig. 4)."""
-    pretrained: Pretrained | None = None
+    pretrained: FrozenRun | None = None
     """With `predictor: frozen`: the training to predict with; the grid runs it first."""
 
     @property
-    def lender(self) -> Pretrained | None:
+    def lender(self) -> FrozenRun | None:
         return self.pretrained
 
     @model_validator(mode="after")
@@ -151,7 +161,8 @@ class GeneratorInduced(CouplingConfig):
         return self.predictor == "frozen"
 
 
-class VariationalGenerator(Variational, GeneratorInduced):
+class VariationalGeneratorConfig(VariationalConfig, GeneratorInducedConfig):
     """Noise from an encoder and the model's own output as data end (VCT and GC in one; in neither paper)."""
 
+    implementation: ClassVar[str] = "couplet.couplings.variational_generator:VariationalGenerator"
     kind: Literal["vae_generator"] = "vae_generator"  # type: ignore[assignment]

@@ -45,7 +45,7 @@ class DatasetConfig(Variant):
         return True
 
 
-class HeldOut(DatasetConfig):
+class HeldOutConfig(DatasetConfig):
     """A data set that has no test split of its own."""
 
     test_images: int = Field(0, ge=0)
@@ -57,17 +57,18 @@ class HeldOut(DatasetConfig):
         return self.test_images > 0
 
 
-class Digits(DatasetConfig):
+class DigitsConfig(DatasetConfig):
     """scikit-learn's digits: 1,797 grey 8×8 images of ten classes, shipped inside scikit-learn."""
 
     native = (8, 1)
     num_classes = 10
+    implementation: ClassVar[str] = "couplet.data.sources.digits:read_digits"
     kind: Literal["digits"] = "digits"
     test_images: int = Field(300, ge=10, le=1000)
     """Images held out of training, drawn evenly from the classes; `select` scores against them."""
 
 
-class Mixture(DatasetConfig):
+class MixtureConfig(DatasetConfig):
     """Points of the plane: an equal mixture of two Gaussians with means (0, 0.5) and (0, -0.5).
 
     The toy data of VCT's Figure 1 (arXiv 2502.18197), whose caption gives the means; the standard deviation
@@ -77,6 +78,7 @@ class Mixture(DatasetConfig):
 
     native = (1, 2)
     num_classes = 2
+    implementation: ClassVar[str] = "couplet.data.sources.mixture:read_mixture"
     kind: Literal["mixture"] = "mixture"
     std: float = Field(0.1, ge=0.01, le=0.125)
     """Standard deviation of each coordinate about its mean: from about one stored step to a quarter of the
@@ -89,66 +91,73 @@ class Mixture(DatasetConfig):
     """Seed of the points; independent of every training seed."""
 
 
-class Mnist(DatasetConfig):
+class MnistConfig(DatasetConfig):
     """MNIST: 60,000 training and 10,000 test images, grey, 28×28, ten classes."""
 
     native = (28, 1)
     num_classes = 10
+    implementation: ClassVar[str] = "couplet.data.sources.published:read_mnist"
     kind: Literal["mnist"] = "mnist"
 
 
-class FashionMnist(DatasetConfig):
+class FashionMnistConfig(DatasetConfig):
     """Fashion-MNIST: 60,000 training and 10,000 test images, grey, 28×28, ten classes."""
 
     native = (28, 1)
     num_classes = 10
+    implementation: ClassVar[str] = "couplet.data.sources.published:read_fashion_mnist"
     kind: Literal["fashion_mnist"] = "fashion_mnist"
 
 
-class Cifar10(DatasetConfig):
+class Cifar10Config(DatasetConfig):
     """CIFAR-10: 50,000 training and 10,000 test images, 32×32, ten classes."""
 
     native = (32, 3)
     num_classes = 10
+    implementation: ClassVar[str] = "couplet.data.sources.published:read_cifar10"
     kind: Literal["cifar10"] = "cifar10"
 
 
-class CelebA64(DatasetConfig):
+class CelebA64Config(DatasetConfig):
     """CelebA, aligned, at 64×64, without labels: 162,770 training and 19,962 test images; the official
     validation split is left out, as in GC."""
 
     native = (64, 3)
+    implementation: ClassVar[str] = "couplet.data.sources.published:read_celeba"
     kind: Literal["celeba64"] = "celeba64"
     crop: Crop = "resize-center-crop-lanczos"
     """GC's code."""
 
 
-class Church64(HeldOut):
+class Church64Config(HeldOutConfig):
     """LSUN church outdoor at 64×64: 126,227 images without labels. The official validation split of
     300 images is too small to score on; it is left out."""
 
     native = (64, 3)
+    implementation: ClassVar[str] = "couplet.data.sources.published:read_church"
     kind: Literal["church64"] = "church64"
     crop: Crop = "resize-center-crop-lanczos"
     """GC's code for CelebA; none is published for this data set."""
 
 
-class ImageNet32(DatasetConfig):
+class ImageNet32Config(DatasetConfig):
     """ILSVRC-2012 at 32×32, 1,000 classes: 1,281,167 training images; the 50,000 validation images are
     the test split."""
 
     native = (32, 3)
     num_classes = 1000
+    implementation: ClassVar[str] = "couplet.data.sources.published:read_imagenet32"
     kind: Literal["imagenet32"] = "imagenet32"
     crop: Crop = "resize-center-crop-bilinear"
     """GC's code. The public downsampled ImageNet of the same size was made with boxes: other pixels."""
 
 
-class ImageNet64(HeldOut):
+class ImageNet64Config(HeldOutConfig):
     """ILSVRC-2012 at 64×64, 1,000 classes: 1,281,167 training images."""
 
     native = (64, 3)
     num_classes = 1000
+    implementation: ClassVar[str] = "couplet.data.sources.published:read_imagenet64"
     kind: Literal["imagenet64"] = "imagenet64"
     originals: Literal["zip", "ilsvrc"] = "zip"
     """`zip`: the archive of EDM's or EDM2's dataset_tool, training images only, as the papers use it.
@@ -171,15 +180,16 @@ class ImageNet64(HeldOut):
         return self
 
 
-class Ffhq64(HeldOut):
+class Ffhq64Config(HeldOutConfig):
     """Flickr-Faces-HQ at 64×64: 70,000 images without labels, from the zip of EDM's dataset_tool, which
     resized the square originals by Lanczos."""
 
     native = (64, 3)
+    implementation: ClassVar[str] = "couplet.data.sources.published:read_ffhq"
     kind: Literal["ffhq64"] = "ffhq64"
 
 
-class Images(HeldOut):
+class ImagesConfig(HeldOutConfig):
     """Images of your own: a folder, zip, tar, IDX file or LMDB folder, told apart by content.
 
     Labels are the names of the first-level folders, those of an EDM zip's dataset.json, or those of the
@@ -187,6 +197,7 @@ class Images(HeldOut):
     Transparency is dropped, orientation tags are not applied, more than 8 bits a channel are refused.
     """
 
+    implementation: ClassVar[str] = "couplet.data.sources.images:read_images"
     kind: Literal["images"] = "images"
     path: str = Field(min_length=1)
     """Where the images are; relative to the working directory."""
@@ -219,7 +230,7 @@ def from_path(
     channels: int | None = None,
     skip_corrupt: bool = False,
     test_images: int | None = None,
-) -> Images:
+) -> ImagesConfig:
     """The images at ``path`` as data set ``name``, for `couplet prepare NAME --from PATH`.
 
     Where ``name`` is a kind of its own, what is not given is that kind's: the result stands in for it.
@@ -243,4 +254,4 @@ def from_path(
     if "resolution" not in settings:
         own = sorted(name for name, kind in DatasetConfig.family.items() if getattr(kind, "native", None))
         raise UserError(f"data set {name}: needs a resolution; only {', '.join(own)} have their own")
-    return validated(Images, settings, f"data set {name}")
+    return validated(ImagesConfig, settings, f"data set {name}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,9 +23,10 @@ class ExtractorConfig(Variant):
         return f"{name}_{self.kind}"
 
 
-class Classifier(ExtractorConfig):
+class ClassifierConfig(ExtractorConfig):
     """A small convolutional classifier trained on the training split; features are its last hidden layer."""
 
+    implementation: ClassVar[str] = "couplet.metrics.extractor.classifier:ClassifierExtractor"
     kind: Literal["classifier"] = "classifier"
     channels: Ints = Field((32, 64), min_length=1)
     """Channels of each convolution stage; every stage after the first halves the resolution."""
@@ -41,16 +42,17 @@ class Classifier(ExtractorConfig):
     """Seed of initial weights and batches; independent of every training seed."""
 
 
-class Values(ExtractorConfig):
+class ValuesConfig(ExtractorConfig):
     """No network: features are an image's own values in [-1, 1], for points of the plane and small images.
 
     Distances then are those of the pixels' means and covariances, which say little of what is in an image.
     """
 
+    implementation: ClassVar[str] = "couplet.metrics.extractor.values:ValuesExtractor"
     kind: Literal["values"] = "values"
 
 
-class Pretrained(ExtractorConfig):
+class PublishedConfig(ExtractorConfig):
     """An extractor whose weights are a published file."""
 
     weights: str | None = Field(None, min_length=1, exclude=True)
@@ -68,13 +70,14 @@ pytorch-fid, dinov2_vitl14_pretrain.pth."""
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class Inception(Pretrained):
+class InceptionConfig(PublishedConfig):
     """The network of FID, KID and IS: TensorFlow's Inception of 2015-12-05, as clean-fid runs it.
 
     The file of `clean` and `legacy_tensorflow` is TorchScript, that is a program. It runs only when its
     digest is ``sha256``; give another digest only for a file that you trust.
     """
 
+    implementation: ClassVar[str] = "couplet.metrics.extractor.inception:InceptionExtractor"
     kind: Literal["inception"] = "inception"
     mode: Literal["clean", "legacy_pytorch", "legacy_tensorflow"] = "clean"
     """How images get to 299 × 299. `clean`: antialiased bicubic, not rounded. `legacy_tensorflow`: bilinear
@@ -98,13 +101,14 @@ def _other(sha256: str, published: str) -> str:
     return "" if sha256 == published else f"_{sha256[:8]}"
 
 
-class DinoV2(Pretrained):
+class DinoV2Config(PublishedConfig):
     """FD-DINOv2 (Stein et al. 2023): the class token of DINOv2's ViT-L/14, 1024 numbers, at 224 × 224.
 
     Images are resized as dgm-eval does by default and EDM2 as ``resize_mode='pil'``: PIL's bicubic on 8-bit
     values. EDM2's own default resizes in torch, which it calls almost the same.
     """
 
+    implementation: ClassVar[str] = "couplet.metrics.extractor.dinov2:DinoV2Extractor"
     kind: Literal["dinov2"] = "dinov2"
     architecture: str = Field("vit_large_patch14_dinov2", min_length=1)
     """timm's name of the vision transformer."""

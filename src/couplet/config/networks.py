@@ -6,7 +6,7 @@ of the published models: CIFAR-10 for DDPM++ and NCSN++, ImageNet 64x64 for ADM 
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -29,7 +29,11 @@ Probabilities = Annotated[tuple[Probability, ...], Field(strict=False, min_lengt
 
 
 class NetworkConfig(Variant):
-    """A network that maps ``[b, c, h, w]`` images and noise labels to ``[b, out, h, w]``."""
+    """A network that maps ``[b, c, h, w]`` images and noise labels to ``[b, out, h, w]``.
+
+    Implementations are called with the settings, ``in_channels``, ``out_channels``, ``resolution`` and
+    ``num_classes``.
+    """
 
     noun: ClassVar[str] = "network"
 
@@ -41,11 +45,6 @@ class NetworkConfig(Variant):
 
     dropout: Probability | Probabilities = 0.0
     """Probability that dropout inside a block zeroes an activation. iCT on CIFAR-10: 0.3."""
-
-    @property
-    def has_dropout(self) -> bool:
-        """Whether any block has dropout."""
-        return any(self.dropout) if isinstance(self.dropout, tuple) else self.dropout > 0
 
 
 class UNetConfig(NetworkConfig):
@@ -85,16 +84,6 @@ class UNetConfig(NetworkConfig):
                 raise Invalid((name,), value, f"must be one number or {levels}, as many as channel_mult")
         return self
 
-    def blocks_at(self, level: int) -> int:
-        """Residual blocks of the encoder at ``level``."""
-        return self.num_blocks[level] if isinstance(self.num_blocks, tuple) else self.num_blocks
-
-    def dropout_at(self, level: int, resolution: int) -> float:
-        """Dropout probability at ``level``, where feature maps are ``resolution`` pixels high."""
-        if self.dropout_resolution is not None and resolution > self.dropout_resolution:
-            return 0.0
-        return self.dropout[level] if isinstance(self.dropout, tuple) else self.dropout
-
 
 class SongConfig(UNetConfig):
     """What DDPM++ and NCSN++ have in common (Song et al. 2021, in the form of EDM)."""
@@ -122,6 +111,7 @@ class SongConfig(UNetConfig):
 class DDPMPlusPlusConfig(SongConfig):
     """DDPM++ as in EDM, VCT and ECT; GC has ``attn_resolutions: []`` and per-level lists."""
 
+    implementation: ClassVar[str] = "couplet.networks.song:SongUNet"
     kind: Literal["ddpmpp"] = "ddpmpp"
 
     embedding_type: Literal["positional", "fourier"] = "positional"
@@ -140,6 +130,7 @@ class DDPMPlusPlusConfig(SongConfig):
 class NCSNPlusPlusConfig(SongConfig):
     """NCSN++ as in EDM; iCT's network for CIFAR-10."""
 
+    implementation: ClassVar[str] = "couplet.networks.song:SongUNet"
     kind: Literal["ncsnpp"] = "ncsnpp"
 
     embedding_type: Literal["positional", "fourier"] = "fourier"
@@ -185,6 +176,7 @@ class MultiHeadConfig(UNetConfig):
 class ADMConfig(MultiHeadConfig):
     """ADM (Dhariwal and Nichol 2021) as in EDM, Appendix F; iCT's network for ImageNet 64x64."""
 
+    implementation: ClassVar[str] = "couplet.networks.adm:ADM"
     kind: Literal["adm"] = "adm"
 
     attn_resolutions: Resolutions = (32, 16, 8)
@@ -198,6 +190,7 @@ class ADMConfig(MultiHeadConfig):
 class EDM2Config(MultiHeadConfig):
     """The magnitude-preserving U-Net of EDM2 (config G); 192 channels are EDM2-S."""
 
+    implementation: ClassVar[str] = "couplet.networks.edm2:EDM2"
     kind: Literal["edm2"] = "edm2"
 
     attn_resolutions: Resolutions = (16, 8)
@@ -208,6 +201,7 @@ class EDM2Config(MultiHeadConfig):
 class MLPConfig(NetworkConfig):
     """A residual multilayer perceptron over all values of an image: for points and small images."""
 
+    implementation: ClassVar[str] = "couplet.networks.mlp:MLP"
     kind: Literal["mlp"] = "mlp"
 
     model_channels: PositiveInt = 128
@@ -222,19 +216,3 @@ class MLPConfig(NetworkConfig):
     fourier_scale: PositiveFloat = 1.0
     """Standard deviation of the random frequencies of the noise label's features, in cycles per unit: the
     label, ln(t)/4, spans three units."""
-
-
-Config = TypeVar("Config", bound=NetworkConfig)
-
-
-def shrink(config: Config, model_channels: int = 32, num_blocks: int = 1) -> Config:
-    """``config`` with fewer channels and blocks: the encoder that belongs to a network in VCT.
-
-    The encoder of sony/vct is "small" with the default values, and "big" with 2 blocks per level;
-    everything else, dropout included, is as in the network.
-
-    Raises:
-        pydantic.ValidationError: a number is not positive.
-    """
-    changed = {"model_channels": model_channels, "num_blocks": num_blocks}
-    return type(config).model_validate(config.model_dump() | changed)

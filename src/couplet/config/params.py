@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import Field, PlainValidator, PrivateAttr, model_validator
@@ -16,7 +16,7 @@ from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.plugins import load_plugins
-from couplet.config.recipes import Kernel, Recipe
+from couplet.config.recipes import KernelConfig, Recipe
 from couplet.config.stages import PROBES, EvaluateConfig, ProbeConfig, SampleConfig, SelectConfig, TrainConfig
 from couplet.config.study import Study
 from couplet.errors import UserError
@@ -46,6 +46,15 @@ def with_kind(family: type[Variant], name: str, settings: Any) -> Any:
     if isinstance(settings, Mapping) and "kind" not in settings and name in family.family:
         return {"kind": name, **settings}
     return settings
+
+
+FAMILIES: dict[str, type[Variant]] = {
+    "datasets": DatasetConfig,
+    "features": ExtractorConfig,
+    "kernels": KernelConfig,
+    "couplings": CouplingConfig,
+}
+"""Sections of a parameter file that name members of a family."""
 
 
 class Scale(Closed):
@@ -86,7 +95,7 @@ class Params(Closed):
 
     dataset: str
     recipe: str
-    kernel: Kernel = "ve"
+    kernel: str = "ve"
     coupling: str
     extractor: str
     """Whose features the experiment is measured in: a name from `features`."""
@@ -108,6 +117,8 @@ class Params(Closed):
     recipes: dict[str, dict[str, Any]]
     """Recipes by name; `overrides` lists {when: {dataset|kernel|coupling|scale: name(s)}, …settings}. `like`
     names another recipe: what is written lies over that one, after its overrides."""
+    kernels: Annotated[dict[str, Any], _named(KernelConfig)] = {}
+    """Kernels by name. Like every kind of data set, extractor and coupling, `ve` and `li` need no entry."""
     couplings: Annotated[dict[str, Any], _named(CouplingConfig)]
     scales: dict[str, Scale | None] = {}
     """Sizes by name, for `--scale`; null changes nothing."""
@@ -181,7 +192,7 @@ class Params(Closed):
         self.extractor_named(self.extractor)
         for number, grid in enumerate(self.table1):
             with located("table1", *([number] if len(self.table1) > 1 else [])):
-                for key in ("datasets", "recipes", "couplings", "extractors"):
+                for key in ("datasets", "recipes", "kernels", "couplings", "extractors"):
                     for i, name in enumerate(getattr(grid, key) or ()):
                         with located(key, i):
                             self._lookup("features" if key == "extractors" else key, name)
@@ -211,7 +222,7 @@ class Params(Closed):
     def _known_names(self, conditions: Mapping[str, Any]) -> None:
         known = {
             "dataset": self.datasets,
-            "kernel": get_args(Kernel),
+            "kernel": {*self.kernels, *KernelConfig.family},
             "coupling": self.couplings,
             "scale": self.scales,
         }
@@ -221,11 +232,13 @@ class Params(Closed):
                     raise Invalid((key,), name, choices(name, known[key]))
 
     def _lookup(self, section: str, name: str) -> Any:
-        """The settings that ``datasets``, ``recipes``, ``couplings`` or ``features`` hold under ``name``."""
-        known = getattr(self, section)
-        if name not in known:
-            raise Invalid((), name, choices(name, known))
-        return known[name]
+        """The settings under ``name``; where a section has no such entry, those of the kind of that name."""
+        known, family = getattr(self, section), FAMILIES.get(section)
+        if name in known:
+            return known[name]
+        if family is not None and name in family.family:
+            return family.parse(name)
+        raise Invalid((), name, choices(name, {*known, *(family.family if family else ())}))
 
     def dataset_named(self, name: str) -> Any:
         """The data set of that name.
@@ -288,7 +301,7 @@ class Params(Closed):
 
     def _training(self, cell: Cell) -> Training:
         settings = {}
-        for key in ("dataset", "recipe", "coupling"):
+        for key in ("dataset", "recipe", "kernel", "coupling"):
             with located(key):
                 settings[key] = self._lookup(f"{key}s", getattr(cell, key))
         when = {"dataset": cell.dataset, "kernel": cell.kernel, "coupling": cell.coupling}
@@ -310,6 +323,7 @@ class Params(Closed):
             cell=cell,
             dataset=settings["dataset"],
             recipe=recipe,
+            kernel=settings["kernel"],
             coupling=coupling,
             train=self.train,
         )

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from couplet.config.base import Closed, Floats, Invalid, OneOf, Variant
 from couplet.config.networks import NetworkConfig
 
-Kernel = Literal["ve", "li"]
-"""Variance exploding, x + t z, or linear interpolation, (1 - t/sigma_max) x + t z."""
+
+class KernelConfig(Variant):
+    """How an image becomes noisy, and the preconditioning that belongs to it.
+
+    Implementations are called with the settings and the recipe's ``sigma_min``, ``sigma_max``, ``sigma_data``.
+    """
+
+    noun = "kernel"
+
+
+class VarianceExplodingConfig(KernelConfig):
+    """x_t = x + t z (EDM, iCT, ECT, GC)."""
+
+    implementation: ClassVar[str] = "couplet.kernels.variance_exploding:VarianceExploding"
+    kind: Literal["ve"] = "ve"
+
+
+class LinearInterpolationConfig(KernelConfig):
+    """x_t = (1 - t/sigma_max) x + t z, the flow-matching kernel (VCT)."""
+
+    implementation: ClassVar[str] = "couplet.kernels.linear_interpolation:LinearInterpolation"
+    kind: Literal["li"] = "li"
 
 
 class ScheduleConfig(Variant):
-    """How a step draws its two noise levels t > r."""
+    """How a step draws its two noise levels t > r.
+
+    Implementations are called with the settings and the keywords of :class:`couplet.schedules.base.Schedule`.
+    """
 
     noun = "schedule"
     p_mean: float = -1.1
@@ -28,9 +51,10 @@ class ScheduleConfig(Variant):
         return False
 
 
-class Discretised(ScheduleConfig):
+class DiscretisedConfig(ScheduleConfig):
     """iCT: neighbours on a grid of noise levels that becomes finer as training goes on."""
 
+    implementation: ClassVar[str] = "couplet.schedules.discretised:Discretised"
     kind: Literal["discretised"] = "discretised"
     curriculum: Literal["exponential", "square_root", "constant"] = "exponential"
     """How the number of grid points grows: iCT's doubling, the CM paper's square root, not at all."""
@@ -50,9 +74,10 @@ class Discretised(ScheduleConfig):
         return self
 
 
-class Continuous(ScheduleConfig):
+class ContinuousConfig(ScheduleConfig):
     """ECT/ECM: t lognormal, r from t by a mapping whose gap shrinks by q with every stage."""
 
+    implementation: ClassVar[str] = "couplet.schedules.continuous:Continuous"
     kind: Literal["continuous"] = "continuous"
     mapping: Literal["sigmoid", "const"] = "sigmoid"
     """a(t) = 1 + k sigmoid(-b t), or a(t) = 1."""
@@ -66,7 +91,7 @@ class Continuous(ScheduleConfig):
     """Stages of equal length over the whole training."""
 
 
-class Denoising(ScheduleConfig):
+class DenoisingConfig(ScheduleConfig):
     """t lognormal, r = 0: the target is the data end of the pair, and the model a denoiser E[x | x_t].
 
     With `distance: {kind: squared_l2}` and `weighting: karras` EDM's training, whose levels have p_mean -1.2
@@ -74,6 +99,7 @@ class Denoising(ScheduleConfig):
     r, and by another model than the denoiser with `predictor: frozen`; `boundary` is then that model's too.
     """
 
+    implementation: ClassVar[str] = "couplet.schedules.denoising:Denoising"
     kind: Literal["denoising"] = "denoising"
 
     @property
@@ -82,31 +108,67 @@ class Denoising(ScheduleConfig):
 
 
 class DistanceConfig(Variant):
-    """What is measured between student and teacher, per image."""
+    """Distance between the outputs of student and teacher, per image.
+
+    Implementations are called with the settings and ``dimensions``, D = c h w.
+    """
 
     noun = "distance"
 
 
-class PseudoHuber(DistanceConfig):
+class PseudoHuberConfig(DistanceConfig):
     """sqrt(||a - b||² + c²) - c on the image's norm (iCT's paper, GC, ECT/ECM)."""
 
+    implementation: ClassVar[str] = "couplet.losses.distance:PseudoHuber"
     kind: Literal["pseudo_huber"] = "pseudo_huber"
     c: float | None = Field(None, ge=0)
     """null is iCT's 0.00054 sqrt(D) for D values per image; 0 is the plain norm."""
 
 
-class ElementwisePseudoHuber(DistanceConfig):
+class ElementwisePseudoHuberConfig(DistanceConfig):
     """Sum over pixels of sqrt((a - b)² + c²) - c, with the whole image's c (VCT's iCT code)."""
 
+    implementation: ClassVar[str] = "couplet.losses.distance:ElementwisePseudoHuber"
     kind: Literal["elementwise_pseudo_huber"] = "elementwise_pseudo_huber"
     c: float | None = Field(None, ge=0)
     """null is 0.00054 sqrt(D), as in the code."""
 
 
-class SquaredL2(DistanceConfig):
+class SquaredL2Config(DistanceConfig):
     """||a - b||²."""
 
+    implementation: ClassVar[str] = "couplet.losses.distance:SquaredL2"
     kind: Literal["squared_l2"] = "squared_l2"
+
+
+class WeightingConfig(Variant):
+    """Weight of a pair of noise levels in the loss.
+
+    Implementations are called with the settings and the recipe's ``sigma_data``.
+    """
+
+    noun = "weighting"
+
+
+class InverseGapConfig(WeightingConfig):
+    """1/(t - r) (iCT, ECT)."""
+
+    implementation: ClassVar[str] = "couplet.losses.weighting:InverseGap"
+    kind: Literal["inverse_gap"] = "inverse_gap"
+
+
+class KarrasConfig(WeightingConfig):
+    """1/t² + 1/sigma_data² (EDM; ECT and VCT on ImageNet)."""
+
+    implementation: ClassVar[str] = "couplet.losses.weighting:Karras"
+    kind: Literal["karras"] = "karras"
+
+
+class UniformConfig(WeightingConfig):
+    """1 (CM; iCT's ablation)."""
+
+    implementation: ClassVar[str] = "couplet.losses.weighting:Uniform"
+    kind: Literal["uniform"] = "uniform"
 
 
 class Boundary(Closed):
@@ -120,7 +182,11 @@ class Boundary(Closed):
 
 
 class OptimizerConfig(Variant):
-    """The optimiser of network and coupling together."""
+    """The optimiser of network and coupling together.
+
+    Implementations are called with the settings and one parameter that holds all weights end to end; they
+    return a :class:`torch.optim.Optimizer`.
+    """
 
     noun = "optimizer"
     lr: float = Field(1e-4, gt=0)
@@ -128,52 +194,61 @@ class OptimizerConfig(Variant):
     weight_decay: float = Field(0.0, ge=0)
 
 
-class RAdam(OptimizerConfig):
+class RAdamConfig(OptimizerConfig):
     """Rectified Adam (iCT, ECT, VCT)."""
 
+    implementation: ClassVar[str] = "couplet.training.optim:radam"
     kind: Literal["radam"] = "radam"
     betas: Floats = Field((0.9, 0.999), min_length=2, max_length=2)
 
 
-class Adam(OptimizerConfig):
+class AdamConfig(OptimizerConfig):
     """Adam (EDM2, ECT and VCT on ImageNet: betas 0.9, 0.99)."""
 
+    implementation: ClassVar[str] = "couplet.training.optim:adam"
     kind: Literal["adam"] = "adam"
     betas: Floats = Field((0.9, 0.99), min_length=2, max_length=2)
 
 
-class Lion(OptimizerConfig):
+class LionConfig(OptimizerConfig):
     """Lion (GC), from lion-pytorch."""
 
+    implementation: ClassVar[str] = "couplet.training.optim:lion"
     kind: Literal["lion"] = "lion"
     betas: Floats = Field((0.9, 0.99), min_length=2, max_length=2)
 
 
 class LearningRateConfig(Variant):
-    """Factor on the learning rate as a function of the step."""
+    """Factor on the learning rate as a function of the step, beside the warm-up.
+
+    Implementations are called with the settings and ``total_steps``; they map a 0-based step to a factor.
+    """
 
     noun = "learning-rate schedule"
     warmup: int = Field(0, ge=0)
     """Steps of linear warm-up, before and on top of the rest."""
 
 
-class Constant(LearningRateConfig):
+class ConstantRateConfig(LearningRateConfig):
     """No decay (iCT, GC, ECT on CIFAR-10)."""
 
+    implementation: ClassVar[str] = "couplet.training.learning_rate:Constant"
     kind: Literal["constant"] = "constant"
 
 
-class InverseSqrt(LearningRateConfig):
+class InverseSqrtConfig(LearningRateConfig):
     """1/sqrt(max(step/reference, 1)) (EDM2; VCT and ECT on ImageNet with 2000)."""
 
+    implementation: ClassVar[str] = "couplet.training.learning_rate:InverseSqrt"
     kind: Literal["inverse_sqrt"] = "inverse_sqrt"
     reference: int = Field(2000, ge=1)
     """Steps before the decay starts."""
 
 
-class Cosine(LearningRateConfig):
+class CosineConfig(LearningRateConfig):
     """Constant up to a fraction of training, then half a cosine."""
 
+    implementation: ClassVar[str] = "couplet.training.learning_rate:Cosine"
     kind: Literal["cosine"] = "cosine"
     flat: float = Field(0.5, ge=0, lt=1)
     """Fraction of training before the decay."""
@@ -182,28 +257,35 @@ class Cosine(LearningRateConfig):
 
 
 class EMAConfig(Variant):
-    """Running average of the weights, which samples are made from."""
+    """Running average of the weights, from which samples are made.
+
+    Implementations are called with the settings; they map the 0-based update n to the decay: the weight of
+    the old average.
+    """
 
     noun = "EMA"
 
 
-class ConstantEMA(EMAConfig):
+class ConstantEMAConfig(EMAConfig):
     """ema = beta ema + (1 - beta) net after every step (VCT, ECT, iCT)."""
 
+    implementation: ClassVar[str] = "couplet.training.ema:Constant"
     kind: Literal["constant"] = "constant"
     beta: float = Field(0.9999, ge=0, lt=1)
 
 
-class WarmupEMA(EMAConfig):
+class WarmupEMAConfig(EMAConfig):
     """beta_n = min(beta, (1 + n)/(10 + n)) at update n, for short trainings."""
 
+    implementation: ClassVar[str] = "couplet.training.ema:Warmup"
     kind: Literal["warmup"] = "warmup"
     beta: float = Field(0.99, ge=0, lt=1)
 
 
-class PowerEMA(EMAConfig):
+class PowerEMAConfig(EMAConfig):
     """EDM2's power-function average with relative width `std`."""
 
+    implementation: ClassVar[str] = "couplet.training.ema:Power"
     kind: Literal["power"] = "power"
     std: float = Field(0.1, gt=0, lt=0.2886)
     """Width of the average relative to training so far."""
@@ -211,9 +293,10 @@ class PowerEMA(EMAConfig):
     """Swap the two weights, as VCT's released code does: the average then follows the raw network."""
 
 
-class GCEMA(EMAConfig):
+class EMAPyTorchConfig(EMAConfig):
     """ema-pytorch 0.2.3 as GC uses it: every `every` steps, decay min(beta, 1 - (1 + n)^(-2/3))."""
 
+    implementation: ClassVar[str] = "couplet.training.ema:EMAPyTorch"
     kind: Literal["ema_pytorch"] = "ema_pytorch"
     beta: float = Field(0.9999, ge=0, lt=1)
     every: int = Field(5, ge=1)
@@ -243,16 +326,15 @@ class Recipe(Closed):
     mid_sigmas: Floats = (0.821,)
     """Noise levels of the sampling steps after the first, in order (0.821 at 32×32; 1.526 at 64×64)."""
     boundary: Boundary = Boundary()
-    schedule: Annotated[ScheduleConfig, OneOf()] = Discretised()
-    distance: Annotated[DistanceConfig, OneOf()] = PseudoHuber()
-    weighting: Literal["inverse_gap", "karras", "uniform"] = "inverse_gap"
-    """1/(t - r) (iCT, ECT); 1/t² + 1/sigma_data² (ECT and VCT on ImageNet); 1."""
+    schedule: Annotated[ScheduleConfig, OneOf()] = DiscretisedConfig()
+    distance: Annotated[DistanceConfig, OneOf()] = PseudoHuberConfig()
+    weighting: Annotated[WeightingConfig, OneOf()] = InverseGapConfig()
     teacher: Literal["online", "ema"] = "online"
     """Whose output at r is the target; "online" in all three papers, "ema" as in the first CM paper."""
     network: Annotated[NetworkConfig, OneOf()]
-    optimizer: Annotated[OptimizerConfig, OneOf()] = RAdam()
-    learning_rate: Annotated[LearningRateConfig, OneOf()] = Constant()
-    ema: Annotated[EMAConfig, OneOf()] = ConstantEMA()
+    optimizer: Annotated[OptimizerConfig, OneOf()] = RAdamConfig()
+    learning_rate: Annotated[LearningRateConfig, OneOf()] = ConstantRateConfig()
+    ema: Annotated[EMAConfig, OneOf()] = ConstantEMAConfig()
     clip_norm: float | None = Field(None, gt=0)
     """Largest global gradient norm (VCT's variational runs: 200); null for no clipping."""
     nonfinite_gradients: Literal["stop", "zero", "large"] = "stop"

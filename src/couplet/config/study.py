@@ -22,13 +22,13 @@ class FigureConfig(Variant):
         return None
 
 
-class Dots(FigureConfig):
+class DotsConfig(FigureConfig):
     """The Fréchet distance of every row, a mark for each NFE: a table to look at."""
 
     kind: Literal["dots"] = "dots"
 
 
-class Sweep(FigureConfig):
+class SweepConfig(FigureConfig):
     """The Fréchet distance against a number of the settings, a line for each NFE."""
 
     kind: Literal["sweep"] = "sweep"
@@ -41,7 +41,7 @@ class Sweep(FigureConfig):
     """x of rows by coupling, where their settings do not have the key: independent is mu = 0."""
 
 
-class Steps(FigureConfig):
+class StepsConfig(FigureConfig):
     """The Fréchet distance of the snapshots, as `select` measures it, along the training."""
 
     kind: Literal["steps"] = "steps"
@@ -52,13 +52,13 @@ class Steps(FigureConfig):
     per image, all that a step asks for, a backward pass counted as two."""
 
 
-class Evaluations(FigureConfig):
+class EvaluationsConfig(FigureConfig):
     """The Fréchet distance against the number of network evaluations of a sample."""
 
     kind: Literal["evaluations"] = "evaluations"
 
 
-class Probe(FigureConfig):
+class ProbeFigureConfig(FigureConfig):
     """What `couplet probe` measures of the trainings."""
 
     kind: Literal["probe"] = "probe"
@@ -69,7 +69,7 @@ class Probe(FigureConfig):
         return self.probe
 
 
-class Plane(FigureConfig):
+class PlaneConfig(FigureConfig):
     """Points of the plane: one-step map, the encoder's posteriors, trajectories; a column for each row."""
 
     kind: Literal["plane"] = "plane"
@@ -121,7 +121,7 @@ class Study(Closed):
     @property
     def of_selection(self) -> bool:
         """Whether the figure needs no sample and no evaluation."""
-        return self.numbers == "select" or isinstance(self.figure, Steps)
+        return self.numbers == "select" or isinstance(self.figure, StepsConfig)
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

@@ -1,15 +1,14 @@
-"""What a coupling is, and the registry that couples configuration classes with implementations."""
+"""Interface of couplings."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
-
-from couplet.config.couplings import CouplingConfig
 
 
 class Pair(NamedTuple):
@@ -109,37 +108,14 @@ class Coupling(nn.Module, ABC):
             uniform: one number in [0, 1) per image, for couplings that choose at random, [b].
         """
 
+    def posterior(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the noise of ``images``, each [b, c, h, w]: 0 and 1, the prior's,
+        unless the coupling's noise depends on the image."""
+        return torch.zeros_like(images), torch.ones_like(images)
+
     def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         """The noise for going on from generated ``images`` in multistep sampling, [b, c, h, w].
 
         As drawn, unless the coupling's noise depends on the image.
         """
         return noise
-
-
-_REGISTRY: dict[type[CouplingConfig], Callable[[Any, Setting], Coupling]] = {}
-
-Implementation = TypeVar("Implementation", bound=Callable[[Any, Setting], Coupling])
-
-
-def implements(config: type[CouplingConfig]) -> Callable[[Implementation], Implementation]:
-    """Registers what builds a coupling from ``config`` and a :class:`Setting`: a class decorator."""
-
-    def register(implementation: Implementation) -> Implementation:
-        _REGISTRY[config] = implementation
-        return implementation
-
-    return register
-
-
-def build(config: CouplingConfig, setting: Setting) -> Coupling:
-    """The coupling that ``config`` describes.
-
-    Raises:
-        TypeError: nothing implements the configuration's class.
-    """
-    try:
-        implementation = _REGISTRY[type(config)]
-    except KeyError:
-        raise TypeError(f"no coupling implements {type(config).__name__}") from None
-    return implementation(config, setting)

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from couplet.config.couplings import GeneratorInduced as GeneratorInducedConfig
-from couplet.couplings.base import Coupling, Pair, Predictors, Setting, implements
+from couplet.config.couplings import GeneratorInducedConfig
+from couplet.couplings.base import Coupling, Pair, Predictors, Setting
 
 
-@implements(GeneratorInducedConfig)
 class GeneratorInduced(Coupling):
     """With probability mu the clean image becomes ``f(x + r z, r)``, where f is the averaged model.
 

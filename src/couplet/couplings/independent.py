@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from couplet.config.couplings import Independent as IndependentConfig
-from couplet.couplings.base import Coupling, Pair, Setting, implements
+from couplet.config.couplings import IndependentConfig
+from couplet.couplings.base import Coupling, Pair, Setting
 
 
-@implements(IndependentConfig)
 class Independent(Coupling):
     """``p(x, z) = p(x) N(z; 0, I)``."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from couplet.config.couplings import MinibatchCoupling as MinibatchCouplingConfig
+from couplet.config.couplings import MinibatchCouplingConfig
 from couplet.couplings.base import Coupling, Pair, Setting
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from couplet.config.couplings import MinibatchOT as MinibatchOTConfig
-from couplet.couplings.base import implements
 from couplet.couplings.minibatch import MinibatchCoupling
 
 
@@ -37,7 +35,6 @@ def assignment(images: Tensor, noise: Tensor) -> Tensor:
     return cheapest(-(images.flatten(1).double() @ noise.flatten(1).double().T))
 
 
-@implements(MinibatchOTConfig)
 class MinibatchOT(MinibatchCoupling):
     """The assignment of least cost."""
 

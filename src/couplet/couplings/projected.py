@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from couplet.config.couplings import Projected as ProjectedConfig
-from couplet.couplings.base import Setting, implements
+from couplet.config.couplings import ProjectedConfig
+from couplet.couplings.base import Setting
 from couplet.couplings.minibatch import MinibatchCoupling
 from couplet.tensors import generator
 
@@ -29,7 +29,6 @@ def sorted_along(images: Tensor, noise: Tensor, directions: Tensor) -> Tensor:
     return partners[:, gains.argmax()]
 
 
-@implements(ProjectedConfig)
 class Projected(MinibatchCoupling):
     """The best of a few one-dimensional assignments, along directions that are the same for every batch.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from couplet.config.couplings import Sinkhorn as SinkhornConfig
-from couplet.couplings.base import Setting, implements
+from couplet.config.couplings import SinkhornConfig
+from couplet.couplings.base import Setting
 from couplet.couplings.minibatch import MinibatchCoupling
 
 
@@ -52,7 +52,6 @@ def greedy(score: Tensor) -> Tensor:
     return partner
 
 
-@implements(SinkhornConfig)
 class Sinkhorn(MinibatchCoupling):
     """The assignment that takes the largest entries of the entropic plan.
 

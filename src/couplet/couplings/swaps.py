@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from couplet.config.couplings import Swaps as SwapsConfig
-from couplet.couplings.base import Setting, implements
+from couplet.config.couplings import SwapsConfig
+from couplet.couplings.base import Setting
 from couplet.couplings.minibatch import MinibatchCoupling
 from couplet.tensors import generator
 
@@ -31,7 +31,6 @@ def swapped(images: Tensor, noise: Tensor, meetings: Tensor) -> Tensor:
     return partner
 
 
-@implements(SwapsConfig)
 class Swaps(MinibatchCoupling):
     """Rounds in which the images of a batch meet two by two (cf. Sadr and Gorji 2024, arXiv 2412.16385).
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from couplet.config.couplings import Variational as VariationalConfig
-from couplet.couplings.base import Coupling, Pair, Setting, implements
+from couplet.config.couplings import VariationalConfig
+from couplet.couplings.base import Coupling, Pair, Setting
 
 
 def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
@@ -20,7 +20,6 @@ def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
     return (0.5 * (std**2 + mean**2 - 1) - std.log()).flatten(1).sum(1)
 
 
-@implements(VariationalConfig)
 class Variational(Coupling):
     """``z' = mean(x) + std(x) z`` in place of z, at the price of the posterior's KL from N(0, I).
 
@@ -39,7 +38,7 @@ class Variational(Coupling):
             num_blocks=config.encoder.num_blocks,
         )
 
-    def encode(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    def posterior(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the noise of ``images``, each [b, c, h, w]."""
         levels = torch.zeros(len(images), device=images.device)
         output = self.encoder((images / self.sigma_data).float(), levels, labels)
@@ -47,11 +46,11 @@ class Variational(Coupling):
         return mean, F.softplus(raw)
 
     def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None, **context: Any) -> Pair:
-        mean, std = self.encode(images, labels)
+        mean, std = self.posterior(images, labels)
         kl = gaussian_kl(mean, std + self.posterior_floor)
         return Pair(images, noise * std + mean, labels, self.kl_weight * kl)
 
     def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Noise from the posterior of the generated images, as in training."""
-        mean, std = self.encode(images, labels)
+        mean, std = self.posterior(images, labels)
         return noise * std + mean

@@ -6,13 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from couplet.config.couplings import VariationalGenerator as VariationalGeneratorConfig
-from couplet.couplings.base import Coupling, Pair, Setting, implements
+from couplet.config.couplings import VariationalGeneratorConfig
+from couplet.couplings.base import Coupling, Pair, Setting
 from couplet.couplings.generator_induced import GeneratorInduced
 from couplet.couplings.variational import Variational
 
 
-@implements(VariationalGeneratorConfig)
 class VariationalGenerator(Coupling):
     """``z' = mean(x) + std(x) z``, and with probability mu the clean image becomes ``f(x + r z', r)``.
 
@@ -31,6 +30,9 @@ class VariationalGenerator(Coupling):
         encoded = self.variational(images, noise, labels, **context)
         made: Pair = self.generator(images, encoded.noise, labels, **context)
         return made._replace(penalty=encoded.penalty)
+
+    def posterior(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.variational.posterior(images, labels)
 
     def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Noise from the posterior of the generated images, as in training."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from couplet.config.recipes import KernelConfig
 from couplet.tensors import per_image
 
 
@@ -20,7 +20,6 @@ class Scalings(NamedTuple):
     c_in: Tensor
 
 
-@dataclass(frozen=True)
 class Kernel(ABC):
     """A Gaussian kernel ``x_t = signal(t) x + t z`` for t in [0, sigma_max].
 
@@ -30,9 +29,11 @@ class Kernel(ABC):
         sigma_data: the standard deviation of the data that the preconditioning assumes.
     """
 
-    sigma_min: float
-    sigma_max: float
-    sigma_data: float
+    def __init__(
+        self, config: KernelConfig, *, sigma_min: float, sigma_max: float, sigma_data: float
+    ) -> None:
+        self.config = config
+        self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
 
     @abstractmethod
     def signal(self, t: Tensor) -> Tensor:

@@ -8,15 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from couplet.config.recipes import DistanceConfig, ElementwisePseudoHuber, PseudoHuber, SquaredL2
+from couplet.config.recipes import ElementwisePseudoHuberConfig, PseudoHuberConfig, SquaredL2Config
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """Maps two batches [b, ...] of the same shape to distances >= 0 of shape [b]."""
 
 
-def ict_c(values: int) -> float:
-    """``c = 0.00054 sqrt(D)`` for D values per image (iCT, on pseudo-Huber)."""
-    return 0.00054 * math.sqrt(values)
+def ict_c(dimensions: int) -> float:
+    """``c = 0.00054 sqrt(D)`` for images of D dimensions (iCT)."""
+    return 0.00054 * math.sqrt(dimensions)
 
 
 def squared_l2(a: Tensor, b: Tensor) -> Tensor:
@@ -44,16 +44,31 @@ def elementwise_pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
     return (torch.sqrt((a - b).flatten(1).square() + c**2) - c).sum(1)
 
 
-def build(config: DistanceConfig, values: int) -> Distance:
-    """The configured distance for images of ``values`` = c h w values.
+class SquaredL2:
+    """``||a - b||²`` per image."""
 
-    Raises:
-        TypeError: no distance is known for the configuration's class.
-    """
-    if isinstance(config, SquaredL2):
-        return squared_l2
-    if isinstance(config, PseudoHuber | ElementwisePseudoHuber):
-        c = ict_c(values) if config.c is None else config.c
-        norm = isinstance(config, PseudoHuber)
-        return lambda a, b: (pseudo_huber if norm else elementwise_pseudo_huber)(a, b, c)
-    raise TypeError(f"no distance for {type(config).__name__}")
+    def __init__(self, config: SquaredL2Config, *, dimensions: int) -> None:
+        pass
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        return squared_l2(a, b)
+
+
+class PseudoHuber:
+    """:func:`pseudo_huber` with c from the settings, or iCT's for images of D = ``dimensions`` values."""
+
+    def __init__(self, config: PseudoHuberConfig, *, dimensions: int) -> None:
+        self.c = ict_c(dimensions) if config.c is None else config.c
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        return pseudo_huber(a, b, self.c)
+
+
+class ElementwisePseudoHuber:
+    """:func:`elementwise_pseudo_huber` with c from the settings, or iCT's."""
+
+    def __init__(self, config: ElementwisePseudoHuberConfig, *, dimensions: int) -> None:
+        self.c = ict_c(dimensions) if config.c is None else config.c
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        return elementwise_pseudo_huber(a, b, self.c)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from couplet.config.recipes import Recipe
+from couplet.config.recipes import WeightingConfig
 
 
 class Weighting(ABC):
     """Positive weights [b] of noise levels t > r >= 0 [b]."""
+
+    def __init__(self, config: WeightingConfig, *, sigma_data: float) -> None:
+        self.config, self.sigma_data = config, sigma_data
 
     @abstractmethod
     def __call__(self, t: Tensor, r: Tensor) -> Tensor:
@@ -30,15 +32,12 @@ class InverseGap(Weighting):
         return 1 / (t - r)
 
     def penalty_scale(self, t: float, r: float) -> float:
-        """The weight of the last pair: VCT scales its KL term so, hence it grows with the curriculum."""
+        """The weight of the last pair: VCT scales its KL term by it, so that it grows with the curriculum."""
         return 1 / (t - r)
 
 
-@dataclass(frozen=True)
 class Karras(Weighting):
     """``1/t² + 1/sigma_data²``, EDM's weight (ECT and VCT on ImageNet)."""
-
-    sigma_data: float
 
     def __call__(self, t: Tensor, r: Tensor) -> Tensor:
         return 1 / t**2 + 1 / self.sigma_data**2
@@ -49,13 +48,3 @@ class Uniform(Weighting):
 
     def __call__(self, t: Tensor, r: Tensor) -> Tensor:
         return torch.ones_like(t)
-
-
-def build(recipe: Recipe) -> Weighting:
-    """The recipe's weighting."""
-    known = {
-        "inverse_gap": InverseGap(),
-        "karras": Karras(recipe.sigma_data),
-        "uniform": Uniform(),
-    }
-    return known[recipe.weighting]

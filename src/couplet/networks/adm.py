@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from couplet.config.networks import ADMConfig
-from couplet.networks.base import Cell, Network, attention_heads, plan
+from couplet.networks.base import BlockPlan, Network, attention_heads, plan
 from couplet.networks.blocks import Conv2d, Init, Linear, Style, UNetBlock, group_norm
 from couplet.networks.embeddings import PositionalEmbedding
 
@@ -70,7 +70,7 @@ class ADM(Network):
             decoder_attention="all",
         )
 
-        def module(cell: Cell) -> nn.Module:
+        def module(cell: BlockPlan) -> nn.Module:
             if cell.role == "stem":
                 return Conv2d(cell.in_channels, cell.out_channels, 3, init=INIT)
             heads = attention_heads(cell, config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -75,12 +75,14 @@ class Network(nn.Module, ABC):
         return class_labels.to(like.dtype)
 
 
+T = TypeVar("T")
+
 Role = Literal["stem", "down", "up", "bottom", "block"]
 """``bottom``: the two blocks that open the decoder; ``block``: the others at one resolution."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class BlockPlan:
     """One module of the U-Net: the input convolution or a residual block."""
 
     name: str
@@ -106,10 +108,10 @@ class Cell:
 class Plan:
     """The U-Net, cell by cell, in the order of evaluation."""
 
-    encoder: tuple[Cell, ...]
+    encoder: tuple[BlockPlan, ...]
     """Every output is kept for the decoder."""
 
-    decoder: tuple[Cell, ...]
+    decoder: tuple[BlockPlan, ...]
     """Every ``block`` takes the last output kept, besides that of the cell before."""
 
     @property
@@ -151,10 +153,12 @@ def plan(
         role: Role,
         channels: tuple[int, int],
         attention: bool,
-    ) -> Cell:
+    ) -> BlockPlan:
         height = resolution >> level
-        dropout = config.dropout_at(level, height)
-        return Cell(f"{height}x{height}_{name}", role, *channels, dropout, attention)
+        dropout = _at(config.dropout, level)
+        if config.dropout_resolution is not None and height > config.dropout_resolution:
+            dropout = 0.0
+        return BlockPlan(f"{height}x{height}_{name}", role, *channels, dropout, attention)
 
     widths = [config.model_channels * factor for factor in config.channel_mult]
     attends = [resolution >> level in config.attn_resolutions for level in levels]
@@ -164,7 +168,7 @@ def plan(
     for level in levels:
         if level > 0:
             encoder.append(cell(level, "down", "down", (channels, channels), False))
-        for i in range(config.blocks_at(level)):
+        for i in range(_at(config.num_blocks, level)):
             shape = (channels, widths[level])
             encoder.append(cell(level, f"block{i}", "block", shape, attends[level]))
             channels = widths[level]
@@ -177,7 +181,7 @@ def plan(
     for level in reversed(levels):
         if level < levels[-1]:
             decoder.append(cell(level, "up", "up", (channels, channels), False))
-        last = config.blocks_at(level)
+        last = _at(config.num_blocks, level)
         for i in range(last + 1):
             attention = attends[level] and (decoder_attention == "all" or i == last)
             shape = (channels + kept.pop(), widths[level])
@@ -186,7 +190,12 @@ def plan(
     return Plan(tuple(encoder), tuple(decoder))
 
 
-def attention_heads(cell: Cell, config: MultiHeadConfig) -> int:
+def _at(setting: T | tuple[T, ...], level: int) -> T:
+    """The entry of a per-level setting, or the one value for all levels."""
+    return setting[level] if isinstance(setting, tuple) else setting
+
+
+def attention_heads(cell: BlockPlan, config: MultiHeadConfig) -> int:
     """Number of attention heads in ``cell``; 0 means no attention.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from couplet.networks.base import Cell
+from couplet.networks.base import BlockPlan
 
 Resampling = Literal["keep", "up", "down"]
 
@@ -185,7 +185,7 @@ class UNetBlock(nn.Module):
         style: what depends on the family of networks.
     """
 
-    def __init__(self, cell: Cell, *, embedding: int, heads: int, style: Style) -> None:
+    def __init__(self, cell: BlockPlan, *, embedding: int, heads: int, style: Style) -> None:
         super().__init__()
         inputs, outputs = cell.in_channels, cell.out_channels
         resampling: Resampling = "keep"

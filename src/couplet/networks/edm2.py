@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from couplet.config.networks import EDM2Config
-from couplet.networks.base import Cell, Network, attention_heads, plan
+from couplet.networks.base import BlockPlan, Network, attention_heads, plan
 from couplet.networks.embeddings import MPFourier
 
 RESIDUAL_BALANCE = 0.3
@@ -84,7 +84,7 @@ class EDM2Block(nn.Module):
         heads: number of attention heads; 0 for none.
     """
 
-    def __init__(self, cell: Cell, *, flavor: Literal["enc", "dec"], embedding: int, heads: int) -> None:
+    def __init__(self, cell: BlockPlan, *, flavor: Literal["enc", "dec"], embedding: int, heads: int) -> None:
         super().__init__()
         inputs, outputs = cell.in_channels, cell.out_channels
         self.flavor = flavor
@@ -178,7 +178,7 @@ class EDM2(Network):
             decoder_attention="all",
         )
 
-        def module(cell: Cell, flavor: Literal["enc", "dec"]) -> nn.Module:
+        def module(cell: BlockPlan, flavor: Literal["enc", "dec"]) -> nn.Module:
             if cell.role == "stem":
                 return MPConv(cell.in_channels, cell.out_channels, 3)
             heads = attention_heads(cell, config)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from couplet.config.networks import SongConfig
-from couplet.networks.base import Cell, Network, plan
+from couplet.networks.base import BlockPlan, Network, plan
 from couplet.networks.blocks import Conv2d, Init, Linear, Style, UNetBlock, group_norm
 from couplet.networks.embeddings import FourierEmbedding, PositionalEmbedding
 
@@ -106,7 +106,7 @@ class SongUNet(Network):
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
 
-def _encoder(cells: tuple[Cell, ...], embedding: int, style: Style, *, residual: bool) -> nn.ModuleDict:
+def _encoder(cells: tuple[BlockPlan, ...], embedding: int, style: Style, *, residual: bool) -> nn.ModuleDict:
     """The encoder; with ``residual``, a convolution of the level above after each "down" block."""
     modules = nn.ModuleDict()
     aux_channels = cells[0].in_channels
@@ -129,9 +129,9 @@ def _encoder(cells: tuple[Cell, ...], embedding: int, style: Style, *, residual:
     return modules
 
 
-def _decoder(cells: tuple[Cell, ...], embedding: int, style: Style) -> nn.ModuleDict:
+def _decoder(cells: tuple[BlockPlan, ...], embedding: int, style: Style) -> nn.ModuleDict:
     return nn.ModuleDict({cell.name: _block(cell, embedding, style) for cell in cells})
 
 
-def _block(cell: Cell, embedding: int, style: Style) -> UNetBlock:
+def _block(cell: BlockPlan, embedding: int, style: Style) -> UNetBlock:
     return UNetBlock(cell, embedding=embedding, heads=int(cell.attention), style=style)

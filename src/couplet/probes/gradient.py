@@ -6,14 +6,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from couplet.model import ConsistencyModel
-from couplet.training import Draws, Objective, consistency_loss
+from couplet.training.step import Batch, Draws, Models, Objective, consistency_loss
 
-Batch = tuple[Tensor, Tensor | None, Draws]
-"""Clean images [b, c, h, w], their one-hot labels [b, k] or None, and the randomness of a step."""
+
 
 
 class GradientVariance(NamedTuple):
@@ -31,10 +28,8 @@ class GradientVariance(NamedTuple):
 
 
 def gradient_variance(
-    model: ConsistencyModel,
-    average: ConsistencyModel,
-    frozen: ConsistencyModel | None,
-    batches: Iterable[Batch],
+    models: Models,
+    batches: Iterable[tuple[Batch, Draws]],
     *,
     objective: Objective,
     step: int,
@@ -42,43 +37,34 @@ def gradient_variance(
 ) -> GradientVariance:
     """``tr Cov(g)`` and ``||E g||²`` of a minibatch's gradient g of :func:`consistency_loss` (VCT).
 
-    By the network's parameters alone: those of a coupling have no counterpart in the others. Welford's update
-    keeps the mean gradient and a number, never the gradients.
+    With respect to the network's parameters alone: a coupling's have no counterpart in other couplings.
+    Welford's update holds the mean gradient and a number, never the gradients.
 
     Args:
-        model: where the gradient is taken, in training mode as in a step, so that dropout counts.
-        average: what the loss takes for its running average.
-        frozen: a pre-trained model for couplings that want one.
-        batches: two at least.
+        models: the gradient is taken of the first, in training mode as in a step, so that dropout counts.
+        batches: two at least, each with the randomness of a step.
         objective: the recipe's loss.
-        step: 0-based step k, which the curriculum depends on.
+        step: 0-based step k, on which the curriculum depends.
         microbatch: images that go through the network at once; None: a whole batch.
 
     Raises:
         ValueError: fewer than two batches.
     """
-    parameters = list(model.network.parameters())
+    parameters = list(models.online.network.parameters())
     mean = torch.zeros_like(parameters_to_vector(parameters).detach())
     count, squares = 0, 0.0
-    for images, labels, draws in batches:
+    for batch, draws in batches:
         count += 1
         gradient = torch.zeros_like(mean)
-        size = microbatch or len(images)
-        for number, begin in enumerate(range(0, len(images), size)):
+        images = len(batch.images)
+        size = microbatch or images
+        for number, begin in enumerate(range(0, images, size)):
             rows = slice(begin, begin + size)
-            terms = consistency_loss(
-                model,
-                average,
-                frozen,
-                images[rows],
-                None if labels is None else labels[rows],
-                draws.part(number, rows),
-                objective=objective,
-                step=step,
-            )
-            share = len(terms.distance) / len(images)
-            found = torch.autograd.grad(terms.loss * share, parameters, materialize_grads=True)
-            gradient += parameters_to_vector(found)
+            part = draws.part(number, rows)
+            terms = consistency_loss(models, batch.rows(rows), part, objective=objective, step=step)
+            share = len(terms.distance) / images
+            partial = torch.autograd.grad(terms.loss * share, parameters, materialize_grads=True)
+            gradient += parameters_to_vector(partial)
         gradient -= mean
         squares += float(gradient @ gradient) * (count - 1) / count
         mean += gradient / count

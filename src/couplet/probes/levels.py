@@ -9,19 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from couplet.couplings import Pair
-from couplet.losses import squared_l2
-from couplet.model import ConsistencyModel
-from couplet.training import Objective, couple
+from couplet.couplings.base import Pair
+from couplet.losses.distance import squared_l2
+from couplet.training.step import Batch, Models, Objective, couple
 
 
 class Coupled(NamedTuple):
     """A batch as a coupling is to be given it."""
 
-    images: Tensor
-    """Clean images in [-1, 1], [b, c, h, w]."""
-    labels: Tensor | None
-    """One-hot classes [b, k], or None."""
+    batch: Batch
     noise: Tensor
     """As the coupling arranged it, [b, c, h, w]."""
     uniform: Tensor
@@ -39,8 +35,7 @@ class Estimate(NamedTuple):
 
 
 def transport_cost(
-    model: ConsistencyModel,
-    frozen: ConsistencyModel | None,
+    models: Models,
     batches: Iterable[Coupled],
     levels: Sequence[float],
     *,
@@ -53,8 +48,7 @@ def transport_cost(
     drawn noise are the same at all levels, and so is the cost of all couplings but the generator-induced.
 
     Args:
-        model: a trained model in evaluation mode; stands for its running average too.
-        frozen: a pre-trained model for couplings that want one.
+        models: trained, in evaluation mode; the first is also the running average.
         batches: two images at least, in all.
         levels: noise levels t in (0, sigma_max].
         objective: the recipe's loss.
@@ -64,12 +58,11 @@ def transport_cost(
     def cost(pair: Pair, t: Tensor) -> Tensor:
         return squared_l2(pair.data, pair.noise)
 
-    return _estimates(model, frozen, batches, levels, cost, objective=objective, step=step)
+    return _estimates(models, batches, levels, cost, objective=objective, step=step)
 
 
 def regulariser(
-    model: ConsistencyModel,
-    frozen: ConsistencyModel | None,
+    models: Models,
     batches: Iterable[Coupled],
     levels: Sequence[float],
     *,
@@ -83,8 +76,7 @@ def regulariser(
     ``v_t(x) = (x - D(x, t))/t``, and the regulariser is ``E||x̂ - D(x_t, t)||²/t²``.
 
     Args:
-        model: a denoiser that was trained with pairs of the same coupling, in evaluation mode.
-        frozen: a pre-trained model for couplings that want one.
+        models: a denoiser that was trained with pairs of the same coupling, in evaluation mode.
         batches: two images at least, in all.
         levels: noise levels t in (0, sigma_max].
         objective: the recipe's loss.
@@ -93,16 +85,15 @@ def regulariser(
 
     def miss(pair: Pair, t: Tensor) -> Tensor:
         noisy = objective.kernel.noise(pair.data, pair.noise, t)
-        denoised = model(noisy, t, pair.labels, boundary=objective.boundary.training)
+        denoised = models.online(noisy, t, pair.labels, boundary=objective.boundary.training)
         return squared_l2(denoised, pair.data) / t**2
 
-    return _estimates(model, frozen, batches, levels, miss, objective=objective, step=step)
+    return _estimates(models, batches, levels, miss, objective=objective, step=step)
 
 
 @torch.no_grad()
 def _estimates(
-    model: ConsistencyModel,
-    frozen: ConsistencyModel | None,
+    models: Models,
     batches: Iterable[Coupled],
     levels: Sequence[float],
     value: Callable[[Pair, Tensor], Tensor],
@@ -112,23 +103,12 @@ def _estimates(
 ) -> list[Estimate]:
     """Mean over all images of ``value(pair, t)`` [b], at each level."""
     values: list[list[Tensor]] = [[] for _ in levels]
-    for images, labels, noise, uniform in batches:
-        for level, found in zip(levels, values, strict=True):
-            t = torch.full((len(images),), level, device=images.device)
-            pair = couple(
-                model,
-                model,
-                frozen,
-                images,
-                labels,
-                noise,
-                level=t,
-                uniform=uniform,
-                objective=objective,
-                step=step,
-            )
-            found.append(value(pair, t))
-    return [_estimate(level, torch.cat(found)) for level, found in zip(levels, values, strict=True)]
+    for batch, noise, uniform in batches:
+        for level, of_level in zip(levels, values, strict=True):
+            t = torch.full((len(noise),), level, device=noise.device)
+            pair = couple(models, batch, noise, level=t, uniform=uniform, objective=objective, step=step)
+            of_level.append(value(pair, t))
+    return [_estimate(level, torch.cat(of_level)) for level, of_level in zip(levels, values, strict=True)]
 
 
 def _estimate(level: float, values: Tensor) -> Estimate:

@@ -8,10 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from couplet.couplings import Variational
-from couplet.model import ConsistencyModel
 from couplet.probes.levels import Coupled
-from couplet.training import Objective, couple
+from couplet.training.step import Models, Objective, couple
 
 
 class Segment(NamedTuple):
@@ -30,9 +28,8 @@ class Segment(NamedTuple):
 
 @torch.no_grad()
 def plane(
-    model: ConsistencyModel,
-    frozen: ConsistencyModel | None,
-    batch: Coupled,
+    models: Models,
+    coupled: Coupled,
     classes: Tensor,
     noise: Tensor,
     *,
@@ -42,37 +39,31 @@ def plane(
     """One-step samples, training pairs and the noise of each class's mean.
 
     Args:
-        model: a trained model of points, [b, 2, 1, 1], in evaluation mode.
-        frozen: a pre-trained model for couplings that want one.
-        batch: points as the coupling is given them.
-        classes: class indices of ``batch``, [b].
+        models: trained on points, [b, 2, 1, 1], in evaluation mode; the first is also the running average.
+        coupled: points as the coupling is given them.
+        classes: class indices of the points, [b].
         noise: standard normal to generate from, [n, 2, 1, 1].
         objective: the recipe's loss.
         step: 0-based step k, which the share of generator-induced pairs depends on.
     """
+    model, points = models.online, coupled.batch.images
     top = model.kernel.sigma_max
-    means = torch.stack([batch.images[classes == k].mean(0) for k in classes.unique()])
-    made = model(top * noise, noise.new_full((len(noise),), top), None, boundary=objective.boundary.sampling)
-    nearest = torch.cdist(made.flatten(1), means.flatten(1)).argmin(1)
-    yield from _segments("sample", nearest, noise, made)
+    means = torch.stack([points[classes == k].mean(0) for k in classes.unique()])
+    levels = noise.new_full((len(noise),), top)
+    generated = model(top * noise, levels, None, boundary=objective.boundary.sampling)
+    nearest = torch.cdist(generated.flatten(1), means.flatten(1)).argmin(1)
+    yield from _segments("sample", nearest, noise, generated)
     pair = couple(
-        model,
-        model,
-        frozen,
-        batch.images,
-        batch.labels,
-        batch.noise,
-        level=batch.noise.new_full((len(batch.noise),), top),
-        uniform=batch.uniform,
+        models,
+        coupled.batch,
+        coupled.noise,
+        level=points.new_full((len(points),), top),
+        uniform=coupled.uniform,
         objective=objective,
         step=step,
     )
     yield from _segments("pair", classes, pair.data, pair.noise)
-    coupling = model.coupling
-    emitted = torch.zeros_like(means), torch.ones_like(means)
-    if isinstance(coupling, Variational):
-        emitted = coupling.encode(means, None)
-    yield from _segments("posterior", torch.arange(len(means)), *emitted)
+    yield from _segments("posterior", torch.arange(len(means)), *model.coupling.posterior(means, None))
 
 
 def _segments(part: str, components: Tensor, first: Tensor, second: Tensor) -> Iterator[Segment]:

@@ -17,7 +17,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from couplet.config.study import Dots, Evaluations, FigureConfig, Plane, Probe, Steps, Sweep
+from couplet.config.study import (
+    DotsConfig,
+    EvaluationsConfig,
+    FigureConfig,
+    PlaneConfig,
+    ProbeFigureConfig,
+    StepsConfig,
+    SweepConfig,
+)
 from couplet.files import replacing
 from couplet.reporting.figures import STYLE, log_scale, number
 
@@ -77,7 +85,7 @@ def render(figure: FigureConfig, rows: Sequence[Row], ylabel: str) -> Figure:
 
 
 @render.register
-def _dots(figure: Dots, rows: Sequence[Row], ylabel: str) -> Figure:
+def _dots(figure: DotsConfig, rows: Sequence[Row], ylabel: str) -> Figure:
     points = _by_seed(figure, rows, "row", "nfe")
     labels, nfes = _unique(rows, "row"), sorted(_unique(rows, "nfe"))
     marks = _styles([(labels[0], nfe) for nfe in nfes])
@@ -107,7 +115,7 @@ def _dots(figure: Dots, rows: Sequence[Row], ylabel: str) -> Figure:
 
 
 @render.register
-def _sweep(figure: Sweep, rows: Sequence[Row], ylabel: str) -> Figure:
+def _sweep(figure: SweepConfig, rows: Sequence[Row], ylabel: str) -> Figure:
     points = _by_seed(figure, rows, "row", "nfe", "x")
     picture, axes = _panels(1)
     _lines(axes[0], {((row, nfe), x): seeds for (row, nfe, x), seeds in points.items()})
@@ -145,7 +153,7 @@ def _log_with_zero(axes: Axes, xs: Sequence[float]) -> None:
 
 
 @render.register
-def _steps(figure: Steps, rows: Sequence[Row], ylabel: str) -> Figure:
+def _steps(figure: StepsConfig, rows: Sequence[Row], ylabel: str) -> Figure:
     points = _by_seed(figure, rows, "against", "row", "nfe", "x", together=("x",))
     values = [row["value"] for row in rows]
     picture, axes = _panels(len(figure.against), sharey=True)
@@ -192,7 +200,7 @@ def _unit(against: str, largest: float) -> tuple[float, str]:
 
 
 @render.register
-def _evaluations(figure: Evaluations, rows: Sequence[Row], ylabel: str) -> Figure:
+def _evaluations(figure: EvaluationsConfig, rows: Sequence[Row], ylabel: str) -> Figure:
     points = _by_seed(figure, rows, "row", "nfe")
     picture, axes = _panels(1)
     _lines(axes[0], {((row, None), nfe): seeds for (row, nfe), seeds in points.items()})
@@ -203,7 +211,7 @@ def _evaluations(figure: Evaluations, rows: Sequence[Row], ylabel: str) -> Figur
 
 
 @render.register
-def _probe(figure: Probe, rows: Sequence[Row], ylabel: str) -> Figure:
+def _probe(figure: ProbeFigureConfig, rows: Sequence[Row], ylabel: str) -> Figure:
     points = _by_seed(figure, rows, "row", "x")
     picture, axes = _panels(1)
     scale, label = 1.0, "noise level t"
@@ -236,7 +244,7 @@ DATA: dict[str, Any] = {
 
 
 @render.register
-def _plane(figure: Plane, rows: Sequence[Row], ylabel: str) -> Figure:
+def _plane(figure: PlaneConfig, rows: Sequence[Row], ylabel: str) -> Figure:
     _check(figure, rows, text=("row", "part"), numbers=("component", "x0", "y0", "x1", "y1"))
     for row in rows:
         for column, allowed in (("part", PARTS), ("component", (0, 1))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,24 @@ def lognormal_levels(normal: Tensor, config: ScheduleConfig, max_level: float) -
 
 
 class Schedule(ABC):
-    """Draws the noise levels t > r of a step: t of the student, r of the teacher."""
+    """Draws the noise levels t > r of a step: t of the student, r of the teacher.
+
+    Attributes:
+        config: the settings.
+        sigma_min: lowest noise level of the recipe.
+        sigma_max: highest noise level of the recipe.
+        max_level: largest t for which the kernel is defined; may be infinite.
+        total_steps: number of training steps K.
+        reaches_zero: whether r can be 0, where the teacher is the data itself.
+    """
+
+    reaches_zero: bool = True
+
+    def __init__(
+        self, config: Any, *, sigma_min: float, sigma_max: float, max_level: float, total_steps: int
+    ) -> None:
+        self.config, self.total_steps = config, total_steps
+        self.sigma_min, self.sigma_max, self.max_level = sigma_min, sigma_max, max_level
 
     @abstractmethod
     def draw_pair(self, step: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -36,5 +54,5 @@ class Schedule(ABC):
         return r
 
     @abstractmethod
-    def fineness(self, step: int) -> int:
-        """What the log shows of the schedule's progress: grid points N(k), or the stage."""
+    def curriculum(self, step: int) -> int:
+        """State of the curriculum for the log: number of noise levels N(k), or the stage."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from couplet.config.recipes import Continuous as ContinuousConfig
+from couplet.config.recipes import ContinuousConfig
 from couplet.schedules.base import Schedule, lognormal_levels
 
 
@@ -27,18 +27,14 @@ def const_mapping(t: Tensor, stage: int, *, q: float) -> Tensor:
 class Continuous(Schedule):
     """``t = exp(p_std n + p_mean)`` with n ~ N(0, 1), at most ``max_level``, and r = mapping(t)."""
 
-    def __init__(
-        self, config: ContinuousConfig, *, sigma_max: float, max_level: float, total_steps: int
-    ) -> None:
-        self.config, self.sigma_max = config, sigma_max
-        self.max_level, self.total_steps = max_level, total_steps
+    config: ContinuousConfig
 
-    def fineness(self, step: int) -> int:
+    def curriculum(self, step: int) -> int:
         return stage_of(step, self.total_steps, self.config.stages)
 
     def r_of(self, t: Tensor, step: int) -> Tensor:
         """The teacher's level for each t, same shape, 0 <= r < t."""
-        config, stage = self.config, self.fineness(step)
+        config, stage = self.config, self.curriculum(step)
         if config.mapping == "const":
             return const_mapping(t, stage, q=config.q)
         return sigmoid_mapping(t, stage, q=config.q, k=config.k, b=config.b)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from couplet.config.recipes import Denoising as DenoisingConfig
+from couplet.config.recipes import DenoisingConfig
 from couplet.schedules.base import Schedule, lognormal_levels
 
 
@@ -15,10 +15,9 @@ class Denoising(Schedule):
     The consistency loss is then ``w(t, 0) d(f(x_t, t), x)``, which E[x | x_t] minimises where d is squared.
     """
 
-    def __init__(self, config: DenoisingConfig, *, sigma_max: float, max_level: float) -> None:
-        self.config, self.sigma_max, self.max_level = config, sigma_max, max_level
+    config: DenoisingConfig
 
-    def fineness(self, step: int) -> int:
+    def curriculum(self, step: int) -> int:
         return 0
 
     def pair_at(self, step: int, normal: Tensor) -> tuple[Tensor, Tensor]:

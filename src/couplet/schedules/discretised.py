@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from couplet.config.recipes import Discretised as DiscretisedConfig
+from couplet.config.recipes import DiscretisedConfig
 from couplet.schedules.base import Schedule
 
 Curriculum = Literal["exponential", "square_root", "constant"]
@@ -53,12 +53,13 @@ def lognormal_probabilities(grid: Tensor, p_mean: float, p_std: float) -> Tensor
 class Discretised(Schedule):
     """r = sigma_i and t = sigma_{i+1} of the current grid, with i drawn from the interval's probability."""
 
-    def __init__(
-        self, config: DiscretisedConfig, *, sigma_min: float, sigma_max: float, total_steps: int
-    ) -> None:
-        self.config, self.total_steps = config, total_steps
-        # Grids change a handful of times in a training, probabilities with them.
-        self.grid = lru_cache(lambda n: sigma_grid(n, sigma_min, sigma_max, config.rho))
+    config: DiscretisedConfig
+    reaches_zero = False
+
+    def __init__(self, config: DiscretisedConfig, **context: Any) -> None:
+        super().__init__(config, **context)
+        # A run has a handful of grids.
+        self.grid = lru_cache(lambda n: sigma_grid(n, self.sigma_min, self.sigma_max, config.rho))
         self.probabilities = lru_cache(self._probabilities)
 
     def _probabilities(self, n: int) -> Tensor:
@@ -66,20 +67,20 @@ class Discretised(Schedule):
             return torch.full((n - 1,), 1 / (n - 1), dtype=torch.float64)
         return lognormal_probabilities(self.grid(n), self.config.p_mean, self.config.p_std)
 
-    def fineness(self, step: int) -> int:
+    def curriculum(self, step: int) -> int:
         config = self.config
         return grid_points(step, self.total_steps, config.s0, config.s1, config.curriculum)
 
     def pair_at(self, step: int, interval: Tensor) -> tuple[Tensor, Tensor]:
         """(t, r) of the given intervals i [n] in [0, N(k) - 2], float32 [n]."""
-        grid = self.grid(self.fineness(step)).to(interval.device, torch.float32)
+        grid = self.grid(self.curriculum(step)).to(interval.device, torch.float32)
         return grid[interval + 1], grid[interval]
 
     def draw_pair(self, step: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        probabilities = self.probabilities(self.fineness(step)).to(generator.device)
+        probabilities = self.probabilities(self.curriculum(step)).to(generator.device)
         interval = torch.multinomial(probabilities, n, replacement=True, generator=generator)
         return self.pair_at(step, interval)
 
     def last_pair(self, step: int) -> tuple[float, float]:
-        grid = self.grid(self.fineness(step))
+        grid = self.grid(self.curriculum(step))
         return float(grid[-1]), float(grid[-2])

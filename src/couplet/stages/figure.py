@@ -12,7 +12,16 @@ import torch
 
 from couplet.config import Cell, Layout, Params, Training
 from couplet.config.layout import record_of
-from couplet.config.study import Dots, Evaluations, FigureConfig, Plane, Probe, Steps, Study, Sweep
+from couplet.config.study import (
+    DotsConfig,
+    EvaluationsConfig,
+    FigureConfig,
+    PlaneConfig,
+    ProbeFigureConfig,
+    StepsConfig,
+    Study,
+    SweepConfig,
+)
 from couplet.data import Archive
 from couplet.errors import UserError
 from couplet.files import replacing, write_json
@@ -125,12 +134,12 @@ def _distances(
     ]
 
 
-def _dots(cells: _Cells, figure: Dots) -> Rows:
+def _dots(cells: _Cells, figure: DotsConfig) -> Rows:
     """Distances, each with what its training costs beside seconds."""
     return _distances(cells, more=lambda cell: {"evaluations": cells.evaluations_per_step(cell)})
 
 
-def _sweep(cells: _Cells, figure: Sweep) -> Rows:
+def _sweep(cells: _Cells, figure: SweepConfig) -> Rows:
     """Distances, each with the setting that is swept."""
     return _distances(
         cells,
@@ -139,7 +148,7 @@ def _sweep(cells: _Cells, figure: Sweep) -> Rows:
     )
 
 
-def _setting(training: Training, figure: Sweep) -> float:
+def _setting(training: Training, figure: SweepConfig) -> float:
     """The number under the figure's key in a training's settings.
 
     Raises:
@@ -158,7 +167,7 @@ def _setting(training: Training, figure: Sweep) -> float:
     return float(settings)
 
 
-def _steps(cells: _Cells, figure: Steps) -> Rows:
+def _steps(cells: _Cells, figure: StepsConfig) -> Rows:
     """Distances of all snapshots, at each kind of budget."""
     rows: Rows = []
     nfe = cells.params.select.nfe
@@ -185,7 +194,7 @@ def _per_step(cells: _Cells, cell: Cell, record: Mapping[str, Any], against: str
     return cells.evaluations_per_step(cell) if against == "evaluations" else 1.0
 
 
-def _probe(cells: _Cells, figure: Probe) -> Rows:
+def _probe(cells: _Cells, figure: ProbeFigureConfig) -> Rows:
     """A row per cell and noise level or snapshot."""
     x, value = ("step", "variance") if figure.probe == "gradient" else ("level", "mean")
     return [
@@ -195,7 +204,7 @@ def _probe(cells: _Cells, figure: Probe) -> Rows:
     ]
 
 
-def _plane(cells: _Cells, figure: Plane) -> Rows:
+def _plane(cells: _Cells, figure: PlaneConfig) -> Rows:
     """Points as the probe has them."""
     return [
         {
@@ -210,12 +219,12 @@ def _plane(cells: _Cells, figure: Plane) -> Rows:
 
 
 _COLLECT: dict[type[FigureConfig], Callable[[_Cells, Any], Rows]] = {
-    Dots: _dots,
-    Evaluations: lambda cells, figure: _distances(cells),
-    Sweep: _sweep,
-    Steps: _steps,
-    Probe: _probe,
-    Plane: _plane,
+    DotsConfig: _dots,
+    EvaluationsConfig: lambda cells, figure: _distances(cells),
+    SweepConfig: _sweep,
+    StepsConfig: _steps,
+    ProbeFigureConfig: _probe,
+    PlaneConfig: _plane,
 }
 
 YLABELS = {
@@ -283,12 +292,12 @@ def figure(params: Params, name: str, root: Path, out: Path) -> dict[str, Any]:
 
 
 def _statements(study: Study, rows: Rows) -> list[Any]:
-    if isinstance(study.figure, Plane):
+    if isinstance(study.figure, PlaneConfig):
         return []
-    if isinstance(study.figure, Steps):
+    if isinstance(study.figure, StepsConfig):
         rows = at_equal_budget(rows)
     place = ("nfe", "NFE")
-    if isinstance(study.figure, Probe):
+    if isinstance(study.figure, ProbeFigureConfig):
         place = ("x", "step" if study.figure.probe == "gradient" else "t =")
     return [
         found for comparison in study.compare for found in statements(rows, comparison, study.labels, *place)
@@ -300,7 +309,7 @@ def _measured(cells: _Cells, study: Study) -> str:
     params = cells.params
     counts = {sum(other.name == cell.name for other in cells.cells) for cell in cells.cells}
     seeds = "one seed" if counts == {1} else f"{' to '.join(map(str, sorted(counts)))} seeds each"
-    if isinstance(study.figure, Probe):
+    if isinstance(study.figure, ProbeFigureConfig):
         probe = params.probe
         what = (
             f"{probe.batches} minibatches at each snapshot's averaged weights"
@@ -308,12 +317,12 @@ def _measured(cells: _Cells, study: Study) -> str:
             else f"{probe.images} pairs at each noise level"
         )
         return f"{what}; {seeds}, bars are their standard deviation."
-    if isinstance(study.figure, Plane):
+    if isinstance(study.figure, PlaneConfig):
         return f"Nothing is averaged: {seeds}."
     extractor = params.extractor_named(params.measured()[0][1])
     if study.of_selection:
         select = params.select
-        which = "every" if isinstance(study.figure, Steps) else "the last"
+        which = "every" if isinstance(study.figure, StepsConfig) else "the last"
         what = f"{select.samples} samples of {which} snapshot against the {select.split} split"
     else:
         what = f"{params.sample.samples} samples of the selected snapshot against the training split"
@@ -340,15 +349,15 @@ def _budget(cells: _Cells) -> str:
 
 def _table(study: Study, rows: Rows) -> dict[str, Any]:
     """Means with their spread, for reading."""
-    if isinstance(study.figure, Plane):
+    if isinstance(study.figure, PlaneConfig):
         return {"columns": [], "rows": []}
     at = [key for key in ("against", "nfe", "x") if key in rows[0]]
-    if isinstance(study.figure, Steps):
+    if isinstance(study.figure, StepsConfig):
         rows, at = at_equal_budget(rows), ["against", "x"]
     columns, shown = ["", *at, "mean ± std"], []
     for key, values in summary(rows, ["row", *at]):
         shown.append([*map(_cell, key), spread(values)])
-    if isinstance(study.figure, Dots):
+    if isinstance(study.figure, DotsConfig):
         columns += ["training (s)", "network evaluations per image and step"]
         costs = summary(rows, ["row", "nfe", "evaluations"], of="seconds")
         for line, ((_, _, evaluations), seconds) in zip(shown, costs, strict=True):

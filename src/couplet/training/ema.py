@@ -1,17 +1,22 @@
-"""Running averages of the weights: each paper's decay, in torch's own container."""
+"""Running averages of the weights, with each paper's decay."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
-from couplet.config.recipes import GCEMA, ConstantEMA, EMAConfig, PowerEMA, WarmupEMA
+from couplet.config.recipes import (
+    ConstantEMAConfig,
+    EMAConfig,
+    EMAPyTorchConfig,
+    PowerEMAConfig,
+    WarmupEMAConfig,
+)
+from couplet.config.variants import build
+from couplet.model import ConsistencyModel
 
 Decay = Callable[[int], float]
 """Weight of the old average at the 0-based update n: ``ema = decay ema + (1 - decay) net``."""
@@ -31,43 +36,9 @@ def power_exponent(std: float) -> float:
     return float(roots.real.max())
 
 
-def power_std(gamma: float) -> float:
-    """The inverse of :func:`power_exponent`: ``sqrt((g + 1)/((g + 2)² (g + 3)))`` (EDM2, Eq. 123)."""
-    return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
-
-
 def power_decay(n: int, gamma: float) -> float:
     """``(1 - 1/(n + 1))^(gamma + 1)``, 0 at the first update (EDM2, Eq. 127, a step as unit)."""
     return (1 - 1 / (n + 1)) ** (gamma + 1)
-
-
-def posthoc_weights(
-    stored_at: NDArray[np.float64],
-    stored_gamma: NDArray[np.float64],
-    wanted_at: NDArray[np.float64],
-    wanted_gamma: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Weights that turn stored power-function averages into ones of other widths (EDM2, Alg. 3).
-
-    Args:
-        stored_at: when each of n averages was stored, in steps > 0, [n].
-        stored_gamma: the exponent of each, [n].
-        wanted_at: when the wanted averages end, [m].
-        wanted_gamma: the exponent of each, [m].
-
-    Returns:
-        Least-squares weights [n, m], each column summing to 1.
-    """
-    at, gamma = stored_at[:, None], stored_gamma[:, None]
-
-    def products(other_at: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Inner products of the stored averages' profiles, down, with others, across."""
-        power = np.where(at < other_at, other, -gamma)
-        scale = (gamma + other + 1) * np.maximum(at, other_at)
-        return (gamma + 1) * (other + 1) * (at / other_at) ** power / scale
-
-    weights = np.linalg.solve(products(stored_at, stored_gamma), products(wanted_at, wanted_gamma))
-    return weights / weights.sum(axis=0)
 
 
 def ema_pytorch_ramp(n: int, beta: float) -> float:
@@ -87,49 +58,66 @@ def ema_pytorch_decay(n: int, beta: float, *, every: int, start: int) -> float:
     return 0.0 if n <= first else ema_pytorch_ramp(n - start, beta)
 
 
-def decay_of(config: EMAConfig) -> Decay:
-    """The configured decay.
+class Constant:
+    """``beta`` at every update (iCT, ECT, VCT)."""
 
-    Raises:
-        TypeError: no decay is known for the configuration's class.
+    def __init__(self, config: ConstantEMAConfig) -> None:
+        self.beta = config.beta
+
+    def __call__(self, n: int) -> float:
+        return self.beta
+
+
+class Warmup:
+    """:func:`warmup_decay`."""
+
+    def __init__(self, config: WarmupEMAConfig) -> None:
+        self.beta = config.beta
+
+    def __call__(self, n: int) -> float:
+        return warmup_decay(n, self.beta)
+
+
+class Power:
+    """:func:`power_decay` of a relative width; ``inverted``, its complement, as VCT's released code has it."""
+
+    def __init__(self, config: PowerEMAConfig) -> None:
+        self.gamma, self.inverted = power_exponent(config.std), config.inverted
+
+    def __call__(self, n: int) -> float:
+        decay = power_decay(n, self.gamma)
+        return 1 - decay if self.inverted else decay
+
+
+class EMAPyTorch:
+    """:func:`ema_pytorch_decay` (GC)."""
+
+    def __init__(self, config: EMAPyTorchConfig) -> None:
+        self.config = config
+
+    def __call__(self, n: int) -> float:
+        config = self.config
+        return ema_pytorch_decay(n, config.beta, every=config.every, start=config.start)
+
+
+class Average:
+    """A running average of a model's parameters; buffers stay as copied, for no network here changes one.
+
+    Attributes:
+        module: the average, a copy of the model in evaluation mode and without gradients.
+        updates: number of updates so far.
     """
-    if isinstance(config, ConstantEMA):
-        return lambda n: config.beta
-    if isinstance(config, WarmupEMA):
-        return lambda n: warmup_decay(n, config.beta)
-    if isinstance(config, PowerEMA):
-        gamma = power_exponent(config.std)
-        if config.inverted:
-            return lambda n: 1 - power_decay(n, gamma)
-        return lambda n: power_decay(n, gamma)
-    if isinstance(config, GCEMA):
-        return lambda n: ema_pytorch_decay(n, config.beta, every=config.every, start=config.start)
-    raise TypeError(f"no EMA for {type(config).__name__}")
 
-
-class Average(AveragedModel):
-    """torch's container with an update that makes one call and never waits for the device.
-
-    Parameters are averaged; buffers stay as they were copied, as no network here changes one.
-    """
-
-    def __init__(self, model: nn.Module, decay: Decay) -> None:
-        super().__init__(model)
-        self.decay = decay
-        # AveragedModel copies at update 0; our decays decide that themselves, so its count starts at 1.
-        self.n_averaged.fill_(1)
+    def __init__(self, model: ConsistencyModel, config: EMAConfig) -> None:
+        self.module = deepcopy(model).requires_grad_(False).eval()
+        self.decay: Decay = build(config)
+        self.updates = 0
 
     @torch.no_grad()
-    def update_parameters(self, model: nn.Module) -> None:
-        """Moves the average towards the parameters of ``model``."""
-        beta = self.decay(int(self.n_averaged) - 1)
-        if beta < 1:
-            torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), 1 - beta)
-        self.n_averaged += 1
-
-
-def averaged(model: nn.Module, config: EMAConfig) -> Average:
-    """A running average of ``model``: at first its copy, in evaluation mode, without gradients."""
-    average = Average(model, decay_of(config))
-    average.requires_grad_(False).eval()
-    return average
+    def update(self, model: ConsistencyModel) -> None:
+        """Move the average towards the parameters of ``model``; never waits for the device."""
+        decay = self.decay(self.updates)
+        if decay < 1:
+            for average, value in zip(self.module.parameters(), model.parameters(), strict=True):
+                average.lerp_(value, 1 - decay)
+        self.updates += 1

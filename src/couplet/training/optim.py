@@ -1,23 +1,15 @@
-"""Optimisers and learning rates, from torch and lion-pytorch."""
+"""Optimisers, from torch and lion-pytorch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from couplet.config.recipes import (
-    Adam,
-    Cosine,
-    InverseSqrt,
-    LearningRateConfig,
-    Lion,
-    OptimizerConfig,
-    RAdam,
-)
+from couplet.config.recipes import AdamConfig, LionConfig, OptimizerConfig, RAdamConfig
+from couplet.config.variants import build
 from couplet.errors import UserError
 
 
@@ -29,12 +21,12 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
     gradient is zero. Gradients are the model's to put to zero.
 
     Raises:
-        UserError: the recipe wants Lion and lion-pytorch is not installed.
+        UserError: the recipe wants LionConfig and lion-pytorch is not installed.
         TypeError: no optimiser is known for the configuration's class.
     """
     parts: list[Tensor] = list(parameters)
     whole = nn.Parameter(torch.cat([part.detach().flatten() for part in parts]))
-    optimizer = _optimizer(config, whole)
+    optimizer: torch.optim.Optimizer = build(config, whole)
     views = [view.view_as(part) for view, part in zip(_split(whole, parts), parts, strict=True)]
 
     def gather(*context: Any) -> None:
@@ -44,7 +36,8 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
 
     @torch.no_grad()
     def scatter(*context: Any) -> None:
-        torch._foreach_copy_(parts, views)
+        for part, view in zip(parts, views, strict=True):
+            part.copy_(view)
         whole.grad = None
 
     optimizer.register_step_pre_hook(gather)
@@ -57,33 +50,30 @@ def _split(whole: Tensor, parts: list[Tensor]) -> tuple[Tensor, ...]:
     return whole.detach().split([part.numel() for part in parts])
 
 
-def _optimizer(config: OptimizerConfig, whole: nn.Parameter) -> torch.optim.Optimizer:
-    settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if isinstance(config, RAdam | Adam):
-        kind = torch.optim.RAdam if isinstance(config, RAdam) else torch.optim.Adam
-        return kind([whole], betas=(config.betas[0], config.betas[1]), foreach=True, **settings)
-    if isinstance(config, Lion):
-        try:
-            from lion_pytorch import Lion as LionOptimizer
-        except ModuleNotFoundError:
-            raise UserError(
-                "optimizer.kind = lion: lion-pytorch is not installed; pip install 'couplet[lion]'"
-            ) from None
-        return LionOptimizer([whole], betas=(config.betas[0], config.betas[1]), **settings)
-    raise TypeError(f"no optimiser for {type(config).__name__}")
+def radam(config: RAdamConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
+    """Rectified Adam."""
+    return torch.optim.RAdam(
+        [weights], config.lr, config.betas, weight_decay=config.weight_decay, foreach=True
+    )
 
 
-def learning_rate_factor(config: LearningRateConfig, step: int, total_steps: int) -> float:
-    """Factor on the learning rate at 0-based step k of K, in [0, 1].
+def adam(config: AdamConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
+    """Adam."""
+    return torch.optim.Adam(
+        [weights], config.lr, config.betas, weight_decay=config.weight_decay, foreach=True
+    )
 
-    inverse_sqrt (EDM2): ``1/sqrt(max(k/reference, 1))``. cosine: 1 up to ``flat`` K, then
-    ``floor + (1 - floor)(1 + cos(pi u))/2`` with u from 0 to 1. Warm-up multiplies by
-    (k + 1)/warmup.
+
+def lion(config: LionConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
+    """Lion, from lion-pytorch.
+
+    Raises:
+        UserError: lion-pytorch is not installed.
     """
-    factor = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    if isinstance(config, InverseSqrt):
-        factor /= math.sqrt(max(step / config.reference, 1))
-    if isinstance(config, Cosine):
-        done = max(0.0, (step / total_steps - config.flat) / (1 - config.flat))
-        factor *= config.floor + (1 - config.floor) * (1 + math.cos(math.pi * done)) / 2
-    return factor
+    try:
+        from lion_pytorch import Lion
+    except ModuleNotFoundError:
+        raise UserError(
+            "optimizer.kind = lion: lion-pytorch is not installed; pip install lion-pytorch"
+        ) from None
+    return Lion([weights], config.lr, config.betas, weight_decay=config.weight_decay)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,7 @@ from couplet.files import replacing
 from couplet.model import ConsistencyModel
 from couplet.networks.initial import LoadReport
 from couplet.training.ema import Average
+from couplet.training.step import Models
 
 
 class Damaged(UserError):
@@ -37,68 +38,66 @@ class State:
     model: ConsistencyModel
     ema: Average
     optimizer: Optimizer
+    frozen: ConsistencyModel | None = None
+    """The model of a frozen predictor; never changes and is not saved."""
     step: int = 0
     """Steps done."""
     seconds: float = 0.0
     """Wall time of the steps done, over all processes that worked on them."""
     loaded: LoadReport | None = None
-    """Which weights came from the recipe's `init_from`; not part of what is saved."""
+    """Which weights came from the recipe's `init_from`; not saved."""
     replaced: int = 0
     """Steps in which non-finite gradients were replaced, where the recipe allows it."""
-    code: list[str] = field(default_factory=list)
-    """Digests of the code that did the steps, the present code last."""
 
     @property
-    def averaged(self) -> ConsistencyModel:
-        """The running average as a model."""
-        return cast(ConsistencyModel, self.ema.module)
+    def models(self) -> Models:
+        """The models that a step evaluates."""
+        return Models(self.model, self.ema.module, self.frozen)
 
     def save(self, path: Path, *, key: str, data: str) -> None:
-        """Writes everything as one safetensors file with a SHA-256 of its content.
+        """Write everything as one safetensors file with a SHA-256 of its content.
 
         Args:
             path: the file.
-            key: identifies the configuration that may go on from it.
-            data: digest of the archive that may.
+            key: cache key of the run that may resume from it.
+            data: digest of the archive of the run's data set.
 
         Raises:
             UserError: the file cannot be written, or the disk is full.
         """
-        about = json.dumps(
-            {
-                "key": key,
-                "data": data,
-                "code": self.code,
-                "step": self.step,
-                "seconds": self.seconds,
-                "replaced": self.replaced,
-            }
-        )
+        header = {
+            "key": key,
+            "data": data,
+            "step": self.step,
+            "seconds": self.seconds,
+            "replaced": self.replaced,
+            "averaged": self.ema.updates,
+        }
         tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
-        content = serialise(tensors, {"couplet": about, "sha256": _digest(about, tensors)})
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
+        write_state(path, header, tensors)
 
-    def restore(self, path: Path, *, key: str, data: str, accept_code: bool = False) -> None:
-        """Takes over what :meth:`save` wrote, of other code only with ``accept_code``. Nothing is executed.
+    def restore(self, path: Path, *, key: str, data: str) -> None:
+        """Take over what :meth:`save` wrote. Nothing is executed.
 
         Raises:
             Damaged: the content is not what was saved.
-            UserError: the file cannot be read, or belongs to another configuration, archive or code.
+            UserError: the file cannot be read, or belongs to another run or archive.
         """
-        about, tensors = _read(path)
-        for name, found, wanted in (("configuration", about["key"], key), ("data set", about["data"], data)):
-            if found != wanted:
-                raise UserError(
-                    f"{path}: state of {name} {found}, this is {wanted}; "
-                    f"delete {path.parent} to start again, or choose another folder"
-                )
-        earlier: list[str] = about.get("code", [])
-        if not accept_code:
-            check_code(path, earlier, self.code)
+        header, tensors = read_state(path)
+        if header["data"] != data:
+            raise UserError(
+                f"{path}: state of data set {header['data'][:16]}, this is {data[:16]}; "
+                f"delete {path.parent} to start again, or choose another folder"
+            )
+        if header["key"] != key:
+            raise UserError(
+                f"{path}: state of a run with key {header['key']}, this is {key}: other settings, code or initial "
+                f"weights; delete {path.parent} to start again, choose another folder, or, if only code changed "
+                f"without changing a number, run `couplet adopt {path.parent}`"
+            )
         try:
             self.model.load_state_dict(_below("model.", tensors))
-            self.ema.load_state_dict(_below("ema.", tensors))
+            self.ema.module.load_state_dict(_below("ema.", tensors))
         except RuntimeError as error:
             cause = " ".join(str(error).split())
             raise UserError(f"{path}: does not fit the model as it is now: {cause}") from None
@@ -108,15 +107,15 @@ class State:
             state.setdefault(int(index), {})[field] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.step, self.seconds, self.replaced = about["step"], about["seconds"], about["replaced"]
-        self.code = earlier if earlier[-1:] == self.code else [*earlier, *self.code]
+        self.step, self.seconds, self.replaced = header["step"], header["seconds"], header["replaced"]
+        self.ema.updates = header["averaged"]
 
     def _tensors(self) -> dict[str, Tensor]:
-        """What is saved, by part and name."""
+        """Everything that is saved, by part and name."""
         moments = self.optimizer.state_dict()["state"]
         return {
             **{f"model.{name}": value for name, value in self.model.state_dict().items()},
-            **{f"ema.{name}": value for name, value in self.ema.state_dict().items()},
+            **{f"ema.{name}": value for name, value in self.ema.module.state_dict().items()},
             **{
                 f"optimizer.{index}.{name}": value
                 for index, fields in moments.items()
@@ -125,14 +124,12 @@ class State:
         }
 
 
-def check_code(path: Path, found: Sequence[str], present: Sequence[str]) -> None:
-    """Raises UserError if the code that left ``path``, the last of ``found``, is not the present one."""
-    if found[-1:] != present[-1:]:
-        left, this = (digests[-1][:8] if digests else "none" for digests in (found, present))
-        raise UserError(
-            f"{path}: left by other code of the training ({left}, this is {this}); delete {path.parent} to "
-            "start again, or give `couplet train --accept-code` if the edit changes no number"
-        )
+def write_state(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write a state file; see :meth:`State.save`."""
+    about = json.dumps(header)
+    content = serialise(dict(tensors), {"couplet": about, "sha256": _digest(about, tensors)})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -149,8 +146,8 @@ def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
     return sha256.hexdigest()
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Description and tensors of a file that :meth:`State.save` wrote.
+def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a file that :meth:`State.save` wrote.
 
     Raises:
         Damaged: the content is not what was saved.

@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
-from couplet import losses, schedules
 from couplet.config.recipes import Boundary, Recipe
-from couplet.couplings import Pair, Predictors
-from couplet.kernels import Kernel
+from couplet.config.variants import build
+from couplet.couplings.base import Pair, Predictors
+from couplet.kernels.base import Kernel
+from couplet.losses.weighting import Weighting
 from couplet.model import ConsistencyModel
+from couplet.schedules.base import Schedule
 from couplet.tensors import default_stream, per_image
-from couplet.training.masks import shared_masks
 
-Phase = Callable[[str], AbstractContextManager[object]]
-"""Called with the name of a part of a step, for a context that it runs in: a clock, a profiler's mark."""
+
+class Models(NamedTuple):
+    """The models that a step evaluates."""
+
+    online: ConsistencyModel
+    """In training."""
+    ema: ConsistencyModel
+    """Its running average: for couplings, and the teacher if the recipe says so."""
+    frozen: ConsistencyModel | None
+    """A finished model, for couplings whose predictor is frozen."""
+
+
+class Batch(NamedTuple):
+    """Training images."""
+
+    images: Tensor
+    """Clean images in [-1, 1], [b, c, h, w]."""
+    labels: Tensor | None
+    """One-hot classes [b, k], or None."""
+
+    def rows(self, chosen: slice) -> Batch:
+        """Some of the images, with their labels."""
+        return Batch(self.images[chosen], None if self.labels is None else self.labels[chosen])
 
 
 @dataclass(frozen=True)
@@ -28,23 +51,32 @@ class Objective:
     """A recipe's loss, ready to be applied to images of one size."""
 
     kernel: Kernel
-    schedule: schedules.Schedule
-    distance: losses.Distance
-    weighting: losses.Weighting
+    schedule: Schedule
+    distance: Callable[[Tensor, Tensor], Tensor]
+    """Maps two batches [b, ...] to distances >= 0, [b]."""
+    weighting: Weighting
     boundary: Boundary
     ema_teacher: bool
     total_steps: int
-    masks_once: bool = False
-    """Whether the teacher is given the student's dropout masks instead of drawing them again."""
 
 
-def build_objective(recipe: Recipe, kernel: Kernel, values: int) -> Objective:
-    """The recipe's objective for images of ``values`` = c h w values."""
+def build_objective(recipe: Recipe, kernel: Kernel, dimensions: int) -> Objective:
+    """The recipe's objective for images of ``dimensions`` = c h w values.
+
+    Raises:
+        UserError: a variant of the recipe has no implementation.
+    """
     return Objective(
         kernel=kernel,
-        schedule=schedules.build(recipe, max_level=kernel.max_level),
-        distance=losses.build_distance(recipe.distance, values),
-        weighting=losses.build_weighting(recipe),
+        schedule=build(
+            recipe.schedule,
+            sigma_min=recipe.sigma_min,
+            sigma_max=recipe.sigma_max,
+            max_level=kernel.max_level,
+            total_steps=recipe.steps,
+        ),
+        distance=build(recipe.distance, dimensions=dimensions),
+        weighting=build(recipe.weighting, sigma_data=recipe.sigma_data),
         boundary=recipe.boundary,
         ema_teacher=recipe.teacher == "ema",
         total_steps=recipe.steps,
@@ -66,9 +98,14 @@ class Draws(NamedTuple):
     """Student and teacher draw their dropout masks from this seed, the coupling from the next."""
 
     def part(self, number: int, rows: slice) -> Draws:
-        """Those of some images, the ``number``-th part of the batch, with dropout masks of its own."""
-        t, r, noise, uniform = (values[rows] for values in self[:4])
-        return Draws(t, r, noise, uniform, self.dropout_seed + 2 * number)
+        """The draws of some images, the ``number``-th part of the batch, with dropout masks of its own."""
+        return Draws(
+            t=self.t[rows],
+            r=self.r[rows],
+            noise=self.noise[rows],
+            uniform=self.uniform[rows],
+            dropout_seed=self.dropout_seed + 2 * number,
+        )
 
 
 class Terms(NamedTuple):
@@ -85,59 +122,54 @@ class Terms(NamedTuple):
     penalty_scale: float
     """Factor on the penalty at this step."""
 
+    def detached(self) -> Terms:
+        """The same without gradients."""
+        return self._replace(
+            loss=self.loss.detach(), distance=self.distance.detach(), penalty=self.penalty.detach()
+        )
 
-def consistency_loss(
-    model: ConsistencyModel,
-    ema: ConsistencyModel,
-    frozen: ConsistencyModel | None,
-    images: Tensor,
-    labels: Tensor | None,
-    draws: Draws,
-    *,
-    objective: Objective,
-    step: int,
-    phase: Phase = nullcontext,
-) -> Terms:
-    """The consistency-training loss of one batch, or of a part of one, at 0-based step k.
+    @classmethod
+    def joined(cls, parts: Sequence[Terms]) -> Terms:
+        """The terms of a batch from those of its parts, whose losses are shares of the mean."""
+        return cls(
+            loss=torch.stack([part.loss for part in parts]).sum(),
+            distance=torch.cat([part.distance for part in parts]),
+            weight=torch.cat([part.weight for part in parts]),
+            penalty=torch.cat([part.penalty for part in parts]),
+            penalty_scale=parts[0].penalty_scale,
+        )
+
+
+def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: Objective, step: int) -> Terms:
+    """The consistency-training loss of a batch, or of a part of one, at 0-based step k.
 
     ``mean_b( w(t, r) d( f(x_t, t), sg f(x_r, r) ) + scale penalty )`` (iCT, VCT): x_t
     and x_r are one coupled (data, noise) pair at two noise levels. The teacher is the model itself
-    without gradient, sees the same dropout mask, and is replaced by the data where r = 0, as
-    f(x, 0) = x.
+    without gradient and under the same dropout mask; at r = 0 it is replaced by the data, since f(x, 0) = x.
 
     Args:
-        model: the model in training, in training mode.
-        ema: its running average; used by couplings, and as teacher if the objective says so.
-        frozen: a pre-trained model for couplings that want one.
-        images: clean images in [-1, 1], [b, c, h, w].
-        labels: one-hot classes [b, k], or None.
+        models: the one in training is in training mode.
+        batch: clean images with their labels.
         draws: the step's randomness.
         objective: the recipe's loss.
-        step: k, which the curriculum depends on.
-        phase: told what is going on.
+        step: k, on which the curriculum depends.
     """
-    t, r, device = draws.t, draws.r, images.device
-    kernel = objective.kernel
-    with phase("coupling"), default_stream(device, draws.dropout_seed + 1):
+    t, r, device = draws.t, draws.r, batch.images.device
+    with record_function("coupling"), default_stream(device, draws.dropout_seed + 1):
+        level = objective.schedule.coupling_level(t, r)
         pair = couple(
-            model,
-            ema,
-            frozen,
-            images,
-            labels,
-            draws.noise,
-            level=objective.schedule.coupling_level(t, r),
-            uniform=draws.uniform,
-            objective=objective,
-            step=step,
+            models, batch, draws.noise, level=level, uniform=draws.uniform, objective=objective, step=step
         )
-    drawn, drawn_again = shared_masks(device, draws.dropout_seed, once=objective.masks_once)
-    with phase("student"), drawn:
-        x_t = kernel.noise(pair.data, pair.noise, t)
-        student = model(x_t, t, pair.labels, boundary=objective.boundary.training)
-    teacher = ema if objective.ema_teacher else model
+    with record_function("student"), default_stream(device, draws.dropout_seed):
+        x_t = objective.kernel.noise(pair.data, pair.noise, t)
+        student = models.online(x_t, t, pair.labels, boundary=objective.boundary.training)
+    teacher = models.ema if objective.ema_teacher else models.online
     # An averaged teacher has the student's dropout too; otherwise it stays in evaluation mode.
-    with phase("teacher"), drawn_again, _in_mode(teacher, model.training):
+    with (
+        record_function("teacher"),
+        default_stream(device, draws.dropout_seed),
+        _in_mode(teacher, models.online.training),
+    ):
         target = _denoise(teacher, objective, pair.data, pair.noise, r, pair.labels)
     distance = objective.distance(student, target)
     weight = objective.weighting(t, r)
@@ -147,11 +179,8 @@ def consistency_loss(
 
 
 def couple(
-    model: ConsistencyModel,
-    ema: ConsistencyModel,
-    frozen: ConsistencyModel | None,
-    images: Tensor,
-    labels: Tensor | None,
+    models: Models,
+    batch: Batch,
     noise: Tensor,
     *,
     level: Tensor,
@@ -159,28 +188,25 @@ def couple(
     objective: Objective,
     step: int,
 ) -> Pair:
-    """The pairs that the coupling of ``model`` makes of a batch at 0-based step k.
+    """The pairs that the coupling of the model in training makes of a batch at 0-based step k.
 
     Args:
-        model: whose coupling it is; it predicts, where the coupling asks for it, in the mode that it is in.
-        ema: its running average.
-        frozen: a pre-trained model for couplings that want one.
-        images: clean images in [-1, 1], [b, c, h, w].
-        labels: one-hot classes [b, k], or None.
+        models: each predicts, where the coupling asks for it, in the mode that it is in.
+        batch: clean images with their labels.
         noise: as the coupling arranged it, [b, c, h, w].
-        level: noise levels at which a data end is made, [b].
+        level: noise levels at which a data endpoint is made, [b].
         uniform: in [0, 1), for couplings that choose at random, [b].
         objective: the recipe's loss.
-        step: k, which the share of generator-induced pairs depends on.
+        step: k, on which the share of generator-induced pairs depends.
     """
-    online, average = partial(_denoise, model, objective), partial(_denoise, ema, objective)
-    pretrained = None if frozen is None else partial(_denoise, frozen, objective)
-    pair: Pair = model.coupling(
-        images,
+    online, average = (partial(_denoise, model, objective) for model in models[:2])
+    frozen = None if models.frozen is None else partial(_denoise, models.frozen, objective)
+    pair: Pair = models.online.coupling(
+        batch.images,
         noise,
-        labels,
+        batch.labels,
         level=level,
-        predictors=Predictors(online, average, pretrained),
+        predictors=Predictors(online, average, frozen),
         progress=step / objective.total_steps,
         uniform=uniform,
     )
@@ -210,6 +236,10 @@ def _denoise(
     labels: Tensor | None,
 ) -> Tensor:
     """f(x_r, r), and the data itself where r = 0, without evaluating the network at ln 0."""
+    if not objective.schedule.reaches_zero:
+        # Nothing to look up, so that a GPU is not waited for.
+        noisy = objective.kernel.noise(data, noise, level)
+        return source(noisy, level, labels, boundary=objective.boundary.training)
     clean = level == 0
     if clean.all():
         return data.detach()

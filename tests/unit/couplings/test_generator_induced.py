@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from couplet.config.couplings import GeneratorInduced
+from couplet.config.couplings import GeneratorInducedConfig
 from couplet.couplings import Predictors, Setting, build
 
 B = 2000
 
 
 def make(**settings):
-    return build(GeneratorInduced(**settings), Setting(1, 0.5, None))
+    return build(GeneratorInducedConfig(**settings), Setting(1, 0.5, None))
 
 
 def forward(coupling, *, b=B, uniform=None, progress=0.0, predictors=None, labels=None):

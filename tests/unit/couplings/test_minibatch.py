@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from couplet.config.couplings import CouplingConfig, MinibatchCoupling
+from couplet.config.couplings import CouplingConfig, MinibatchCouplingConfig
 from couplet.couplings import Setting, assignment, build
 
 KINDS = sorted(
-    kind for kind, config in CouplingConfig.family.items() if issubclass(config, MinibatchCoupling)
+    kind for kind, config in CouplingConfig.family.items() if issubclass(config, MinibatchCouplingConfig)
 )
 
 

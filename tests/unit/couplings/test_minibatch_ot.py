@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from couplet.config.couplings import MinibatchOT
+from couplet.config.couplings import MinibatchOTConfig
 from couplet.couplings import Setting, assignment, build
 
 
@@ -60,6 +60,6 @@ def test_keeps_gradients_out_of_the_solver():
 
 def test_the_coupling_takes_that_permutation():
     images, noise = torch.randn(2, 16, 1, 2, 2)
-    dealt = build(MinibatchOT(), Setting(1, 0.5, None)).arrange(images, noise)
+    dealt = build(MinibatchOTConfig(), Setting(1, 0.5, None)).arrange(images, noise)
     assert torch.equal(dealt, noise[assignment(images, noise)])
     assert not torch.equal(dealt, noise)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from couplet.config.couplings import Projected
+from couplet.config.couplings import ProjectedConfig
 from couplet.couplings import Setting, assignment, build, sorted_along
 
 
@@ -48,7 +48,7 @@ def test_seed_and_number_of_directions_matter():
     images, noise = torch.randn(2, 20, 1, 3, 3)
 
     def assigned(**settings):
-        return build(Projected(**settings), Setting(1, 0.5, None)).assign(images, noise)
+        return build(ProjectedConfig(**settings), Setting(1, 0.5, None)).assign(images, noise)
 
     first = assigned(directions=1)
     assert torch.equal(assigned(directions=1, seed=0), first)

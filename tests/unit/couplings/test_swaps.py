@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from couplet.config.couplings import Swaps
+from couplet.config.couplings import SwapsConfig
 from couplet.couplings import Setting, assignment, build, swapped
 
 
@@ -54,7 +54,7 @@ def test_more_rounds_and_other_seeds_matter():
     images, noise = torch.randn(2, 32, 1, 3, 3)
 
     def assigned(**settings):
-        return build(Swaps(**settings), Setting(1, 0.5, None)).assign(images, noise)
+        return build(SwapsConfig(**settings), Setting(1, 0.5, None)).assign(images, noise)
 
     few, many = assigned(rounds=2), assigned(rounds=64)
     assert cost(images, noise, many) < cost(images, noise, few)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from couplet.config.couplings import Variational
+from couplet.config.couplings import VariationalConfig
 from couplet.config.networks import NetworkConfig, shrink
 from couplet.couplings import Setting, build, gaussian_kl
 from couplet.networks import build as build_network
@@ -31,7 +31,7 @@ def make(kl_weight=30.0, sigma_data=0.5):
         assert (out_channels, model_channels, num_blocks) == (4, 16, 2)
         return Encoder(out_channels)
 
-    settings = Variational(kl_weight=kl_weight, encoder={"model_channels": 16, "num_blocks": 2})
+    settings = VariationalConfig(kl_weight=kl_weight, encoder={"model_channels": 16, "num_blocks": 2})
     return build(settings, Setting(channels=2, sigma_data=sigma_data, make_network=network))
 
 
@@ -121,7 +121,7 @@ def test_starts_at_mean_zero_and_deviation_log_two(kind):
         small = shrink(config, model_channels, num_blocks)
         return build_network(small, in_channels=1, out_channels=out_channels, resolution=8)
 
-    settings = Variational(encoder={"model_channels": 8})
+    settings = VariationalConfig(encoder={"model_channels": 8})
     coupling = build(settings, Setting(channels=1, sigma_data=0.5, make_network=network))
     mean, std = coupling.encode(torch.randn(4, 1, 8, 8), None)
     assert mean.shape == std.shape == (4, 1, 8, 8)

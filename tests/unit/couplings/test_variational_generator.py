@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from couplet.config.couplings import GeneratorInduced, Variational, VariationalGenerator
+from couplet.config.couplings import GeneratorInducedConfig, VariationalConfig, VariationalGeneratorConfig
 from couplet.couplings import Predictors, Setting, build
 
 B = 12
@@ -49,9 +49,9 @@ def call():
 
 
 def test_noise_and_penalty_are_those_of_the_encoder_whatever_mu(call):
-    alone = call(Variational(kl_weight=3.0))
+    alone = call(VariationalConfig(kl_weight=3.0))
     for mu in (0.0, 0.5, 1.0):
-        pair = call(VariationalGenerator(kl_weight=3.0, mu=mu))
+        pair = call(VariationalGeneratorConfig(kl_weight=3.0, mu=mu))
         assert torch.equal(pair.noise, alone.noise)
         assert torch.equal(pair.penalty, alone.penalty)
     assert (alone.penalty > 0).all()
@@ -59,15 +59,15 @@ def test_noise_and_penalty_are_those_of_the_encoder_whatever_mu(call):
 
 @pytest.mark.parametrize("mu", [0.0, 0.5, 1.0])
 def test_data_end_is_the_generators(call, mu):
-    pair = call(VariationalGenerator(mu=mu))
-    wanted = call(GeneratorInduced(mu=mu), noise=pair.noise)
+    pair = call(VariationalGeneratorConfig(mu=mu))
+    wanted = call(GeneratorInducedConfig(mu=mu), noise=pair.noise)
     assert torch.equal(pair.data, wanted.data)
     if mu:
-        assert not torch.equal(pair.data, call(GeneratorInduced(mu=mu)).data)
+        assert not torch.equal(pair.data, call(GeneratorInducedConfig(mu=mu)).data)
 
 
 def test_encoder_learns_through_its_noise_and_not_through_the_data_end(call):
-    pair = call(VariationalGenerator(mu=1.0))
+    pair = call(VariationalGeneratorConfig(mu=1.0))
     assert not pair.data.requires_grad
     assert pair.noise.requires_grad
     assert pair.penalty.requires_grad
@@ -75,19 +75,23 @@ def test_encoder_learns_through_its_noise_and_not_through_the_data_end(call):
 
 def test_sampling_encodes_again():
     images, noise = torch.randn(2, B, 1, 3, 3)
-    found = build(VariationalGenerator(), SETTING).renoise(images, noise, None)
-    assert torch.equal(found, build(Variational(), SETTING).renoise(images, noise, None))
+    found = build(VariationalGeneratorConfig(), SETTING).renoise(images, noise, None)
+    assert torch.equal(found, build(VariationalConfig(), SETTING).renoise(images, noise, None))
     assert not torch.equal(found, noise)
 
 
 def test_asks_for_the_predictions_of_the_generator():
-    assert build(VariationalGenerator(mu=0.2, mu_end=0.6), SETTING).predictions == pytest.approx(0.4)
+    assert build(VariationalGeneratorConfig(mu=0.2, mu_end=0.6), SETTING).predictions == pytest.approx(0.4)
 
 
 def test_has_the_settings_of_both():
-    both = {**Variational().model_dump(), **GeneratorInduced().model_dump(), "kind": "vae_generator"}
-    assert VariationalGenerator().model_dump() == both
-    assert VariationalGenerator(predictor="frozen").wants_frozen
+    both = {
+        **VariationalConfig().model_dump(),
+        **GeneratorInducedConfig().model_dump(),
+        "kind": "vae_generator",
+    }
+    assert VariationalGeneratorConfig().model_dump() == both
+    assert VariationalGeneratorConfig(predictor="frozen").wants_frozen
     for wrong in ({"mu": 1.5}, {"kl_weight": -1.0}, {"parts": 2}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            VariationalGenerator(**wrong)
+            VariationalGeneratorConfig(**wrong)

@@ -3,7 +3,7 @@
 import pytest
 
 from couplet.config.base import Invalid, located
-from couplet.config.datasets import DatasetConfig, HeldOut, Images, from_path
+from couplet.config.datasets import DatasetConfig, HeldOutConfig, ImagesConfig, from_path
 from couplet.errors import UserError
 
 KINDS = {
@@ -86,8 +86,8 @@ def test_wrong_settings_are_named(settings, message):
 
 def test_images_stand_in_for_a_named_kind():
     config = from_path("cifar10", "cifar10-jpeg.tar.xz")
-    assert config == Images(path="cifar10-jpeg.tar.xz", resolution=32, channels=3)
-    assert from_path("mnist", "t10k") == Images(path="t10k", resolution=28, channels=1)
+    assert config == ImagesConfig(path="cifar10-jpeg.tar.xz", resolution=32, channels=3)
+    assert from_path("mnist", "t10k") == ImagesConfig(path="t10k", resolution=28, channels=1)
     celeba = from_path("celeba64", "faces", test_images=7, skip_corrupt=True)
     assert (celeba.crop, celeba.test_images) == ("resize-center-crop-lanczos", 7)
     assert celeba.skip_corrupt
@@ -95,7 +95,7 @@ def test_images_stand_in_for_a_named_kind():
 
 
 def test_images_of_another_name_need_a_resolution():
-    assert from_path("pets", "p", resolution=48) == Images(path="p", resolution=48)
+    assert from_path("pets", "p", resolution=48) == ImagesConfig(path="p", resolution=48)
     with pytest.raises(UserError, match="data set pets: needs a resolution"):
         from_path("pets", "p")
     with pytest.raises(UserError, match="data set pets: resolution = -3"):
@@ -103,5 +103,5 @@ def test_images_of_another_name_need_a_resolution():
 
 
 def test_held_out_is_no_kind():
-    assert HeldOut.family is DatasetConfig.family
+    assert HeldOutConfig.family is DatasetConfig.family
     assert "held_out" not in DatasetConfig.family

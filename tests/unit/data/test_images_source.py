@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from couplet.config.datasets import Images
+from couplet.config.datasets import ImagesConfig
 from couplet.data import Archive
 from couplet.data.sources.base import hold_out
 from couplet.errors import UserError
@@ -42,7 +42,7 @@ def grown(folder, files):
 
 
 def prepared(tmp_path, path, *, workers=1, **settings):
-    config = Images(path=str(path), **{"resolution": 8, **settings})
+    config = ImagesConfig(path=str(path), **{"resolution": 8, **settings})
     card = prepare("mine", config, tmp_path / "archive", raw=tmp_path / "raw", workers=workers)
     return card, Archive(tmp_path / "archive")
 

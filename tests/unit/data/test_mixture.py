@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from couplet.config.base import Invalid, located
-from couplet.config.datasets import DatasetConfig, Mixture
+from couplet.config.datasets import DatasetConfig, MixtureConfig
 from couplet.data import Archive, read, to_float
 from couplet.data.preview import are_points, scatter
 from couplet.stages.prepare import prepare
@@ -16,7 +16,7 @@ NOWHERE = Path("no-such-folder")
 
 
 def drawn(**settings):
-    with read(Mixture(**settings), NOWHERE) as source:
+    with read(MixtureConfig(**settings), NOWHERE) as source:
         return source
 
 
@@ -95,7 +95,7 @@ def test_wrong_settings_are_named(settings, message):
 
 def test_archive_and_its_picture(tmp_path):
     """The picture has a dot of its class's colour at every point and nothing else but axes."""
-    card = prepare("toy", Mixture(points=300, test_points=20), tmp_path / "toy", raw=NOWHERE)
+    card = prepare("toy", MixtureConfig(points=300, test_points=20), tmp_path / "toy", raw=NOWHERE)
     assert (card.shape, card.counts) == ((1, 1, 2), {"train": 300, "test": 20})
     assert card.source == (
         "equal mixture of two Gaussians, means (0, 0.5) and (0, -0.5), standard deviation 0.1, seed 0"

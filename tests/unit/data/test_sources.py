@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from couplet.config.datasets import DatasetConfig, Digits
+from couplet.config.datasets import DatasetConfig, DigitsConfig
 from couplet.data import Source, Split, read, reads
 from couplet.data.archive import Archive
 from couplet.data.sources import base
@@ -24,7 +24,7 @@ def digits():
 
 
 def digits_of(test_images):
-    with read(Digits(test_images=test_images), NOWHERE) as source:
+    with read(DigitsConfig(test_images=test_images), NOWHERE) as source:
         return source
 
 
@@ -108,7 +108,7 @@ def test_one_function_adds_a_kind(tmp_path, monkeypatch):
 
 def test_digits_archive_keeps_its_bytes(tmp_path):
     """The digests of the archives that the first version wrote."""
-    card = prepare("digits", Digits(), tmp_path, raw=NOWHERE)
+    card = prepare("digits", DigitsConfig(), tmp_path, raw=NOWHERE)
     assert {name: digest[:16] for name, digest in card.files.items()} == {
         "train-images.npy": "c2fef9269c844278",
         "train-labels.npy": "e436347a49fad5a3",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from couplet.config.extractors import Classifier, ExtractorConfig
+from couplet.config.extractors import ClassifierConfig, ExtractorConfig
 from couplet.data import Archive, Split, to_float
 from couplet.errors import UserError
 from couplet.files import sha256
@@ -24,7 +24,7 @@ from couplet.metrics.extractor import (
 from couplet.stages.features import extractor_of, features
 
 CPU = torch.device("cpu")
-SMALL = Classifier(channels=(4,), features=3, steps=60, batch=16)
+SMALL = ClassifierConfig(channels=(4,), features=3, steps=60, batch=16)
 
 
 def test_writes_a_classifier_and_its_card(make_archive, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from couplet.config.extractors import DinoV2
+from couplet.config.extractors import DinoV2Config
 from couplet.errors import UserError
 from couplet.files import sha256
 from couplet.metrics.extractor import DinoV2Extractor
@@ -30,7 +30,7 @@ def network(side: int):
 
 def extractor(path, **settings) -> DinoV2Extractor:
     defaults = {"architecture": "test_vit", "sha256": sha256(path)}
-    config = DinoV2(weights=str(path), **(defaults | settings))
+    config = DinoV2Config(weights=str(path), **(defaults | settings))
     return DinoV2Extractor.load(config, path.parent, CPU)
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from couplet.config import Cell, Measurement
-from couplet.config.datasets import Digits
-from couplet.config.extractors import Inception
+from couplet.config.datasets import DigitsConfig
+from couplet.config.extractors import InceptionConfig
 from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
 from couplet.data import Archive
 from couplet.errors import UserError
@@ -31,7 +31,7 @@ def place(make_archive, narrow_inception_file, tmp_path, monkeypatch):
     """Features and statistics of colour images without a test split, samples of two NFE, and settings."""
     for stage in (evaluate, select):
         monkeypatch.setattr(stage, "check_trained", lambda settings, train: None)
-    config = Inception(weights=str(narrow_inception_file), sha256=sha256(narrow_inception_file))
+    config = InceptionConfig(weights=str(narrow_inception_file), sha256=sha256(narrow_inception_file))
     data = make_archive(train=30, channels=3, classes=())
     features(config, data, tmp_path / "features", CPU)
     reference(data, tmp_path / "features", tmp_path / "reference", CPU, lambda done: None)
@@ -43,7 +43,7 @@ def place(make_archive, narrow_inception_file, tmp_path, monkeypatch):
     measurement = Measurement(
         mid_sigmas=(0.8,),
         boundary=False,
-        dataset=Digits(),
+        dataset=DigitsConfig(),
         features=config,
         sample=SampleConfig(samples=COUNT, nfe=(1, 2)),
         select=SelectConfig(),

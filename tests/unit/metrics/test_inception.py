@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from couplet.config.extractors import INCEPTION_TORCHSCRIPT, Inception
+from couplet.config.extractors import INCEPTION_TORCHSCRIPT, InceptionConfig
 from couplet.errors import UserError
 from couplet.files import sha256
 from couplet.metrics import frechet_distance, measure
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def extractor(path: Path, **settings) -> InceptionExtractor:
-    config = Inception(weights=str(path), **{"sha256": sha256(path), "batch": 16, **settings})
+    config = InceptionConfig(weights=str(path), **{"sha256": sha256(path), "batch": 16, **settings})
     return InceptionExtractor.load(config, path.parent, CPU)
 
 
@@ -192,7 +192,7 @@ def test_a_file_with_another_digest_is_refused_and_not_run(inception_file, monke
 
 
 def test_a_file_that_is_missing(tmp_path):
-    config = Inception(weights=str(tmp_path / "none.pt"))
+    config = InceptionConfig(weights=str(tmp_path / "none.pt"))
     with pytest.raises(UserError, match=r"none\.pt: cannot be read \(No such file.*features\.NAME\.weights"):
         InceptionExtractor.load(config, tmp_path, CPU)
 
@@ -236,7 +236,7 @@ def test_a_download_that_fails_says_what_to_do(cache, monkeypatch, error):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     with pytest.raises(UserError) as caught:
-        InceptionExtractor.load(Inception(), cache.parent, CPU)
+        InceptionExtractor.load(InceptionConfig(), cache.parent, CPU)
     message = str(caught.value)
     assert message.startswith("https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/")
     assert "features.NAME.weights" in message
@@ -255,11 +255,11 @@ def test_a_download_goes_to_the_cache_once_and_is_checked(cache, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     for _ in range(2):
         with pytest.raises(UserError, match=rf"{INCEPTION_TORCHSCRIPT} as features\.NAME\.sha256 asks"):
-            InceptionExtractor.load(Inception(), cache.parent, CPU)
+            InceptionExtractor.load(InceptionConfig(), cache.parent, CPU)
     assert asked == [("inception-2015-12-05.pt", INCEPTION_TORCHSCRIPT)]
     assert cache.read_bytes() == b"damaged on the way"
 
 
 def test_nothing_is_downloaded_for_a_digest_that_nobody_published(cache):
     with pytest.raises(UserError, match="not a published file; give the file's path as features"):
-        InceptionExtractor.load(Inception(sha256="1" * 64), cache.parent, CPU)
+        InceptionExtractor.load(InceptionConfig(sha256="1" * 64), cache.parent, CPU)

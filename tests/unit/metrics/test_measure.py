@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from couplet.config.extractors import Classifier, DinoV2, ExtractorConfig, Inception
+from couplet.config.extractors import ClassifierConfig, DinoV2Config, ExtractorConfig, InceptionConfig
 from couplet.config.stages import EvaluateConfig
 from couplet.data import Archive, read_array
 from couplet.errors import UserError
@@ -31,7 +31,7 @@ from couplet.stages import reference as stage
 from couplet.stages.features import features
 
 CPU = torch.device("cpu")
-SMALL = Classifier(channels=(4,), features=3, steps=5, batch=8)
+SMALL = ClassifierConfig(channels=(4,), features=3, steps=5, batch=8)
 
 
 class Channels(Extractor):
@@ -194,16 +194,19 @@ def test_precision_and_recall_of_evenly_spaced_images():
 @pytest.mark.parametrize(
     ("config", "columns"),
     [
-        (Inception(), ("fid", "kid", "is", "precision")),
+        (InceptionConfig(), ("fid", "kid", "is", "precision")),
         (
-            Inception(mode="legacy_tensorflow"),
+            InceptionConfig(mode="legacy_tensorflow"),
             ("fid_legacy_tensorflow", "kid_legacy_tensorflow", "is_legacy_tensorflow"),
         ),
-        (Inception(sha256="0" * 64), ("fid_00000000", "kid_00000000", "is_00000000", "precision_00000000")),
-        (Inception(mode="legacy_pytorch"), ("fid_legacy_pytorch", "kid_legacy_pytorch")),
-        (Classifier(), ("fd_classifier", "kid_classifier", "is_classifier", "precision_classifier")),
-        (DinoV2(), ("fd_dinov2", "kid_dinov2")),
-        (DinoV2(sha256="1" * 64), ("fd_dinov2_11111111", "kid_dinov2_11111111")),
+        (
+            InceptionConfig(sha256="0" * 64),
+            ("fid_00000000", "kid_00000000", "is_00000000", "precision_00000000"),
+        ),
+        (InceptionConfig(mode="legacy_pytorch"), ("fid_legacy_pytorch", "kid_legacy_pytorch")),
+        (ClassifierConfig(), ("fd_classifier", "kid_classifier", "is_classifier", "precision_classifier")),
+        (DinoV2Config(), ("fd_dinov2", "kid_dinov2")),
+        (DinoV2Config(sha256="1" * 64), ("fd_dinov2_11111111", "kid_dinov2_11111111")),
     ],
 )
 def test_numbers_of_different_extractors_never_share_a_column(config, columns):
@@ -212,7 +215,7 @@ def test_numbers_of_different_extractors_never_share_a_column(config, columns):
 
 
 def test_where_weights_lie_is_in_no_key():
-    here, there = Inception(weights="a/b.pt"), Inception(weights="c.pt")
-    assert here.model_dump() == there.model_dump() == Inception().model_dump()
+    here, there = InceptionConfig(weights="a/b.pt"), InceptionConfig(weights="c.pt")
+    assert here.model_dump() == there.model_dump() == InceptionConfig().model_dump()
     assert "weights" in json.dumps(dict(here))
     assert ExtractorConfig.parse(dict(here)).weights == "a/b.pt"

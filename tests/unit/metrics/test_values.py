@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from couplet import data
-from couplet.config.datasets import Mixture
-from couplet.config.extractors import ExtractorConfig, Values
+from couplet.config.datasets import MixtureConfig
+from couplet.config.extractors import ExtractorConfig, ValuesConfig
 from couplet.errors import UserError
 from couplet.metrics import frechet_distance, moments
 from couplet.metrics.extractor import ValuesExtractor, load_extractor
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def extractor(tmp_path):
-    return ValuesExtractor.load(Values(), tmp_path, CPU)
+    return ValuesExtractor.load(ValuesConfig(), tmp_path, CPU)
 
 
 def test_features_are_the_pixels(extractor):
@@ -41,7 +41,7 @@ def test_distance_of_two_gaussians(extractor, first, second):
     """|m1 - m2|² + 2 (s1 - s2)² for the plane's N(m, s² I): here the classes of mixtures of other widths."""
     found = []
     for std, label in (first, second):
-        with data.read(Mixture(std=std, points=200_000), None) as source:
+        with data.read(MixtureConfig(std=std, points=200_000), None) as source:
             split = source.splits["train"]
         found.append(moments(extractor(split.images[split.labels == label]).values))
     (s1, k1), (s2, k2) = first, second
@@ -50,8 +50,8 @@ def test_distance_of_two_gaussians(extractor, first, second):
 
 
 def test_stages_write_a_card_and_the_moments_of_the_points(tmp_path):
-    prepare("toy", Mixture(points=60, test_points=20), tmp_path / "toy", raw=tmp_path)
-    card = features(Values(), tmp_path / "toy", tmp_path / "made", CPU)
+    prepare("toy", MixtureConfig(points=60, test_points=20), tmp_path / "toy", raw=tmp_path)
+    card = features(ValuesConfig(), tmp_path / "toy", tmp_path / "made", CPU)
     assert (card["kind"], card["name"], card["config"]) == ("values", "values-e3b0c442", {"kind": "values"})
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["card.json"]
     made = extractor_of(tmp_path / "made", ExtractorConfig.parse({"kind": "values"}), CPU)
@@ -63,7 +63,7 @@ def test_stages_write_a_card_and_the_moments_of_the_points(tmp_path):
 
 
 def test_columns_carry_the_name():
-    assert [Values().metric(name) for name in ("fd", "kid")] == ["fd_values", "kid_values"]
+    assert [ValuesConfig().metric(name) for name in ("fd", "kid")] == ["fd_values", "kid_values"]
 
 
 def test_images_of_too_many_values_are_refused(extractor, tmp_path):
@@ -75,13 +75,13 @@ def test_images_of_too_many_values_are_refused(extractor, tmp_path):
     split = data.Split(large, np.zeros(2, np.int64))
     data.write(tmp_path / "faces", dataset="faces", source="none", classes=(), splits={"train": split})
     with pytest.raises(UserError, match=f"faces: faces: {message}"):
-        features(Values(), tmp_path / "faces", tmp_path / "made", CPU)
+        features(ValuesConfig(), tmp_path / "faces", tmp_path / "made", CPU)
     assert not (tmp_path / "made").exists()
 
 
 def test_classifier_learns_points(tmp_path):
     """Images of one pixel go through convolutions too."""
-    prepare("toy", Mixture(points=500, test_points=100), tmp_path / "toy", raw=tmp_path)
+    prepare("toy", MixtureConfig(points=500, test_points=100), tmp_path / "toy", raw=tmp_path)
     settings = ExtractorConfig.parse({"kind": "classifier", "steps": 100})
     card = features(settings, tmp_path / "toy", tmp_path / "made", CPU)
     assert card["test_accuracy"] > 0.95

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from couplet.config.couplings import Independent
+from couplet.config.couplings import IndependentConfig
 from couplet.couplings import Setting
 from couplet.couplings import build as build_coupling
 from couplet.errors import UserError
@@ -29,7 +29,7 @@ class Remembering(nn.Module):
 
 
 def around(network, kernel):
-    coupling = build_coupling(Independent(), Setting(1, 0.5, None))
+    coupling = build_coupling(IndependentConfig(), Setting(1, 0.5, None))
     return ConsistencyModel(network, coupling, kernel(0.002, 80.0, 0.5))
 
 

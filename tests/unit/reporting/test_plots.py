@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from couplet.config.study import Dots, Evaluations, FigureConfig, Plane, Probe, Steps, Sweep
+from couplet.config.study import (
+    DotsConfig,
+    EvaluationsConfig,
+    FigureConfig,
+    PlaneConfig,
+    ProbeFigureConfig,
+    StepsConfig,
+    SweepConfig,
+)
 from couplet.reporting.figures import STYLE, number
 from couplet.reporting.plots import draw, render
 
@@ -30,15 +38,15 @@ PLANE = [
     for row, part, k in product(("independent", "vae"), ("sample", "pair", "posterior"), (0, 1))
 ]
 FIGURES = {
-    "dots": (Dots(), made(nfe=[1, 2])),
-    "sweep": (Sweep(x="coupling.mu", xlabel="share µ"), made(nfe=[1, 2], x=[0.0, 0.5, 1.0])),
+    "dots": (DotsConfig(), made(nfe=[1, 2])),
+    "sweep": (SweepConfig(x="coupling.mu", xlabel="share µ"), made(nfe=[1, 2], x=[0.0, 0.5, 1.0])),
     "steps": (
-        Steps(against=("steps", "seconds", "evaluations")),
+        StepsConfig(against=("steps", "seconds", "evaluations")),
         made(nfe=[1], against=["steps", "seconds", "evaluations"], x=[1000, 2000, 4000]),
     ),
-    "evaluations": (Evaluations(), made(nfe=[1, 2, 4, 8])),
-    "probe": (Probe(probe="transport"), made(x=[0.01, 1.0, 80.0])),
-    "plane": (Plane(), PLANE),
+    "evaluations": (EvaluationsConfig(), made(nfe=[1, 2, 4, 8])),
+    "probe": (ProbeFigureConfig(probe="transport"), made(x=[0.01, 1.0, 80.0])),
+    "plane": (PlaneConfig(), PLANE),
 }
 
 
@@ -104,7 +112,9 @@ def test_dots_stand_from_top_to_bottom_with_spread_and_single_seeds():
 @pytest.mark.usefixtures("style")
 def test_height_grows_with_rows():
     few, many = (
-        render(Dots(), [{"row": f"{i}", "nfe": 1, "seed": 0, "value": 1.0} for i in range(count)], YLABEL)
+        render(
+            DotsConfig(), [{"row": f"{i}", "nfe": 1, "seed": 0, "value": 1.0} for i in range(count)], YLABEL
+        )
         for count in (2, 20)
     )
     assert many.get_figheight() > few.get_figheight() + 3
@@ -114,7 +124,7 @@ def test_height_grows_with_rows():
 @pytest.mark.parametrize(("values", "scale"), [((1, 9), "linear"), ((1, 11), "log"), ((0, 11), "linear")])
 def test_more_than_a_decade_is_logarithmic(values, scale):
     rows = [{"row": f"{value}", "nfe": 1, "seed": 0, "value": float(value)} for value in values]
-    assert render(Dots(), rows, YLABEL).axes[0].get_xscale() == scale
+    assert render(DotsConfig(), rows, YLABEL).axes[0].get_xscale() == scale
 
 
 @pytest.mark.usefixtures("style")
@@ -146,7 +156,7 @@ def test_legend_names_what_varies(rows, names):
 
 @pytest.mark.usefixtures("style")
 def test_sweep_on_a_logarithmic_axis_has_a_place_for_zero():
-    figure = Sweep(x="coupling.beta", xlabel="weight β", log=True)
+    figure = SweepConfig(x="coupling.beta", xlabel="weight β", log=True)
     (axes,) = render(figure, made(nfe=[1], x=[0.0, 0.01, 0.1, 1.0]), YLABEL).axes
     x, *_ = bars(axes)["a"]
     place = axes.transData.transform([(value, 1.0) for value in x])[:, 0]
@@ -162,7 +172,7 @@ def test_steps_are_averaged_snapshot_by_snapshot():
     for row in rows:
         if row["against"] == "seconds":
             row["x"] *= 3600 * (1 + 2 * row["seed"])  # as measured: the second seed needs three times as long
-    figure = Steps(against=("seconds", "steps"))
+    figure = StepsConfig(against=("seconds", "steps"))
     seconds, steps = render(figure, rows, YLABEL).axes
     assert seconds.get_xlabel() == "training hours (as measured)"
     assert seconds.lines[0].get_xdata() == pytest.approx([2, 4, 6])
@@ -180,7 +190,7 @@ def test_steps_are_averaged_snapshot_by_snapshot():
     [(900, "training steps", 900), (40_000, "training steps (×10³)", 40), (4e6, "training steps (×10⁶)", 4)],
 )
 def test_large_numbers_of_steps_have_a_unit(last, label, shown):
-    (axes,) = render(Steps(), made(nfe=[1], against=["steps"], x=[last / 2, last]), YLABEL).axes
+    (axes,) = render(StepsConfig(), made(nfe=[1], against=["steps"], x=[last / 2, last]), YLABEL).axes
     assert axes.get_xlabel() == label
     assert axes.lines[0].get_xdata()[-1] == pytest.approx(shown)
 
@@ -190,7 +200,7 @@ def test_bar_on_a_logarithmic_axis_stays_positive():
     rows = [
         {"row": "a", "x": 1.0, "seed": seed, "value": value} for seed, value in enumerate((1.0, 1.0, 90.0))
     ]
-    (axes,) = render(Probe(probe="transport"), rows, YLABEL).axes
+    (axes,) = render(ProbeFigureConfig(probe="transport"), rows, YLABEL).axes
     _, _, (low,), _ = bars(axes)["a"]
     assert low == pytest.approx(0.5)
     assert axes.get_ylim()[0] > 0.1
@@ -206,13 +216,13 @@ def test_bar_on_a_logarithmic_axis_stays_positive():
     ],
 )
 def test_probe_over_levels_or_steps(probe: Literal["gradient", "transport", "regulariser"], label, scale):
-    (axes,) = render(Probe(probe=probe), FIGURES["probe"][1], YLABEL).axes
+    (axes,) = render(ProbeFigureConfig(probe=probe), FIGURES["probe"][1], YLABEL).axes
     assert (axes.get_xlabel(), axes.get_xscale(), axes.get_yscale()) == (label, scale, "log")
 
 
 @pytest.mark.usefixtures("style")
 def test_plane_has_a_column_for_each_row_and_the_same_limits():
-    picture = render(Plane(), PLANE, "")
+    picture = render(PlaneConfig(), PLANE, "")
     axes = np.array(picture.axes).reshape(2, 2)
     assert [axis.get_title() for axis in axes[0]] == ["independent", "vae"]
     assert len({(*axis.get_xlim(), *axis.get_ylim()) for axis in axes.flat}) == 1
@@ -230,7 +240,7 @@ def test_plane_has_a_column_for_each_row_and_the_same_limits():
 @pytest.mark.usefixtures("style")
 def test_plane_draws_at_most_150_links():
     rows = [{**PLANE[0], "x0": x} for x in np.linspace(-2, 2, 400)]
-    links = [line for line in render(Plane(), rows, "").axes[0].lines if len(line.get_xdata()) == 2]
+    links = [line for line in render(PlaneConfig(), rows, "").axes[0].lines if len(line.get_xdata()) == 2]
     assert len(links) == 150
 
 
@@ -260,11 +270,15 @@ def test_wrong_rows_are_refused_and_leave_no_file(tmp_path, kind):
 @pytest.mark.parametrize(
     ("figure", "rows", "message"),
     [
-        (Steps(against=("seconds",)), made(nfe=[1], against=["steps"], x=[1, 2]), "no row has 'seconds'"),
-        (Steps(), made(nfe=[1], against=["steps"], x=[1, 2])[:-1], "different numbers of snapshots"),
-        (Sweep(x="a", xlabel="a", log=True), made(nfe=[1], x=[-1.0, 1.0]), "no place"),
-        (Plane(), [{**PLANE[0], "part": "path"}], "part = 'path'"),
-        (Plane(), [{**PLANE[0], "component": 2}], "component = 2"),
+        (
+            StepsConfig(against=("seconds",)),
+            made(nfe=[1], against=["steps"], x=[1, 2]),
+            "no row has 'seconds'",
+        ),
+        (StepsConfig(), made(nfe=[1], against=["steps"], x=[1, 2])[:-1], "different numbers of snapshots"),
+        (SweepConfig(x="a", xlabel="a", log=True), made(nfe=[1], x=[-1.0, 1.0]), "no place"),
+        (PlaneConfig(), [{**PLANE[0], "part": "path"}], "part = 'path'"),
+        (PlaneConfig(), [{**PLANE[0], "component": 2}], "component = 2"),
     ],
 )
 def test_rows_that_do_not_fit_the_figure_are_refused(figure, rows, message):

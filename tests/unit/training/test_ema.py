@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from couplet.config.recipes import GCEMA, ConstantEMA, EMAConfig, PowerEMA, WarmupEMA
+from couplet.config.recipes import (
+    EMAPyTorchConfig,
+    ConstantEMAConfig,
+    EMAConfig,
+    PowerEMAConfig,
+    WarmupEMAConfig,
+)
 from couplet.training.ema import (
     averaged,
     decay_of,
@@ -17,7 +23,13 @@ from couplet.training.ema import (
     warmup_decay,
 )
 
-ALL = [ConstantEMA(beta=0.9), WarmupEMA(), PowerEMA(), PowerEMA(inverted=True), GCEMA()]
+ALL = [
+    ConstantEMAConfig(beta=0.9),
+    WarmupEMAConfig(),
+    PowerEMAConfig(),
+    PowerEMAConfig(inverted=True),
+    EMAPyTorchConfig(),
+]
 
 
 class Toy(nn.Module):
@@ -45,7 +57,7 @@ def follow(config, values, start=0.0):
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
 def test_constant_average_of_a_constant(beta):
     """``ema_n = 1 - beta^n`` for a network that jumps from 0 to 1."""
-    found = follow(ConstantEMA(beta=beta), [1.0] * 30)
+    found = follow(ConstantEMAConfig(beta=beta), [1.0] * 30)
     assert found == pytest.approx([1 - beta ** (n + 1) for n in range(30)])
 
 
@@ -80,21 +92,21 @@ def test_power_average_is_the_power_weighted_mean(std):
     values = torch.randn(40, dtype=torch.float64)
     gamma = power_exponent(std)
     edges = (torch.arange(41, dtype=torch.float64) / 40) ** (gamma + 1)
-    found = follow(PowerEMA(std=std), values.tolist(), start=100.0)
+    found = follow(PowerEMAConfig(std=std), values.tolist(), start=100.0)
     assert found[-1] == pytest.approx((edges.diff() * values).sum().item(), rel=1e-9)
 
 
 def test_first_power_update_is_a_copy():
     assert power_decay(0, 6.94) == 0
-    assert follow(PowerEMA(), [3.5], start=9.0) == [3.5]
+    assert follow(PowerEMAConfig(), [3.5], start=9.0) == [3.5]
 
 
 def test_inverted_power_average_follows_the_network():
     """VCT's code: the first update changes nothing, later the network has nearly all of the weight."""
-    assert follow(PowerEMA(std=0.1, inverted=True), [3.5], start=9.0) == [9.0]
-    decay = decay_of(PowerEMA(std=0.1, inverted=True))
+    assert follow(PowerEMAConfig(std=0.1, inverted=True), [3.5], start=9.0) == [9.0]
+    decay = decay_of(PowerEMAConfig(std=0.1, inverted=True))
     assert 1 - decay(1000) == pytest.approx(0.992, abs=5e-4)
-    assert decay(7) == pytest.approx(1 - decay_of(PowerEMA(std=0.1))(7))
+    assert decay(7) == pytest.approx(1 - decay_of(PowerEMAConfig(std=0.1))(7))
 
 
 @pytest.mark.parametrize(("every", "start"), [(5, 0), (5, 7), (3, 6), (1, 2)])
@@ -112,7 +124,7 @@ def test_gc_average_is_that_of_ema_pytorch(every, start):
                 decay = min(0.85, 1 - (1 + max(n - start, 0)) ** (-2 / 3))
                 average = decay * average + (1 - decay) * value
         wanted.append(average)
-    found = follow(GCEMA(beta=0.85, every=every, start=start), values, start=50.0)
+    found = follow(EMAPyTorchConfig(beta=0.85, every=every, start=start), values, start=50.0)
     assert found == pytest.approx(wanted, rel=1e-9)
 
 
@@ -142,7 +154,7 @@ def test_average_lies_between_old_average_and_network(config):
 
 def test_average_starts_as_a_frozen_copy_in_evaluation_mode():
     model = Toy(3.0).train()
-    average = averaged(model, ConstantEMA())
+    average = averaged(model, ConstantEMAConfig())
     assert average.module.weight.item() == 3
     assert average.module.weight is not model.weight
     assert torch.equal(average.module.frequencies, model.frequencies)
@@ -154,7 +166,7 @@ def test_average_starts_as_a_frozen_copy_in_evaluation_mode():
 
 def test_updates_leave_model_buffers_and_modes_alone():
     model = Toy(3.0).train()
-    average = averaged(model, ConstantEMA(beta=0.5))
+    average = averaged(model, ConstantEMAConfig(beta=0.5))
     with torch.no_grad():
         model.weight.fill_(5)
     average.update_parameters(model)
@@ -167,13 +179,13 @@ def test_updates_leave_model_buffers_and_modes_alone():
 def test_count_of_updates_survives_a_round_trip():
     """The decay depends on it: a restored average goes on where it was."""
     values = torch.randn(20, dtype=torch.float64).tolist()
-    whole = follow(PowerEMA(), values)
+    whole = follow(PowerEMAConfig(), values)
     model = Toy()
-    average = averaged(model, PowerEMA())
+    average = averaged(model, PowerEMAConfig())
     for n, value in enumerate(values):
         if n == 11:
             state = average.state_dict()
-            average = averaged(Toy(77.0), PowerEMA())
+            average = averaged(Toy(77.0), PowerEMAConfig())
             average.load_state_dict(state)
         with torch.no_grad():
             model.weight.fill_(value)

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from couplet.config.recipes import Adam, Constant, Cosine, InverseSqrt, Lion, RAdam
+from couplet.config.recipes import (
+    AdamConfig,
+    ConstantRateConfig,
+    CosineConfig,
+    InverseSqrtConfig,
+    LionConfig,
+    RAdamConfig,
+)
 from couplet.training.optim import build_optimizer, learning_rate_factor
 
 
@@ -33,7 +40,7 @@ def test_lion(problem, weight_decay):
     for g in gradients:
         p = p * (1 - 0.01 * weight_decay) - 0.01 * torch.sign(0.9 * m + 0.1 * g)
         m = 0.99 * m + 0.01 * g
-    found = walk(Lion(lr=0.01, weight_decay=weight_decay), gradients, start)
+    found = walk(LionConfig(lr=0.01, weight_decay=weight_decay), gradients, start)
     torch.testing.assert_close(found, p)
 
 
@@ -43,7 +50,7 @@ def test_adam_with_the_betas_of_edm2(problem):
     for i, g in enumerate(gradients, 1):
         m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
         p = p - 0.01 * (m / (1 - 0.9**i)) / ((v / (1 - 0.99**i)).sqrt() + 1e-8)
-    torch.testing.assert_close(walk(Adam(lr=0.01), gradients, start), p)
+    torch.testing.assert_close(walk(AdamConfig(lr=0.01), gradients, start), p)
 
 
 def test_radam_with_its_rectification(problem):
@@ -61,10 +68,10 @@ def test_radam_with_its_rectification(problem):
             adapted = math.sqrt(1 - 0.999**i) / (v.sqrt() + 1e-8)
             step = step * math.sqrt(up / down) * adapted
         p = p - 0.01 * step
-    torch.testing.assert_close(walk(RAdam(lr=0.01), gradients, start), p)
+    torch.testing.assert_close(walk(RAdamConfig(lr=0.01), gradients, start), p)
 
 
-@pytest.mark.parametrize("kind", [RAdam, Adam, Lion])
+@pytest.mark.parametrize("kind", [RAdamConfig, AdamConfig, LionConfig])
 def test_settings_arrive(kind):
     config = kind(lr=0.02, weight_decay=0.3, betas=(0.8, 0.95))
     [group] = build_optimizer(config, [nn.Parameter(torch.zeros(1))]).param_groups
@@ -76,25 +83,25 @@ def factors(config, total=1000):
 
 
 def test_constant():
-    assert set(factors(Constant())) == {1}
+    assert set(factors(ConstantRateConfig())) == {1}
 
 
 def test_warmup_rises_linearly_and_then_stays():
-    found = factors(Constant(warmup=4))
+    found = factors(ConstantRateConfig(warmup=4))
     assert found[:5] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
     assert set(found[4:]) == {1}
 
 
 def test_inverse_square_root():
     """1 up to the reference, then one half at four times the reference."""
-    found = factors(InverseSqrt(reference=100))
+    found = factors(InverseSqrtConfig(reference=100))
     assert set(found[:101]) == {1}
     assert (found[400], found[900]) == pytest.approx((1 / 2, 1 / 3))
     assert found == sorted(found, reverse=True)
 
 
 def test_cosine_is_flat_then_falls_to_its_floor():
-    found = factors(Cosine(flat=0.5, floor=0.1))
+    found = factors(CosineConfig(flat=0.5, floor=0.1))
     assert set(found[:501]) == {1}
     assert found[750] == pytest.approx(0.1 + 0.9 / 2)
     assert found[625] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2)
@@ -103,11 +110,12 @@ def test_cosine_is_flat_then_falls_to_its_floor():
 
 
 def test_cosine_without_flat_part_is_half_a_cosine():
-    assert factors(Cosine(flat=0.0, floor=0.0))[500] == pytest.approx(0.5)
+    assert factors(CosineConfig(flat=0.0, floor=0.0))[500] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
-    "config", [Constant(warmup=50), InverseSqrt(reference=3, warmup=50), Cosine(warmup=50)]
+    "config",
+    [ConstantRateConfig(warmup=50), InverseSqrtConfig(reference=3, warmup=50), CosineConfig(warmup=50)],
 )
 def test_factors_lie_between_zero_and_one(config):
     found = factors(config)

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from couplet.config.couplings import GeneratorInduced, Independent, MinibatchOT, Variational
+from couplet.config.couplings import (
+    GeneratorInducedConfig,
+    IndependentConfig,
+    MinibatchOTConfig,
+    VariationalConfig,
+)
 from couplet.config.recipes import Recipe
 from couplet.couplings import Coupling, Pair, Setting
 from couplet.couplings import build as build_coupling
@@ -37,7 +42,7 @@ def make_model(network=None, coupling=None, kernel="ve"):
     setting = Setting(1, 0.5, lambda out_channels, **size: Conv(out_channels, dropout=0.5))
     return ConsistencyModel(
         network or Conv(),
-        build_coupling(coupling or Independent(), setting),
+        build_coupling(coupling or IndependentConfig(), setting),
         KERNELS[kernel](0.002, 80.0, 0.5),
     )
 
@@ -105,7 +110,7 @@ def test_boundary_of_training_is_used(training):
 
 
 @pytest.mark.parametrize("weighting", ["inverse_gap", "karras", "uniform"])
-@pytest.mark.parametrize("coupling", [Independent(), Variational(kl_weight=7.0)])
+@pytest.mark.parametrize("coupling", [IndependentConfig(), VariationalConfig(kl_weight=7.0)])
 def test_loss_is_the_mean_of_its_parts(coupling, weighting):
     model = make_model(coupling=coupling)
     terms = loss_of(model, make_draws(), objective=make_objective(model, weighting=weighting), step=50)
@@ -132,7 +137,7 @@ def test_penalty_scale_is_the_weight_at_the_top(settings, step, wanted):
     assert terms.penalty_scale == pytest.approx(wanted, rel=5e-3)
 
 
-@pytest.mark.parametrize("coupling", [Independent(), Variational()])
+@pytest.mark.parametrize("coupling", [IndependentConfig(), VariationalConfig()])
 def test_teacher_receives_no_gradient(coupling):
     """The gradient is that of the loss against the teacher's answer as a constant."""
     model, draws = make_model(coupling=coupling), make_draws()
@@ -197,7 +202,7 @@ def test_teacher_at_level_zero_is_the_image(clean):
 def test_generated_data_end_at_level_zero_is_the_image(predictor):
     """The generator-induced coupling with ECT's schedule, where r = 0 for most pairs at first."""
     r = torch.tensor([0, 0, 0, 0.5, 0.5, 0.5])
-    model = make_model(Conv(embed=torch.sin), GeneratorInduced(mu=1.0, predictor=predictor))
+    model = make_model(Conv(embed=torch.sin), GeneratorInducedConfig(mu=1.0, predictor=predictor))
     spy, answers = spied(make_objective(model))
     x = torch.randn(SIZE)
     terms = loss_of(model, make_draws(r=r, t=torch.ones(B)), objective=spy, images=x)
@@ -227,7 +232,7 @@ def test_average_as_teacher_changes_the_loss():
 @pytest.mark.parametrize("predictor", ["online", "ema", "frozen"])
 def test_coupling_may_ask_each_model(predictor):
     models = {name: make_model() for name in ("ema", "frozen")}
-    model = make_model(coupling=GeneratorInduced(mu=1.0, predictor=predictor))
+    model = make_model(coupling=GeneratorInducedConfig(mu=1.0, predictor=predictor))
     draws = make_draws()
     loss_of(model, draws, **models)
     asked = {"online": model, **models}[predictor]
@@ -240,7 +245,7 @@ def test_coupling_may_ask_each_model(predictor):
 def test_coupled_pair_is_used_at_both_levels():
     """Generated images as data end: student and teacher see f_ema(x + r z, r), not x."""
     model, ema, draws, x = (
-        make_model(coupling=GeneratorInduced(mu=1.0)),
+        make_model(coupling=GeneratorInducedConfig(mu=1.0)),
         make_model(),
         make_draws(),
         torch.randn(SIZE),
@@ -251,7 +256,7 @@ def test_coupled_pair_is_used_at_both_levels():
     torch.testing.assert_close(found, loss_of(plain, draws, images=end).distance)
 
 
-@pytest.mark.parametrize("coupling", [MinibatchOT(), Variational()])
+@pytest.mark.parametrize("coupling", [MinibatchOTConfig(), VariationalConfig()])
 def test_coupled_noise_is_used_at_both_levels(coupling):
     model, draws, x = make_model(coupling=coupling).eval(), make_draws(), torch.randn(SIZE)
     found = loss_of(model, draws, images=x).distance
@@ -272,7 +277,7 @@ def dropout_masks(coupling=None, *, once=False, **changes):
 
 
 @pytest.mark.parametrize("once", [False, True])
-@pytest.mark.parametrize("coupling", [Independent(), Variational()])
+@pytest.mark.parametrize("coupling", [IndependentConfig(), VariationalConfig()])
 def test_student_and_teacher_share_their_dropout_mask(coupling, once):
     (student, teacher), _ = dropout_masks(coupling, once=once)
     assert torch.equal(student, dropout_masks(coupling, once=not once)[0][0])
@@ -309,13 +314,15 @@ def test_other_steps_have_other_masks():
 
 def test_dropout_of_the_coupling_is_its_own():
     """Were the encoder to draw from the student's stream, it would have the student's mask."""
-    (student, _), [encoder] = dropout_masks(Variational())
-    (alone, _), _ = dropout_masks(Independent())
+    (student, _), [encoder] = dropout_masks(VariationalConfig())
+    (alone, _), _ = dropout_masks(IndependentConfig())
     assert torch.equal(student, alone)
     assert not torch.equal(student, encoder)
 
 
-@pytest.mark.parametrize("coupling", [Independent(), Variational(), GeneratorInduced(mu=1.0)])
+@pytest.mark.parametrize(
+    "coupling", [IndependentConfig(), VariationalConfig(), GeneratorInducedConfig(mu=1.0)]
+)
 def test_default_generator_is_left_as_it_was(coupling):
     model, draws = make_model(Conv(dropout=0.5), coupling), make_draws()
     before = torch.get_rng_state()
@@ -324,14 +331,14 @@ def test_default_generator_is_left_as_it_was(coupling):
 
 
 def test_step_is_a_function_of_its_draws():
-    model, draws = make_model(Conv(dropout=0.5), Variational()), make_draws()
+    model, draws = make_model(Conv(dropout=0.5), VariationalConfig()), make_draws()
     one, _, two = loss_of(model, draws), torch.rand(17), loss_of(model, draws)
     assert torch.equal(one.loss, two.loss)
 
 
 def test_curriculum_sees_the_step():
     """mu goes from 0 to 1: at the end nearly every image is generated."""
-    model = make_model(coupling=GeneratorInduced(mu=0.0, mu_end=1.0, predictor="frozen"))
+    model = make_model(coupling=GeneratorInducedConfig(mu=0.0, mu_end=1.0, predictor="frozen"))
     frozen = make_model()
     for step, asked in ((0, 0), (99, B)):
         frozen.network.levels.clear()
@@ -367,7 +374,7 @@ def test_loss_of_a_denoiser_is_its_weighted_squared_error():
 @pytest.mark.parametrize("predictor", ["ema", "frozen"])
 def test_denoisers_pairs_are_made_at_its_level(predictor):
     other, x = make_model(), torch.randn(SIZE)
-    model = make_model(coupling=GeneratorInduced(mu=1.0, predictor=predictor))
+    model = make_model(coupling=GeneratorInducedConfig(mu=1.0, predictor=predictor))
     spy, answers = spied(make_objective(model, **DENOISING))
     draws = make_draws(r=torch.zeros(B))
     loss_of(model, draws, objective=spy, images=x, **{predictor: other})

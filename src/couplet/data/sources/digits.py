@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from couplet.config.datasets import Digits
+from couplet.config.datasets import DigitsConfig
 from couplet.data.archive import Split
 from couplet.data.sources.base import Source, needed, reads
 
 
-@reads(Digits)
-def read_digits(config: Digits, raw: Path, stack: ExitStack) -> Source:
+@reads(DigitsConfig)
+def read_digits(config: DigitsConfig, raw: Path, stack: ExitStack) -> Source:
     """Grey values 0..16 spread over 0..255, split evenly over the classes; nothing is read from ``raw``."""
     load_digits = needed("sklearn.datasets", "dataset digits", "pipeline").load_digits
     split = needed("sklearn.model_selection", "dataset digits", "pipeline").train_test_split

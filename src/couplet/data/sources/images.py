@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from couplet.config.datasets import Images
+from couplet.config.datasets import ImagesConfig
 from couplet.data.archive import Split, Stream
 from couplet.data.sources.base import Source, reads, with_held_out
 from couplet.data.sources.containers import Collection, images_at
@@ -17,8 +17,8 @@ from couplet.data.sources.originals import digest_of
 from couplet.errors import UserError
 
 
-@reads(Images)
-def read_images(config: Images, raw: Path, stack: ExitStack) -> Source:
+@reads(ImagesConfig)
+def read_images(config: ImagesConfig, raw: Path, stack: ExitStack) -> Source:
     """What is at ``config.path``, by content; nothing is read from ``raw``."""
     path = Path(config.path)
     found = _collections(config, path, stack)
@@ -50,7 +50,7 @@ def read_images(config: Images, raw: Path, stack: ExitStack) -> Source:
     )
 
 
-def _collections(config: Images, path: Path, stack: ExitStack) -> dict[str, Collection]:
+def _collections(config: ImagesConfig, path: Path, stack: ExitStack) -> dict[str, Collection]:
     """The splits at ``path`` and ``test_path``.
 
     Raises:

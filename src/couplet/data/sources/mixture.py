@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from couplet.config.datasets import Mixture
+from couplet.config.datasets import MixtureConfig
 from couplet.data.archive import Split
 from couplet.data.sources.base import Source, reads
 
@@ -15,8 +15,8 @@ MEANS = np.array([(0.0, 0.5), (0.0, -0.5)])
 """Of the classes, in their order."""
 
 
-@reads(Mixture)
-def read_mixture(config: Mixture, raw: Path, stack: ExitStack) -> Source:
+@reads(MixtureConfig)
+def read_mixture(config: MixtureConfig, raw: Path, stack: ExitStack) -> Source:
     """``x = m_k + std z`` with ``k`` one of two classes at random and ``z ~ N(0, I)``, in [-1, 1]², as uint8
     ``round((x + 1) 127.5)``; nothing is read from ``raw``."""
     return Source(

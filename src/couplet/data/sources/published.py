@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from couplet.config.datasets import (
-    CelebA64,
-    Church64,
-    Cifar10,
+    CelebA64Config,
+    Church64Config,
+    Cifar10Config,
     Crop,
-    FashionMnist,
-    Ffhq64,
-    ImageNet32,
-    ImageNet64,
-    Mnist,
+    FashionMnistConfig,
+    Ffhq64Config,
+    ImageNet32Config,
+    ImageNet64Config,
+    MnistConfig,
 )
 from couplet.data.archive import Split
 from couplet.data.sources.base import Source, needed, reads, with_held_out
@@ -71,14 +71,14 @@ def _torchvision(kind: str) -> Any:
     return needed("torchvision.datasets", f"dataset {kind}", "pipeline")
 
 
-@reads(Mnist)
-def read_mnist(config: Mnist, raw: Path, stack: ExitStack) -> Source:
+@reads(MnistConfig)
+def read_mnist(config: MnistConfig, raw: Path, stack: ExitStack) -> Source:
     known = _torchvision(config.kind).MNIST
     return _idx_source("MNIST", known, tuple("0123456789"), raw / config.kind)
 
 
-@reads(FashionMnist)
-def read_fashion_mnist(config: FashionMnist, raw: Path, stack: ExitStack) -> Source:
+@reads(FashionMnistConfig)
+def read_fashion_mnist(config: FashionMnistConfig, raw: Path, stack: ExitStack) -> Source:
     known = _torchvision(config.kind).FashionMNIST
     return _idx_source("Fashion-MNIST", known, tuple(known.classes), raw / config.kind)
 
@@ -98,8 +98,8 @@ def _idx_source(title: str, known: Any, classes: tuple[str, ...], folder: Path) 
     )
 
 
-@reads(Cifar10)
-def read_cifar10(config: Cifar10, raw: Path, stack: ExitStack) -> Source:
+@reads(Cifar10Config)
+def read_cifar10(config: Cifar10Config, raw: Path, stack: ExitStack) -> Source:
     known = _torchvision(config.kind).CIFAR10
     folder = raw / config.kind
     if not (folder / known.base_folder).is_dir():
@@ -125,8 +125,8 @@ def read_cifar10(config: Cifar10, raw: Path, stack: ExitStack) -> Source:
     )
 
 
-@reads(CelebA64)
-def read_celeba(config: CelebA64, raw: Path, stack: ExitStack) -> Source:
+@reads(CelebA64Config)
+def read_celeba(config: CelebA64Config, raw: Path, stack: ExitStack) -> Source:
     known = {name: (key, md5) for key, md5, name in _torchvision(config.kind).CelebA.file_list}
     folder = raw / config.kind
     originals: dict[str, str] = {}
@@ -150,8 +150,8 @@ def read_celeba(config: CelebA64, raw: Path, stack: ExitStack) -> Source:
     )
 
 
-@reads(Church64)
-def read_church(config: Church64, raw: Path, stack: ExitStack) -> Source:
+@reads(Church64Config)
+def read_church(config: Church64Config, raw: Path, stack: ExitStack) -> Source:
     folder = raw / config.kind
     database = folder / "church_outdoor_train_lmdb"
     originals: dict[str, str] = {}
@@ -171,8 +171,8 @@ def read_church(config: Church64, raw: Path, stack: ExitStack) -> Source:
     )
 
 
-@reads(Ffhq64)
-def read_ffhq(config: Ffhq64, raw: Path, stack: ExitStack) -> Source:
+@reads(Ffhq64Config)
+def read_ffhq(config: Ffhq64Config, raw: Path, stack: ExitStack) -> Source:
     images, originals = _edm_zip(FFHQ_ZIP, raw / config.kind, "ffhq64", stack)
     # dataset_tool takes FFHQ's folders of a thousand images each for classes.
     unlabelled = replace(images, labels=np.zeros(len(images), np.int64), classes=())
@@ -184,8 +184,8 @@ def read_ffhq(config: Ffhq64, raw: Path, stack: ExitStack) -> Source:
     )
 
 
-@reads(ImageNet64)
-def read_imagenet64(config: ImageNet64, raw: Path, stack: ExitStack) -> Source:
+@reads(ImageNet64Config)
+def read_imagenet64(config: ImageNet64Config, raw: Path, stack: ExitStack) -> Source:
     if config.originals == "ilsvrc":
         return _ilsvrc(raw, 64, config.crop, stack)
     original = IMAGENET_ZIPS[config.crop]
@@ -200,8 +200,8 @@ def read_imagenet64(config: ImageNet64, raw: Path, stack: ExitStack) -> Source:
     )
 
 
-@reads(ImageNet32)
-def read_imagenet32(config: ImageNet32, raw: Path, stack: ExitStack) -> Source:
+@reads(ImageNet32Config)
+def read_imagenet32(config: ImageNet32Config, raw: Path, stack: ExitStack) -> Source:
     return _ilsvrc(raw, 32, config.crop, stack)
 
 

@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from couplet.config.extractors import Classifier as ClassifierConfig
-from couplet.config.extractors import ExtractorConfig
+from couplet.config.extractors import ClassifierConfig, ExtractorConfig
 from couplet.data import Archive, Loader, Split, to_float
 from couplet.errors import UserError
 from couplet.files import replacing, sha256

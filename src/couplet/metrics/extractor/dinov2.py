@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from couplet.config.extractors import DinoV2
+from couplet.config.extractors import DinoV2Config
 from couplet.errors import UserError
 from couplet.metrics.extractor.base import Extractor, Pixels, extracts, rgb
 from couplet.metrics.extractor.weights import read_weights, tensors
@@ -21,13 +21,13 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels on the scale 0 to 1."""
 
 
-@extracts(DinoV2)
+@extracts(DinoV2Config)
 class DinoV2Extractor(Extractor):
     """Features are the normalised class token; there are no logits."""
 
-    config: DinoV2
+    config: DinoV2Config
 
-    def __init__(self, config: DinoV2, device: torch.device) -> None:
+    def __init__(self, config: DinoV2Config, device: torch.device) -> None:
         """See :meth:`Extractor.load`; weights are where ``config`` says."""
         weights = read_weights(config)
         super().__init__(config, config.sha256, device)
@@ -41,7 +41,7 @@ class DinoV2Extractor(Extractor):
         self.mean, self.std = (torch.tensor(v, device=device).reshape(1, 3, 1, 1) for v in (MEAN, STD))
 
     @classmethod
-    def load(cls, config: DinoV2, folder: Path, device: torch.device) -> Self:
+    def load(cls, config: DinoV2Config, folder: Path, device: torch.device) -> Self:
         return cls(config, device)
 
     def prepare(self, images: Pixels) -> Tensor:

@@ -14,22 +14,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from couplet.config.extractors import Inception
+from couplet.config.extractors import InceptionConfig
 from couplet.errors import UserError
 from couplet.metrics.extractor.base import Extractor, Pixels, extracts, rgb
 from couplet.metrics.extractor.weights import Weights, read_weights, tensors
 
 
-@extracts(Inception)
+@extracts(InceptionConfig)
 class InceptionExtractor(Extractor):
     """Features are the 2048 averages before the last layer, logits that layer without its bias.
 
     Without the bias as in the Inception Score of the original code, StyleGAN, ECT and torchmetrics.
     """
 
-    config: Inception
+    config: InceptionConfig
 
-    def __init__(self, config: Inception, device: torch.device) -> None:
+    def __init__(self, config: InceptionConfig, device: torch.device) -> None:
         """See :meth:`Extractor.load`; weights are where ``config`` says."""
         weights = read_weights(config)
         super().__init__(config, config.sha256, device)
@@ -45,7 +45,9 @@ class InceptionExtractor(Extractor):
                 f"extractor inception needs clean-fid ({error}): pip install 'couplet[pipeline]'"
             ) from None
         except (RuntimeError, AttributeError, KeyError, ValueError):
-            raise UserError(f"{weights.path}: not the Inception network of mode {config.mode}") from None
+            raise UserError(
+                f"{weights.path}: not the Inception network of mode {config.mode}"
+            ) from None
 
     @property
     def name(self) -> str:
@@ -54,7 +56,7 @@ class InceptionExtractor(Extractor):
         return f"{self.kind}{mode}-{self.digest[:8]}"
 
     @classmethod
-    def load(cls, config: Inception, folder: Path, device: torch.device) -> Self:
+    def load(cls, config: InceptionConfig, folder: Path, device: torch.device) -> Self:
         return cls(config, device)
 
     def prepare(self, images: Pixels) -> Tensor:

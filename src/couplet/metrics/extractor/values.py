@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from couplet.config.extractors import Values
+from couplet.config.extractors import ValuesConfig
 from couplet.data import Archive, to_float
 from couplet.errors import UserError
 from couplet.metrics.extractor.base import Extractor, Pixels, extracts
@@ -20,14 +20,14 @@ MOST = 4096
 NO_WEIGHTS = hashlib.sha256(b"").hexdigest()
 
 
-@extracts(Values)
+@extracts(ValuesConfig)
 class ValuesExtractor(Extractor):
     """``x/127.5 - 1`` of every value, one channel after the other; no logits, for nothing classifies."""
 
     batch = 2000
 
     @classmethod
-    def make(cls, config: Values, data: Archive, out: Path) -> dict[str, Any]:
+    def make(cls, config: ValuesConfig, data: Archive, out: Path) -> dict[str, Any]:
         """Writes nothing.
 
         Raises:
@@ -37,7 +37,7 @@ class ValuesExtractor(Extractor):
         return {}
 
     @classmethod
-    def load(cls, config: Values, folder: Path, device: torch.device) -> Self:
+    def load(cls, config: ValuesConfig, folder: Path, device: torch.device) -> Self:
         return cls(config, NO_WEIGHTS, device)
 
     def prepare(self, images: Pixels) -> Tensor:

@@ -18,9 +18,9 @@ from couplet.config.extractors import (
     DINOV2,
     INCEPTION_PYTORCH,
     INCEPTION_TORCHSCRIPT,
-    DinoV2,
+    DinoV2Config,
     ExtractorConfig,
-    Inception,
+    InceptionConfig,
 )
 from couplet.errors import UserError
 
@@ -44,7 +44,7 @@ class Weights(NamedTuple):
     content: bytes
 
 
-def read_weights(config: Inception | DinoV2) -> Weights:
+def read_weights(config: InceptionConfig | DinoV2Config) -> Weights:
     """The file that ``config`` asks for: the one it names, else the published one from torch's cache.
 
     A published file that the cache does not hold is downloaded into it, with progress on stderr; it appears
@@ -87,7 +87,7 @@ def tensors(weights: Weights) -> dict[str, Tensor]:
     return found
 
 
-def _cached(config: Inception | DinoV2) -> Path:
+def _cached(config: InceptionConfig | DinoV2Config) -> Path:
     """Where torch's cache holds the published file, downloaded if need be."""
     others = ", ".join(sorted({*ExtractorConfig.family} - {config.kind}))
     options = f"give the file's path as features.NAME.weights, or choose another extractor: {others}"

@@ -1,0 +1,52 @@
+"""From a configuration class to the code that implements it: the one mechanism, for every family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pkgutil import resolve_name
+from typing import Any
+
+from pydantic import BaseModel
+
+from couplet.config.base import Variant
+from couplet.errors import UserError
+
+
+def implementation(config: Variant) -> Any:
+    """The class or function that ``config.implementation`` names, imported.
+
+    Raises:
+        UserError: the class of ``config`` names nothing, or what it names cannot be imported.
+    """
+    kind = f"{config.noun} {config.kind}"
+    name = vars(type(config)).get("implementation", "")
+    if not name:
+        raise UserError(f"{kind}: {type(config).__name__} names no implementation, 'package.module:Name'")
+    try:
+        return resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{kind}: implementation {name} cannot be imported ({error})") from None
+
+
+def build(config: Variant, *arguments: Any, **context: Any) -> Any:
+    """The object that ``config`` describes: its implementation called with the settings and their context.
+
+    What the context is, each family's base class says.
+
+    Raises:
+        UserError: see :func:`implementation`.
+    """
+    return implementation(config)(config, *arguments, **context)
+
+
+def variants_in(settings: Any) -> Iterator[Variant]:
+    """Every variant in ``settings``, a model or a collection, at any depth."""
+    if isinstance(settings, Variant):
+        yield settings
+    if isinstance(settings, BaseModel):
+        settings = [getattr(settings, name) for name in type(settings).model_fields]
+    if isinstance(settings, Mapping):
+        settings = list(settings.values())
+    if isinstance(settings, list | tuple):
+        for part in settings:
+            yield from variants_in(part)
