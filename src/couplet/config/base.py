@@ -170,6 +170,15 @@ class OneOf:
         return {"anyOf": [handler(member.__pydantic_core_schema__) for member in family.values()]}
 
 
+def with_kind(family: type[Variant], name: str, settings: Any) -> Any:
+    """``settings`` with ``kind: name`` filled in where it has none and ``name`` is a kind."""
+    if settings is None:
+        settings = {}
+    if isinstance(settings, Mapping) and "kind" not in settings and name in family.family:
+        return {"kind": name, **settings}
+    return settings
+
+
 def path_safe(name: object) -> None:
     """Raises Invalid unless ``name`` can stand in a path and on a command line."""
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name, re.ASCII):

@@ -36,6 +36,8 @@ class DatasetConfig(Variant):
     noun = "dataset"
     native: ClassVar[tuple[int, int] | None] = None
     """Resolution and channels of the kind, where it has its own."""
+    by_content: ClassVar[tuple[str, ...]] = ()
+    """Settings that name files or folders, which count in cache keys by their content."""
     num_classes: ClassVar[int] = 0
     """Labels of the kind; 0 where it has none, or only the files tell."""
 
@@ -198,6 +200,7 @@ class ImagesConfig(HeldOutConfig):
     """
 
     implementation: ClassVar[str] = "couplet.data.sources.images:read_images"
+    by_content = ("path", "test_path")
     kind: Literal["images"] = "images"
     path: str = Field(min_length=1)
     """Where the images are; relative to the working directory."""

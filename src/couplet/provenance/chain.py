@@ -1,6 +1,6 @@
 """Records read again: which file came from which, and whether they agree.
 
-Recorded digests are held against recorded digests, and only files of a few kilobytes are read:
+Recorded digests are compared with recorded digests, and only files of a few kilobytes are read:
 `couplet verify` reads everything.
 """
 
@@ -13,22 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from couplet.config.layout import RECORD_SUFFIX, TRAINING_RECORD, record_of
 from couplet.errors import UserError
 from couplet.files import read_json, sha256
-
-LINKS = {
-    "prepare": (),
-    "features": ("prepare",),
-    "reference": ("prepare", "features"),
-    "train": ("prepare",),
-    "select": ("features", "reference", "train"),
-    "sample": ("train", "select"),
-    "evaluate": ("features", "reference", "select", "sample"),
-    "probe": ("prepare", "train"),
-}
-"""The stages whose files each stage reads, in the order in which they run."""
-
+from couplet.plan.code import current
+from couplet.plan.stages import RECORD, RECORD_SUFFIX, STAGES, beside
 
 @dataclass(frozen=True)
 class Record:
@@ -56,20 +44,22 @@ class Record:
         return {Path(os.path.normpath(self.path.parent / name)): digest for name, digest in files.items()}
 
 
-PARTS = ("stage", "settings", "inputs", "outputs", "code", "commit", "dirty", "seconds")
+PARTS = ("stage", "key", "settings", "inputs", "outputs", "code", "commit", "dirty", "seconds")
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path, advice: str = "run the stage again") -> Record:
     """The record in a file.
 
     Raises:
-        UserError: the file is missing or holds something else.
+        UserError: the file is missing or holds something else; the message ends with ``advice``.
     """
+    if not path.exists():
+        raise UserError(f"{path}: no such record; {advice}")
     content = read_json(path)
     lacks = [part for part in PARTS if not isinstance(content, Mapping) or part not in content]
     if lacks:
         raise UserError(
-            f"{path}: not a record of this version, it says nothing of {lacks[0]}; run the stage again"
+            f"{path}: not a record of this version, {lacks[0]} is missing; {advice}"
         )
     return Record(path, content)
 
@@ -79,8 +69,8 @@ def maker(file: Path) -> Record | None:
     folders = file.parents[:2]
     candidates = [
         *sorted(file.parent.glob(f"*{RECORD_SUFFIX}")),
-        *(record_of(folder) for folder in folders if folder.name),
-        *(folder / TRAINING_RECORD for folder in folders),
+        *(beside(folder) for folder in folders if folder.name),
+        *(folder / RECORD for folder in folders),
     ]
     for path in candidates:
         if path.is_file() and file in (record := read_record(path)).outputs:
@@ -89,14 +79,14 @@ def maker(file: Path) -> Record | None:
 
 
 def check_linked(records: Iterable[Record]) -> None:
-    """Raises UserError where a stage read something else than the stage before it wrote.
+    """Raise UserError where a stage read something else than the stage before it wrote.
 
     There is one record of each stage at most. Where the stages worked in other folders than these, what
     was read must at least be the same files.
     """
     by_stage = {record.stage: record for record in records}
     for after in by_stage.values():
-        for stage in LINKS[after.stage]:
+        for stage in STAGES[after.stage].reads:
             if before := by_stage.get(stage):
                 _check_link(before, after)
 
@@ -117,7 +107,7 @@ def _check_link(before: Record, after: Record) -> None:
 
 
 def check_small_files(record: Record) -> None:
-    """Raises UserError if a card, a configuration or a file of numbers is not the one of the record."""
+    """Raise UserError if a card, a configuration or a file of numbers is not the one of the record."""
     for path, digest in record.outputs.items():
         if path.suffix in (".json", ".csv") and (found := sha256(path)) != digest:
             raise UserError(
@@ -126,14 +116,18 @@ def check_small_files(record: Record) -> None:
             )
 
 
-def check_settings(record: Record, **wanted: str) -> None:
-    """Raises UserError if the record's keys are not the ``wanted`` ones."""
-    for name, value in wanted.items():
-        if (found := record.content.get(name)) != value:
-            raise UserError(
-                f"{record.path}: {name} is {found}, the parameters give {value}; "
-                f"run `couplet {record.stage}` again"
-            )
+def check_key(record: Record, key: str) -> None:
+    """Raise UserError if the record's cache key is not ``key``."""
+    if (recorded := record.content["key"]) != key:
+        raise UserError(
+            f"{record.path}: key is {recorded}, the parameters give {key}; run `couplet {record.stage}` again"
+        )
+
+
+def changed_code(record: Record) -> list[str]:
+    """The definitions in a record that are not what they were when the output was made."""
+    code: Mapping[str, str] = record.content["code"]
+    return [definition for definition, digest in code.items() if current(definition) != digest]
 
 
 def chain(end: Record) -> Sequence[Record]:
@@ -155,7 +149,7 @@ def chain(end: Record) -> Sequence[Record]:
             if before.path not in found:
                 found[before.path] = before
                 waiting.append(before)
-    order = list(LINKS)
+    order = list(STAGES)
     return sorted(
         found.values(),
         key=lambda record: order.index(record.stage) if record.stage in order else len(order),

@@ -1,14 +1,15 @@
-"""`couplet show`: what a run folder holds."""
+"""`couplet show`: the content of a run's folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from couplet.config.layout import checkpoint_name
 from couplet.errors import UserError
 from couplet.files import read_json
-from couplet.stages.train import trained_with
+from couplet.plan.layout import checkpoint_name
+from couplet.plan.stages import RECORD
+from couplet.plan.stored import training_in
 
 
 def contents(folder: Path) -> Iterator[tuple[str, str]]:
@@ -19,33 +20,37 @@ def contents(folder: Path) -> Iterator[tuple[str, str]]:
     """
     train = folder / "train"
     if not (train / "config.json").exists():
-        partial = "; a training is unfinished" if (folder / "train.partial").exists() else ""
+        partial = "; a run is unfinished" if (folder / "train.partial").exists() else ""
         raise UserError(f"{folder}: no run here, expected train/config.json{partial}")
-    settings = trained_with(train)
+    settings = training_in(train)
     recipe = settings.recipe
-    yield "run", f"{settings.cell}-{settings.key}"
+    record = read_json(train / RECORD)
+    yield "run", f"{settings.cell}-{record['key']}"
     yield "coupling", _described(settings.coupling.model_dump())
     yield "training", f"{recipe.steps} steps of {recipe.batch} images, {recipe.network.kind}"
-    record = read_json(train / "record.json")
     yield (
         "took",
         f"{record['seconds']:.1f} s, {record['images_per_second']:.0f} images/s on "
         f"{record['device']} ({record['threads']} threads), {record['parameters']:,} parameters",
     )
     commit = record["commit"] or "no repository"
-    yield "code", commit + (" with changes" if record["dirty"] else "")
+    yield "commit", commit + (" with changes" if record["dirty"] else "")
     saved = [
         step for step in settings.snapshot_steps if (train / "checkpoints" / checkpoint_name(step)).exists()
     ]
     yield "snapshots", "after steps " + ", ".join(map(str, saved))
-    for about in sorted(folder.glob("eval*/evaluation.json")):
-        evaluation = read_json(about)
-        yield "measured in", str(about.parent)
+    for file in (*folder.glob("evaluation.json"), *sorted(folder.glob("evaluate-*[!s].json"))):
+        evaluation = read_json(file)
+        if "numbers" not in evaluation:
+            continue
+        yield "measured in", str(file)
         yield "selected", f"step {evaluation['selected']['step']}"
         yield "features", evaluation["extractor"]
         yield "samples", str(evaluation["samples"]["count"])
-        for name, value in evaluation["metrics"].items():
-            yield name, f"{value:.4f}"
+        for row in evaluation["numbers"]:
+            yield f"{row['metric']}, NFE {row['nfe']}", f"{row['value']:.4f}"
+    if (folder / "samples.png").exists():
+        yield "picture", str(folder / "samples.png")
 
 
 def _described(settings: dict[str, object]) -> str:

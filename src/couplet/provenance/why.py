@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from couplet.config.sources import STAGE_SOURCES, code_of
 from couplet.errors import UserError
 from couplet.files import read_json
-from couplet.stages.provenance import Record, chain, check_small_files, maker
+from couplet.provenance.chain import Record, chain, changed_code, check_small_files, maker
 
 NAMES = ("dataset", "scale", "recipe", "kernel", "coupling", "nfe", "extractor")
 """The columns by which a row can be chosen; `seed` chooses among the runs of a row."""
@@ -213,8 +212,8 @@ def _what(record: Record, later: Sequence[Record]) -> Iterator[str]:
     about = [f"key {content['key']}"] if "key" in content else []
     about.append(f"commit {content['commit'][:10]}" if content["commit"] else "no repository")
     about[-1] += " with changes" if content["dirty"] else ""
-    if record.stage in STAGE_SOURCES and content["code"] != code_of(record.stage):
-        about.append(f"code {content['code'][:8]}, another than is installed")
-    if earlier := content.get("earlier_code"):
-        about.append(f"begun by code {', '.join(code[:8] for code in earlier)}")
+    if changed := changed_code(record):
+        about.append(f"code has changed since, first in {changed[0]}")
+    for proof in content.get("adopted", ()):
+        about.append(f"taken over from key {proof['key']} after {proof['steps']} replayed steps")
     yield ", ".join([*about, f"{content['seconds']:.1f} s"])

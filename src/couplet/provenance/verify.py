@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from couplet.config.layout import RECORD_SUFFIX, TRAINING_RECORD
-from couplet.config.sources import STAGE_SOURCES, code_of
+from couplet.plan.stages import RECORD, RECORD_SUFFIX
 from couplet.errors import UserError
-from couplet.stages.provenance import Record, read_record
+from couplet.provenance.chain import Record, changed_code, read_record
 
 CHUNK = 1 << 22
 """Bytes that are read at a time."""
@@ -57,7 +56,7 @@ def inventory(root: Path) -> Inventory:
     records: list[Record] = []
     damaged = []
     for path in sorted(_walk(root)):
-        if path.name == TRAINING_RECORD or path.name.endswith(RECORD_SUFFIX):
+        if path.name == RECORD or path.name.endswith(RECORD_SUFFIX):
             try:
                 records.append(read_record(path))
             except UserError as error:
@@ -118,12 +117,14 @@ def _extra(found: Inventory, written: set[Path]) -> Iterator[str]:
 
 
 def _other_code(records: Sequence[Record]) -> Iterator[str]:
-    """A line for each code that made something and is not the one that is installed."""
-    made = Counter((record.stage, record.content["code"]) for record in records)
-    for (stage, code), count in sorted(made.items()):
-        if stage in STAGE_SOURCES and code != (present := code_of(stage)):
-            records_ = "1 record" if count == 1 else f"{count} records"
-            yield f"{stage}: {records_} made by other code ({code[:8]}) than is installed ({present[:8]})"
+    """A line for each stage of which results were made by other code than is installed."""
+    made: Counter[tuple[str, str]] = Counter()
+    for record in records:
+        if changed := changed_code(record):
+            made[record.stage, changed[0]] += 1
+    for (stage, definition), count in sorted(made.items()):
+        records_ = "1 record" if count == 1 else f"{count} records"
+        yield f"{stage}: {records_} made by other code than is installed, first in {definition}"
 
 
 def _stages(stages: Counter[str]) -> str:

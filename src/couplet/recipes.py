@@ -8,11 +8,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from couplet.config import Cell, Training
-from couplet.config.params import read_params
+from couplet.config.cells import Cell, Training
+from couplet.config.resolve import resolve
+from couplet.cost import Cost, cost, native_shape
 from couplet.errors import UserError
-from couplet.reporting import reported
-from couplet.reporting.cost import Cost, cost, native_shape
+from couplet.reporting.published import reported
 
 ASSUMED = ("assumed", "not published")
 """What a source says where no paper and no code tells a value."""
@@ -62,7 +62,7 @@ def rows(files: Sequence[Path], scale: str | None = None) -> Iterator[Row]:
         UserError: a file is wrong.
     """
     for path in files:
-        params = read_params(path, scale)
+        params = resolve(path, scale)
         for cell in dict.fromkeys(cell.model_copy(update={"seed": 0}) for cell in params.cells()):
             yield Row(path.stem, cell, params.training(cell), params.sample.nfe)
 
