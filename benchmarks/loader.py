@@ -34,8 +34,8 @@ import report
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from couplet.data import Loader, Split, read_array
-from couplet.data.loader import Gathered
+from couplet.data.archive import Split, read_array
+from couplet.data.loader import Gathered, Loader
 
 SMALL, MIDDLE, LARGE = (8, 8, 1), (32, 32, 3), (64, 64, 3)
 BATCHES = (64, 256, 1024)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from couplet.config import Params
-from couplet.data import read_array
+from couplet.data.archive import read_array
 from couplet.live import Sink, watched
 from couplet.progress import counting, training_progress
 from couplet.reporting.figures import sample_grids
@@ -45,7 +45,7 @@ def run_cell(
     data, extractor, statistics = out / "data", out / "features", out / "reference"
     trained, measured = out / "train", out / "eval"
     selection, samples = measured / "selection.json", measured / "samples"
-    prepare(cell.dataset, settings.dataset, data, raw=Path(params.raw), workers=1, counting=counting)
+    prepare(cell.dataset, settings.dataset, out=data, raw=Path(params.raw), workers=1, counting=counting)
     features(measurement.features, data, extractor, device)
     with counting(f"{data}: reference", images_of(data)) as advance:
         reference(data, extractor, statistics, device, advance)

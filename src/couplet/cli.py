@@ -301,7 +301,7 @@ def prepare(
     from couplet.stages.prepare import prepare as stage
 
     folder = out or Path("data") / name
-    card = stage(name, config, folder, raw=raw, workers=workers, counting=counting)
+    card = stage(name, config, out=folder, raw=raw, workers=workers, counting=counting)
     counts = ", ".join(f"{count} {split}" for split, count in card.counts.items())
     typer.echo(f"{folder}: {name}, {'×'.join(map(str, card.shape))}, {counts} images; see preview.png")
 

@@ -13,7 +13,7 @@ from pydantic import Field, PlainValidator, PrivateAttr, model_validator
 from couplet.config.base import Closed, Invalid, OneOf, Variant, choices, located, path_safe, validated
 from couplet.config.cells import Cell, Grid, Measurement, Training
 from couplet.config.couplings import CouplingConfig
-from couplet.config.datasets import DatasetConfig
+from couplet.config.datasets import DatasetConfig, is_plane
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.plugins import load_plugins
 from couplet.config.recipes import KernelConfig, Recipe
@@ -367,7 +367,7 @@ class Params(Closed):
         training = self.training(cell)
         has = {
             "regulariser": training.recipe.schedule.makes_denoiser,
-            "plane": training.dataset.native == (1, 2),
+            "plane": is_plane(training.dataset.native),
         }
         return [kind for kind in PROBES if has.get(kind, True)]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from couplet.config import Measurement, Training
 from couplet.config.layout import record_of
-from couplet.data import read_array
+from couplet.data.archive import read_array
 from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics import measure, scores

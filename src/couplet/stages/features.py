@@ -10,8 +10,7 @@ import torch
 from couplet.config.cells import digest
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.layout import record_of
-from couplet.data import Archive
-from couplet.data.archive import ARRAYS
+from couplet.data.archive import ARRAYS, Archive
 from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics.extractor import CARD, Extractor, implementation, load_extractor

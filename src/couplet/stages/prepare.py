@@ -1,4 +1,4 @@
-"""Stage `prepare`: a data set becomes an archive."""
+"""Stage `prepare`: write a data set as an archive."""
 
 from __future__ import annotations
 
@@ -6,42 +6,46 @@ from pathlib import Path
 
 import torch
 
-from couplet import data
 from couplet.config.cells import digest
 from couplet.config.datasets import DatasetConfig
 from couplet.config.layout import record_of
-from couplet.data import Archive, Card, Counting
-from couplet.data.archive import PREVIEW, silent
+from couplet.data.archive import PREVIEW, Archive, Card, Counting, silent, write
+from couplet.data.sources.base import read
+from couplet.errors import installed
+from couplet.files import replacing
 from couplet.stages.record import Recorder, archive_digests, digests
 
 
 def prepare(
     name: str,
     config: DatasetConfig,
-    out: Path,
     *,
+    out: Path,
     raw: Path,
     workers: int = 1,
     counting: Counting = silent,
 ) -> Card:
-    """Writes the archive of data set ``name`` to the folder ``out``, and its record beside it.
+    """Write the archive of a data set with a preview picture, and its record.
 
     Args:
-        name: what the card calls it.
-        config: where its images come from.
-        out: the archive's folder.
-        raw: folder of original files, looked for and downloaded to ``raw/<kind>``; ImageNet's, which two
-            kinds share, to ``raw/imagenet``.
-        workers: threads that decode; the bytes written do not depend on them.
+        name: name of the data set in the card.
+        config: origin of the images.
+        out: folder of the archive; the record is written next to it.
+        raw: folder of original files, which are read from, or downloaded to, ``raw/<kind>``; the two kinds
+            of ImageNet share ``raw/imagenet``.
+        workers: number of decoding threads; the bytes do not depend on it.
         counting: shows progress.
 
     Raises:
-        UserError: the source is not to be had or holds images that cannot be decoded, or ``out`` cannot be
-            written.
+        UserError: the originals are missing or damaged, images cannot be decoded, ``out`` cannot be written,
+            or a package is not installed.
     """
+    with installed(f"dataset {name}"):
+        from couplet.reporting.preview import contact_sheet
+
     record = Recorder("prepare", record_of(out), torch.device("cpu"))
-    with data.read(config, raw) as source:
-        card = data.write(
+    with read(config, raw) as source:
+        card = write(
             out,
             dataset=name,
             source=source.description,
@@ -52,11 +56,14 @@ def prepare(
             workers=workers,
             counting=counting,
         )
+    archive = Archive(out)
+    with replacing(out / PREVIEW) as temporary:
+        contact_sheet(archive.train, card.classes).save(temporary, format="PNG")
     record.write(
         key=digest(config),
         settings=config.model_dump(mode="json"),
         originals=card.originals,
         inputs={},
-        outputs={**archive_digests(Archive(out)), **digests(out / PREVIEW)},
+        outputs={**archive_digests(archive), **digests(out / PREVIEW)},
     )
     return card

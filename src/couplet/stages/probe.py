@@ -21,9 +21,11 @@ from couplet import model
 from couplet.config import Training
 from couplet.config.base import choices
 from couplet.config.cells import digest
+from couplet.config.datasets import is_plane
 from couplet.config.layout import TRAINING_RECORD, checkpoint_name, record_of
 from couplet.config.stages import PROBES, ProbeConfig
-from couplet.data import Archive, Loader, to_float
+from couplet.data.archive import Archive
+from couplet.data.loader import Loader, to_float
 from couplet.errors import UserError
 from couplet.files import replacing
 from couplet.model import ConsistencyModel
@@ -103,9 +105,9 @@ def probe(
         )
     check_trained(settings, train)
     archive = Archive(data)
-    if kind == "plane" and math.prod(archive.card.shape) != 2:
-        values = math.prod(archive.card.shape)
-        raise UserError(f"{data}: images of {values} values; probe plane needs points of the plane: 2")
+    if kind == "plane" and not is_plane(archive.card.shape):
+        shape = "×".join(map(str, archive.card.shape))
+        raise UserError(f"{data}: images of {shape}; probe plane needs points of the plane: 1×1×2")
     if read_record(train / TRAINING_RECORD).content.get("data") != dict(archive.card.files):
         raise UserError(f"{data}: not the data set that {train} was trained on; give the folder that was")
     record = Recorder("probe", record_of(out), device)

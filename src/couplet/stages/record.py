@@ -15,8 +15,7 @@ import torch
 
 from couplet.config import Measurement, Training
 from couplet.config.sources import code_of
-from couplet.data import Archive
-from couplet.data.archive import CARD
+from couplet.data.archive import CARD, Archive
 from couplet.files import sha256, write_json
 
 PACKAGES = (

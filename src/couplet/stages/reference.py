@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from couplet.config.layout import record_of
-from couplet.data import SPLITS, Archive
+from couplet.data.archive import SPLITS, Archive
 from couplet.errors import UserError
 from couplet.metrics.extractor import load_extractor
 from couplet.metrics.measure import measure

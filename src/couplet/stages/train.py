@@ -21,7 +21,8 @@ from couplet import model, training
 from couplet.config import Cell, Params, Training
 from couplet.config.layout import TRAINING_RECORD, checkpoint_name
 from couplet.config.sources import code_of
-from couplet.data import Archive, Loader
+from couplet.data.archive import Archive
+from couplet.data.loader import Loader
 from couplet.errors import Stopped, UserError
 from couplet.files import append, locked, read_json, remove_temporary, replacing, write_json
 from couplet.model import ImageShape, Saved

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from couplet.data import Loader, Split, loader, read_array, to_float
+from couplet.data import loader
+from couplet.data.archive import Split, read_array
+from couplet.data.loader import Loader, to_float
 from couplet.errors import UserError
 from couplet.model import ImageShape
-from couplet.training import initial_state, loop, run
+from couplet.training import loop
+from couplet.training.loop import initial_state, run
 
 CPU = torch.device("cpu")
 
@@ -259,7 +262,8 @@ def test_the_interpreter_ends_while_batches_wait():
     """With an iterator that nobody closed."""
     program = """
 import numpy, torch
-from couplet.data import Loader, Split
+from couplet.data.archive import Split
+from couplet.data.loader import Loader
 split = Split(numpy.zeros((9, 4, 4, 1), numpy.uint8), numpy.zeros(9, numpy.int64))
 batches = Loader(split, batch=4, seed=0, flip=True, num_classes=0).batches(0, 10**6, torch.device("cpu"), 3)
 next(batches)
@@ -294,7 +298,7 @@ def test_file_that_is_cut_while_in_use_is_named(mapped, ahead):
     next(batches)
     path, whole = Path(mapped[1].filename), Path(mapped[1].filename).stat().st_size
     os.truncate(path, 8192)
-    with pytest.raises(UserError, match=rf"^{path}: cut to 8192 bytes while in use, must have {whole}$"):
+    with pytest.raises(UserError, match=rf"^{path}: truncated to 8192 bytes while in use, must have {whole}$"):
         list(batches)
     assert threads() == []
 
