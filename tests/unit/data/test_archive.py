@@ -1,4 +1,4 @@
-"""The prepared archive: whole and described, or refused."""
+"""Archives: round trip, card, and refusal of damaged files."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def folder(tmp_path, splits):
 
 
 def refused(folder, split=None):
-    """The message of the one error, which names a file of the folder."""
+    """The one-line error message, which names a file of the folder."""
     with pytest.raises(UserError) as caught:
         Archive(folder).split(split)
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""Archives written image by image: the bytes, what is skipped, and what becomes of an older archive."""
+"""Archives written image by image: bytes, skipped images and replaced archives."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Configurations of data sets: what each allows, and what stands in for a named kind."""
+"""Configurations of data sets: allowed values and `--from`."""
 
 import pytest
 

@@ -33,7 +33,7 @@ def png(array):
 
 
 def grown(folder, files):
-    """Writes files of relative names and bytes below ``folder``."""
+    """Write files, relative names with bytes, below ``folder``."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def prepared(tmp_path, path, *, workers=1, **settings):
 
 
 def refused(tmp_path, path, **settings):
-    """The one line of the error, with nothing left behind."""
+    """The one-line error message; no archive is left."""
     with pytest.raises(UserError) as caught:
         prepared(tmp_path, path, **settings)
     assert "\n" not in str(caught.value)
@@ -87,7 +87,7 @@ def tarred(path, files, mode):
 
 @pytest.fixture(params=["folder", "zip", "deflated.zip", "tar", "tar.gz", "tar.xz", "tar.bz2", "noname"])
 def container(request, tmp_path):
-    """Makes a container of files, told apart by content: the name says nothing for `noname`."""
+    """Returns a function that packs files; the name of `noname` does not tell its format."""
 
     def make(files):
         path = tmp_path / f"images.{request.param}"
@@ -190,7 +190,7 @@ def test_edm_zip(tmp_path):
 
 
 def test_edm_zip_without_labels(tmp_path):
-    """Its numbered folders are no classes."""
+    """The numbered folders are not classes."""
     card, archive = prepared(tmp_path, zipped(tmp_path / "x.zip", edm(None)))
     assert card.classes == ()
     assert archive.train.labels.tolist() == [0] * 8
@@ -409,7 +409,7 @@ def test_mixed_colours_are_refused_unless_chosen(tmp_path):
 
 
 def deep_png(kind, samples):
-    """A PNG of 16 bits a channel."""
+    """A PNG of 16 bits per channel."""
 
     def chunk(name, data):
         body = name + data

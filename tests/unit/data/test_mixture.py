@@ -1,4 +1,4 @@
-"""Points of two Gaussians: what is drawn, how it is stored and how it is shown."""
+"""Points of two Gaussians: distribution, storage and picture."""
 
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def test_wrong_settings_are_named(settings, message):
 
 
 def test_archive_and_its_picture(tmp_path):
-    """The picture has a dot of its class's colour at every point and nothing else but axes."""
+    """The picture has the axes, a dot in the class's colour at every point, and nothing else."""
     card = prepare("toy", MixtureConfig(points=300, test_points=20), out=tmp_path / "toy", raw=NOWHERE)
     assert (card.shape, card.counts) == ((1, 1, 2), {"train": 300, "test": 20})
     assert card.source == (

@@ -44,7 +44,7 @@ def test_grey_values_span_the_whole_range(digits):
 
 
 def test_splits_are_disjoint_and_complete(digits):
-    """The two splits together are scikit-learn's images with their labels, each once."""
+    """The two splits together contain each of scikit-learn's images once, with its label."""
 
     def rows(images, labels):
         flat = images.reshape(len(images), 64).astype(int)
@@ -93,7 +93,7 @@ def read_ramp(config, raw, stack):
 
 
 def test_one_function_adds_a_kind(tmp_path, monkeypatch):
-    """As a plug-in does it, arrays are enough for a source."""
+    """A plug-in needs a configuration class and a function that returns arrays."""
     monkeypatch.setattr(DatasetConfig, "family", dict(DatasetConfig.family))
 
     class Ramp(DatasetConfig):
@@ -109,7 +109,7 @@ def test_one_function_adds_a_kind(tmp_path, monkeypatch):
 
 
 def test_digits_archive_keeps_its_bytes(tmp_path):
-    """The digests of the archives that the first version wrote."""
+    """The digests are those of the first version."""
     card = prepare("digits", DigitsConfig(), out=tmp_path, raw=NOWHERE)
     assert {name: digest[:16] for name, digest in card.files.items()} == {
         "train-images.npy": "c2fef9269c844278",
@@ -120,21 +120,19 @@ def test_digits_archive_keeps_its_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("modules", "config", "package"),
+    ("absent", "config", "package"),
     [
-        (("sklearn", "sklearn.datasets"), DigitsConfig(), "scikit-learn"),
-        (("torchvision", "torchvision.datasets"), MnistConfig(), "torchvision"),
-        (("PIL", "couplet.data.sources.images"), ImagesConfig(path="x", resolution=8), "pillow"),
+        (["sklearn", "sklearn.datasets"], DigitsConfig(), "scikit-learn"),
+        (["torchvision", "torchvision.datasets"], MnistConfig(), "torchvision"),
+        (["PIL"], ImagesConfig(path="x", resolution=8), "pillow"),
     ],
 )
-def test_missing_package_is_named(monkeypatch, modules, config, package):
-    """In the reader, or in the module that holds it."""
-    for name in modules:
-        if name.startswith("couplet"):
-            monkeypatch.delitem(sys.modules, name, raising=False)
-            monkeypatch.delitem(sys.modules, "couplet.data.sources.collection", raising=False)
-        else:
-            monkeypatch.setitem(sys.modules, name, None)
+def test_missing_package_is_named(monkeypatch, absent, config, package):
+    """Whether the reader imports it or its module."""
+    for name in [name for name in sys.modules if name.startswith("couplet.data.sources.")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in absent:
+        monkeypatch.setitem(sys.modules, name, None)
     message = f"^dataset {config.kind}: {package} is not installed; pip install {package}$"
     with pytest.raises(UserError, match=message), read(config, NOWHERE):
         pass

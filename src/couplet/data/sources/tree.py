@@ -100,7 +100,7 @@ def _first_folders(path: Path, images: Sequence[str], folder: str) -> list[str]:
 def _json_labels(
     path: Path, images: Sequence[str], content: bytes
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels and classes from EDM's dataset.json, ``{"labels": [[name, int], …]}`` or ``{"labels": null}``."""
+    """Labels and classes of EDM's dataset.json: ``{"labels": [[name, int], …]}``, or null."""
     try:
         pairs = json.loads(content)["labels"]
         label_of = {str(name): label for name, label in pairs} if pairs is not None else None
