@@ -27,8 +27,8 @@ from couplet.config import recipes
 from couplet.config.datasets import DigitsConfig
 from couplet.config.extractors import ClassifierConfig
 from couplet.couplings import cheapest
-from couplet.data import to_float
-from couplet.data.sources import read
+from couplet.data.loader import to_float
+from couplet.data.sources.base import read
 from couplet.kernels import VarianceExploding
 from couplet.losses import InverseGap, elementwise_pseudo_huber, ict_c, pseudo_huber
 from couplet.metrics import frechet_distance, moments

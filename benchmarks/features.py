@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torchvision.models import inception_v3
 
 from couplet.config.extractors import InceptionConfig
-from couplet.data import read_array
+from couplet.data.archive import read_array
 from couplet.metrics.extractor import InceptionExtractor
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from couplet.config import Training
 from couplet.config.recipes import AdamConfig, LionConfig, OptimizerConfig, RAdamConfig
 from couplet.couplings import Predictors
-from couplet.data import Loader
+from couplet.data.loader import Loader
 from couplet.model import ConsistencyModel
 from couplet.tensors import default_stream, generator, seed_of
 from couplet.training import Phase, State, build_objective

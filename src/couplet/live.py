@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from couplet import model
+from couplet.config.datasets import is_plane
 from couplet.errors import Stopped, UserError
 from couplet.files import remove_temporary, replacing, write_json
 from couplet.sampling.generate import generate
@@ -182,7 +183,6 @@ def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
     Raises:
         UserError: the file cannot be read.
     """
-    from couplet.data.preview import are_points
     from couplet.reporting.figures import panel_size, tile
 
     with default_stream(torch.device("cpu"), 0):
@@ -202,7 +202,7 @@ def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
         boundary=recipe.boundary.sampling,
         conditional=recipe.conditional,
     )
-    scale = 1 if are_points(image) else -(-LEAST_SIDE // side)
+    scale = 1 if is_plane(image) else -(-LEAST_SIDE // side)
     images = np.concatenate([batch[1] for batch in batches])
     return tile(images.repeat(scale, axis=1).repeat(scale, axis=2), COLUMNS)
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from couplet.config import Training, read_params
-from couplet.data import Loader, Split
+from couplet.data.archive import Split
+from couplet.data.loader import Loader
 from couplet.model import build
 from couplet.reporting.cost import native_shape
 from couplet.training import initial_state, run

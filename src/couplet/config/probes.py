@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from couplet.config.base import Floats, Invalid, Variant
+from couplet.config.datasets import is_plane
 
 if TYPE_CHECKING:
     from couplet.config.cells import Training
@@ -108,6 +109,6 @@ class PlaneConfig(ProbeConfig):
     """Samples and pairs, at most: a picture cannot show more."""
 
     def misfit(self, training: Training) -> str | None:
-        if training.dataset.native != (1, 2):
+        if not is_plane(training.dataset.native):
             return f"dataset = {training.cell.dataset}: this probe needs points of the plane, as of `mixture`"
         return None

@@ -29,8 +29,8 @@ STAGE_SOURCES = {
         "config/datasets.py",
         "data/archive.py",
         "data/crops.py",
-        "data/preview.py",
         "data/sources",
+        "reporting/preview.py",
         "stages/prepare.py",
     ),
     "features": (
@@ -81,9 +81,9 @@ STAGE_SOURCES = {
     ),
     "paper": ("reporting/paper.html.j2", "reporting/paper.py", "stages/paper.py"),
     "table": (
-        "data/preview.py",
         "reporting/couplet.mplstyle",
         "reporting/figures.py",
+        "reporting/preview.py",
         "reporting/published.csv",
         "reporting/published.py",
         "reporting/table.py",

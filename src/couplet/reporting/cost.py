@@ -41,7 +41,7 @@ def native_shape(dataset: DatasetConfig) -> ImageShape | None:
     """What images of a kind look like before they are prepared; None where only the files tell."""
     if dataset.native is None:
         return None
-    resolution, channels = dataset.native
+    _, resolution, channels = dataset.native
     return ImageShape(channels, resolution, dataset.num_classes)
 
 

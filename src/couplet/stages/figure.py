@@ -22,7 +22,7 @@ from couplet.config.study import (
     Study,
     SweepConfig,
 )
-from couplet.data import Archive
+from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.files import replacing, write_json
 from couplet.model import ImageShape

@@ -14,7 +14,7 @@ from couplet import reporting
 from couplet.config import Cell, Invalid, Params
 from couplet.config.cells import digest
 from couplet.config.layout import Layout, record_of
-from couplet.data import Archive, read_array
+from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
 from couplet.reporting import Missing, Result

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from couplet.config.extractors import ClassifierConfig, ExtractorConfig
-from couplet.data import Archive, Split, to_float
+from couplet.data.archive import Archive, Split
+from couplet.data.loader import to_float
 from couplet.errors import UserError
 from couplet.files import sha256
 from couplet.metrics.extractor import (
@@ -72,7 +73,7 @@ def test_without_a_test_split_training_images_are_held_out(make_archive, tmp_pat
 
 def test_images_are_converted_a_few_at_a_time(make_archive, monkeypatch):
     archive = Archive(make_archive(train=64, test=32))
-    whole = train_classifier(SMALL, archive.train, archive.test, 2)
+    whole = train_classifier(SMALL, archive.train, archive.split("test"), 2)
     sizes = []
 
     def spy(images, device):
@@ -81,7 +82,7 @@ def test_images_are_converted_a_few_at_a_time(make_archive, monkeypatch):
 
     monkeypatch.setattr(classifier, "to_float", spy)
     monkeypatch.setattr(classifier, "CHUNK", 10)
-    parts = train_classifier(SMALL, archive.train, archive.test, 2)
+    parts = train_classifier(SMALL, archive.train, archive.split("test"), 2)
     assert max(sizes) == SMALL.batch
     assert parts.test_accuracy == whole.test_accuracy
     for name, tensor in whole.classifier.state_dict().items():

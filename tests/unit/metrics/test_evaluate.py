@@ -13,7 +13,7 @@ from couplet.config import Cell, Measurement
 from couplet.config.datasets import DigitsConfig
 from couplet.config.extractors import InceptionConfig
 from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
-from couplet.data import Archive
+from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.files import sha256
 from couplet.metrics import frechet_distance, moments, precision_recall

@@ -11,7 +11,7 @@ import torch
 
 from couplet.config.extractors import ClassifierConfig, DinoV2Config, ExtractorConfig, InceptionConfig
 from couplet.config.stages import EvaluateConfig
-from couplet.data import Archive, read_array
+from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError
 from couplet.metrics import (
     Measured,

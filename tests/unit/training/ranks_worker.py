@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from couplet.config import Training
-from couplet.data import Loader, Split
+from couplet.data.archive import Split
+from couplet.data.loader import Loader
 from couplet.model import ImageShape
 from couplet.ranks import ALONE, joined
 from couplet.training import initial_state, run

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from couplet.config.stages import TrainConfig
-from couplet.data import Loader
+from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ImageShape
 from couplet.networks import Network

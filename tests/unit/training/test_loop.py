@@ -6,7 +6,7 @@ import torch
 from couplet.config.couplings import CouplingConfig
 from couplet.couplings import Coupling, Pair, implements
 from couplet.couplings.base import _REGISTRY
-from couplet.data import Loader
+from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ImageShape
 from couplet.tensors import generator

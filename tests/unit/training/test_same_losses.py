@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from couplet.couplings import Coupling, MinibatchOT
-from couplet.data import Loader
+from couplet.data.loader import Loader
 from couplet.model import ImageShape
 from couplet.training import initial_state, run
 

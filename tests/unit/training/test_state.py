@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from couplet.data import Loader
+from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ImageShape
 from couplet.training import initial_state, run

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from couplet.config.base import Invalid
 from couplet.config.extractors import ExtractorConfig
-from couplet.data import Archive
+from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.files import read_json
 from couplet.ranks import ALONE, Ranks

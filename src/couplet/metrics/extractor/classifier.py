@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from couplet.config.extractors import ClassifierConfig, ExtractorConfig
-from couplet.data import Archive, Loader, Split, to_float
+from couplet.data.archive import Archive, Split
+from couplet.data.loader import Loader, to_float
 from couplet.errors import UserError
 from couplet.files import replacing, sha256
 from couplet.metrics.extractor.base import Extractor, Pixels, extracts

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from couplet.config.extractors import ValuesConfig
-from couplet.data import Archive, to_float
+from couplet.data.archive import Archive
+from couplet.data.loader import to_float
 from couplet.errors import UserError
 from couplet.metrics.extractor.base import Extractor, Pixels, extracts
 

@@ -1,4 +1,4 @@
-"""Pictures of a data set, so that people look at what they train on: a contact sheet, or its points."""
+"""Picture of a data set, for people: a contact sheet of its images, or its points in the plane."""
 
 from __future__ import annotations
 
@@ -6,29 +6,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from couplet.config.datasets import is_plane
 from couplet.data.archive import Split
 
 ROWS, COLUMNS = 10, 10
 TILE, LARGEST, GAP, NAMES = 64, 256, 4, 110
-"""Least and largest side of an image, space between images, width of the class names; in pixels."""
+"""Smallest and largest side of an image, gap between images, width of the class names; in pixels."""
 
 DOT, AXIS = 2, 220
-"""Side of a point in pixels, so that each of 256 values has its place; grey of the axes."""
+"""Side of a point in pixels; grey value of the axes."""
 COLOURS = np.array([(31, 119, 180), (214, 39, 40)], np.uint8)
-"""Of the points of a class, RGB; taken in turn."""
+"""RGB colour of the points of a class; classes take turns."""
 MOST_POINTS = 5000
-"""Of more points, so many evenly spaced ones are drawn."""
-
-
-def are_points(shape: tuple[int, ...]) -> bool:
-    """Whether images [h, w, c] of this shape are points of the plane: one pixel of two channels."""
-    return shape == (1, 1, 2)
+"""Number of points to draw, evenly spaced in the split."""
 
 
 def scatter(images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
-    """Points [n, 1, 1, 2] in the square [-1, 1]², with its axes, as a picture uint8 [512, 512, 3].
+    """Draw points [n, 1, 1, 2] and axes of the square [-1, 1]² as a picture, uint8 [512, 512, 3].
 
-    The second coordinate points up. ``labels`` are class indices [n], each class in a colour of its own.
+    The second coordinate points up. ``labels`` are class indices [n], which decide the colours.
     """
     picture = np.full((256, 256, 3), 255, np.uint8)
     picture[[127, 128]] = picture[:, [127, 128]] = AXIS
@@ -38,25 +34,25 @@ def scatter(images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None) 
 
 
 def contact_sheet(split: Split, classes: tuple[str, ...]) -> Image.Image:
-    """The first images of each class, a row each (ten classes, spread evenly over all, if there are more).
+    """Draw the first images of each class in a row; of more than ten classes, ten that are evenly spaced.
 
-    Without classes: images spread evenly over the split. Points of the plane: all in one picture.
+    Without classes: images evenly spaced in the split. Points of the plane: a scatter plot.
     """
-    if are_points(split.images.shape[1:]):
-        shown = np.linspace(0, len(split) - 1, min(MOST_POINTS, len(split))).astype(int)
-        return Image.fromarray(scatter(split.images[shown], split.labels[shown]))
+    if is_plane(split.images.shape[1:]):
+        chosen = np.linspace(0, len(split) - 1, min(MOST_POINTS, len(split))).astype(int)
+        return Image.fromarray(scatter(split.images[chosen], split.labels[chosen]))
     longer = max(split.images.shape[1:3])
     shrink, scale = -(-longer // LARGEST), -(-TILE // longer)
     height, width = (-(-side // shrink) * scale for side in split.images.shape[1:3])
     left = NAMES if classes else 0
     rows = _rows(split, classes)
     step_x, step_y = width + GAP, height + GAP
-    columns = max(len(chosen) for _, chosen in rows)
+    columns = max(len(indices) for _, indices in rows)
     sheet = Image.new("RGB", (left + GAP + columns * step_x, GAP + len(rows) * step_y), "white")
-    for y, (name, chosen) in enumerate(rows):
+    for y, (name, indices) in enumerate(rows):
         top = GAP + y * step_y
         ImageDraw.Draw(sheet).text((GAP, top + step_y // 2), name[:16], fill="black")
-        for x, index in enumerate(chosen):
+        for x, index in enumerate(indices):
             pixels = split.images[index]
             image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).reduce(shrink)
             sheet.paste(
@@ -68,8 +64,8 @@ def contact_sheet(split: Split, classes: tuple[str, ...]) -> Image.Image:
 def _rows(split: Split, classes: tuple[str, ...]) -> list[tuple[str, list[int]]]:
     """Name and image indices of each row."""
     if not classes:
-        chosen = np.unique(np.linspace(0, len(split) - 1, ROWS * COLUMNS).round().astype(int)).tolist()
-        return [("", chosen[start : start + COLUMNS]) for start in range(0, len(chosen), COLUMNS)]
+        indices = np.unique(np.linspace(0, len(split) - 1, ROWS * COLUMNS).round().astype(int)).tolist()
+        return [("", indices[start : start + COLUMNS]) for start in range(0, len(indices), COLUMNS)]
     labels = np.asarray(split.labels)
-    shown = np.unique(np.linspace(0, len(classes) - 1, ROWS).round().astype(int))
-    return [(classes[label], np.flatnonzero(labels == label)[:COLUMNS].tolist()) for label in shown]
+    chosen = np.unique(np.linspace(0, len(classes) - 1, ROWS).round().astype(int))
+    return [(classes[label], np.flatnonzero(labels == label)[:COLUMNS].tolist()) for label in chosen]
