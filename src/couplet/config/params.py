@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import Field, PlainValidator, PrivateAttr, model_validator
 
-from couplet.config.base import Closed, Invalid, OneOf, Variant, choices, located, path_safe, validated
+from couplet.config.base import Closed, Invalid, Variant, choices, located, named, path_safe, validated
 from couplet.config.cells import Cell, Grid, Measurement, Training
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
@@ -20,32 +20,6 @@ from couplet.config.recipes import KernelConfig, Recipe
 from couplet.config.stages import PROBES, EvaluateConfig, ProbeConfig, SampleConfig, SelectConfig, TrainConfig
 from couplet.config.study import Study
 from couplet.errors import UserError
-
-
-def _named(family: type[Variant]) -> Any:
-    """A mapping from names to members of ``family``; a name that is a kind need not repeat it."""
-
-    def parse(value: Any) -> dict[str, Any]:
-        if not isinstance(value, Mapping):
-            raise Invalid((), value, f"must be a mapping from names to {family.noun} settings")
-        members = {}
-        for name, settings in value.items():
-            path_safe(name)
-            with located(name):
-                members[name] = family.parse(with_kind(family, name, settings))
-        return members
-
-    member: Any = Annotated[family, OneOf()]
-    return PlainValidator(parse, json_schema_input_type=dict[str, member])
-
-
-def with_kind(family: type[Variant], name: str, settings: Any) -> Any:
-    """``settings`` with ``kind: name`` filled in where it has none and ``name`` is a kind."""
-    if settings is None:
-        settings = {}
-    if isinstance(settings, Mapping) and "kind" not in settings and name in family.family:
-        return {"kind": name, **settings}
-    return settings
 
 
 FAMILIES: dict[str, type[Variant]] = {
@@ -111,15 +85,15 @@ class Params(Closed):
     """Folder of data sets as their authors publish them, one folder per kind; `prepare` downloads to it."""
     table1: Annotated[tuple[Grid, ...], PlainValidator(_grids, json_schema_input_type=Grid | list[Grid])]
     """A grid, or a list of grids: the table has the cells of all of them."""
-    datasets: Annotated[dict[str, Any], _named(DatasetConfig)]
-    features: Annotated[dict[str, Any], _named(ExtractorConfig)]
+    datasets: Annotated[dict[str, Any], named(DatasetConfig)]
+    features: Annotated[dict[str, Any], named(ExtractorConfig)]
     """Feature extractors by name."""
     recipes: dict[str, dict[str, Any]]
     """Recipes by name; `overrides` lists {when: {dataset|kernel|coupling|scale: name(s)}, …settings}. `like`
     names another recipe: what is written lies over that one, after its overrides."""
-    kernels: Annotated[dict[str, Any], _named(KernelConfig)] = {}
+    kernels: Annotated[dict[str, Any], named(KernelConfig)] = {}
     """Kernels by name. Like every kind of data set, extractor and coupling, `ve` and `li` need no entry."""
-    couplings: Annotated[dict[str, Any], _named(CouplingConfig)]
+    couplings: Annotated[dict[str, Any], named(CouplingConfig)]
     scales: dict[str, Scale | None] = {}
     """Sizes by name, for `--scale`; null changes nothing."""
     train: TrainConfig = TrainConfig()

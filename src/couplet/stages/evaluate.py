@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from couplet.config import Measurement, Training
 from couplet.config.layout import record_of
+from couplet.config.metrics import column
 from couplet.data import read_array
 from couplet.errors import UserError
 from couplet.files import write_json
-from couplet.metrics import measure, scores
+from couplet.metrics import evaluation
 from couplet.metrics.reference import load_reference
 from couplet.ranks import ALONE, Ranks
 from couplet.stages.features import extractor_of
 from couplet.stages.record import Recorder, digests, keys
 from couplet.stages.sample import samples_name, selected
 from couplet.stages.train import check_trained
-from couplet.tensors import seed_of
 
 
 def images_to_evaluate(measurement: Measurement) -> int:
@@ -42,10 +42,10 @@ def evaluate(
     advance: Callable[[int], None] = lambda images: None,
     ranks: Ranks = ALONE,
 ) -> dict[str, float]:
-    """Compares samples with the training split and writes two files and their record to the folder ``out``.
+    """Compare samples with the training split and write two files and their record to the folder ``out``.
 
-    metrics.json holds the numbers alone, named by metric, extractor and NFE, evaluation.json what they were
-    made from. ``advance`` is called with the size of each batch of images; ``ranks`` share the work.
+    metrics.json holds the numbers alone, named by metric, extractor and NFE; evaluation.json holds them as tidy
+    rows, with their provenance. ``advance`` is called with the size of each batch of images; ``ranks`` share the work.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
@@ -56,16 +56,16 @@ def evaluate(
     extractor = extractor_of(features, config, device)
     target = load_reference(reference / "train.safetensors", extractor)
     record = Recorder("evaluate", record_of(out / "evaluation.json"), device)
-    metrics: dict[str, float] = {}
     paths = {nfe: samples / samples_name(nfe) for nfe in measurement.sample.nfe}
     images = {nfe: _samples(path, measurement.sample.samples) for nfe, path in paths.items()}
-    for nfe in paths:
-        found = measure(extractor, images[nfe], advance, logits=True, ranks=ranks)
-        seed = seed_of(settings.cell.seed, "kid", nfe) % 2**32
-        for name, value in scores(found, target, measurement.evaluate, seed=seed).items():
-            metric, _, std = name.partition("_")
-            column = f"{config.metric(metric)}_{std}" if std else config.metric(metric)
-            metrics[f"{column}_nfe{nfe}"] = value
+    seed = settings.cell.seed
+    numbers = [
+        {**row, "extractor": config.label, "seed": seed}
+        for row in evaluation.evaluate(
+            extractor, images, target, measurement.evaluate, seed=seed, advance=advance, ranks=ranks
+        )
+    ]
+    metrics = {column(row["metric"], config, row["nfe"]): row["value"] for row in numbers}
     used = digests(*paths.values())
     about = {
         "run": f"{settings.cell}-{settings.key}",
@@ -78,7 +78,7 @@ def evaluate(
         "samples": {"count": measurement.sample.samples, "sha256": {path.name: used[path] for path in used}},
         "settings": measurement.evaluate.model_dump(mode="json"),
         "selected": chosen,
-        "metrics": metrics,
+        "numbers": numbers,
     }
     if ranks.first:
         write_json(out / "metrics.json", metrics)

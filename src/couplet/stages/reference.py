@@ -10,7 +10,7 @@ import torch
 from couplet.config.layout import record_of
 from couplet.data import SPLITS, Archive
 from couplet.errors import UserError
-from couplet.metrics.extractor import load_extractor
+from couplet.metrics.extractor.base import load_extractor
 from couplet.metrics.measure import measure
 from couplet.metrics.reference import Reference, save_reference
 from couplet.ranks import ALONE, Ranks
@@ -48,9 +48,9 @@ def reference(
     for split in SPLITS:
         path = out / f"{split}.safetensors"
         if archive.card.counts.get(split):
-            moments, kept, _ = measure(extractor, archive.split(split).images, advance, ranks=ranks)
+            moments, values, _ = measure(extractor, archive.split(split).images, advance, ranks=ranks)
             if ranks.first:
-                save_reference(path, Reference(split, extractor.name, extractor.digest, kept, moments))
+                save_reference(path, Reference(split, extractor.name, extractor.digest, values, moments))
         elif ranks.first:
             path.unlink(missing_ok=True)  # of an archive that had this split
     if ranks.first:
