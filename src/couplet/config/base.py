@@ -178,7 +178,7 @@ def path_safe(name: object) -> None:
 
 
 def named(family: type[Variant]) -> Any:
-    """Annotation of a mapping from names to members of ``family``; a name that is a kind need not repeat it."""
+    """Annotation: a mapping from names to members of ``family``; a name that is a kind need not repeat it."""
 
     def parse(value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):

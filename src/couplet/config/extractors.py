@@ -61,7 +61,8 @@ class PublishedConfig(ExtractorConfig):
     """An extractor whose weights are a published file."""
 
     weights: str | None = Field(None, min_length=1, exclude=True)
-    """The file; null is the published one in torch's cache. Excluded from cache keys: ``sha256`` identifies it."""
+    """The file; null is the published one, in torch's cache. Excluded from cache keys: ``sha256`` identifies
+    the content."""
     batch: int = Field(64, ge=1)
     """Images per network call; changes speed and memory, and features by float rounding."""
 
@@ -78,8 +79,8 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class InceptionConfig(PublishedConfig):
     """The network of FID, KID and IS: TensorFlow's Inception of 2015-12-05, as clean-fid runs it.
 
-    The file of `clean` and `legacy_tensorflow` is TorchScript, that is a program. It runs only if its digest is
-    ``sha256``; give another digest only for a file that you trust.
+    The file of `clean` and `legacy_tensorflow` is TorchScript, that is a program. It runs only if its
+    digest is ``sha256``; give another digest only for a file that you trust.
     """
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.inception:InceptionExtractor"
@@ -123,8 +124,8 @@ class DinoV2Config(PublishedConfig):
     architecture: str = Field("vit_large_patch14_dinov2", min_length=1)
     """Name of the vision transformer in timm."""
     sha256: Sha256 = DINOV2
-    """SHA-256 of the file, by default of the authors' dinov2_vitl14_pretrain.pth; a file with another digest is
-    refused. timm's .safetensors holds the same weights under another digest."""
+    """SHA-256 of the file, by default of the authors' dinov2_vitl14_pretrain.pth; a file with another digest
+    is refused. timm's .safetensors holds the same weights under another digest."""
 
     @property
     def label(self) -> str:

@@ -35,7 +35,7 @@ class MetricConfig(Variant):
     """Whether the metric applies only to extractors that classify."""
 
     def name_of(self, number: str, name: str) -> str:
-        """``number`` of the metric listed as ``name``: `kid`, or `small_kid` for one that is called otherwise."""
+        """Name of ``number`` where the metric is listed as ``name``: `kid`, or `small_kid` under `small`."""
         return number if name == self.kind else f"{name}_{number}"
 
 

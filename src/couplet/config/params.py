@@ -21,7 +21,6 @@ from couplet.config.stages import PROBES, EvaluateConfig, ProbeConfig, SampleCon
 from couplet.config.study import Study
 from couplet.errors import UserError
 
-
 FAMILIES: dict[str, type[Variant]] = {
     "datasets": DatasetConfig,
     "features": ExtractorConfig,

@@ -39,7 +39,7 @@ class SampleConfig(Closed):
 class EvaluateConfig(Closed):
     """How `evaluate` turns samples into numbers."""
 
-    metrics: Annotated[dict[str, Any], named(MetricConfig)] = {"fd": {}, "kid": {}, "is": {}}  # type: ignore[assignment]
+    metrics: Annotated[dict[str, Any], named(MetricConfig)] = {"fd": {}, "kid": {}, "is": {}}
     """Metrics by name. Metrics that need class scores are left out with an extractor that has none."""
 
 

@@ -42,9 +42,9 @@ def kid(
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Squared Fréchet distance between two Gaussians (Heusel et al. 2017, Eq. 6).
 
-    ``|m_a - m_b|² + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2)``. With ``S = F Fᵀ`` for both covariances the last
-    trace is the sum of the singular values of ``F_aᵀ F_b``. So it needs no root of the product, which rounding
-    makes complex, and loses no digits where covariances are singular.
+    ``|m_a - m_b|² + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2)``. With ``S = F Fᵀ`` for both covariances the
+    last trace is the sum of the singular values of ``F_aᵀ F_b``. This needs no root of the product, which
+    rounding makes complex, and loses no digits where covariances are singular.
 
     Returns:
         The distance in squared feature units; for equal moments it is 0 up to rounding, of either sign.
@@ -80,7 +80,7 @@ def kernel_distance(
     """Kernel distance (KID; Bińkowski et al. 2018, section 4).
 
     Squared maximum mean discrepancy with the kernel ``(x·y / d + 1)³``, averaged over random subsets of
-    ``m = min(n, n', subset_size)`` rows. Subsets are those that clean-fid draws after ``np.random.seed(seed)``.
+    ``m = min(n, n', subset_size)`` rows. clean-fid draws the same subsets after ``np.random.seed(seed)``.
 
     Args:
         generated: features [n, d] of any real dtype, n >= 2; they are computed with in float64.

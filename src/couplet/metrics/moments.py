@@ -19,7 +19,7 @@ class Moments:
     mean: FloatArray
     """[d]."""
     covariance: FloatArray
-    """[d, d], divided by ``count - 1``, as clean-fid, torchmetrics and GC do; StyleGAN and ECT divide by n."""
+    """[d, d], divided by ``count - 1`` as in clean-fid, torchmetrics and GC; StyleGAN and ECT divide by n."""
     count: int
     """Number of samples."""
 

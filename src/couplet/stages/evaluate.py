@@ -44,8 +44,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Compare samples with the training split and write two files and their record to the folder ``out``.
 
-    metrics.json holds the numbers alone, named by metric, extractor and NFE; evaluation.json holds them as tidy
-    rows, with their provenance. ``advance`` is called with the size of each batch of images; ``ranks`` share the work.
+    metrics.json holds the numbers alone, by column; evaluation.json holds them as tidy rows with their
+    provenance. ``advance`` is called with the size of each batch of images; ``ranks`` share the work.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.

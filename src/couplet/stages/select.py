@@ -14,7 +14,8 @@ from couplet.config import Measurement, Training
 from couplet.config.layout import checkpoint_name, record_of
 from couplet.errors import UserError
 from couplet.files import write_json
-from couplet.metrics import MomentsAccumulator, frechet_distance
+from couplet.metrics.distances import frechet_distance
+from couplet.metrics.moments import MomentsAccumulator
 from couplet.metrics.reference import load_reference
 from couplet.ranks import ALONE, Ranks
 from couplet.sampling import Images

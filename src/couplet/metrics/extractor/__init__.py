@@ -1,1 +1,1 @@
-"""Extractors: from images to features. A new one is a file here and its class in ``couplet.config.extractors``."""
+"""Extractors: images to features. A new one is a file here and its class in ``couplet.config.extractors``."""

@@ -110,7 +110,7 @@ class Extractor(ABC):
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Compute products and convolutions in float32 and in a fixed order, whatever the settings of training."""
+    """Compute products and convolutions in float32, in a fixed order, whatever the settings of training."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -138,7 +138,7 @@ def save_classifier(path: Path, trained: Trained, config: ClassifierConfig, spli
 
 
 class ClassifierExtractor(Extractor):
-    """The hidden layer of a trained classifier; no logits, because no paper reports a score of such classes."""
+    """The hidden layer of a trained classifier; no logits: no paper reports a score of such classes."""
 
     batch = CHUNK
 

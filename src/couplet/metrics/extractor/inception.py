@@ -41,9 +41,7 @@ class InceptionExtractor(Extractor):
         except ImportError as error:
             raise UserError(f"extractor inception needs clean-fid ({error}): pip install clean-fid") from None
         except (RuntimeError, AttributeError, KeyError, ValueError):
-            raise UserError(
-                f"{weights.path}: not the Inception network of mode {config.mode}"
-            ) from None
+            raise UserError(f"{weights.path}: not the Inception network of mode {config.mode}") from None
 
     @property
     def name(self) -> str:
