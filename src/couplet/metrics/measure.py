@@ -66,6 +66,6 @@ def measure(
 
 
 def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
-    """Return at most ``most`` positions in ``range(count)`` from 0 on, as evenly spaced as integers can be."""
+    """Return at most ``most`` positions in ``range(count)`` from 0 on, as evenly as integers can be."""
     few = min(count, most)
     return np.arange(few) * count // max(few, 1)

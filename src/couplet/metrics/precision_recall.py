@@ -40,8 +40,8 @@ def precision_recall(real: NDArray[Any], generated: NDArray[Any], *, k: int) -> 
 
     Each point of a set has a ball that reaches to its k-th other neighbour in the set, boundary included.
     Precision is the fraction of generated points inside any ball of the real set, recall the fraction of
-    real points inside any ball of the generated set. Distances are Euclidean in float64, where StyleGAN's and ECT's
-    code rounds features, distances and radii to float16 on the GPU.
+    real points inside any ball of the generated set. Distances are Euclidean in float64, where StyleGAN's
+    and ECT's code rounds features, distances and radii to float16 on the GPU.
 
     Args:
         real: features [n, d] of any real dtype, n > k.
