@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from couplet.config.extractors import DinoV2Config
 from couplet.errors import UserError
 from couplet.files import sha256
-from couplet.metrics.extractor import DinoV2Extractor
-from couplet.metrics.extractor.dinov2 import positions_at
+from couplet.metrics.extractor.dinov2 import DinoV2Extractor, positions_at
 
 timm = pytest.importorskip("timm")
 CPU = torch.device("cpu")
@@ -31,7 +30,7 @@ def network(side: int):
 def extractor(path, **settings) -> DinoV2Extractor:
     defaults = {"architecture": "test_vit", "sha256": sha256(path)}
     config = DinoV2Config(weights=str(path), **(defaults | settings))
-    return DinoV2Extractor.load(config, path.parent, CPU)
+    return DinoV2Extractor(config, path.parent, CPU)
 
 
 def test_features_are_the_class_token_of_images_that_torchvision_prepares(tmp_path, pictures):
@@ -124,5 +123,5 @@ def test_without_timm(tmp_path, monkeypatch):
     path = tmp_path / "vit.safetensors"
     save_file(network(224).state_dict(), path)
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match="extractor dinov2 needs timm"):
+    with pytest.raises(UserError, match=r"extractor dinov2 needs timm .*: pip install timm$"):
         extractor(path)

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from metric_helpers import moments
 
 from couplet.config.extractors import ClassifierConfig, DinoV2Config, ExtractorConfig, InceptionConfig
-from couplet.config.stages import EvaluateConfig
 from couplet.data import Archive, read_array
 from couplet.errors import UserError
-from couplet.metrics import (
-    Measured,
-    evenly_spaced,
-    frechet_distance,
-    inception_score_ect,
-    inception_score_torchmetrics,
-    kernel_distance,
-    measure,
-    moments,
-    precision_recall,
-    scores,
-)
-from couplet.metrics.extractor import Extractor, ahead, load_extractor
+from couplet.metrics.extractor.base import Extractor, ahead, load_extractor
+from couplet.metrics.measure import evenly_spaced, measure
 from couplet.metrics.reference import Reference, load_reference, save_reference
 from couplet.stages import reference as stage
 from couplet.stages.features import features
@@ -40,11 +30,7 @@ class Channels(Extractor):
     batch = 4
 
     def __init__(self, digest: str = "ab" * 32) -> None:
-        super().__init__(SMALL, digest, CPU)
-
-    @classmethod
-    def load(cls, config, folder, device):
-        return cls()
+        super().__init__(SMALL, Path(), CPU, digest=digest)
 
     def prepare(self, images):
         return torch.from_numpy(images.astype("f4"))
@@ -69,7 +55,7 @@ def ignore(done: int) -> None:
 def test_moments_are_of_all_images_and_features_of_some(mapped):
     expected = mapped.mean((1, 2), dtype="f8")
     done = []
-    found = measure(Channels(), mapped, done.append, keep=7)
+    found = measure(Channels(), mapped, done.append, most=7)
     np.testing.assert_allclose(found.moments.mean, expected.mean(0), rtol=1e-6)
     np.testing.assert_allclose(found.moments.covariance, np.cov(expected.T), rtol=1e-5)
     assert found.moments.count == 30
@@ -121,7 +107,7 @@ def test_what_goes_wrong_in_a_thread_is_raised(mapped):
 
 
 def test_reference_writes_each_split_that_there_is(make_archive, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "measure", lambda *a, **k: measure(*a, keep=10, **k))
+    monkeypatch.setattr(stage, "measure", lambda *a, **k: measure(*a, most=10, **k))
     data, made, out = make_archive(train=41, test=12), tmp_path / "features", tmp_path / "out"
     features(SMALL, data, made, CPU)
     done = []
@@ -156,39 +142,6 @@ def test_statistics_of_another_extractor_are_refused(tmp_path):
     path.write_bytes(b"else")
     with pytest.raises(UserError, match="not reference statistics"):
         load_reference(path, Channels())
-
-
-REAL, MADE = (np.random.default_rng(i).normal(i / 4, 1, (60, 3)).astype("f4") for i in (0, 1))
-LOGITS = np.random.default_rng(2).normal(size=(60, 5)).astype("f4")
-TARGET = Reference("train", "name", "digest", REAL, moments(REAL))
-
-
-def test_scores():
-    settings = EvaluateConfig(kid_subsets=3, kid_subset_size=20)
-    found = scores(Measured(moments(MADE), MADE, None), TARGET, settings, seed=4)
-    assert found == {
-        "fd": frechet_distance(moments(MADE), moments(REAL)),
-        "kid": kernel_distance(MADE, REAL, subsets=3, subset_size=20, seed=4),
-    }
-
-
-@pytest.mark.parametrize("variant", ["torchmetrics", "ect"])
-def test_inception_score_where_there_are_logits(variant):
-    settings = EvaluateConfig(kid_subsets=1, inception_score=variant, inception_splits=7)
-    found = scores(Measured(moments(MADE), MADE, LOGITS), TARGET, settings, seed=0)
-    if variant == "ect":
-        odds = np.exp(LOGITS.astype("f8"))
-        expected = inception_score_ect(odds / odds.sum(1, keepdims=True), splits=7)
-    else:
-        expected = inception_score_torchmetrics(LOGITS, splits=7)
-    assert (found["is"], found["is_std"]) == pytest.approx(expected, rel=1e-12)
-
-
-def test_precision_and_recall_of_evenly_spaced_images():
-    settings = EvaluateConfig(kid_subsets=1, precision_recall_k=2, precision_recall_images=30)
-    found = scores(Measured(moments(MADE), MADE, None), TARGET, settings, seed=0)
-    expected = precision_recall(REAL[::2], MADE[::2], k=2)
-    assert (found["precision"], found["recall"]) == expected
 
 
 @pytest.mark.parametrize(
