@@ -39,8 +39,9 @@ def inception_score(
     Args:
         probabilities: [n, classes], rows sum to 1, any real dtype; computed in float64, 0 log 0 counts as 0.
         variant: torchmetrics (behind VCT's numbers) splits into chunks of ceil(n / splits) rows, of which the
-            last may be shorter and there may be fewer; its deviation divides by their number minus one.
-            Split i of ect (as StyleGAN) ends at row (i + 1) n // splits; its deviation divides by ``splits``.
+            last may be shorter; there may be fewer than ``splits``. Its deviation divides by their number
+            minus one. Split i of ect (as StyleGAN) ends at row (i + 1) n // splits. Its deviation divides by
+            ``splits``.
         splits: number of splits, at least 1.
 
     Returns:
@@ -58,8 +59,8 @@ def inception_score(
     else:
         edges, ddof = [i * rows // splits for i in range(splits + 1)], 0
     matrix = np.asarray(probabilities, np.float64)
-    found = np.array([_score(matrix[start:stop]) for start, stop in pairwise(edges)])
-    return float(found.mean()), float(found.std(ddof=ddof)) if found.size > ddof else float("nan")
+    values = np.array([_score(matrix[start:stop]) for start, stop in pairwise(edges)])
+    return float(values.mean()), float(values.std(ddof=ddof)) if values.size > ddof else float("nan")
 
 
 def _score(probabilities: FloatArray) -> float:

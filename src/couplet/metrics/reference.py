@@ -64,12 +64,12 @@ def load_reference(path: Path, extractor: Extractor) -> Reference:
     """
     try:
         with safe_open(path, framework="np") as file:
-            about = json.loads((file.metadata() or {})["couplet"])
+            described = json.loads((file.metadata() or {})["couplet"])
             features, mean, covariance = (
                 file.get_tensor(name) for name in ("features", "mean", "covariance")
             )
-        split, name, digest = (about[key] for key in ("split", "extractor", "extractor_sha256"))
-        count = int(about["images"])
+        split, name, digest = (described[key] for key in ("split", "extractor", "extractor_sha256"))
+        count = int(described["images"])
     except (OSError, KeyError, TypeError, ValueError, SafetensorError):
         raise UserError(f"{path}: not reference statistics of `couplet reference`; run it again") from None
     if (name, digest) != (extractor.name, extractor.digest):

@@ -67,7 +67,7 @@ def evaluate(
     ]
     metrics = {column(row["metric"], config, row["nfe"]): row["value"] for row in numbers}
     used = digests(*paths.values())
-    about = {
+    content = {
         "run": f"{settings.cell}-{settings.key}",
         "training_key": settings.key,
         "measurement_key": measurement.key,
@@ -82,7 +82,7 @@ def evaluate(
     }
     if ranks.first:
         write_json(out / "metrics.json", metrics)
-        write_json(out / "evaluation.json", about)
+        write_json(out / "evaluation.json", content)
         record.write(
             **keys(settings, measurement),
             inputs={**used, **digests(selection, features, reference / "train.safetensors")},

@@ -32,10 +32,10 @@ def features(config: ExtractorConfig, data: Path, out: Path, device: torch.devic
         raise UserError(f"{out}: holds a prepared data set; choose another folder")
     kind, archive = implementation(config), Archive(data)
     record = Recorder("features", record_of(out), device)
-    about = kind.make(config, archive, out)
+    entries = kind.make(config, archive, out)
     extractor = kind(config, out, device)
     card = {
-        **about,
+        **entries,
         "kind": config.kind,
         "name": extractor.name,
         "config": dict(config),

@@ -40,11 +40,11 @@ def test_features_have_unit_variance_and_no_logits(make_archive, tmp_path):
     extractor = load_extractor(tmp_path / "out", CPU)
     assert isinstance(extractor, ClassifierExtractor)
     assert extractor.name == f"classifier-{sha256(tmp_path / 'out' / 'extractor.safetensors')[:8]}"
-    found = extractor(archive.train.images)
-    assert found.values.shape == (60, 3)
+    result = extractor(archive.train.images)
+    assert result.values.shape == (60, 3)
     # the scale makes variances 1 on average over the features
-    assert found.values.var(0, ddof=1).mean() == pytest.approx(1.0, rel=1e-4)
-    assert found.logits is None
+    assert result.values.var(0, ddof=1).mean() == pytest.approx(1.0, rel=1e-4)
+    assert result.logits is None
     with torch.no_grad():
         logits = extractor.model(to_float(archive.train.images, CPU))
     assert (logits.argmax(1).numpy() == archive.train.labels).all()

@@ -50,10 +50,10 @@ def test_features_are_the_class_token_of_images_that_torchvision_prepares(tmp_pa
     with torch.no_grad():
         batch = torch.stack([prepare(Image.fromarray(image)) for image in pictures[:6]])
         expected = model.forward_features(batch)[:, 0]
-    found = extractor(path, batch=4)(pictures[:6])
-    assert found.logits is None
-    np.testing.assert_allclose(found.values, expected, rtol=1e-3, atol=1e-4)
-    assert np.std(found.values, axis=0).mean() > 1e-3
+    features = extractor(path, batch=4)(pictures[:6])
+    assert features.logits is None
+    np.testing.assert_allclose(features.values, expected, rtol=1e-3, atol=1e-4)
+    assert np.std(features.values, axis=0).mean() > 1e-3
 
 
 def test_a_file_as_dinov2_publishes_it(tmp_path, pictures):
@@ -89,9 +89,9 @@ def test_positions_are_interpolated_as_dinov2_does():
         np.add.at(weights, (np.arange(after), at.clip(0, before - 1)), cubic(centre - at))
     grid = embedding[0, 1:].reshape(before, before, 3).double().numpy()
     expected = np.einsum("ip,jq,pqd->ijd", weights, weights, grid).reshape(after**2, 3)
-    found = positions_at(embedding, after)
-    np.testing.assert_array_equal(found[0, 0], embedding[0, 0])
-    np.testing.assert_allclose(found[0, 1:], expected, rtol=1e-4, atol=1e-5)
+    features = positions_at(embedding, after)
+    np.testing.assert_array_equal(features[0, 0], embedding[0, 0])
+    np.testing.assert_allclose(features[0, 1:], expected, rtol=1e-4, atol=1e-5)
     assert positions_at(embedding, before) is embedding
 
 
@@ -99,9 +99,9 @@ def test_grey_images_and_batches(tmp_path, pictures):
     path = tmp_path / "vit.safetensors"
     save_file(network(224).state_dict(), path)
     grey = pictures[:5, ..., :1]
-    found = extractor(path)(grey).values
-    np.testing.assert_array_equal(found, extractor(path)(grey.repeat(3, -1)).values)
-    np.testing.assert_allclose(found, extractor(path, batch=2)(grey).values, rtol=1e-4, atol=1e-4)
+    features = extractor(path)(grey).values
+    np.testing.assert_array_equal(features, extractor(path)(grey.repeat(3, -1)).values)
+    np.testing.assert_allclose(features, extractor(path, batch=2)(grey).values, rtol=1e-4, atol=1e-4)
 
 
 def test_refuses(tmp_path):

@@ -139,20 +139,20 @@ def test_kernel_distance_leaves_the_global_generator_alone() -> None:
 def test_kernel_distance_by_definition() -> None:
     """One subset that holds everything: the formula, term by term."""
     x, y = X[:30], Y[:30]
-    found = kernel_distance(x, y, subsets=1, subset_size=30, seed=0)
+    distances = kernel_distance(x, y, subsets=1, subset_size=30, seed=0)
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (a @ b.T / 6 + 1) ** 3
 
     off = ~np.eye(30, dtype=bool)
     within = kernel(x, x)[off].mean() + kernel(y, y)[off].mean()
-    assert found == pytest.approx(within - 2 * kernel(x, y).mean(), rel=1e-12)
+    assert distances == pytest.approx(within - 2 * kernel(x, y).mean(), rel=1e-12)
 
 
 def test_kernel_distance_is_unbiased() -> None:
     """Around zero for equal distributions, of either sign; a biased one would be above."""
     generator = np.random.default_rng(0)
-    found = np.array(
+    distances = np.array(
         [
             kernel_distance(
                 generator.normal(size=(40, 3)),
@@ -164,9 +164,9 @@ def test_kernel_distance_is_unbiased() -> None:
             for _ in range(300)
         ]
     )
-    assert abs(found.mean()) < 3 * found.std() / np.sqrt(found.size)
-    assert found.min() < 0 < found.max()
-    assert kernel_distance(Y, X, subsets=10, subset_size=70, seed=0) > 3 * found.std()
+    assert abs(distances.mean()) < 3 * distances.std() / np.sqrt(distances.size)
+    assert distances.min() < 0 < distances.max()
+    assert kernel_distance(Y, X, subsets=10, subset_size=70, seed=0) > 3 * distances.std()
 
 
 def test_kernel_distance_in_double_precision_whatever_comes_in() -> None:

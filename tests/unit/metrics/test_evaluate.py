@@ -82,11 +82,11 @@ def test_numbers_stand_in_columns_of_their_extractor(place):
 
     extractor = load_extractor(place.folder / "features", CPU)
     real = extractor(Archive(place.data).train.images).values
-    made = extractor(np.load(place.folder / "samples" / "nfe2.npy")).values
-    expected = frechet_distance(moments(made), moments(real))
+    generated = extractor(np.load(place.folder / "samples" / "nfe2.npy")).values
+    expected = frechet_distance(moments(generated), moments(real))
     assert metrics[f"fid_{suffix}_nfe2"] == pytest.approx(expected, rel=1e-6)
     fractions = metrics[f"precision_{suffix}_nfe2"], metrics[f"recall_{suffix}_nfe2"]
-    assert fractions == precision_recall(real, made, k=3)
+    assert fractions == precision_recall(real, generated, k=3)
 
 
 def test_the_evaluation_lists_its_numbers(place):
@@ -103,9 +103,9 @@ def test_the_evaluation_lists_its_numbers(place):
 
 def test_the_evaluation_says_what_it_compared_with(place):
     run(place)
-    about = json.loads((place.folder / "out" / "evaluation.json").read_text())
+    content = json.loads((place.folder / "out" / "evaluation.json").read_text())
     digest = place.measurement.features.sha256
-    assert about["reference"] == {
+    assert content["reference"] == {
         "split": "train",
         "images": 30,
         "features": 30,
@@ -113,11 +113,11 @@ def test_the_evaluation_says_what_it_compared_with(place):
         "extractor": f"inception-{digest[:8]}",
         "extractor_sha256": digest,
     }
-    assert about["extractor"] == f"inception-{digest[:8]}"
-    assert about["extractor_config"]["mode"] == "clean"
-    assert "weights" not in about["extractor_config"]
-    assert about["settings"]["metrics"]["is"] == {"kind": "is", "variant": "torchmetrics", "splits": 4}
-    assert about["samples"]["sha256"]["nfe1.npy"] == sha256(place.folder / "samples" / "nfe1.npy")
+    assert content["extractor"] == f"inception-{digest[:8]}"
+    assert content["extractor_config"]["mode"] == "clean"
+    assert "weights" not in content["extractor_config"]
+    assert content["settings"]["metrics"]["is"] == {"kind": "is", "variant": "torchmetrics", "splits": 4}
+    assert content["samples"]["sha256"]["nfe1.npy"] == sha256(place.folder / "samples" / "nfe1.npy")
 
 
 def test_features_of_other_settings_are_refused(place):

@@ -61,9 +61,9 @@ def test_features_are_those_of_clean_fid_for_png_files(inception_file, pictures,
         warnings.simplefilter("ignore")
         theirs = InceptionV3W(str(inception_file.parent), False, resize_inside=mode != "clean").eval()
     expected = folder_features(as_png(pictures, tmp_path / "png"), theirs, mode)
-    found = extractor(inception_file, mode=mode)(pictures)
-    assert found.values.dtype == np.float32
-    np.testing.assert_allclose(found.values, expected, rtol=1e-4, atol=1e-5)
+    features = extractor(inception_file, mode=mode)(pictures)
+    assert features.values.dtype == np.float32
+    np.testing.assert_allclose(features.values, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_fid_is_that_of_clean_fid_for_png_files(narrow_inception_file, pictures, tmp_path):
@@ -105,10 +105,10 @@ def test_legacy_pytorch_is_clean_fid_with_the_weights_of_pytorch_fid(pictures, t
     cache = torch.hub.get_dir()
     ours = extractor(path, mode="legacy_pytorch")
     assert torch.hub.get_dir() == cache
-    found = ours(pictures[:3])
-    assert found.values.shape == (3, 2048)
-    np.testing.assert_allclose(found.values, expected, rtol=1e-4, atol=1e-5)
-    assert found.logits.shape == (3, 1008)
+    result = ours(pictures[:3])
+    assert result.values.shape == (3, 2048)
+    np.testing.assert_allclose(result.values, expected, rtol=1e-4, atol=1e-5)
+    assert result.logits.shape == (3, 1008)
     assert ours.name == f"inception-legacy_pytorch-{ours.digest[:8]}"
 
 
@@ -147,12 +147,12 @@ def _first_state(*_, **__) -> dict[str, torch.Tensor]:
 
 def test_logits_are_the_last_layer_without_its_bias(narrow_inception_file, pictures):
     network = loaded(narrow_inception_file)
-    found = extractor(narrow_inception_file, mode="legacy_tensorflow")(pictures)
+    features = extractor(narrow_inception_file, mode="legacy_tensorflow")(pictures)
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
     with torch.no_grad():
         expected = network(pixels, no_output_bias=True)
         biased = network(pixels)
-    probabilities = F.softmax(torch.from_numpy(found.logits), 1)
+    probabilities = F.softmax(torch.from_numpy(features.logits), 1)
     torch.testing.assert_close(probabilities, expected, rtol=1e-5, atol=1e-6)
     assert (probabilities - biased).abs().max() > 1e-2
 
@@ -161,18 +161,18 @@ def test_logits_are_the_last_layer_without_its_bias(narrow_inception_file, pictu
 def test_the_batch_changes_nothing_but_rounding(narrow_inception_file, pictures, mode):
     whole = extractor(narrow_inception_file, mode=mode, batch=64)(pictures)
     for batch in (1, 7):
-        found = extractor(narrow_inception_file, mode=mode, batch=batch)(pictures)
-        np.testing.assert_allclose(found.values, whole.values, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(found.logits, whole.logits, rtol=1e-5, atol=1e-6)
+        features = extractor(narrow_inception_file, mode=mode, batch=batch)(pictures)
+        np.testing.assert_allclose(features.values, whole.values, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(features.logits, whole.logits, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["clean", "legacy_tensorflow"])
 def test_grey_images_stand_in_all_three_channels(narrow_inception_file, pictures, mode):
     grey = pictures[:5, ..., :1]
-    found = extractor(narrow_inception_file, mode=mode)
-    np.testing.assert_array_equal(found(grey).values, found(grey.repeat(3, -1)).values)
+    inception = extractor(narrow_inception_file, mode=mode)
+    np.testing.assert_array_equal(inception(grey).values, inception(grey.repeat(3, -1)).values)
     with pytest.raises(UserError, match="images of 2 channels: this extractor takes 1 or 3"):
-        found(pictures[..., :2])
+        inception(pictures[..., :2])
 
 
 def test_names_tell_modes_apart(narrow_inception_file):

@@ -37,11 +37,11 @@ def test_splits_and_deviations_of_the_variants() -> None:
         return np.array([np.exp((q * np.log(q / q.mean(axis=0))).sum(axis=1).mean()) for q in parts])
 
     chunks = scores([0, 6, 12, 18, 24, 30, 36, 42, 48, 53])
-    found = inception_score(PROBABILITIES, variant="torchmetrics", splits=10)
-    assert found == pytest.approx((chunks.mean(), chunks.std(ddof=1)), rel=1e-12)
+    score = inception_score(PROBABILITIES, variant="torchmetrics", splits=10)
+    assert score == pytest.approx((chunks.mean(), chunks.std(ddof=1)), rel=1e-12)
     even = scores([i * 53 // 10 for i in range(11)])
-    found = inception_score(PROBABILITIES, variant="ect", splits=10)
-    assert found == pytest.approx((even.mean(), even.std(ddof=0)), rel=1e-12)
+    score = inception_score(PROBABILITIES, variant="ect", splits=10)
+    assert score == pytest.approx((even.mean(), even.std(ddof=0)), rel=1e-12)
 
 
 def test_one_split() -> None:

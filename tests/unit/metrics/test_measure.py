@@ -1,4 +1,4 @@
-"""Many images through an extractor: what is kept, what is held, and the statistics of a data set."""
+"""Many images through an extractor: moments, features in memory, and the statistics of a data set."""
 
 from __future__ import annotations
 
@@ -55,30 +55,30 @@ def ignore(done: int) -> None:
 def test_moments_are_of_all_images_and_features_of_some(mapped):
     expected = mapped.mean((1, 2), dtype="f8")
     done = []
-    found = measure(Channels(), mapped, done.append, most=7)
-    np.testing.assert_allclose(found.moments.mean, expected.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(found.moments.covariance, np.cov(expected.T), rtol=1e-5)
-    assert found.moments.count == 30
-    np.testing.assert_allclose(found.features, expected[[0, 4, 8, 12, 17, 21, 25]], rtol=1e-6)
-    assert found.logits is None
+    result = measure(Channels(), mapped, done.append, most=7)
+    np.testing.assert_allclose(result.moments.mean, expected.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(result.moments.covariance, np.cov(expected.T), rtol=1e-5)
+    assert result.moments.count == 30
+    np.testing.assert_allclose(result.features, expected[[0, 4, 8, 12, 17, 21, 25]], rtol=1e-6)
+    assert result.logits is None
     assert done == [4] * 7 + [2]
 
 
 def test_logits_are_kept_when_asked_for(mapped):
-    found = measure(Channels(), mapped, ignore, logits=True)
-    np.testing.assert_array_equal(found.logits, 2 * found.features)
-    assert len(found.features) == 30
+    result = measure(Channels(), mapped, ignore, logits=True)
+    np.testing.assert_array_equal(result.logits, 2 * result.features)
+    assert len(result.features) == 30
 
 
 @pytest.mark.parametrize(("count", "most"), [(10, 3), (7, 7), (5, 9), (1_281_167, 50_000), (0, 4)])
 def test_evenly_spaced(count, most):
-    found = evenly_spaced(count, most)
-    assert len(found) == min(count, most)
+    result = evenly_spaced(count, most)
+    assert len(result) == min(count, most)
     if count:
-        gaps = np.diff([*found, count])
-        assert found[0] == 0
-        assert gaps.min() >= count // len(found)
-        assert gaps.max() <= -(-count // len(found))
+        gaps = np.diff([*result, count])
+        assert result[0] == 0
+        assert gaps.min() >= count // len(result)
+        assert gaps.max() <= -(-count // len(result))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -108,12 +108,12 @@ def test_what_goes_wrong_in_a_thread_is_raised(mapped):
 
 def test_reference_writes_each_split_that_there_is(make_archive, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "measure", lambda *a, **k: measure(*a, most=10, **k))
-    data, made, out = make_archive(train=41, test=12), tmp_path / "features", tmp_path / "out"
-    features(SMALL, data, made, CPU)
+    data, folder, out = make_archive(train=41, test=12), tmp_path / "features", tmp_path / "out"
+    features(SMALL, data, folder, CPU)
     done = []
-    stage.reference(data, made, out, CPU, done.append)
+    stage.reference(data, folder, out, CPU, done.append)
     assert sum(done) == stage.images_of(data) == 53
-    extractor = load_extractor(made, CPU)
+    extractor = load_extractor(folder, CPU)
     train = load_reference(out / "train.safetensors", extractor)
     everything = extractor(Archive(data).train.images).values
     np.testing.assert_allclose(train.moments.covariance, moments(everything).covariance, rtol=1e-5)
@@ -128,7 +128,7 @@ def test_reference_writes_each_split_that_there_is(make_archive, tmp_path, monke
     }
     assert load_reference(out / "test.safetensors", extractor).moments.count == 12
     # the same folder for data without a test split
-    stage.reference(make_archive(name="other", train=20), made, out, CPU, ignore)
+    stage.reference(make_archive(name="other", train=20), folder, out, CPU, ignore)
     assert [p.name for p in out.iterdir()] == ["train.safetensors"]
 
 
