@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, PrivateAttr, model_validator
 
-from couplet.config.base import Closed, Invalid, OneOf, Variant, choices, located, path_safe, with_kind
+from couplet.config.base import Closed, Invalid, Variant, choices, located, named, path_safe
 from couplet.config.cells import Cell, Grid, Measurement, Training
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
@@ -26,23 +26,6 @@ FAMILIES: dict[str, type[Variant]] = {
     "probes": ProbeConfig,
 }
 """Sections of a parameter file that name members of a family."""
-
-
-def _named(family: type[Variant]) -> Any:
-    """A mapping from names to members of ``family``; a name that is a kind need not repeat it."""
-
-    def parse(value: Any) -> dict[str, Any]:
-        if not isinstance(value, Mapping):
-            raise Invalid((), value, f"must be a mapping from names to {family.noun} settings")
-        members = {}
-        for name, settings in value.items():
-            path_safe(name)
-            with located(name):
-                members[name] = family.parse(with_kind(family, name, settings))
-        return members
-
-    member: Any = Annotated[family, OneOf()]
-    return PlainValidator(parse, json_schema_input_type=dict[str, member])
 
 
 def _grids(value: Any) -> tuple[Grid, ...]:
@@ -79,13 +62,13 @@ class Params(Closed):
     """Folder of data sets as their authors publish them, one folder per kind; `prepare` downloads to it."""
     table1: Annotated[tuple[Grid, ...], PlainValidator(_grids, json_schema_input_type=Grid | list[Grid])]
     """A grid, or a list of grids: the table has the cells of all of them."""
-    datasets: Annotated[dict[str, Any], _named(DatasetConfig)] = {}
+    datasets: Annotated[dict[str, Any], named(DatasetConfig)] = {}
     """Data sets by name. Here and in the next sections, a kind's own name needs no entry."""
-    features: Annotated[dict[str, Any], _named(ExtractorConfig)] = {}
+    features: Annotated[dict[str, Any], named(ExtractorConfig)] = {}
     """Feature extractors by name."""
-    kernels: Annotated[dict[str, Any], _named(KernelConfig)] = {}
+    kernels: Annotated[dict[str, Any], named(KernelConfig)] = {}
     """Kernels by name."""
-    couplings: Annotated[dict[str, Any], _named(CouplingConfig)] = {}
+    couplings: Annotated[dict[str, Any], named(CouplingConfig)] = {}
     """Couplings by name."""
     recipes: dict[str, Any]
     """Recipes by name, each a mapping of settings. `overrides` lists {when: {dataset|kernel|coupling:
@@ -98,7 +81,7 @@ class Params(Closed):
     select: SelectConfig = SelectConfig()
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    probes: Annotated[dict[str, Any], _named(ProbeConfig)] = {}
+    probes: Annotated[dict[str, Any], named(ProbeConfig)] = {}
     """Probes by name."""
     study: Study | None = None
     """Figure or table of a paper that the file's cells reproduce, for `results/paper.html`."""
@@ -140,7 +123,7 @@ class Params(Closed):
     @model_validator(mode="after")
     def _every_cell_resolves(self) -> Self:
         self.training(self.experiment)
-        self.extractor_named(self.extractor)
+        self.extractornamed(self.extractor)
         for number, grid in enumerate(self.table1):
             with located("table1", *([number] if len(self.table1) > 1 else [])):
                 for key in ("datasets", "recipes", "kernels", "couplings", "extractors"):
@@ -190,7 +173,7 @@ class Params(Closed):
             return family.parse(name)
         raise Invalid((), name, choices(name, {*entries, *(family.family if family else ())}))
 
-    def dataset_named(self, name: str) -> DatasetConfig:
+    def datasetnamed(self, name: str) -> DatasetConfig:
         """The data set of that name.
 
         Raises:
@@ -200,7 +183,7 @@ class Params(Closed):
             config: DatasetConfig = self._lookup("datasets", name)
             return config
 
-    def extractor_named(self, name: str) -> ExtractorConfig:
+    def extractornamed(self, name: str) -> ExtractorConfig:
         """The extractor of that name.
 
         Raises:
@@ -210,7 +193,7 @@ class Params(Closed):
             config: ExtractorConfig = self._lookup("features", name)
             return config
 
-    def probe_named(self, name: str) -> ProbeConfig:
+    def probenamed(self, name: str) -> ProbeConfig:
         """The probe of that name.
 
         Raises:
@@ -293,7 +276,7 @@ class Params(Closed):
                         f"must lie between 1 and {levels}: recipe {cell.recipe} samples with "
                         f"sigma_max and {levels - 1} mid_sigmas",
                     )
-        if self.select.split == "test" and self.dataset_named(cell.dataset).has_test is False:
+        if self.select.split == "test" and self.datasetnamed(cell.dataset).has_test is False:
             raise Invalid(
                 ("select", "split"),
                 "test",
@@ -312,4 +295,4 @@ class Params(Closed):
         """Names of the probes that a run of ``cell`` can have: the file's, and the built-in kinds."""
         training = self.training(cell)
         names = dict.fromkeys((*self.probes, *ProbeConfig.family))
-        return [name for name in names if self.probe_named(name).misfit(training) is None]
+        return [name for name in names if self.probenamed(name).misfit(training) is None]

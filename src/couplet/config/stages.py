@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from couplet.config.base import Closed, Ints
+from couplet.config.base import Closed, Ints, named
+from couplet.config.metrics import MetricConfig
 
 
 class SelectConfig(Closed):
@@ -37,19 +38,8 @@ class SampleConfig(Closed):
 class EvaluateConfig(Closed):
     """How `evaluate` turns samples into numbers."""
 
-    kid_subsets: int = Field(100, ge=1)
-    """Random subsets that the kernel distance averages over (Bińkowski et al.)."""
-    kid_subset_size: int = Field(1000, ge=2)
-    """Largest number of images in a subset."""
-    inception_score: Literal["torchmetrics", "ect"] = "torchmetrics"
-    """Splits of ceil(n / splits) images and the unbiased standard deviation over them (torchmetrics, VCT), or
-    splits of equal size and the biased one (StyleGAN, ECT). Only with an extractor that classifies."""
-    inception_splits: int = Field(10, ge=1)
-    """Parts of the samples that the Inception Score is computed on."""
-    precision_recall_k: int | None = Field(None, ge=1)
-    """Neighbours that span the manifold in precision and recall; 3 in Kynkäänniemi et al. Null: neither."""
-    precision_recall_images: int = Field(10_000, ge=2)
-    """Evenly spaced images of each side that precision and recall use at most: the cost is their square."""
+    metrics: Annotated[dict[str, Any], named(MetricConfig)] = {"fd": {}, "kid": {}, "is": {}}
+    """Metrics by name. Metrics that need class scores are left out with an extractor that has none."""
 
 
 class TrainConfig(Closed):

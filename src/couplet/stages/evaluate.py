@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from couplet.config.metrics import column
 from couplet.data.archive import read_array
 from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics.evaluation import evaluate
-from couplet.metrics.extractor.base import extractor_in
+from couplet.metrics.extractor.base import load_extractor
 from couplet.metrics.reference import load_reference
 from couplet.plan.stages import Settings
 from couplet.process import Context
@@ -49,7 +50,7 @@ def run(
     }
     record = Recorder("evaluate", settings, out, context.device, reads=reads)
     cell = training.cell
-    extractor = extractor_in(features, config, context.device)
+    extractor = load_extractor(features, context.device)
     target = load_reference(reference / "train.safetensors", extractor)
     paths = {nfe: samples / samples_name(nfe) for nfe in measurement.sample.nfe}
     images = {nfe: _samples(path, measurement.sample.samples) for nfe, path in paths.items()}
@@ -73,9 +74,9 @@ def run(
         "samples": {"count": measurement.sample.samples, "sha256": {path.name: used[path] for path in used}},
         "settings": measurement.evaluate.model_dump(mode="json"),
         "selected": selected(selection),
-        "numbers": [{**row, "extractor": extractor.name, "seed": cell.seed} for row in rows],
+        "numbers": [{**row, "extractor": config.label, "seed": cell.seed} for row in rows],
     }
-    metrics = {config.column(row["metric"], row["nfe"]): row["value"] for row in rows}
+    metrics = {column(row["metric"], config, row["nfe"]): row["value"] for row in rows}
     if context.ranks.first:
         flat = out.with_suffix(".metrics.json")
         write_json(out, content)

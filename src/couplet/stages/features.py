@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from couplet.config.variants import implementation
+from couplet.config.variants import build, implementation
 from couplet.data.archive import ARRAYS, Archive
 from couplet.errors import UserError
 from couplet.files import write_json
@@ -27,10 +27,9 @@ def run(context: Context, settings: Settings, *, data: Path, out: Path) -> str:
         raise UserError(f"{out}: holds a prepared data set; choose another folder")
     config, archive = settings.extractor, Archive(data)
     assert config is not None
-    kind = implementation(config)
     record = Recorder("features", settings, out, context.device, reads={"prepare": data})
-    learnt = kind.make(config, archive, out)
-    extractor = kind.load(config, out, context.device)
+    learnt = implementation(config).make(config, archive, out)
+    extractor = build(config, out, context.device)
     card = {
         **learnt,
         "kind": config.kind,

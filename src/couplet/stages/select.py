@@ -7,7 +7,7 @@ from pathlib import Path
 from couplet import model
 from couplet.errors import UserError
 from couplet.files import write_json
-from couplet.metrics.extractor.base import extractor_in
+from couplet.metrics.extractor.base import load_extractor
 from couplet.metrics.reference import load_reference
 from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import Settings
@@ -31,7 +31,7 @@ def run(
     assert training is not None and measurement is not None and config is not None
     reads = {"train": train, "features": features, "reference": reference}
     record = Recorder("select", settings, out, context.device, reads=reads)
-    extractor = extractor_in(features, config, context.device)
+    extractor = load_extractor(features, context.device)
     statistics = _statistics(reference, measurement.select.split)
     target = load_reference(statistics, extractor)
     checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}

@@ -1,18 +1,20 @@
-"""An image's own values as its features."""
+"""The values of an image as its features."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from metric_helpers import moments
 
 from couplet.config.datasets import MixtureConfig
 from couplet.config.extractors import ExtractorConfig, ValuesConfig
 from couplet.data.archive import Archive, Split, write
 from couplet.data.sources.base import read
 from couplet.errors import UserError
-from couplet.metrics import frechet_distance, moments
-from couplet.metrics.extractor import ValuesExtractor, load_extractor
+from couplet.metrics.distances import frechet_distance
+from couplet.metrics.extractor.base import load_extractor
+from couplet.metrics.extractor.values import ValuesExtractor
 from couplet.metrics.reference import load_reference
 from couplet.stages.features import extractor_of, features
 from couplet.stages.prepare import prepare
@@ -23,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def extractor(tmp_path):
-    return ValuesExtractor.load(ValuesConfig(), tmp_path, CPU)
+    return ValuesExtractor(ValuesConfig(), tmp_path, CPU)
 
 
 def test_features_are_the_pixels(extractor):

@@ -58,7 +58,7 @@ def small():
     content["train"] = {"snapshots": 2, "log_every": 1}
     content["select"] = {"samples": 16}
     content["sample"] = {"samples": 16}
-    content["evaluate"] = {"kid_subsets": 2, "kid_subset_size": 8}
+    content["evaluate"] = {"metrics": {"fd": {}, "kid": {"subsets": 2, "subset_size": 8}}}
     return content
 
 
