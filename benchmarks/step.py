@@ -41,7 +41,8 @@ from rich.table import Table
 from couplet import training
 from couplet.config import Cell, Training
 from couplet.config.params import Params, merge, read_params
-from couplet.data import Loader, Split
+from couplet.data.archive import Split
+from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape, build
 from couplet.reporting.cost import cost, native_shape

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from couplet.config import Training
-from couplet.data import Split
+from couplet.data.archive import Split
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 

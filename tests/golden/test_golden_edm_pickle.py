@@ -10,7 +10,8 @@ from harness import DIRECTORY, Group, cases, load
 from safetensors import safe_open
 
 from couplet.config.networks import ADMConfig, DDPMPlusPlusConfig, NetworkConfig
-from couplet.networks import Network, build
+from couplet.config.variants import build
+from couplet.networks.base import Network
 from couplet.networks.edm_snapshot import Snapshot, network_tensors, read_snapshot
 from couplet.networks.initial import initialise
 from couplet.stages.import_edm import import_edm
