@@ -813,7 +813,7 @@ def import_edm(
 ) -> None:
     """Turn a published EDM or EDM2 snapshot into safetensors, without executing any of it."""
     _start(1)
-    from couplet.stages.import_edm import import_edm as stage
+    from couplet.interop.import_edm import import_edm as stage
 
     typer.echo(str(stage(file, out)))
 

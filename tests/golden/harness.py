@@ -1,4 +1,4 @@
-"""Reads golden vectors, compares results with them and keeps count of what was compared.
+"""Reads golden vectors, compares results with them, and counts the arrays that were read and compared.
 
 A set of vectors is a folder with ``index.json`` and one ``.npz`` file per group. The environment
 variable COUPLET_GOLDEN names another set in the same format; without it the set beside this file
@@ -35,8 +35,12 @@ _GROUPS: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in INDEX["g
 
 @dataclass
 class Tally:
-    """What was compared of one group, and how closely it agreed."""
+    """The arrays of one group that tests used, and how closely they agreed."""
 
+    read: set[str] = field(default_factory=set)
+    """Inputs that any test has read."""
+    read_now: set[str] = field(default_factory=set)
+    """Inputs that the running test has read."""
     compared: set[str] = field(default_factory=set)
     doubles: set[str] = field(default_factory=set)
     relative: float = 0.0
@@ -45,6 +49,12 @@ class Tally:
 
 
 TALLIES: dict[str, Tally] = defaultdict(Tally)
+
+
+def new_test() -> None:
+    """Forget what the test before has read."""
+    for tally in TALLIES.values():
+        tally.read_now.clear()
 
 
 def names(prefix: str = "") -> list[str]:
@@ -96,6 +106,9 @@ class Group:
 
     def get(self, array: str) -> np.ndarray:
         """A copy of a stored array."""
+        tally = TALLIES[self.name]
+        tally.read.add(array)
+        tally.read_now.add(array)
         return self._values[array].copy()
 
     def tensor(self, array: str, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -121,9 +134,31 @@ class Group:
             if name.startswith(prefix) and meta["role"] == "output" and not _documentary(meta)
         ]
 
-    def uncompared(self) -> list[str]:
-        """The outputs that no test has compared so far."""
-        return [name for name in self.outputs() if name not in TALLIES[self.name].compared]
+    def unused(self) -> list[str]:
+        """The outputs that no test has compared so far, and the inputs that none has read."""
+        tally = TALLIES[self.name]
+        inputs = [name for name, meta in self.arrays.items() if meta["role"] == "input"]
+        return [name for name in self.outputs() if name not in tally.compared] + [
+            name for name in inputs if name not in tally.read
+        ]
+
+    def inputs_of(self, output: str) -> list[str]:
+        """The inputs next to an output, or in the nearest folder above it that has any, up to its case's."""
+        inputs = [name for name, meta in self.arrays.items() if meta["role"] == "input"]
+        keys = [key for key in self.cases if f"{output}/".startswith(f"{key}/")]
+        if self.cases and not keys:
+            return []  # an array by itself, such as a table of decays
+        case, folder = max(keys, key=len, default=""), output
+        while len(folder) > len(case):
+            folder = folder.rpartition("/")[0]
+            siblings = [name for name in inputs if name.rpartition("/")[0] == folder]
+            if siblings and len(folder) >= len(case):
+                return siblings
+        return []
+
+    def _assert_read(self, output: str) -> None:
+        unread = [name for name in self.inputs_of(output) if name not in TALLIES[self.name].read_now]
+        assert not unread, f"{self.name}: {output} is compared by a test that does not read {unread}"
 
     def check(self, array: str, value: Any) -> None:
         """Compares ``value`` with a stored output, element by element, within its tolerance.
@@ -132,10 +167,12 @@ class Group:
         dimensions of the stored array may be missing.
 
         Raises:
-            AssertionError: they differ; the message names the worst element.
+            AssertionError: they differ, and the message names the worst element; or the test has not read
+                all of the output's inputs.
         """
         meta = self.arrays[array]
         assert meta["role"] == "output", f"{self.name}: {array} is of role {meta['role']}"
+        self._assert_read(array)
         tolerance = meta["tol"]
         stored = _numbers(self._values[array])
         mine = self._shaped(array, value, stored.shape)
@@ -156,6 +193,7 @@ class Group:
         if reference not in self.arrays:
             return
         assert self.arrays[reference]["role"] == "reference64"
+        self._assert_read(array)
         stored = _numbers(self._values[reference])
         mine = self._shaped(reference, value, stored.shape)
         finite = np.abs(stored[np.isfinite(stored)])
@@ -201,8 +239,8 @@ class Group:
 
 
 def verdict() -> list[str]:
-    """What keeps a full run from being complete: ``group: array`` for each uncompared output."""
-    return [f"{name}: {array}" for name in names() for array in load(name).uncompared()]
+    """What keeps a full run from being complete: ``group: array`` for each one that no test used."""
+    return [f"{name}: {array}" for name in names() for array in load(name).unused()]
 
 
 def summary() -> list[str]:

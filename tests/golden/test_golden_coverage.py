@@ -18,6 +18,7 @@ def group(monkeypatch: pytest.MonkeyPatch) -> harness.Group:
     monkeypatch.setattr(harness, "TALLIES", harness.defaultdict(harness.Tally))
     made = object.__new__(harness.Group)
     made.name = "made-up"
+    made.cases = {"case": {}}
     made.arrays = {
         "plain": PLAIN,
         "column": PLAIN,
@@ -25,6 +26,12 @@ def group(monkeypatch: pytest.MonkeyPatch) -> harness.Group:
         "plain__f64": {"role": "reference64"},
         "flaw": {"role": "output", "tol": {**PLAIN["tol"], "basis": "do not test against this"}},
         "given": {"role": "input"},
+        "case/x": {"role": "input"},
+        "case/labels": {"role": "input"},
+        "case/out": PLAIN,
+        "case/debug/out": PLAIN,
+        "case/inner/x": {"role": "input"},
+        "case/inner/out": PLAIN,
     }
     made._values = {
         "plain": np.array([1.0, -10.0], np.float32),
@@ -33,6 +40,8 @@ def group(monkeypatch: pytest.MonkeyPatch) -> harness.Group:
         "plain__f64": np.array([1.0, -10.0]),
         "flaw": np.zeros(2),
         "given": np.zeros(2),
+        **dict.fromkeys(("case/x", "case/labels", "case/out", "case/debug/out"), np.ones(2)),
+        **dict.fromkeys(("case/inner/x", "case/inner/out"), np.ones(2)),
     }
     return made
 
@@ -45,7 +54,7 @@ def test_accepts_what_is_within_tolerance(group: harness.Group) -> None:
     assert tally.compared == {"plain", "column", "odd"}
     assert tally.used == pytest.approx(0.5, rel=1e-6)
     assert tally.relative == pytest.approx(0.05)
-    assert group.uncompared() == []
+    assert {"plain", "column", "odd"}.isdisjoint(group.unused())
 
 
 @pytest.mark.parametrize(
@@ -63,13 +72,43 @@ def test_accepts_what_is_within_tolerance(group: harness.Group) -> None:
 def test_refuses_and_does_not_count(group: harness.Group, array: str, value: list) -> None:
     with pytest.raises(AssertionError, match=rf"made-up: {array}"):
         group.check(array, np.array(value))
-    assert group.uncompared() == ["plain", "column", "odd"]
+    assert {"plain", "column", "odd"} <= set(group.unused())
 
 
 def test_double_precision_is_held_to_more(group: harness.Group) -> None:
     group.check64("plain", np.array([1.0 + 1e-12, -10.0]))
     with pytest.raises(AssertionError, match="plain__f64"):
         group.check64("plain", np.array([1.0 + 1e-6, -10.0]))
+
+
+@pytest.mark.parametrize(
+    ("output", "inputs"),
+    [
+        ("case/out", ["case/x", "case/labels"]),
+        ("case/debug/out", ["case/x", "case/labels"]),
+        ("case/inner/out", ["case/inner/x"]),
+        ("plain", []),
+    ],
+)
+def test_inputs_are_those_of_the_nearest_folder_in_the_case(
+    group: harness.Group, output: str, inputs: list
+) -> None:
+    assert group.inputs_of(output) == inputs
+
+
+@pytest.mark.parametrize("output", ["case/out", "case/debug/out"])
+def test_input_that_a_test_does_not_read_fails_it(group: harness.Group, output: str) -> None:
+    """Whether or not the value is right, so that the failure has its true cause."""
+    group.get("case/labels")
+    harness.new_test()
+    group.get("case/x")
+    for value in (np.ones(2), np.zeros(2)):
+        with pytest.raises(AssertionError, match=r"made-up: case/.*does not read \['case/labels'\]"):
+            group.check(output, value)
+    assert output in group.unused()
+    group.tensor("case/labels")
+    group.check(output, np.ones(2))
+    assert output not in group.unused()
 
 
 def test_every_group_is_readable() -> None:

@@ -12,7 +12,7 @@ from couplet.config import Cell, Training
 from couplet.config.params import read_params
 from couplet.errors import UserError
 from couplet.reporting import reported
-from couplet.reporting.cost import Cost, cost, native_shape
+from couplet.cost import Cost, cost, native_shape
 
 ASSUMED = ("assumed", "not published")
 """What a source says where no paper and no code tells a value."""

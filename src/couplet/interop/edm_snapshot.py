@@ -19,7 +19,7 @@ from torch import Tensor
 
 from couplet.errors import UserError
 from couplet.files import replacing, sha256
-from couplet.networks.snapshot_pickle import PickledModule, PickledTensor, load
+from couplet.interop.snapshot_pickle import PickledModule, PickledTensor, load
 
 # What an original network wraps, and where its wrapper keeps it.
 _PREFIXES = ("model", "unet")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from couplet.networks.edm_snapshot import read_snapshot, write_model
+from couplet.interop.edm_snapshot import read_snapshot, write_model
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from safetensors import safe_open
 from torch import nn
 
 from couplet.errors import UserError
-from couplet.networks import snapshot_pickle
-from couplet.networks.edm_snapshot import network_tensors, read_snapshot, write_model
+from couplet.interop import snapshot_pickle
+from couplet.interop.edm_snapshot import network_tensors, read_snapshot, write_model
 from couplet.networks.initial import initialise
-from couplet.stages.import_edm import import_edm
+from couplet.interop.import_edm import import_edm
 
 EXTENSION = 0x51
 STORAGE = torch.storage._load_from_bytes
