@@ -38,10 +38,9 @@ class Tally:
     """The arrays of one group that tests used, and how closely they agreed."""
 
     read: set[str] = field(default_factory=set)
-    """Inputs that any test has read."""
-    read_now: set[str] = field(default_factory=set)
-    """Inputs that the running test has read."""
     compared: set[str] = field(default_factory=set)
+    by_this_test: set[str] = field(default_factory=set)
+    """Arrays that the running test has read, or compared in either precision."""
     doubles: set[str] = field(default_factory=set)
     relative: float = 0.0
     used: float = 0.0
@@ -51,10 +50,25 @@ class Tally:
 TALLIES: dict[str, Tally] = defaultdict(Tally)
 
 
-def new_test() -> None:
-    """Forget what the test before has read."""
+def begin_test() -> None:
+    """Forget the arrays that the previous test used."""
     for tally in TALLIES.values():
-        tally.read_now.clear()
+        tally.by_this_test.clear()
+
+
+def end_test() -> None:
+    """Fail a test that compared every output of a case without reading every input.
+
+    Where tests share a case, each may need a part of the inputs: :func:`verdict` holds all of them together
+    to the rest.
+    """
+    for name in [name for name, tally in TALLIES.items() if tally.by_this_test]:
+        group, used = load(name), TALLIES[name].by_this_test
+        for case in group.cases or [""]:
+            outputs = group.outputs(f"{case}/" if case else "")
+            unread = group.unread(case)
+            if outputs and used.issuperset(outputs):
+                assert not unread, f"{name}: the test of {case or 'this group'} does not read {unread}"
 
 
 def names(prefix: str = "") -> list[str]:
@@ -106,9 +120,8 @@ class Group:
 
     def get(self, array: str) -> np.ndarray:
         """A copy of a stored array."""
-        tally = TALLIES[self.name]
-        tally.read.add(array)
-        tally.read_now.add(array)
+        TALLIES[self.name].read.add(array)
+        TALLIES[self.name].by_this_test.add(array)
         return self._values[array].copy()
 
     def tensor(self, array: str, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -134,31 +147,23 @@ class Group:
             if name.startswith(prefix) and meta["role"] == "output" and not _documentary(meta)
         ]
 
+    def inputs(self, case: str = "") -> list[str]:
+        """The inputs of a case, or of the group."""
+        prefix = f"{case}/" if case else ""
+        return [
+            name for name, meta in self.arrays.items() if name.startswith(prefix) and meta["role"] == "input"
+        ]
+
+    def unread(self, case: str) -> list[str]:
+        """The inputs of a case that the running test has not read."""
+        return [name for name in self.inputs(case) if name not in TALLIES[self.name].by_this_test]
+
     def unused(self) -> list[str]:
         """The outputs that no test has compared so far, and the inputs that none has read."""
         tally = TALLIES[self.name]
-        inputs = [name for name, meta in self.arrays.items() if meta["role"] == "input"]
         return [name for name in self.outputs() if name not in tally.compared] + [
-            name for name in inputs if name not in tally.read
+            name for name in self.inputs() if name not in tally.read
         ]
-
-    def inputs_of(self, output: str) -> list[str]:
-        """The inputs next to an output, or in the nearest folder above it that has any, up to its case's."""
-        inputs = [name for name, meta in self.arrays.items() if meta["role"] == "input"]
-        keys = [key for key in self.cases if f"{output}/".startswith(f"{key}/")]
-        if self.cases and not keys:
-            return []  # an array by itself, such as a table of decays
-        case, folder = max(keys, key=len, default=""), output
-        while len(folder) > len(case):
-            folder = folder.rpartition("/")[0]
-            siblings = [name for name in inputs if name.rpartition("/")[0] == folder]
-            if siblings and len(folder) >= len(case):
-                return siblings
-        return []
-
-    def _assert_read(self, output: str) -> None:
-        unread = [name for name in self.inputs_of(output) if name not in TALLIES[self.name].read_now]
-        assert not unread, f"{self.name}: {output} is compared by a test that does not read {unread}"
 
     def check(self, array: str, value: Any) -> None:
         """Compares ``value`` with a stored output, element by element, within its tolerance.
@@ -167,12 +172,11 @@ class Group:
         dimensions of the stored array may be missing.
 
         Raises:
-            AssertionError: they differ, and the message names the worst element; or the test has not read
-                all of the output's inputs.
+            AssertionError: they differ; the message names the worst element, and inputs of the case that
+                the test has not read so far.
         """
         meta = self.arrays[array]
         assert meta["role"] == "output", f"{self.name}: {array} is of role {meta['role']}"
-        self._assert_read(array)
         tolerance = meta["tol"]
         stored = _numbers(self._values[array])
         mine = self._shaped(array, value, stored.shape)
@@ -180,6 +184,7 @@ class Group:
         relative, used = self._compare(array, mine, stored, bound)
         tally = TALLIES[self.name]
         tally.compared.add(array)
+        tally.by_this_test.add(array)
         tally.relative = max(tally.relative, relative)
         if used > tally.used:
             tally.used, tally.tightest = used, array
@@ -190,10 +195,10 @@ class Group:
         Does nothing where the set holds no such reference.
         """
         reference = f"{array}__f64"
+        TALLIES[self.name].by_this_test.add(array)
         if reference not in self.arrays:
             return
         assert self.arrays[reference]["role"] == "reference64"
-        self._assert_read(array)
         stored = _numbers(self._values[reference])
         mine = self._shaped(reference, value, stored.shape)
         finite = np.abs(stored[np.isfinite(stored)])
@@ -207,6 +212,11 @@ class Group:
             mine = mine.reshape(shape)
         assert mine.shape == shape, f"{self.name}: {array} has shape {mine.shape}, stored {shape}"
         return mine
+
+    def _hint(self, array: str) -> str:
+        case = max((key for key in self.cases if array.startswith(f"{key}/")), key=len, default="")
+        unread = [] if self.cases and not case else self.unread(case)
+        return f"; this test has not read {unread}" if unread else ""
 
     def _compare(
         self, array: str, mine: np.ndarray, stored: np.ndarray, bound: np.ndarray
@@ -231,7 +241,7 @@ class Group:
             raise AssertionError(
                 f"{self.name}: {array}{position} is {mine[where]!r}, stored {stored[where]!r}: "
                 f"difference {difference[where]:.3g}, allowed {bound[where]:.3g} "
-                f"({int((used > 1.0).sum())} of {used.size} elements are off)"
+                f"({int((used > 1.0).sum())} of {used.size} elements are off){self._hint(array)}"
             )
         scale = float(np.abs(stored[finite]).max())
         largest = float(difference.max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import harness
 import numpy as np
@@ -13,13 +14,8 @@ PLAIN = {"role": "output", "tol": {"rtol": 0.1, "atol": 0.0, "basis": ""}}
 
 
 @pytest.fixture
-def group(monkeypatch: pytest.MonkeyPatch) -> harness.Group:
-    """A made-up group that leaves no trace in the table."""
-    monkeypatch.setattr(harness, "TALLIES", harness.defaultdict(harness.Tally))
-    made = object.__new__(harness.Group)
-    made.name = "made-up"
-    made.cases = {"case": {}}
-    made.arrays = {
+def group(made_up: Callable[..., harness.Group]) -> harness.Group:
+    arrays = {
         "plain": PLAIN,
         "column": PLAIN,
         "odd": PLAIN,
@@ -30,20 +26,16 @@ def group(monkeypatch: pytest.MonkeyPatch) -> harness.Group:
         "case/labels": {"role": "input"},
         "case/out": PLAIN,
         "case/debug/out": PLAIN,
-        "case/inner/x": {"role": "input"},
-        "case/inner/out": PLAIN,
     }
-    made._values = {
+    values = {
         "plain": np.array([1.0, -10.0], np.float32),
         "column": np.array([[1.0], [2.0]], np.float32),
         "odd": np.array([math.inf, math.nan, 1.0], np.float32),
         "plain__f64": np.array([1.0, -10.0]),
-        "flaw": np.zeros(2),
-        "given": np.zeros(2),
-        **dict.fromkeys(("case/x", "case/labels", "case/out", "case/debug/out"), np.ones(2)),
-        **dict.fromkeys(("case/inner/x", "case/inner/out"), np.ones(2)),
+        **{name: np.zeros(2) for name in ("flaw", "given")},
+        **{name: np.ones(2) for name in arrays if name.startswith("case/")},
     }
-    return made
+    return made_up(arrays, values, {"case": {}})
 
 
 def test_accepts_what_is_within_tolerance(group: harness.Group) -> None:
@@ -81,34 +73,31 @@ def test_double_precision_is_held_to_more(group: harness.Group) -> None:
         group.check64("plain", np.array([1.0 + 1e-6, -10.0]))
 
 
-@pytest.mark.parametrize(
-    ("output", "inputs"),
-    [
-        ("case/out", ["case/x", "case/labels"]),
-        ("case/debug/out", ["case/x", "case/labels"]),
-        ("case/inner/out", ["case/inner/x"]),
-        ("plain", []),
-    ],
-)
-def test_inputs_are_those_of_the_nearest_folder_in_the_case(
-    group: harness.Group, output: str, inputs: list
-) -> None:
-    assert group.inputs_of(output) == inputs
-
-
-@pytest.mark.parametrize("output", ["case/out", "case/debug/out"])
-def test_input_that_a_test_does_not_read_fails_it(group: harness.Group, output: str) -> None:
-    """Whether or not the value is right, so that the failure has its true cause."""
-    group.get("case/labels")
-    harness.new_test()
+def test_input_that_no_test_reads_is_unused(group: harness.Group) -> None:
+    assert {"given", "case/x", "case/labels"} <= set(group.unused())
     group.get("case/x")
-    for value in (np.ones(2), np.zeros(2)):
-        with pytest.raises(AssertionError, match=r"made-up: case/.*does not read \['case/labels'\]"):
-            group.check(output, value)
-    assert output in group.unused()
     group.tensor("case/labels")
-    group.check(output, np.ones(2))
-    assert output not in group.unused()
+    assert {"case/x", "case/labels"}.isdisjoint(group.unused())
+
+
+@pytest.mark.parametrize("check", ["check", "check64"])
+def test_test_of_a_case_must_read_all_of_its_inputs(group: harness.Group, check: str) -> None:
+    group.get("case/labels")
+    harness.begin_test()
+    group.get("case/x")
+    getattr(group, check)("case/out", np.ones(2))
+    harness.end_test()  # another output is left: the rest of the inputs may be for that one
+    getattr(group, check)("case/debug/out", np.ones(2))
+    with pytest.raises(AssertionError, match=r"made-up: the test of case does not read \['case/labels'\]"):
+        harness.end_test()
+    group.get("case/labels")
+    harness.end_test()
+
+
+def test_difference_names_the_inputs_that_were_not_read(group: harness.Group) -> None:
+    group.get("case/x")
+    with pytest.raises(AssertionError, match=r"case/out\[0\] is .*has not read \['case/labels'\]"):
+        group.check("case/out", np.zeros(2))
 
 
 def test_every_group_is_readable() -> None:

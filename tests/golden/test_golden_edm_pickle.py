@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
-import harness
 import pytest
 import torch
 from harness import DIRECTORY, Group, cases, load, names
@@ -53,37 +54,34 @@ def _compare_denoised(group: Group, case: str, snapshot: Snapshot) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in names("net_adm") if load(name).has("class_labels")])
-def test_denoiser_of_a_case_with_labels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A case put together from the vectors of a network alone: EDM preconditions what that answers."""
-    monkeypatch.setattr(harness, "TALLIES", harness.defaultdict(harness.Tally))
+def test_denoiser_of_a_case_with_labels(name: str, made_up: Callable[..., Group]) -> None:
+    """A case made from the vectors of a network alone: EDM's preconditioning around its official output."""
     official = load(name)
-    arguments = official.params["constructor_kwargs"]
     style = next(key for key in official.arrays if key.startswith("state_")).split("/")[0]
     tensors = {
         f"model.{key.removeprefix(f'{style}/')}": official.tensor(key)
         for key in official.arrays
         if key.startswith(f"{style}/")
     }
-    snapshot = Snapshot(
-        Path("made-up"), "", "EDMPrecond", "DhariwalUNet", "model", arguments, arguments, tensors
-    )
+    arguments = official.params["constructor_kwargs"]
+    snapshot = Snapshot(Path(name), "", "EDMPrecond", "DhariwalUNet", "model", arguments, arguments, tensors)
     sigma = (4 * official.tensor("noise_labels", torch.float64)).exp()
     level = sigma.reshape(-1, 1, 1, 1)
     total = level**2 + SIGMA_DATA**2
     x = official.tensor("x", torch.float64) * total.sqrt()
-    answer = official.tensor(f"out_{style.removeprefix('state_')}", torch.float64)
-    denoised = SIGMA_DATA**2 / total * x + level * SIGMA_DATA / total.sqrt() * answer
-    group = object.__new__(Group)
-    group.name, group.cases = "made-up", {"case": {}}
+    raw = official.tensor(f"out_{style.removeprefix('state_')}", torch.float64)
+    denoised = SIGMA_DATA**2 / total * x + level * SIGMA_DATA / total.sqrt() * raw
+    labels = official.tensor("class_labels")
     tolerance = {"rtol": 1e-4, "atol": 1e-4, "basis": ""}
-    group.arrays = {f"case/{part}": {"role": "input"} for part in ("x", "sigma", "class_labels")}
-    group.arrays["case/denoised"] = {"role": "output", "tol": tolerance}
-    given = {"x": x, "sigma": sigma, "class_labels": official.tensor("class_labels"), "denoised": denoised}
-    group._values = {f"case/{part}": value.numpy() for part, value in given.items()}
-    _compare_denoised(group, "case", snapshot)
-    group._values["case/class_labels"] = group._values["case/class_labels"][::-1]
-    with pytest.raises(AssertionError, match="made-up: case/denoised"):
-        _compare_denoised(group, "case", snapshot)
+    arrays = {f"case/{part}": {"role": "input"} for part in ("x", "sigma", "class_labels")}
+    arrays["case/denoised"] = {"role": "output", "tol": tolerance}
+    for given, same in ((labels, True), (labels.flip(0), False)):
+        stored = {"x": x, "sigma": sigma, "class_labels": given, "denoised": denoised}
+        group = made_up(
+            arrays, {f"case/{part}": value.numpy() for part, value in stored.items()}, {"case": {}}
+        )
+        with nullcontext() if same else pytest.raises(AssertionError, match="made-up: case/denoised"):
+            _compare_denoised(group, "case", snapshot)
 
 
 @pytest.mark.parametrize(("name", "case"), cases("edm_pickle"))
