@@ -26,7 +26,7 @@ from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.files import replacing, write_json
 from couplet.model import ImageShape
-from couplet.reporting.cost import cost, parameters
+from couplet.cost import cost, parameters
 from couplet.reporting.plots import draw
 from couplet.reporting.statements import DIMENSIONS, spread, statements, summary
 from couplet.reporting.table import to_csv

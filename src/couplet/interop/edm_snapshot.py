@@ -1,6 +1,6 @@
-"""Reads the snapshots of EDM and EDM2 without executing anything that they contain.
+"""Reader of EDM and EDM2 snapshots that executes nothing in them.
 
-Such a file is a pickled dict whose entry `ema` is the network, in NVIDIA's format (repositories
+A snapshot is a pickled dict whose entry `ema` is the network, in NVIDIA's format (repositories
 NVlabs/edm and NVlabs/edm2, torch_utils/persistence.py): objects that carry their own Python
 source, which the original loader executes. `snapshot_pickle` skips it and describes the objects.
 """
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from couplet.errors import UserError
 from couplet.files import replacing, sha256
-from couplet.networks.snapshot_pickle import PickledModule, PickledTensor, load
+from couplet.interop.snapshot_pickle import PickledModule, PickledTensor, load
 
-# What an original network wraps, and where its wrapper keeps it.
+# Attribute of the preconditioning that holds the network: EDM's, EDM2's.
 _PREFIXES = ("model", "unet")
-# Entries inside the wrapped network that only its augmentation during EDM training used.
+# Entries of the network that only EDM's augmentation uses.
 _AUGMENTATION = "map_augment."
 _LONGEST_ARGUMENTS = 50_000  # characters of JSON
 _LONGEST_CAUSE = 300
@@ -31,19 +31,18 @@ _LONGEST_CAUSE = 300
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """What a snapshot holds of its network.
+    """Description and tensors of the network in a snapshot.
 
     Attributes:
         source: the file.
         sha256: digest of the file, hexadecimal.
-        class_name: class of the whole, such as "EDMPrecond" or "Precond".
+        class_name: class of the preconditioned model, such as "EDMPrecond" or "Precond".
         network_class: class of the network inside it, such as "SongUNet".
-        prefix: where the network lies in the whole: "model" (EDM) or "unet" (EDM2).
-        arguments: keyword arguments of the whole's constructor, as JSON values.
+        prefix: name of the network in the model: "model" (EDM) or "unet" (EDM2).
+        arguments: keyword arguments of the model's constructor, as JSON values.
         network_arguments: keyword arguments of the network's constructor, as JSON values.
-        tensors: parameters and persistent buffers of the whole by name, in the file's order and
-            element types, contiguous, each with memory of its own: what `ema.state_dict()`
-            would return.
+        tensors: `ema.state_dict()`: the model's parameters and persistent buffers by name, in the
+            file's order and element types, contiguous, each with memory of its own.
     """
 
     source: Path
@@ -62,9 +61,8 @@ class NetworkTensors:
 
     Attributes:
         tensors: by name inside the network, without "model." or "unet.".
-        extras: names as in the snapshot, with shapes, of what is left out: whatever lies
-            outside the network (`logvar_linear.weight`) and what only served data augmentation
-            (`model.map_augment.weight`).
+        extras: names in the snapshot, with shapes, of the tensors left out: those outside the network
+            (`logvar_linear.weight`) and those of data augmentation (`model.map_augment.weight`).
     """
 
     tensors: dict[str, Tensor]
@@ -72,7 +70,7 @@ class NetworkTensors:
 
 
 def read_snapshot(path: Path | str) -> Snapshot:
-    """The network in a snapshot pickle of EDM or EDM2. Takes memory of twice the file's size.
+    """Read the network in a snapshot pickle of EDM or EDM2. Needs memory of twice the file's size.
 
     Raises:
         UserError: the file cannot be read, is damaged, is not such a snapshot, or refers to
@@ -86,8 +84,8 @@ def read_snapshot(path: Path | str) -> Snapshot:
         cause = str(error)
         if not isinstance(error, UnpicklingError):
             cause = f"damaged ({type(error).__name__}: {cause})"
-        shown = "".join(c if c.isprintable() else "?" for c in cause[:_LONGEST_CAUSE])
-        raise UserError(f"{path}: not a usable EDM snapshot: {shown}") from error
+        printable = "".join(c if c.isprintable() else "?" for c in cause[:_LONGEST_CAUSE])
+        raise UserError(f"{path}: not a usable EDM snapshot: {printable}") from error
 
 
 def _snapshot(path: Path, digest: str, content: Any) -> Snapshot:
@@ -99,8 +97,8 @@ def _snapshot(path: Path, digest: str, content: Any) -> Snapshot:
     if len(prefixes) != 1:
         raise UnpicklingError("entry 'ema' does not wrap one network, under 'model' or 'unet'")
     network = modules[prefixes[0]]
-    found = dict(_tensors(whole, "", set()))
-    if sum(tensor.nbytes for tensor in found.values()) > path.stat().st_size:
+    tensors = dict(_tensors(whole, "", set()))
+    if sum(tensor.nbytes for tensor in tensors.values()) > path.stat().st_size:
         raise UnpicklingError("tensors add up to more than the file")
     return Snapshot(
         source=path,
@@ -110,7 +108,7 @@ def _snapshot(path: Path, digest: str, content: Any) -> Snapshot:
         prefix=prefixes[0],
         arguments=_arguments(whole),
         network_arguments=_arguments(network),
-        tensors={name: tensor.read() for name, tensor in found.items()},
+        tensors={name: tensor.read() for name, tensor in tensors.items()},
     )
 
 
@@ -119,16 +117,16 @@ def _tensors(
     prefix: str,
     seen: set[int],
 ) -> Iterator[tuple[str, PickledTensor]]:
-    """Parameters and persistent buffers by full name, in the order of `state_dict`."""
-    if id(module) in seen:  # also what ends a module that contains itself
+    """Yield parameters and persistent buffers by full name, in the order of `state_dict`."""
+    if id(module) in seen:  # a module may contain itself
         raise UnpicklingError(f"module {prefix!r} occurs twice")
     seen.add(id(module))
     parameters, buffers = _section(module, "_parameters"), _section(module, "_buffers")
     transient = (module.state or {}).get("_non_persistent_buffers_set", set())
     if not isinstance(transient, set):
         raise UnpicklingError(f"{prefix!r} has a malformed set of buffers")
-    kept = {name: buffer for name, buffer in buffers.items() if name not in transient}
-    for name, tensor in (*parameters.items(), *kept.items()):
+    persistent = {name: buffer for name, buffer in buffers.items() if name not in transient}
+    for name, tensor in (*parameters.items(), *persistent.items()):
         if isinstance(tensor, PickledTensor):
             yield prefix + name, tensor
         elif tensor is not None:
@@ -141,7 +139,7 @@ def _tensors(
 
 
 def _section(module: PickledModule, section: str) -> dict[str, Any]:
-    """One of the dicts in which a module keeps what belongs to it."""
+    """Return a module's dict of parameters, buffers or submodules."""
     entries = (module.state or {}).get(section)
     if not isinstance(entries, dict):
         raise UnpicklingError(f"a {module.class_name} without {section}: not a network")
@@ -152,7 +150,7 @@ def _section(module: PickledModule, section: str) -> dict[str, Any]:
 
 
 def _arguments(module: PickledModule) -> dict[str, Any]:
-    """Keyword arguments of the constructor; positional ones, if any, under 'positional'."""
+    """Return the constructor's keyword arguments; positional ones, if any, under 'positional'."""
     state = module.state or {}
     arguments = dict(state.get("_init_kwargs", {}))
     if state.get("_init_args"):
@@ -167,7 +165,7 @@ def _arguments(module: PickledModule) -> dict[str, Any]:
 
 
 def network_tensors(snapshot: Snapshot) -> NetworkTensors:
-    """The network's tensors under the names of this package's networks, and what is left out."""
+    """Split a snapshot's tensors: those of the network, by this package's names, and the rest."""
     inside = f"{snapshot.prefix}."
     tensors: dict[str, Tensor] = {}
     extras: dict[str, tuple[int, ...]] = {}
@@ -181,14 +179,14 @@ def network_tensors(snapshot: Snapshot) -> NetworkTensors:
 
 
 def write_model(snapshot: Snapshot, out: Path | str) -> NetworkTensors:
-    """Writes the network of a snapshot as a safetensors file, in one step or not at all.
+    """Write the network of a snapshot as a safetensors file, atomically.
 
     The file's metadata has one entry, `couplet`: JSON with `source` (file name), `sha256` (of
     the snapshot), `class`, `network_class`, `arguments`, `network_arguments` and `extras` (names
-    and shapes of what is left out). The same snapshot gives the same bytes.
+    and shapes of the tensors left out). The same snapshot gives the same bytes.
 
     Returns:
-        What was written, and what was left out.
+        The tensors written, and those left out.
 
     Raises:
         UserError: the network has no tensors, or the file cannot be written.
@@ -205,7 +203,7 @@ def write_model(snapshot: Snapshot, out: Path | str) -> NetworkTensors:
         "network_arguments": snapshot.network_arguments,
         "extras": network.extras,
     }
-    # a single entry, since safetensors does not keep several in a fixed order
+    # One entry: safetensors does not write several in a fixed order.
     metadata = {"couplet": json.dumps(origin, sort_keys=True)}
     with replacing(Path(out)) as temporary:
         temporary.write_bytes(safetensors.torch.save(network.tensors, metadata))

@@ -1,9 +1,9 @@
-"""Loads the pickles that EDM snapshots are made of into objects that cannot do anything.
+"""Unpickler of EDM snapshots whose objects cannot execute anything.
 
-Python's unpickler calls whatever a pickle names. Here each name is looked up in a table of
-stand-ins which only describe what the pickle holds, and every other name is refused. Before that,
-one pass over the opcodes refuses those by which a pickle could get round the table, or claim more
-time and memory than its size justifies.
+Python's unpickler calls whatever a pickle names. This one looks each name up in a table of
+stand-ins that only describe the content, and refuses every other name. Before that, one pass over
+the opcodes refuses those that bypass the table, or that claim more time and memory than the
+pickle's size justifies.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Left out on purpose: EXT1, EXT2 and EXT4, which take objects from a registry without asking
-# `find_class`; POP, which would throw off the bookkeeping in `_check`; and all text opcodes.
+# Without EXT1, EXT2 and EXT4, which take objects from a registry and bypass `find_class`; without
+# POP, which `_check` does not follow; and without text opcodes.
 _OPCODES = frozenset(
     """
     PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT
@@ -32,7 +32,7 @@ _OPCODES = frozenset(
     """.split()  # noqa: SIM905
 )
 _MOST_OPCODES = 2_000_000  # a snapshot needs about a hundred per tensor
-_HEAVIEST = 1000  # of tuples, see `_check`
+_HEAVIEST = 1000  # weight of a tuple, see `_check`
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 # fmt: off
 _STORAGES = {
@@ -44,10 +44,10 @@ _STORAGES = {
 
 
 class _Inert:
-    """A stand-in: pickles can create it and nothing else.
+    """A stand-in that a pickle can create, and nothing else.
 
-    Without `__setstate__`, they could set any attribute of an instance. On the class itself it
-    lacks `self`, so that they cannot set those of the class either.
+    Without `__setstate__`, a pickle could set any attribute of an instance. Called on the class
+    itself it lacks `self`, so that a pickle cannot set attributes of the class either.
     """
 
     def __setstate__(self, state: Any) -> None:
@@ -113,7 +113,7 @@ class _Storage(_Inert):
 
 
 class PickledTensor(_Inert):
-    """A tensor, still in the bytes of its storage; `nbytes` counts gaps between elements too."""
+    """A tensor, still in the bytes of its storage; `nbytes` includes gaps between elements."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class PickledTensor(_Inert):
             raise UnpicklingError("a tensor with hooks, metadata or an impossible size")
         count, item = math.prod(size), storage.dtype.itemsize
         span = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if count else 0
-        # strides of 0 would let a few bytes claim any amount of memory
+        # With strides of 0 a few bytes could claim any amount of memory.
         if count > span or (offset + span) * item > len(storage.data) or len(size) > 16:
             raise UnpicklingError(f"a tensor beyond its storage of {len(storage.data)} bytes")
         self.nbytes = span * item
@@ -138,7 +138,7 @@ class PickledTensor(_Inert):
         self._data = storage.data[offset * item :][: self.nbytes]
 
     def read(self) -> Tensor:
-        """The tensor, contiguous, in memory of its own.
+        """Return the tensor, contiguous, in memory of its own.
 
         Raises:
             RuntimeError: torch has no tensors of this shape.
@@ -152,7 +152,7 @@ class PickledTensor(_Inert):
 
 
 class _Parameter(_Inert):
-    """Creating one gives the tensor in it."""
+    """Constructing one returns the tensor in it."""
 
     def __new__(cls, tensor: Any, requires_grad: Any, hooks: Any) -> Any:
         return tensor
@@ -176,7 +176,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Storages(_Unpickler):
-    """For the pickles in a storage: plain values, a storage type, and a tuple describing it."""
+    """Unpickler of a storage: plain values, a storage type, and a tuple describing it."""
 
     names = {("torch", f"{name}Storage"): _STORAGES[name] for name in _STORAGES}
 
@@ -185,7 +185,7 @@ class _Storages(_Unpickler):
 
 
 class _Snapshots(_Unpickler):
-    """For the snapshot itself; it has no `persistent_load`, so persistent ids are refused."""
+    """Unpickler of the snapshot itself; without `persistent_load`, it refuses persistent ids."""
 
     names = {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): PickledModule,
@@ -205,11 +205,11 @@ class _Snapshots(_Unpickler):
 
 
 def _check(stream: BytesIO) -> None:
-    """Refuses opcodes and claims of one pickle; `genops` itself refuses lengths beyond the end.
+    """Refuse forbidden opcodes and excessive claims of a pickle; `genops` refuses lengths beyond the end.
 
-    A tuple that holds the one before twice, and so on, doubles the time that hashing it as a key
-    takes. So each value on the stack and in the memo is followed, as its weight: for a tuple, one
-    plus the weights of its items.
+    Each tuple that holds the previous one twice doubles the time of hashing it as a key. So the
+    weight of each value on the stack and in the memo is followed: for a tuple, one plus the
+    weights of its items.
     """
     stack: list[int] = []
     marks: list[int] = []
@@ -231,7 +231,7 @@ def _check(stream: BytesIO) -> None:
             weight = memo[place]
         elif name.endswith("PUT") or name == "MEMOIZE":
             memo[place] = weight
-            if place > count:  # the unpickler would make room for all places before it
+            if place > count:  # the unpickler allocates all places before it
                 raise UnpicklingError(f"damaged: place {place} in the memo")
         if count > _MOST_OPCODES or weight > _HEAVIEST:
             raise UnpicklingError("more values than a snapshot needs")
@@ -239,7 +239,7 @@ def _check(stream: BytesIO) -> None:
 
 
 def load(data: bytes) -> Any:
-    """What the pickle of a snapshot holds, as plain values and stand-ins; nothing is executed.
+    """Load the pickle of a snapshot as plain values and stand-ins; nothing is executed.
 
     Raises:
         UnpicklingError: the pickle refers to anything that a snapshot does not need.

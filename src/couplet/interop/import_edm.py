@@ -1,14 +1,16 @@
-"""Turns a snapshot pickle of EDM or EDM2 into a safetensors file that `init_from` takes."""
+"""Conversion of a snapshot pickle of EDM or EDM2 to a safetensors file for `init_from`."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from couplet.networks.edm_snapshot import read_snapshot, write_model
+from couplet.interop.edm_snapshot import read_snapshot, write_model
 
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What was imported; `str` of it is what a user reads.
+    """Summary of an import; `str` of it is the text for users.
 
     Attributes:
         source: the snapshot.
@@ -17,7 +19,7 @@ class ImportReport:
         class_name: class of the snapshot and of the network in it, "EDMPrecond(SongUNet)".
         tensors: number of tensors written.
         elements: number of numbers in them.
-        extras: names in the snapshot that were left out.
+        extras: names in the snapshot of the tensors left out.
     """
 
     source: Path
@@ -43,10 +45,7 @@ def import_edm(source: Path, out: Path) -> ImportReport:
 
     Args:
         source: snapshot pickle of EDM or EDM2.
-        out: safetensors file to write; replaced if it exists, left alone on any error.
-
-    Returns:
-        The report.
+        out: safetensors file to write; replaced if it exists, unchanged on any error.
 
     Raises:
         UserError: the snapshot is unusable or `out` cannot be written.

@@ -1,4 +1,4 @@
-"""What a training costs: parameters and operations counted, hours modelled."""
+"""Cost of a run: parameters and operations, counted, and hours, modelled."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from couplet import couplings, networks
-from couplet.config import Training
+from couplet.config.cells import Training
 from couplet.config.datasets import DatasetConfig
-from couplet.config.networks import NetworkConfig, shrink
+from couplet.config.networks import NetworkConfig
+from couplet.config.variants import build
+from couplet.couplings.base import Setting
 from couplet.errors import UserError
-from couplet.model import ImageShape
+from couplet.model import ImageShape, resized
 
 
 class Cost(NamedTuple):
-    """Of one training."""
+    """The cost of one run."""
 
     parameters: int
     """Network and coupling together."""
@@ -28,17 +29,17 @@ class Cost(NamedTuple):
 
     @property
     def evaluations(self) -> float:
-        """Forward passes of the network that a step costs per image; others count by their operations."""
+        """The cost of a step per image in forward passes of the main network."""
         return self.flops / self.forward
 
     def hours(self, training: Training, tflops: float) -> float:
-        """Hours at a throughput of ``tflops`` TFLOP/s: modelled, not measured."""
+        """Hours of the run at a throughput of ``tflops`` TFLOP/s: modelled, not measured."""
         images = training.recipe.steps * training.recipe.batch
         return self.flops * images / (tflops * 1e12) / 3600
 
 
 def native_shape(dataset: DatasetConfig) -> ImageShape | None:
-    """What images of a kind look like before they are prepared; None where only the files tell."""
+    """Shape of a data set's images before they are prepared; None where only its files know it."""
     if dataset.native is None:
         return None
     _, resolution, channels = dataset.native
@@ -46,28 +47,28 @@ def native_shape(dataset: DatasetConfig) -> ImageShape | None:
 
 
 def cost(training: Training, shape: ImageShape) -> Cost:
-    """Parameters and operations of a training, without allocating any of it.
+    """Count parameters and operations of a run, without allocating any of it.
 
-    A step evaluates teacher and student and goes back through the student, at twice a forward's price:
-    four forwards. A network that the coupling owns is trained too, three forwards of it; predictions that
-    the coupling asks for are forwards of the main network.
+    A step costs four forward passes of the main network: the teacher's, the student's, and the student's
+    backward pass, which costs two. A network that the coupling owns costs three passes of its own. Each
+    prediction that the coupling asks for costs one more pass of the main network.
 
     Raises:
         UserError: the recipe's network does not fit the images.
     """
     recipe = training.recipe
-    seen = shape if recipe.conditional else shape._replace(num_classes=0)
+    shape_seen = _conditioned(training, shape)
     owned: list[_Counted] = []
 
     def make_network(*, out_channels: int, model_channels: int, num_blocks: int) -> nn.Module:
-        owned.append(_counted(shrink(recipe.network, model_channels, num_blocks), seen, out_channels))
+        config = resized(recipe.network, model_channels=model_channels, num_blocks=num_blocks)
+        owned.append(_counted(config, shape_seen, out_channels))
         return nn.Module()
 
     try:
-        main = _counted(recipe.network, seen, shape.channels)
+        main = _counted(recipe.network, shape_seen, shape.channels)
         with torch.device("meta"):
-            setting = couplings.Setting(shape.channels, recipe.sigma_data, make_network)
-            coupling = couplings.build(training.coupling, setting)
+            coupling = build(training.coupling, Setting(shape.channels, recipe.sigma_data, make_network))
     except ValueError as error:
         raise UserError(f"recipes.{training.cell.recipe}.network: {error}") from None
     return Cost(
@@ -85,13 +86,13 @@ class _Counted(NamedTuple):
 
 
 def _counted(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Counted:
-    # Counting takes a second, and the rows of a table share networks, some of them but for the dropout.
+    # Rows of a table share networks, some of them except for the dropout.
     return _count(config.model_copy(update={"dropout": 0.0}), shape, out_channels)
 
 
 @cache
 def _count(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Counted:
-    # Imported where it is used: it brings torch's compiler along, four seconds.
+    # Imports torch's compiler, which takes four seconds.
     from torch.utils.flop_counter import FlopCounterMode
 
     channels, resolution, classes = shape
@@ -105,23 +106,29 @@ def _count(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Coun
 
 
 def parameters(training: Training, shape: ImageShape) -> int:
-    """Parameters of the network alone, without those of the coupling.
+    """Count the parameters of the network, without those of the coupling.
 
     Raises:
         ValueError: the recipe's network does not fit the images.
     """
-    seen = shape if training.recipe.conditional else shape._replace(num_classes=0)
-    return sum(p.numel() for p in _network(training.recipe.network, seen, shape.channels).parameters())
+    network = _network(training.recipe.network, _conditioned(training, shape), shape.channels)
+    return sum(p.numel() for p in network.parameters())
+
+
+def _conditioned(training: Training, shape: ImageShape) -> ImageShape:
+    """The shape as the network sees it: without classes unless the recipe is conditional."""
+    return shape if training.recipe.conditional else shape._replace(num_classes=0)
 
 
 def _network(config: NetworkConfig, shape: ImageShape, out_channels: int) -> nn.Module:
     """A network that takes no memory."""
     channels, resolution, classes = shape
     with torch.device("meta"):
-        return networks.build(
+        network: nn.Module = build(
             config,
             in_channels=channels,
             out_channels=out_channels,
             resolution=resolution,
             num_classes=classes,
         )
+    return network

@@ -29,10 +29,10 @@ from safetensors import safe_open
 from torch import nn
 
 from couplet.errors import UserError
-from couplet.networks import snapshot_pickle
-from couplet.networks.edm_snapshot import network_tensors, read_snapshot, write_model
+from couplet.interop import snapshot_pickle
+from couplet.interop.edm_snapshot import network_tensors, read_snapshot, write_model
+from couplet.interop.import_edm import import_edm
 from couplet.networks.initial import initialise
-from couplet.stages.import_edm import import_edm
 
 EXTENSION = 0x51
 STORAGE = torch.storage._load_from_bytes
@@ -622,5 +622,5 @@ def test_initialise_refuses_and_changes_nothing() -> None:
     with pytest.raises(UserError, match=r"bias: shape \(3,\) in the file, \(2,\) in the network"):
         initialise(network, source)
     assert network.weight.sum() == 0
-    with pytest.raises(UserError, match="no tensor of the file belongs"):
+    with pytest.raises(UserError, match="no tensor of the file has a name in this network"):
         initialise(network, {"other": torch.ones(1)})
