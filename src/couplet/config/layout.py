@@ -88,21 +88,18 @@ class Layout:
         if study is None:
             raise Invalid(("study",), None, "this key is required for a figure")
         files: dict[Path, None] = {}
-        if kind := study.figure.probed:
+        if study.needs not in ("select", "evaluate"):
             for cell in self.params.cells():
-                probe = self.probe(cell, kind)
+                probe = self.probe(cell, study.needs)
                 files |= dict.fromkeys((self.train(cell) / TRAINING_RECORD, probe, record_of(probe)))
             return list(files)
         for cell, extractor in self.params.measured():
             folder = self.evaluation(cell, extractor)
-            names = (
-                ("selection.json",)
-                if study.of_selection
-                else ("selection.json", "evaluation.json", "samples")
-            )
+            selected = study.needs == "select"
+            names = ("selection.json",) if selected else ("selection.json", "evaluation.json", "samples")
             files |= dict.fromkeys((self.data(cell.dataset) / "card.json", *(folder / n for n in names)))
             records = self.records(cell, extractor)
-            left_out = ("sample", "evaluate") if study.of_selection else ()
+            left_out = ("sample", "evaluate") if selected else ()
             files |= dict.fromkeys(path for stage, path in records.items() if stage not in left_out)
         return list(files)
 

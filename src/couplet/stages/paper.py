@@ -12,22 +12,22 @@ import torch
 from couplet.config.layout import record_of
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
-from couplet.reporting.paper import page
+from couplet.reporting.page import page
 from couplet.stages.record import Recorder, digests
 
 TITLE = "Results of iCT, GC and VCT, and beyond"
 
 
 def paper(captions: Sequence[Path], out: Path, rebuild: str) -> int:
-    """Writes the page ``out`` and its record; returns how many figures it has.
+    """Write the page ``out`` and its record; return its number of figures.
 
     Args:
-        captions: .json files that :func:`couplet.stages.figure.figure` wrote, their pictures beside them.
+        captions: .json files of :func:`couplet.stages.figure.figure`, next to their pictures.
         out: the page; it refers to the figures' CSV, SVG and PNG files relative to itself.
         rebuild: the command that makes a figure, with ``{name}`` for its name.
 
     Raises:
-        UserError: a file is missing or is no caption.
+        UserError: a file is missing or is not a caption.
     """
     record = Recorder("paper", record_of(out.with_suffix(".json")), torch.device("cpu"))
     entries = sorted((_entry(path, out, rebuild) for path in captions), key=lambda entry: entry["order"])
@@ -39,7 +39,7 @@ def paper(captions: Sequence[Path], out: Path, rebuild: str) -> int:
 
 
 def _entry(path: Path, out: Path, rebuild: str) -> dict[str, Any]:
-    """What the page needs of a figure."""
+    """The caption of a figure with its picture and links."""
     caption = read_json(path)
     if not isinstance(caption, dict) or "statements" not in caption:
         raise UserError(f"{path}: not a caption that `couplet figure` wrote; run it again")

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from couplet.config import Cell, Training
 from couplet.config.params import read_params
 from couplet.errors import UserError
-from couplet.reporting import reported
 from couplet.reporting.cost import Cost, cost, native_shape
+from couplet.reporting.published import reported
 
 ASSUMED = ("assumed", "not published")
 """What a source says where no paper and no code tells a value."""
