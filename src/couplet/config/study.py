@@ -93,7 +93,7 @@ class PlaneConfig(FigureConfig):
 
 
 class Comparison(Closed):
-    """A statement of the paper, tested on the seeds: one of two values of a dimension has the lower number."""
+    """A statement of the paper, tested on the seeds: one of two names has the lower number."""
 
     of: Dimension = "coupling"
     lower: str

@@ -1,21 +1,20 @@
-"""What a figure kind gets, a study's cells with their measurements, and what it decides."""
+"""The input of a figure kind, a study's cells with their measurements, and the decisions of a kind."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from couplet.config import Cell, Params, Training
-from couplet.config.study import FigureConfig, Study
+from couplet.config.study import Study
 from couplet.errors import UserError
-from couplet.figures.marks import check
 from couplet.files import replacing
 from couplet.reporting.statements import DIMENSIONS, Statement, spread, statements
 from couplet.reporting.style import STYLE
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Measured(NamedTuple):
-    """A cell with what one stage measured of it."""
+    """A cell with the measurements of one stage."""
 
     cell: Cell
     training: Training
@@ -46,38 +45,47 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of a study's parameter file, in the grid's order. The stage fills it."""
+    """The cells of a study's parameter file, in the grid's order; filled by the stage."""
 
     params: Params
     study: Study
     members: Sequence[Measured]
 
     def __post_init__(self) -> None:
-        """Raises UserError if two rows have the same label, or the cells have more than one extractor."""
-        rows: dict[str, str] = {}
+        """Raises UserError if two rows have the same label, or distances have more than one extractor."""
+        labels: dict[str, str] = {}
         for member in self.members:
             label, name = self.names(member)["row"], member.cell.name
-            if rows.setdefault(label, name) != name:
-                raise UserError(f"study.labels: {rows[label]} and {name} have the same label {label!r}")
-        if self.study.needs in ("select", "evaluate"):
-            extractors = sorted({extractor for _, extractor in self.params.measured()})
-            if len(extractors) > 1:
-                raise UserError(f"table1.extractors = {extractors}: the figure of a study has one extractor")
-
-    @cached_property
-    def _varied(self) -> list[str]:
-        cells = [member.cell for member in self.members]
-        return [key for key in DIMENSIONS if len({getattr(cell, key) for cell in cells}) > 1]
+            if labels.setdefault(label, name) != name:
+                raise UserError(f"study.labels: {labels[label]} and {name} have the same label {label!r}")
+        extractors = sorted({extractor for _, extractor in self.params.measured()})
+        if len(extractors) > 1 and self.study.needs in ("select", "evaluate"):
+            raise UserError(f"table1.extractors = {extractors}: the figure of a study has one extractor")
 
     def names(self, member: Measured, without: str = "") -> dict[str, Any]:
         """The columns that name a cell. Its label ``row`` has the names that vary, except ``without``."""
-        keys = [key for key in self._varied if key != without] or ([] if without else ["coupling"])
-        names = [getattr(member.cell, key) for key in keys]
-        label = ", ".join(self.study.labels.get(name, name) for name in names)
-        return {key: getattr(member.cell, key) for key in DIMENSIONS} | {
-            "row": label,
-            "seed": member.cell.seed,
-        }
+        names = {key: getattr(member.cell, key) for key in DIMENSIONS}
+        varied = [
+            key for key in DIMENSIONS if any(getattr(other.cell, key) != names[key] for other in self.members)
+        ]
+        keys = [key for key in varied if key != without] or ([] if without else ["coupling"])
+        label = ", ".join(self.study.labels.get(names[key], names[key]) for key in keys)
+        return names | {"row": label, "seed": member.cell.seed}
+
+    def distances(self, without: str = "") -> pd.DataFrame:
+        """A row per cell and NFE: names, Fréchet distance, and seconds of training."""
+        return pd.DataFrame(
+            {**self.names(member, without), "nfe": nfe, "value": value, "seconds": member.seconds}
+            for member in self.members
+            for nfe, value in self._distances(member).items()
+        )
+
+    def _distances(self, member: Measured) -> dict[int, float]:
+        nfes = self.params.sample.nfe
+        if self.study.needs == "select":
+            return {nfe: member.numbers[-1][f"fd_nfe{nfe}"] for nfe in nfes}
+        values = {number["nfe"]: number["value"] for number in member.numbers if number["metric"] == "fd"}
+        return {nfe: values[nfe] for nfe in nfes}
 
     @property
     def seeds(self) -> str:
@@ -91,7 +99,7 @@ class Cells:
         """Data sets, steps, batches and networks of the training runs."""
         from couplet.reporting.cost import parameters
 
-        budgets = {}
+        budgets: dict[str, None] = {}
         for cell, training, shape, *_ in self.members:
             recipe, network = training.recipe, training.recipe.network
             length = f"{recipe.steps:,} steps of {recipe.batch} images"
@@ -100,28 +108,25 @@ class Cells:
         return "; ".join(budgets) + "."
 
 
-Config = TypeVar("Config", bound=FigureConfig)
-
-
-class FigureKind(Generic[Config]):
+class FigureKind:
     """A kind of figure. Rows are tidy: one per seed, never averaged."""
 
-    text: tuple[str, ...] = ("row",)
-    """Columns of text that the picture needs."""
-    numbers: tuple[str, ...] = ("nfe",)
-    """Columns of finite numbers that the picture needs, besides ``seed`` and ``value``."""
+    at: tuple[str, ...] = ("nfe",)
+    """The columns that tell numbers of one seed of a row apart."""
     place = ("nfe", "NFE")
-    """Column whose values have statements of their own, and its name in a sentence."""
+    """The column whose values have statements of their own, and its name in a sentence."""
+    snapshots = "the last"
+    """The snapshots whose distances are drawn, in words, where `select` measured them."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Any) -> None:
         self.config = config
 
     def rows(self, cells: Cells) -> pd.DataFrame:
-        """The rows of the figure, its .csv file."""
+        """The rows of the figure: the content of its .csv file."""
         raise NotImplementedError
 
     def ylabel(self, params: Params) -> str:
-        """The label of the values, with their unit."""
+        """The label of the values."""
         return f"Fréchet distance ({params.extractor})"
 
     def picture(self, rows: pd.DataFrame, ylabel: str) -> Figure:
@@ -131,68 +136,20 @@ class FigureKind(Generic[Config]):
         """
         raise NotImplementedError
 
-    def check(self, rows: pd.DataFrame) -> None:
-        """Raises ValueError if there is no row, a column is missing, or a number is not finite or repeated."""
-        check(self.config.kind, rows, self.text, (*self.numbers, "seed", "value"))
-        repeated = rows[rows.duplicated([*self.text, *self.numbers, "seed"])]
-        if len(repeated):
-            row = repeated.iloc[0].to_dict()
-            raise ValueError(f"{self.config.kind}: seed {row['seed']} is there twice: {row}")
-
-    def compared(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-        """The rows of the statements and of the caption's table, and a remark on rows that are left out."""
-        return rows, ""
-
-    def statements(self, rows: pd.DataFrame, study: Study) -> list[Statement]:
-        """The study's comparisons, as far as the seeds carry them."""
-        return [
-            statement
-            for comparison in study.compare
-            for statement in statements(rows, comparison, study.labels, *self.place)
-        ]
-
-    def measured(self, cells: Cells) -> str:
-        """A sentence on features, samples and seeds."""
-        params, evaluated = cells.params, cells.study.needs == "evaluate"
-        name = params.measured()[0][1]
-        kind = params.extractor_named(name).kind
-        samples = (
-            f"{params.sample.samples} samples of the selected snapshot against the training split"
-            if evaluated
-            else f"{params.select.samples} samples of {self.snapshots} snapshot against "
-            f"the {params.select.split} split"
-        )
-        return (
-            f"Fréchet distance in features of the extractor {name if name == kind else f'{name} ({kind})'}; "
-            f"{samples}; {cells.seeds}, bars are their standard deviation."
-        )
-
-    snapshots = "the last"
-    """The snapshots whose distances the figure has where `select` measured them."""
-
-    def table(self, rows: pd.DataFrame) -> dict[str, Any]:
-        """Mean and standard deviation of each row at each place, as text."""
-        columns = [key for key in ("against", "nfe", "x") if key in rows]
-        return {
-            "columns": ["", *columns, "mean ± std"],
-            "rows": [
-                [*map(_text, names), *self.entries(group)]
-                for names, group in rows.groupby(["row", *columns], sort=False)
-            ],
-        }
-
-    def entries(self, group: pd.DataFrame) -> list[str]:
-        """The texts of a row of the table, from one row per seed."""
-        return [spread(group["value"])]
-
     def draw(self, rows: pd.DataFrame, out: Path, ylabel: str) -> None:
         """Write ``out`` twice, with the suffixes .svg and .png; the same rows give the same bytes.
 
         Raises:
-            ValueError: ``rows`` do not fit the figure; the message names the column or the row.
+            ValueError: there is no row, a number is not finite, a seed is there twice, or rows do not fit.
             UserError: a file cannot be written.
         """
-        self.check(rows)
+        if rows.empty:
+            raise ValueError(f"{self.config.kind}: there is no row to draw")
+        finite = np.isfinite(rows.select_dtypes("number")).all(axis=1)
+        repeated = rows.duplicated(["row", *self.at, "seed"]) & bool(self.at)
+        for wrong, problem in ((~finite, "a number is not finite"), (repeated, "a seed is there twice")):
+            if wrong.any():
+                raise ValueError(f"{self.config.kind}: {problem}: {rows[wrong].iloc[0].to_dict()}")
         with mpl.rc_context(fname=STYLE):
             picture = self.picture(rows, ylabel)
             for suffix, metadata in ((".svg", {"Date": None}), (".png", None)):
@@ -209,22 +166,38 @@ class FigureKind(Generic[Config]):
             "table": self.table(compared),
         }
 
+    def compared(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+        """The rows of the statements and of the caption's table, and a remark on rows that are left out."""
+        return rows, ""
 
-def distances(cells: Cells, without: str = "") -> pd.DataFrame:
-    """A row per cell and NFE: names, Fréchet distance, and seconds of training."""
-    return pd.DataFrame(
-        {**cells.names(member, without), "nfe": nfe, "value": value, "seconds": member.seconds}
-        for member in cells.members
-        for nfe, value in _distances(cells, member).items()
-    )
+    def statements(self, rows: pd.DataFrame, study: Study) -> list[Statement]:
+        """The study's comparisons, tested on the seeds."""
+        return [
+            statement
+            for comparison in study.compare
+            for statement in statements(rows, comparison, study.labels, *self.place)
+        ]
 
+    def measured(self, cells: Cells) -> str:
+        """A sentence on features, samples and seeds."""
+        params, name = cells.params, cells.params.measured()[0][1]
+        kind = params.extractor_named(name).kind
+        if cells.study.needs == "select":
+            snapshot, split = f"{self.snapshots} snapshot", params.select.split
+            samples = f"{params.select.samples} samples of {snapshot} against the {split} split"
+        else:
+            samples = f"{params.sample.samples} samples of the selected snapshot against the training split"
+        return (
+            f"Fréchet distance in features of the extractor {name if name == kind else f'{name} ({kind})'}; "
+            f"{samples}; {cells.seeds}, bars are their standard deviation."
+        )
 
-def _distances(cells: Cells, member: Measured) -> dict[int, float]:
-    if cells.study.needs == "select":
-        return {nfe: member.numbers[-1][f"fd_nfe{nfe}"] for nfe in cells.params.sample.nfe}
-    values = {number["nfe"]: number["value"] for number in member.numbers if number["metric"] == "fd"}
-    return {nfe: values[nfe] for nfe in cells.params.sample.nfe}
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    def table(self, rows: pd.DataFrame) -> dict[str, Any]:
+        """Mean and standard deviation of each row at each place, as text."""
+        return {
+            "columns": ["", *self.at, "mean ± std"],
+            "rows": [
+                [*(f"{n:g}" if isinstance(n, float) else str(n) for n in names), spread(group["value"])]
+                for names, group in rows.groupby(["row", *self.at], sort=False)
+            ],
+        }

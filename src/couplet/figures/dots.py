@@ -8,21 +8,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from couplet.config.study import DotsConfig
 from couplet.figures import marks
-from couplet.figures.base import Cells, FigureKind, distances
+from couplet.figures.base import Cells, FigureKind
 from couplet.reporting.statements import spread
 from couplet.reporting.style import log_scale
 
 
-class Dots(FigureKind[DotsConfig]):
+class Dots(FigureKind):
     """Rows from top to bottom, values from left to right, single seeds below their mean."""
 
     def rows(self, cells: Cells) -> pd.DataFrame:
         """Distances with the cost of their training run."""
         costs = {str(member.cell): member.evaluations_per_step for member in cells.members}
         of = [costs[str(member.cell)] for member in cells.members for _ in cells.params.sample.nfe]
-        return distances(cells).assign(evaluations=of)
+        return cells.distances().assign(evaluations=of)
 
     def picture(self, rows: pd.DataFrame, ylabel: str) -> Figure:
         labels, nfes = list(rows["row"].unique()), sorted(rows["nfe"].unique())
@@ -30,16 +29,15 @@ class Dots(FigureKind[DotsConfig]):
         offsets = (np.arange(len(nfes)) - (len(nfes) - 1) / 2) * spacing
         y = rows["row"].map(labels.index) + rows["nfe"].map(dict(zip(nfes, offsets, strict=True)))
         picture, (axes,) = marks.panels(height=len(labels) * max(0.24, 0.11 * len(nfes) + 0.06) + 0.75)
-        log = marks.is_logarithmic(rows["value"])
-        floor = marks.lowest(rows["value"], log=log)
+        floor = marks.floor(rows["value"])
         for line, style in marks.lines(rows.assign(y=y).sort_values("nfe", kind="stable"), "nfe"):
             style |= {"linestyle": "none"}
             marks.curve(axes, line, "value", "y", floor=floor, zorder=3, **style)
             # Below their mean, which would cover them.
             faint = {"markersize": 2.2, "markeredgewidth": 0.5, "alpha": 0.5, "zorder": 2, "label": None}
             axes.plot(line["value"], line["y"] + 0.45 * spacing, **style | faint)
-        if log:
-            log_scale(axes, "x", rows["value"].min(), rows["value"].max())
+        if floor > 0:
+            log_scale(axes, "x", rows["value"])
         axes.set(xlabel=ylabel, ylabel="", ylim=(len(labels) - 0.5, -0.5))
         axes.set_yticks(range(len(labels)), labels)
         axes.tick_params(axis="y", length=0)
@@ -50,7 +48,6 @@ class Dots(FigureKind[DotsConfig]):
         """Means, and the cost of training."""
         table = super().table(rows)
         table["columns"] += ["training (s)", "network evaluations per image and step"]
+        for line, (_, group) in zip(table["rows"], rows.groupby(["row", "nfe"], sort=False), strict=True):
+            line += [spread(group["seconds"]), f"{group['evaluations'].iloc[0]:.2f}"]
         return table
-
-    def entries(self, group: pd.DataFrame) -> list[str]:
-        return [*super().entries(group), spread(group["seconds"]), f"{group['evaluations'].iloc[0]:.2f}"]

@@ -6,17 +6,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from couplet.config.study import EvaluationsConfig
 from couplet.figures import marks
-from couplet.figures.base import Cells, FigureKind, distances
+from couplet.figures.base import Cells, FigureKind
 
 
-class Evaluations(FigureKind[EvaluationsConfig]):
+class Evaluations(FigureKind):
     """A curve for each row."""
 
     def rows(self, cells: Cells) -> pd.DataFrame:
         """Distances."""
-        return distances(cells)
+        return cells.distances()
 
     def picture(self, rows: pd.DataFrame, ylabel: str) -> Figure:
         picture, (axes,) = marks.panels()

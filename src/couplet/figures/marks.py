@@ -7,7 +7,6 @@ from math import ceil, inf
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,18 +16,6 @@ from couplet.reporting.style import log_scale, number
 
 WIDTH = 5.5
 """Width of a text column, in inches."""
-
-
-def check(kind: str, rows: pd.DataFrame, text: Sequence[str], numbers: Sequence[str]) -> None:
-    """Raises ValueError if there is no row, a column is missing or a number is not finite."""
-    if rows.empty:
-        raise ValueError(f"{kind}: there is no row to draw")
-    for column in (*text, *numbers):
-        if column not in rows:
-            raise ValueError(f"{kind}: a row lacks {column}: {rows.iloc[0].to_dict()}")
-        if column in numbers and not np.isfinite(rows[column]).all():
-            row = rows[~np.isfinite(rows[column])].iloc[0].to_dict()
-            raise ValueError(f"{kind}: {column} = {row[column]} is not a number to draw: {row}")
 
 
 def lines(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
@@ -52,9 +39,13 @@ def lines(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[pd.DataFrame, dic
         yield curve, style | {"markeredgecolor": style["color"], "label": ", ".join(texts)}
 
 
-def is_logarithmic(values: pd.Series, *, always: bool = False) -> bool:
-    """Whether positive values span more than a decade, or the axis is ``always`` logarithmic."""
-    return bool(values.min() > 0 and (always or values.max() > 10 * values.min()))
+def floor(values: pd.Series, *, always_log: bool = False) -> float:
+    """The lowest end of a bar: half the smallest value where the axis is logarithmic, else minus infinity.
+
+    It is logarithmic if values are positive and span more than a decade, or ``always_log``.
+    """
+    low, high = values.min(), values.max()
+    return low / 2 if low > 0 and (always_log or high > 10 * low) else -inf
 
 
 def curve(
@@ -62,7 +53,7 @@ def curve(
 ) -> None:
     """A line through the means over seeds, with their sample standard deviation down to ``floor``.
 
-    Scales must be set afterwards: seaborn averages in the units of the axis.
+    Axes become logarithmic afterwards: seaborn averages in the units of the axis.
     """
     import seaborn as sns  # a second
 
@@ -83,17 +74,11 @@ def curve(
 
 def curves(axes: Axes, rows: pd.DataFrame, x: str, *columns: str, always_log: bool = False) -> None:
     """A curve with bars for each combination of ``columns``, over ``x``."""
-    log = is_logarithmic(rows["value"], always=always_log)
-    floor = lowest(rows["value"], log=log)
+    low = floor(rows["value"], always_log=always_log)
     for line, style in lines(rows, *columns):
-        curve(axes, line, x, "value", floor=floor, **style)
-    if log:
-        log_scale(axes, "y", rows["value"].min(), rows["value"].max())
-
-
-def lowest(values: pd.Series, *, log: bool) -> float:
-    """The lowest end of a bar: half the smallest value on a logarithmic axis, which has no place for 0."""
-    return values.min() / 2 if log else -inf
+        curve(axes, line, x, "value", floor=low, **style)
+    if low > 0:
+        log_scale(axes, "y", rows["value"])
 
 
 def few_ticks(axes: Axes, xs: Sequence[float]) -> None:
@@ -114,7 +99,7 @@ def log_with_zero(axes: Axes, xs: Sequence[float]) -> None:
         raise ValueError(f"x = {xs[0]:g}: a logarithmic axis has no place for it")
     low, high = positive[0], positive[-1]
     if xs[0] > 0:
-        log_scale(axes, "x", low, high)
+        log_scale(axes, "x", xs)
     else:
         axes.set_xscale("symlog", linthresh=low, linscale=0.5)
         axes.set_xlim(-0.15 * low, high * (high / low) ** 0.05 if high > low else 2 * high)

@@ -11,15 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 
-from couplet.config.study import PlaneConfig, Study
+from couplet.config.study import Study
 from couplet.figures.base import Cells, FigureKind
-from couplet.figures.marks import check
 from couplet.reporting.statements import Statement
 
+PARTS = ("sample", "posterior", "pair")
 POINTS = ["x0", "y0", "x1", "y1"]
 """Noise and its one-step map (part "sample"), data and its noise ("pair"), mean and standard deviations of a
 Gaussian ("posterior")."""
-ALLOWED = {"part": ("sample", "pair", "posterior"), "component": (0, 1)}
 LINKS = 150
 """Lines between points in a panel; more would be a grey area."""
 
@@ -39,8 +38,10 @@ DATA: dict[str, Any] = {
 }
 
 
-class Plane(FigureKind[PlaneConfig]):
+class Plane(FigureKind):
     """The one-step map above, pairs in training below."""
+
+    at = ()
 
     def rows(self, cells: Cells) -> pd.DataFrame:
         """The points of the probe."""
@@ -57,14 +58,6 @@ class Plane(FigureKind[PlaneConfig]):
 
     def ylabel(self, params: object) -> str:
         return "x₂ (data units)"
-
-    def check(self, rows: pd.DataFrame) -> None:
-        """Raises ValueError as of every kind, or if a part or component is unknown; points may be repeated."""
-        check(self.config.kind, rows, ("row", "part"), ("component", *POINTS))
-        for column, allowed in ALLOWED.items():
-            for value in set(rows[column]) - {*allowed}:
-                names = ", ".join(map(repr, allowed))
-                raise ValueError(f"{column} = {value!r}: must be one of {names}")
 
     def statements(self, rows: pd.DataFrame, study: Study) -> list[Statement]:
         """None: the picture is to be looked at."""
@@ -84,9 +77,9 @@ class Plane(FigureKind[PlaneConfig]):
         picture = Figure(figsize=(size * len(columns) + 0.5, 2 * size + 0.85), layout="constrained")
         axes = picture.subplots(2, len(columns), sharex=True, sharey=True, squeeze=False)
         for (above, below), (label, points) in zip(axes.T, columns.items(), strict=True):
-            parts = {part: points[points["part"] == part] for part in ALLOWED["part"]}
-            _one_step_map(above, parts["sample"], parts["posterior"])
-            _pairs(below, parts["pair"])
+            sample, posterior, pair = (points[points["part"] == part] for part in PARTS)
+            _one_step_map(above, sample, posterior)
+            _pairs(below, pair)
             above.set_title(label)
             below.set_xlabel("x₁ (data units)")
         for axis, name in zip(axes[:, 0], ("one-step map", "pairs in training"), strict=True):

@@ -17,10 +17,10 @@ YLABELS = {
 }
 
 
-class Probe(FigureKind[ProbeFigureConfig]):
+class Probe(FigureKind):
     """A curve for each row."""
 
-    numbers = ("x",)
+    at = ("x",)
 
     def __init__(self, config: ProbeFigureConfig) -> None:
         super().__init__(config)

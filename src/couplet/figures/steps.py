@@ -16,11 +16,11 @@ CURVE = ["against", *DIMENSIONS, "row", "seed", "nfe"]
 """The columns that tell the snapshots of one curve from others."""
 
 
-class Steps(FigureKind[StepsConfig]):
+class Steps(FigureKind):
     """A panel for each kind of budget."""
 
-    text = ("row", "against")
-    numbers = ("nfe", "x")
+    config: StepsConfig
+    at = ("against", "nfe", "x")
     snapshots = "every"
 
     def rows(self, cells: Cells) -> pd.DataFrame:
@@ -47,8 +47,7 @@ class Steps(FigureKind[StepsConfig]):
         rows = rows.assign(x=rows.groupby([*keys, order])["x"].transform("mean"))
         counts = rows.groupby(["against", "row", "nfe", "seed"]).size()
         picture, axes = marks.panels(len(self.config.against))
-        log = marks.is_logarithmic(rows["value"], always=True)
-        floor = marks.lowest(rows["value"], log=log)
+        floor = marks.floor(rows["value"], always_log=True)
         for panel, against in zip(axes, self.config.against, strict=True):
             budget = rows[rows["against"] == against]
             if budget.empty:
@@ -64,18 +63,14 @@ class Steps(FigureKind[StepsConfig]):
                     panel, line.assign(x=line["x"] / scale), "x", "value", floor=floor, band=True, **style
                 )
             panel.set_xlabel(xlabel)
-        if log:  # at the end, and for all panels: they share the axis
-            log_scale(axes[0], "y", rows["value"].min(), rows["value"].max())
+        if floor > 0:  # of all panels: they share the axis
+            log_scale(axes[0], "y", rows["value"])
         axes[0].set_ylabel(ylabel)
         marks.legend(picture, axes[0])
         return picture
 
     def compared(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         return at_equal_budget(rows)
-
-    def table(self, rows: pd.DataFrame) -> dict[str, object]:
-        """Distances at equal budget, which is the same for all NFE."""
-        return super().table(rows.drop(columns="nfe"))
 
 
 def _cost_per_step(member: Measured, against: str) -> float:

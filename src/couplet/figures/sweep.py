@@ -11,18 +11,19 @@ from couplet.config import Training
 from couplet.config.study import SweepConfig
 from couplet.errors import UserError
 from couplet.figures import marks
-from couplet.figures.base import Cells, FigureKind, distances
+from couplet.figures.base import Cells, FigureKind
 
 
-class Sweep(FigureKind[SweepConfig]):
+class Sweep(FigureKind):
     """The x axis is linear, or logarithmic with a place for 0."""
 
-    numbers = ("nfe", "x")
+    config: SweepConfig
+    at = ("nfe", "x")
 
     def rows(self, cells: Cells) -> pd.DataFrame:
         """Distances, each with the setting that is swept."""
         xs = [self._setting(member.training) for member in cells.members for _ in cells.params.sample.nfe]
-        return distances(cells, without=self.config.x.partition(".")[0]).assign(x=xs)
+        return cells.distances(without=self.config.x.partition(".")[0]).assign(x=xs)
 
     def _setting(self, training: Training) -> float:
         """The number under the figure's key in the settings of a training run.

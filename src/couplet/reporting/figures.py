@@ -95,7 +95,7 @@ def distance_curves(path: Path, scores: pd.DataFrame, *, ylabel: str) -> None:
             sns.lineplot(
                 curve, x="step", y="value", errorbar=("pi", 100), label=name, ax=axis, legend=False, **style
             )
-        log_scale(axis, "y", scores["value"].min(), scores["value"].max())
+        log_scale(axis, "y", scores["value"])
         axis.set(xlabel="training steps", ylabel=ylabel)
         axis.legend(title="coupling")
         figure.savefig(temporary, format=path.suffix[1:])

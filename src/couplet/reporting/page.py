@@ -14,9 +14,9 @@ from couplet.config.study import PAPERS
 from couplet.reporting.statements import VERDICTS
 
 LEAD = (
-    "The claims of the papers next to the results of these runs. Marks are means over training seeds, bars and "
-    "bands their sample standard deviation; a single seed has none. Intervals are not corrected for the number of "
-    "comparisons, so a few verdicts are expected by chance."
+    "The claims of the papers next to the results of these runs. Marks are means over training seeds, bars "
+    "and bands their sample standard deviation; a single seed has none. Intervals are not corrected for the "
+    "number of comparisons, so a few verdicts are expected by chance."
 )
 
 

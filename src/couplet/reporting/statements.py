@@ -1,4 +1,4 @@
-"""Statements of papers against seeds: a difference, its interval, and the verdict that the interval carries."""
+"""Statements of papers, tested on seeds: a difference, its confidence interval, and a verdict."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -19,8 +20,9 @@ def number(value: float, _: object = None) -> str:
     return f"${power}$" if float(digits) == 1 else rf"${float(digits):g}\times{power}$"
 
 
-def log_scale(axes: Axes, which: str, low: float, high: float) -> None:
-    """Make the axis ``which`` ("x" or "y") logarithmic, with about five labels for values in [low, high]."""
+def log_scale(axes: Axes, which: str, values: Collection[float]) -> None:
+    """Make the axis ``which`` ("x" or "y") logarithmic, with about five labels for its ``values``."""
+    low, high = min(values), max(values)
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     if high < 8 * low:
