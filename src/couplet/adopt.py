@@ -14,7 +14,7 @@ from couplet.config.cells import Training
 from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.files import read_json, write_json
-from couplet.interop.weights import read_weights
+from couplet.networks.initial import read_weights
 from couplet.plan.stages import ADOPTED, RECORD, Settings, code_digest, ingredients
 from couplet.plan.stored import training_in
 from couplet.process import Context

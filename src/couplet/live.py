@@ -22,8 +22,8 @@ from couplet import model
 from couplet.config.datasets import is_plane
 from couplet.errors import Stopped, UserError
 from couplet.files import remove_temporary, replacing, write_json
-from couplet.sampling.generate import generate
 from couplet.process import Context
+from couplet.sampling.generate import generate
 from couplet.stages.train import Observer
 from couplet.tensors import default_stream
 from couplet.training.loop import Progress

@@ -72,7 +72,9 @@ def watch(
 
 
 def adopt(
-    folder: Annotated[Path, typer.Argument(help="A run of earlier code: a folder of `couplet train`, or its .partial.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A run of earlier code: a folder of `couplet train`, or its .partial.")
+    ],
     data: Annotated[Path, typer.Option(help="Output of `couplet prepare`.")],
     out: Annotated[
         Path | None,

@@ -27,6 +27,7 @@ class CouplingConfig(Variant):
     """
 
     noun = "coupling"
+
     @property
     def wants_frozen(self) -> bool:
         """Whether the recipe must name a pre-trained model in `frozen_from`."""

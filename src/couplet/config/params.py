@@ -12,7 +12,7 @@ from couplet.config.cells import Cell, Grid, Measurement, Training
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
-from couplet.config.layers import WHEN, as_layers, merge, overrides, recipe_layers, settings_of
+from couplet.config.layers import as_layers, merge, overrides, recipe_layers, settings_of
 from couplet.config.probes import ProbeConfig
 from couplet.config.recipes import KernelConfig, Recipe
 from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig, TrainConfig

@@ -16,9 +16,9 @@ import yaml
 
 from couplet.config.base import Invalid, choices, validated
 from couplet.config.cells import Cell
+from couplet.config.layers import merge, recipe_layers, settings_of
 from couplet.config.params import FAMILIES, Params
 from couplet.config.plugins import load_plugins
-from couplet.config.layers import merge, recipe_layers, settings_of
 from couplet.config.yaml12 import dump_yaml, load_yaml, read_yaml
 from couplet.errors import UserError
 
@@ -150,7 +150,11 @@ def _with_base(
     base = (chosen or {}).get("base", content.pop("base", None))
     for name, layer in scales.items() if isinstance(scales, dict) else ():
         scales[name] = _marked(layer, f"{path}, scale {name}", mark)
-    own = {key: _marked(value, str(path), mark) for key, value in content.items() if key not in ("scale", "scales")}
+    own = {
+        key: _marked(value, str(path), mark)
+        for key, value in content.items()
+        if key not in ("scale", "scales")
+    }
     content = {**own, **{key: content[key] for key in ("scale", "scales") if key in content}}
     if base is None:
         return lay_over({}, content)

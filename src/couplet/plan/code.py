@@ -281,7 +281,10 @@ def _plain(node: Any) -> Any:
     """A syntax tree as nested lists, the same under all versions of Python."""
     if isinstance(node, ast.AST):
         fields = ((name, value) for name, value in ast.iter_fields(node) if name not in NO_NUMBER)
-        return [type(node).__name__, [[name, _plain(value)] for name, value in fields if value not in (None, [])]]
+        return [
+            type(node).__name__,
+            [[name, _plain(value)] for name, value in fields if value not in (None, [])],
+        ]
     if isinstance(node, list):
         if node and all(isinstance(each, ast.alias) for each in node):
             return sorted(_plain(each) for each in node)

@@ -10,6 +10,7 @@ from couplet.config.cells import Cell
 from couplet.config.params import Params
 from couplet.plan.stages import STAGES, Settings, keys_of, record_of
 
+
 @dataclass(frozen=True)
 class Layout:
     """Folders below a grid's root.
@@ -93,6 +94,12 @@ class Layout:
             "probe", str(cell), name, last="probe", settings=lambda: self.settings(cell, probe=name)
         )
         return self.run(cell) / f"probe-{name}-{key}.csv"
+
+    def keys(self, cell: Cell, extractor: str) -> dict[str, str]:
+        """The cache keys of all these outputs, by stage."""
+        settings = self.settings(cell, extractor)
+        self._key("evaluate", str(cell), extractor, last="evaluate", settings=lambda: settings)
+        return self._keys["evaluate", str(cell), extractor]
 
     def outputs(self, cell: Cell, extractor: str) -> dict[str, Path]:
         """The output of every stage from which a cell's numbers come, by stage."""

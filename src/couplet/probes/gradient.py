@@ -15,8 +15,6 @@ from couplet.training.loop import draws_of
 from couplet.training.step import Batch, Draws, Models, Objective, consistency_loss
 
 
-
-
 class GradientVariance(NamedTuple):
     """The gradient of a minibatch over many of them."""
 

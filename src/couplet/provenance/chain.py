@@ -18,6 +18,7 @@ from couplet.files import read_json, sha256
 from couplet.plan.code import current
 from couplet.plan.stages import RECORD, RECORD_SUFFIX, STAGES, beside
 
+
 @dataclass(frozen=True)
 class Record:
     """A record and where it lies; paths are as the record's own path is, relative or absolute."""
@@ -58,9 +59,7 @@ def read_record(path: Path, advice: str = "run the stage again") -> Record:
     content = read_json(path)
     lacks = [part for part in PARTS if not isinstance(content, Mapping) or part not in content]
     if lacks:
-        raise UserError(
-            f"{path}: not a record of this version, {lacks[0]} is missing; {advice}"
-        )
+        raise UserError(f"{path}: not a record of this version, {lacks[0]} is missing; {advice}")
     return Record(path, content)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from couplet.plan.stages import RECORD, RECORD_SUFFIX
 from couplet.errors import UserError
+from couplet.plan.stages import RECORD, RECORD_SUFFIX
 from couplet.provenance.chain import Record, changed_code, read_record
 
 CHUNK = 1 << 22

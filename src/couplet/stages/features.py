@@ -40,4 +40,6 @@ def run(context: Context, settings: Settings, *, data: Path, out: Path) -> str:
     write_json(out / CARD, card)
     record.write(inputs=archive_digests(archive), outputs=digests(out))
     accuracy = card.get("test_accuracy")
-    return extractor.name + ("" if accuracy is None else f", {accuracy:.1%} of test images classified correctly")
+    return extractor.name + (
+        "" if accuracy is None else f", {accuracy:.1%} of test images classified correctly"
+    )

@@ -60,7 +60,8 @@ def run(
         "extractor": extractor.name,
         "selected": {"step": chosen.step, "checkpoint": checkpoint_name(chosen.step)},
         "scores": [
-            {"step": each.step, **{f"fd_nfe{nfe}": value for nfe, value in each.fd.items()}} for each in scores
+            {"step": each.step, **{f"fd_nfe{nfe}": value for nfe, value in each.fd.items()}}
+            for each in scores
         ],
     }
     if context.ranks.first:

@@ -20,14 +20,15 @@ from couplet.config.cells import Training
 from couplet.data.archive import Archive
 from couplet.errors import Stopped, UserError
 from couplet.files import append, locked, read_json, remove_temporary, replacing, write_json
-from couplet.interop.weights import read_weights
 from couplet.model import ConsistencyModel, Saved
+from couplet.networks.initial import read_weights
 from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import ADOPTED, RECORD, Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, archive_digests, check_input, digests
 from couplet.ranks import Ranks
-from couplet.training.loop import Progress, initial_state, loader_of, run as steps, shape_of
+from couplet.training.loop import Progress, initial_state, loader_of, shape_of
+from couplet.training.loop import run as steps
 from couplet.training.state import Damaged, State
 
 Observer = Callable[[Progress, float], None]
@@ -167,7 +168,9 @@ class _Run(NamedTuple):
         loader = loader_of(training, self.archive, joint_images=joint, ranks=ranks)
         self._restore(state)
         if len(at := set(ranks.gather(state.step))) > 1:
-            raise UserError(f"{self.partial}: processes see states of steps {sorted(at)}; all must see one disk")
+            raise UserError(
+                f"{self.partial}: processes see states of steps {sorted(at)}; all must see one disk"
+            )
         if state.loaded:
             context.say(f"{training.recipe.init_from}: {state.loaded}")
         if ranks.first:

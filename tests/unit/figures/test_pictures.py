@@ -6,6 +6,7 @@ from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -18,8 +19,8 @@ from couplet.config.study import (
     StepsConfig,
     SweepConfig,
 )
-from couplet.reporting.figures import STYLE, number
-from couplet.reporting.plots import draw, render
+from couplet.config.variants import build
+from couplet.reporting.style import STYLE, number
 
 YLABEL = "Fréchet distance"
 VALUES = {0: 4.0, 1: 6.0}
@@ -34,7 +35,7 @@ def made(**columns):
 
 
 PLANE = [
-    {"row": row, "part": part, "component": k, "x0": 0.1 * k, "y0": 0.5 - k, "x1": 1.5, "y1": 0.7}
+    {"row": row, "seed": 0, "part": part, "component": k, "x0": 0.1 * k, "y0": 0.5 - k, "x1": 1.5, "y1": 0.7}
     for row, part, k in product(("independent", "vae"), ("sample", "pair", "posterior"), (0, 1))
 ]
 FIGURES = {
@@ -56,15 +57,28 @@ def style():
         yield
 
 
+def render(figure, rows, ylabel):
+    return build(figure).picture(pd.DataFrame(rows), ylabel)
+
+
+def draw(figure, rows, out, *, ylabel):
+    build(figure).draw(pd.DataFrame(rows), out, ylabel)
+
+
+def curves(axes):
+    """The labelled lines of a panel."""
+    return [line for line in axes.lines if not line.get_label().startswith("_")]
+
+
 def bars(axes):
-    """{label: (x, mean, low, high)} of a panel's lines with bars, vertical or horizontal."""
-    found = {}
-    for container in axes.containers:
-        line, _, (sticks,) = container.lines
+    """{label: (x, y, low, high)} of a panel's lines with bars, vertical or horizontal."""
+    ends_by_label = {}
+    for line, container in zip(curves(axes), axes.containers, strict=True):
+        (sticks,) = container.lines[2]
         ends = np.array(sticks.get_segments())
         spread = ends[:, :, 1] if container.has_yerr else ends[:, :, 0]
-        found[container.get_label()] = (*line.get_data(), *spread.T)
-    return found
+        ends_by_label[line.get_label()] = (*line.get_data(), *spread.T)
+    return ends_by_label
 
 
 def legend(picture):
@@ -131,10 +145,9 @@ def test_more_than_a_decade_is_logarithmic(values, scale):
 def test_single_seed_has_no_bar():
     rows = [row for row in FIGURES["sweep"][1] if row["seed"] == 0]
     (axes,) = render(FIGURES["sweep"][0], rows, YLABEL).axes
-    assert len(axes.containers) == 4
-    for container in axes.containers:
-        assert len(container.lines[0].get_xdata()) == 3
-        assert not container.has_yerr
+    assert [len(line.get_xdata()) for line in curves(axes)] == [3] * 4
+    sticks = [stick for container in axes.containers for stick in container.lines[2][0].get_segments()]
+    assert not any(len(stick) for stick in sticks)
 
 
 @pytest.mark.usefixtures("style")
@@ -149,7 +162,7 @@ def test_single_seed_has_no_bar():
 def test_legend_names_what_varies(rows, names):
     picture = render(FIGURES["sweep"][0], rows, YLABEL)
     assert legend(picture) == names
-    drawn = [container.lines[0] for container in picture.axes[0].containers]
+    drawn = curves(picture.axes[0])
     looks = {(line.get_color(), line.get_linestyle(), line.get_markerfacecolor()) for line in drawn}
     assert len(looks) == len(names)
 
@@ -244,22 +257,13 @@ def test_plane_draws_at_most_150_links():
     assert len(links) == 150
 
 
-def without(rows, column):
-    return [{name: value for name, value in row.items() if name != column} for row in rows]
-
-
 @pytest.mark.parametrize("kind", FIGURES)
 def test_wrong_rows_are_refused_and_leave_no_file(tmp_path, kind):
     figure, rows = FIGURES[kind]
     numeric = "x1" if kind == "plane" else "value"
-    wrong = [
-        ([], "no row"),
-        (without(rows, numeric), f"lacks {numeric}"),
-        (without(rows, "row"), "lacks row"),
-        ([*rows[:-1], {**rows[-1], numeric: float("nan")}], f"{numeric} = nan"),
-    ]
+    wrong = [([], "no row"), ([*rows[:-1], {**rows[-1], numeric: float("nan")}], f"not finite.*{numeric}")]
     if kind != "plane":
-        wrong.append(([*rows, rows[0]], "seed 0 is there twice"))
+        wrong.append(([*rows, rows[0]], "a seed is there twice"))
     for bad, message in wrong:
         with pytest.raises(ValueError, match=message):
             draw(figure, bad, tmp_path / "figure.svg", ylabel=YLABEL)
@@ -277,18 +281,11 @@ def test_wrong_rows_are_refused_and_leave_no_file(tmp_path, kind):
         ),
         (StepsConfig(), made(nfe=[1], against=["steps"], x=[1, 2])[:-1], "different numbers of snapshots"),
         (SweepConfig(x="a", xlabel="a", log=True), made(nfe=[1], x=[-1.0, 1.0]), "no place"),
-        (PlaneConfig(), [{**PLANE[0], "part": "path"}], "part = 'path'"),
-        (PlaneConfig(), [{**PLANE[0], "component": 2}], "component = 2"),
     ],
 )
 def test_rows_that_do_not_fit_the_figure_are_refused(figure, rows, message):
     with pytest.raises(ValueError, match=message):
         render(figure, rows, YLABEL)
-
-
-def test_figure_without_a_picture_is_refused():
-    with pytest.raises(TypeError, match="no picture for FigureConfig"):
-        render(FigureConfig(kind="none"), FIGURES["dots"][1], YLABEL)
 
 
 @pytest.mark.parametrize(

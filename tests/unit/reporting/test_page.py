@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from jinja2 import UndefinedError
 
-from couplet.reporting.paper import page
+from couplet.reporting.page import page
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"/>'
 
@@ -131,7 +131,7 @@ def test_page_needs_nothing_from_elsewhere():
 
 def test_entry_without_statements_and_note_says_so():
     text = page([entry(verdicts=(), note="")], "Papers")
-    assert "no statement is put to the seeds" in text
+    assert "no statement is tested on the seeds" in text
     assert "<dt>Note</dt>" not in text
 
 
