@@ -125,8 +125,10 @@ def table(results: Iterable[Result | Missing]) -> Table:
         planned = {nfe for member in members if isinstance(member, Missing) for nfe in member.nfe}
         for nfe in sorted(planned | set(own["nfe"])):
             row = {"nfe": str(nfe), **_names(members), **_training(members)}
-            for (column, metric), values in own[own["nfe"] == nfe].groupby(["column", "metric"])["value"]:
-                row |= _statistics(column, metric, values.tolist(), members[0].training, nfe)
+            for (column, metric), values in own[own["nfe"] == nfe].groupby(["column", "metric"], sort=False)[
+                "value"
+            ]:
+                row = _statistics(column, metric, values.tolist(), members[0].training, nfe) | row
             rows.append(row)
     columns = [
         Column("data set", "dataset"),
