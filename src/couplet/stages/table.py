@@ -61,11 +61,11 @@ def table(
     except Invalid as error:
         raise UserError(str(error)) from None
     lacking = {pair: stage for pair in measured if (stage := _lacking(layout, *pair))}
-    there = [pair for pair in measured if pair not in lacking]
-    if lacking and not (partial and there):
+    finished = [pair for pair in measured if pair not in lacking]
+    if lacking and not (partial and finished):
         raise UserError(_incomplete(layout, lacking, len(measured), partial))
     chains = Chains(layout)
-    results = {pair: chains.result(*pair) for pair in there}
+    results = {pair: chains.result(*pair) for pair in finished}
     missing = {pair: _missing(params, *pair, stage) for pair, stage in lacking.items()}
     content = tabulated(results.get(pair) or missing[pair] for pair in measured)
     texts = {
@@ -77,7 +77,7 @@ def table(
         with replacing(path) as temporary:
             temporary.write_text(text)
     figures = []
-    for group, members in _groups(there).items():
+    for group, members in _groups(finished).items():
         folder = out.with_suffix(".figures")
         figures += [folder / f"{group}-samples.png", folder / f"{group}-distance.png"]
         _samples(layout, members, figures[-2])
@@ -97,7 +97,7 @@ def table(
 
 
 Measured = tuple[Cell, str]
-"""A cell, and the extractor that it is measured with."""
+"""A cell and its extractor."""
 
 
 def _groups(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
@@ -118,10 +118,10 @@ def _lacking(layout: Layout, cell: Cell, extractor: str) -> str | None:
 def _incomplete(layout: Layout, lacking: Mapping[Measured, str], count: int, partial: bool) -> str:
     (cell, extractor), stage = next(iter(lacking.items()))
     path = layout.records(cell, extractor)[stage]
-    others = "no cell is there" if partial else "`couplet table --partial` makes the table of the others"
+    others = "no cell is finished" if partial else "`couplet table --partial` makes the table of the others"
     return (
         f"{layout.root}: {len(lacking)} of {count} cells are missing, first {cell}: {UNDONE[stage]}, "
-        f"{path} is not there; {others}"
+        f"{path} does not exist; {others}"
     )
 
 
@@ -131,7 +131,7 @@ def _missing(params: Params, cell: Cell, extractor: str, stage: str) -> Missing:
 
 
 def _samples(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
-    """Samples of the first seed, all couplings from the same noise, beside as many real images."""
+    """Samples of the first seed, all couplings from the same noise, next to as many real images."""
     first: dict[str, Path] = {}
     for cell, extractor in measured:
         first.setdefault(cell.coupling, layout.evaluation(cell, extractor) / "samples")
