@@ -26,15 +26,19 @@ from couplet import model
 from couplet.config import recipes
 from couplet.config.datasets import DigitsConfig
 from couplet.config.extractors import ClassifierConfig
-from couplet.couplings import cheapest
-from couplet.data import to_float
-from couplet.data.sources import read
-from couplet.kernels import VarianceExploding
-from couplet.losses import InverseGap, elementwise_pseudo_huber, ict_c, pseudo_huber
-from couplet.metrics import frechet_distance, moments
-from couplet.metrics.extractor import train_classifier
-from couplet.sampling import generate, to_uint8
-from couplet.schedules import Continuous, Discretised, lognormal_probabilities, sigma_grid
+from couplet.couplings.minibatch_ot import cheapest
+from couplet.data.loader import to_float
+from couplet.data.sources.base import read
+from couplet.kernels.variance_exploding import VarianceExploding
+from couplet.losses.distance import elementwise_pseudo_huber, ict_c, pseudo_huber
+from couplet.losses.weighting import InverseGap
+from couplet.metrics import moments
+from couplet.metrics.distances import frechet_distance
+from couplet.metrics.extractor.classifier import train_classifier
+from couplet.sampling.generate import generate
+from couplet.sampling.multistep import to_uint8
+from couplet.schedules.continuous import Continuous
+from couplet.schedules.discretised import Discretised, lognormal_probabilities, sigma_grid
 from couplet.training.ema import ema_pytorch_ramp, power_decay, power_exponent
 
 SIGMA_MIN, SIGMA_MAX, SIGMA_DATA, RHO = 0.002, 80.0, 0.5, 7.0
@@ -158,10 +162,10 @@ def truncated(images: Tensor) -> Tensor:
 def penalty() -> Iterator[Row]:
     """The factor on VCT's KL term as training goes on, before kl_weight."""
     discretised = Discretised(
-        recipes.Discretised(), sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, total_steps=400_000
+        recipes.DiscretisedConfig(), sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, total_steps=400_000
     )
     continuous = Continuous(
-        recipes.Continuous(), sigma_max=SIGMA_MAX, max_level=math.inf, total_steps=400_000
+        recipes.ContinuousConfig(), sigma_max=SIGMA_MAX, max_level=math.inf, total_steps=400_000
     )
     for name, schedule in (("iCT, N", discretised), ("ECM, stage", continuous)):
         for step in (0, 200_000, 399_999):

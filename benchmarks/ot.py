@@ -26,7 +26,8 @@ from torch import Tensor
 
 from couplet.config import read_params
 from couplet.config.couplings import IndependentConfig, MinibatchCouplingConfig
-from couplet.couplings import Coupling, Setting, build
+from couplet.config.variants import build
+from couplet.couplings.base import Coupling, Setting
 from couplet.tensors import generator
 
 SHAPES = ((1, 8, 8), (3, 32, 32))

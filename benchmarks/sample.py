@@ -35,9 +35,9 @@ from couplet.config.params import read_params
 from couplet.config.stages import TrainConfig
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape
-from couplet.sampling import generate
-from couplet.training import initial_state
+from couplet.sampling.generate import generate
 from couplet.training.engine import computed, products
+from couplet.training.loop import initial_state
 
 Extractor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -64,7 +64,7 @@ def inception(folder: Path, batch: int, device: torch.device) -> Extractor:
     from features import networks
 
     from couplet.config.extractors import InceptionConfig
-    from couplet.metrics.extractor import InceptionExtractor
+    from couplet.metrics.extractor.inception import InceptionExtractor
 
     warnings.simplefilter("ignore")  # of TorchScript, which is deprecated
     path = folder / "inception.pt"

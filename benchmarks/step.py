@@ -13,7 +13,7 @@ gradients and what the step does besides. On a GPU the parts are timed in rounds
 each part takes time.
 
 Memory is what a step needs beyond what is there before it: on a GPU what torch allocates, on the CPU the
-growth of the resident set. FLOP utilisation is what `couplet.reporting.cost` counts, over the step's time and
+growth of the resident set. FLOP utilisation is what `couplet.cost` counts, over the step's time and
 what the device can do.
 """
 
@@ -41,10 +41,11 @@ from rich.table import Table
 from couplet import training
 from couplet.config import Cell, Training
 from couplet.config.params import Params, merge, read_params
-from couplet.data import Loader, Split
+from couplet.data.archive import Split
+from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape, build
-from couplet.reporting.cost import cost, native_shape
+from couplet.cost import cost, native_shape
 
 PARTS = ("data", "coupling", "student", "teacher", "backward", "optimiser", "ema")
 LENGTH = 10_000

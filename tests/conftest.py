@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from couplet.config import Training
-from couplet.data import Split
+from couplet.config.cells import Training
+from couplet.data.archive import Split
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 

@@ -1,4 +1,4 @@
-"""Reads golden vectors, compares results with them and keeps count of what was compared.
+"""Reads golden vectors, compares results with them, and counts the arrays that were read and compared.
 
 A set of vectors is a folder with ``index.json`` and one ``.npz`` file per group. The environment
 variable COUPLET_GOLDEN names another set in the same format; without it the set beside this file
@@ -35,9 +35,12 @@ _GROUPS: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in INDEX["g
 
 @dataclass
 class Tally:
-    """What was compared of one group, and how closely it agreed."""
+    """The arrays of one group that tests used, and how closely they agreed."""
 
+    read: set[str] = field(default_factory=set)
     compared: set[str] = field(default_factory=set)
+    by_this_test: set[str] = field(default_factory=set)
+    """Arrays that the running test has read, or compared in either precision."""
     doubles: set[str] = field(default_factory=set)
     relative: float = 0.0
     used: float = 0.0
@@ -45,6 +48,27 @@ class Tally:
 
 
 TALLIES: dict[str, Tally] = defaultdict(Tally)
+
+
+def begin_test() -> None:
+    """Forget the arrays that the previous test used."""
+    for tally in TALLIES.values():
+        tally.by_this_test.clear()
+
+
+def end_test() -> None:
+    """Fail a test that compared every output of a case without reading every input.
+
+    Where tests share a case, each may need a part of the inputs: :func:`verdict` holds all of them together
+    to the rest.
+    """
+    for name in [name for name, tally in TALLIES.items() if tally.by_this_test]:
+        group, used = load(name), TALLIES[name].by_this_test
+        for case in group.cases or [""]:
+            outputs = group.outputs(f"{case}/" if case else "")
+            unread = group.unread(case)
+            if outputs and used.issuperset(outputs):
+                assert not unread, f"{name}: the test of {case or 'this group'} does not read {unread}"
 
 
 def names(prefix: str = "") -> list[str]:
@@ -96,6 +120,8 @@ class Group:
 
     def get(self, array: str) -> np.ndarray:
         """A copy of a stored array."""
+        TALLIES[self.name].read.add(array)
+        TALLIES[self.name].by_this_test.add(array)
         return self._values[array].copy()
 
     def tensor(self, array: str, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -121,9 +147,23 @@ class Group:
             if name.startswith(prefix) and meta["role"] == "output" and not _documentary(meta)
         ]
 
-    def uncompared(self) -> list[str]:
-        """The outputs that no test has compared so far."""
-        return [name for name in self.outputs() if name not in TALLIES[self.name].compared]
+    def inputs(self, case: str = "") -> list[str]:
+        """The inputs of a case, or of the group."""
+        prefix = f"{case}/" if case else ""
+        return [
+            name for name, meta in self.arrays.items() if name.startswith(prefix) and meta["role"] == "input"
+        ]
+
+    def unread(self, case: str) -> list[str]:
+        """The inputs of a case that the running test has not read."""
+        return [name for name in self.inputs(case) if name not in TALLIES[self.name].by_this_test]
+
+    def unused(self) -> list[str]:
+        """The outputs that no test has compared so far, and the inputs that none has read."""
+        tally = TALLIES[self.name]
+        return [name for name in self.outputs() if name not in tally.compared] + [
+            name for name in self.inputs() if name not in tally.read
+        ]
 
     def check(self, array: str, value: Any) -> None:
         """Compares ``value`` with a stored output, element by element, within its tolerance.
@@ -132,7 +172,8 @@ class Group:
         dimensions of the stored array may be missing.
 
         Raises:
-            AssertionError: they differ; the message names the worst element.
+            AssertionError: they differ; the message names the worst element, and inputs of the case that
+                the test has not read so far.
         """
         meta = self.arrays[array]
         assert meta["role"] == "output", f"{self.name}: {array} is of role {meta['role']}"
@@ -143,6 +184,7 @@ class Group:
         relative, used = self._compare(array, mine, stored, bound)
         tally = TALLIES[self.name]
         tally.compared.add(array)
+        tally.by_this_test.add(array)
         tally.relative = max(tally.relative, relative)
         if used > tally.used:
             tally.used, tally.tightest = used, array
@@ -153,6 +195,7 @@ class Group:
         Does nothing where the set holds no such reference.
         """
         reference = f"{array}__f64"
+        TALLIES[self.name].by_this_test.add(array)
         if reference not in self.arrays:
             return
         assert self.arrays[reference]["role"] == "reference64"
@@ -169,6 +212,11 @@ class Group:
             mine = mine.reshape(shape)
         assert mine.shape == shape, f"{self.name}: {array} has shape {mine.shape}, stored {shape}"
         return mine
+
+    def _hint(self, array: str) -> str:
+        case = max((key for key in self.cases if array.startswith(f"{key}/")), key=len, default="")
+        unread = [] if self.cases and not case else self.unread(case)
+        return f"; this test has not read {unread}" if unread else ""
 
     def _compare(
         self, array: str, mine: np.ndarray, stored: np.ndarray, bound: np.ndarray
@@ -193,7 +241,7 @@ class Group:
             raise AssertionError(
                 f"{self.name}: {array}{position} is {mine[where]!r}, stored {stored[where]!r}: "
                 f"difference {difference[where]:.3g}, allowed {bound[where]:.3g} "
-                f"({int((used > 1.0).sum())} of {used.size} elements are off)"
+                f"({int((used > 1.0).sum())} of {used.size} elements are off){self._hint(array)}"
             )
         scale = float(np.abs(stored[finite]).max())
         largest = float(difference.max())
@@ -201,8 +249,8 @@ class Group:
 
 
 def verdict() -> list[str]:
-    """What keeps a full run from being complete: ``group: array`` for each uncompared output."""
-    return [f"{name}: {array}" for name in names() for array in load(name).uncompared()]
+    """What keeps a full run from being complete: ``group: array`` for each one that no test used."""
+    return [f"{name}: {array}" for name in names() for array in load(name).unused()]
 
 
 def summary() -> list[str]:

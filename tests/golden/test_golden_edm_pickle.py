@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from harness import DIRECTORY, Group, cases, load
+from harness import DIRECTORY, Group, cases, load, names
 from safetensors import safe_open
+from torch import Tensor
 
 from couplet.config.networks import ADMConfig, DDPMPlusPlusConfig, NetworkConfig
-from couplet.networks import Network, build
-from couplet.networks.edm_snapshot import Snapshot, network_tensors, read_snapshot
+from couplet.config.variants import build
+from couplet.interop.edm_snapshot import Snapshot, network_tensors, read_snapshot
+from couplet.interop.import_edm import import_edm
+from couplet.networks.base import Network
 from couplet.networks.initial import initialise
-from couplet.stages.import_edm import import_edm
 
 SIGMA_DATA = 0.5
 CONFIGS: dict[str, type[NetworkConfig]] = {
@@ -23,11 +27,12 @@ CONFIGS: dict[str, type[NetworkConfig]] = {
 
 
 @pytest.mark.parametrize(("name", "case"), cases("edm_pickle"))
-def test_every_tensor(name: str, case: str) -> None:
+def test_tensors_and_denoiser(name: str, case: str) -> None:
     group = load(name)
     snapshot = _snapshot(group, case)
     assert snapshot.sha256 == group.cases[case]["sha256"]
     assert snapshot.arguments == group.cases[case]["network_kwargs"]
+    _compare_denoised(group, case, snapshot)
     inside = f"{case}/ema/"
     expected = [array.removeprefix(inside) for array in group.outputs(inside)]
     assert list(snapshot.tensors) == expected
@@ -36,17 +41,47 @@ def test_every_tensor(name: str, case: str) -> None:
         group.check(inside + key, tensor)
 
 
-@pytest.mark.parametrize(("name", "case"), cases("edm_pickle"))
-def test_denoiser(name: str, case: str) -> None:
-    group = load(name)
-    snapshot = _snapshot(group, case)
+def _compare_denoised(group: Group, case: str, snapshot: Snapshot) -> None:
     network = _network(snapshot)
     report = initialise(network, network_tensors(snapshot).tensors)
     assert report.missing == ()
     assert report.unexpected == ()
-    x, sigma = group.tensor(f"{case}/x"), group.tensor(f"{case}/sigma")
-    group.check(f"{case}/denoised", _denoise(network.eval(), x, sigma))
-    group.check64(f"{case}/denoised", _denoise(network.double(), x.double(), sigma.double()))
+    for check, dtype in ((group.check, torch.float32), (group.check64, torch.float64)):
+        x, sigma = (group.tensor(f"{case}/{part}", dtype) for part in ("x", "sigma"))
+        name = f"{case}/class_labels"
+        labels = group.tensor(name, dtype) if group.has(name) else None
+        check(f"{case}/denoised", _denoise(network.to(dtype).eval(), x, sigma, labels))
+
+
+@pytest.mark.parametrize("name", [name for name in names("net_adm") if load(name).has("class_labels")])
+def test_denoiser_of_a_case_with_labels(name: str, made_up: Callable[..., Group]) -> None:
+    """A case made from the vectors of a network alone: EDM's preconditioning around its official output."""
+    official = load(name)
+    style = next(key for key in official.arrays if key.startswith("state_")).split("/")[0]
+    tensors = {
+        f"model.{key.removeprefix(f'{style}/')}": official.tensor(key)
+        for key in official.arrays
+        if key.startswith(f"{style}/")
+    }
+    arguments = official.params["constructor_kwargs"]
+    snapshot = Snapshot(Path(name), "", "EDMPrecond", "DhariwalUNet", "model", arguments, arguments, tensors)
+    sigma = (4 * official.tensor("noise_labels", torch.float64)).exp()
+    level = sigma.reshape(-1, 1, 1, 1)
+    total = level**2 + SIGMA_DATA**2
+    x = official.tensor("x", torch.float64) * total.sqrt()
+    raw = official.tensor(f"out_{style.removeprefix('state_')}", torch.float64)
+    denoised = SIGMA_DATA**2 / total * x + level * SIGMA_DATA / total.sqrt() * raw
+    labels = official.tensor("class_labels")
+    tolerance = {"rtol": 1e-4, "atol": 1e-4, "basis": ""}
+    arrays = {f"case/{part}": {"role": "input"} for part in ("x", "sigma", "class_labels")}
+    arrays["case/denoised"] = {"role": "output", "tol": tolerance}
+    for given, same in ((labels, True), (labels.flip(0), False)):
+        stored = {"x": x, "sigma": sigma, "class_labels": given, "denoised": denoised}
+        group = made_up(
+            arrays, {f"case/{part}": value.numpy() for part, value in stored.items()}, {"case": {}}
+        )
+        with nullcontext() if same else pytest.raises(AssertionError, match="made-up: case/denoised"):
+            _compare_denoised(group, "case", snapshot)
 
 
 @pytest.mark.parametrize(("name", "case"), cases("edm_pickle"))
@@ -84,9 +119,9 @@ def _network(snapshot: Snapshot) -> Network:
 
 
 @torch.no_grad()
-def _denoise(network: Network, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+def _denoise(network: Network, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
     """EDM's own preconditioning (Karras et al. 2022, Table 1)."""
     sigma = sigma.reshape(-1, 1, 1, 1)
     total = sigma**2 + SIGMA_DATA**2
-    raw = network(x / total.sqrt(), sigma.flatten().log() / 4)
+    raw = network(x / total.sqrt(), sigma.flatten().log() / 4, labels)
     return SIGMA_DATA**2 / total * x + sigma * SIGMA_DATA / total.sqrt() * raw

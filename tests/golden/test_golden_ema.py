@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import harness
@@ -9,20 +10,54 @@ import numpy as np
 import pytest
 import torch
 from harness import Group
+from numpy.typing import NDArray
 from test_golden_schedules import NUMBER
 from torch import Tensor, nn
 
 from couplet.config import recipes
 from couplet.training.ema import (
-    averaged,
+    Average,
     ema_pytorch_ramp,
-    posthoc_weights,
     power_decay,
     power_exponent,
-    power_std,
 )
+from couplet.training.learning_rate import learning_rate_factor
 from couplet.training.loop import INFINITY, replace_nonfinite_
-from couplet.training.optim import build_optimizer, learning_rate_factor
+from couplet.training.optim import build_optimizer
+
+
+def power_std(gamma: float) -> float:
+    """The inverse of :func:`power_exponent`: ``sqrt((g + 1)/((g + 2)² (g + 3)))`` (EDM2, Eq. 123)."""
+    return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
+
+
+def posthoc_weights(
+    stored_at: NDArray[np.float64],
+    stored_gamma: NDArray[np.float64],
+    wanted_at: NDArray[np.float64],
+    wanted_gamma: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Weights that turn stored power-function averages into ones of other widths (EDM2, Alg. 3).
+
+    Args:
+        stored_at: when each of n averages was stored, in steps > 0, [n].
+        stored_gamma: the exponent of each, [n].
+        wanted_at: when the wanted averages end, [m].
+        wanted_gamma: the exponent of each, [m].
+
+    Returns:
+        Least-squares weights [n, m], each column summing to 1.
+    """
+    at, gamma = stored_at[:, None], stored_gamma[:, None]
+
+    def products(other_at: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Inner products of the stored averages' profiles, down, with others, across."""
+        power = np.where(at < other_at, other, -gamma)
+        scale = (gamma + other + 1) * np.maximum(at, other_at)
+        return (gamma + 1) * (other + 1) * (at / other_at) ** power / scale
+
+    weights = np.linalg.solve(products(stored_at, stored_gamma), products(wanted_at, wanted_gamma))
+    return weights / weights.sum(axis=0)
 
 
 class Vector(nn.Module):
@@ -39,12 +74,12 @@ def trajectory(config: recipes.EMAConfig, values: Tensor, first: int = 0) -> Ten
     ``values`` holds the initial parameters and then those at each update.
     """
     model = Vector(values[0])
-    average = averaged(model, config)
-    average.n_averaged += first
+    average = Average(model, config)
+    average.updates = first
     history = []
     for row in values[1:]:
         model.values.data.copy_(row)
-        average.update_parameters(model)
+        average.update(model)
         history.append(average.module.values.clone())
     return torch.stack(history)
 
@@ -82,10 +117,10 @@ def test_vct(name: str, case: str) -> None:
     settings = group.cases[case]
     config: recipes.EMAConfig
     if settings["ema_type"] == "traditional":
-        config = recipes.ConstantEMA(beta=settings["ema_rate"])
+        config = recipes.ConstantEMAConfig(beta=settings["ema_rate"])
     else:
         assert settings["ema_type"] == "power"
-        config = recipes.PowerEMA(std=settings["ema_rate"], inverted=True)
+        config = recipes.PowerEMAConfig(std=settings["ema_rate"], inverted=True)
     compare(group, case, config, "vct/params", settings["global_step_of_first_update"])
 
 
@@ -96,7 +131,7 @@ def test_gc(name: str, case: str) -> None:
     known = (settings["inv_gamma"], settings["power"], settings["min_value"])
     assert known == (1.0, 2 / 3, 0.0)
     beta, start = settings["beta"], settings["update_after_step"]
-    config = recipes.GCEMA(beta=beta, every=settings["update_every"], start=start)
+    config = recipes.EMAPyTorchConfig(beta=beta, every=settings["update_every"], start=start)
     compare(group, f"{case}/params", config, "gc/params", 0)
     updates = len(group.get(f"{case}/decay"))
     group.check(f"{case}/decay", [ema_pytorch_ramp(n - start, beta) for n in range(updates)])
@@ -113,7 +148,7 @@ def test_gc_decay(name: str, array: str) -> None:
 @pytest.mark.parametrize(("name", "array"), harness.outputs("ema", "edm2/update"))
 def test_edm2(name: str, array: str) -> None:
     group = harness.load(name)
-    configs = [recipes.PowerEMA(std=std) for std in group.cases[array]["stds"]]
+    configs = [recipes.PowerEMAConfig(std=std) for std in group.cases[array]["stds"]]
     for check, dtype in ((group.check, torch.float32), (group.check64, torch.float64)):
         values = group.tensor("edm2/params", dtype)
         check(array, torch.stack([trajectory(config, values) for config in configs], dim=1))
@@ -136,9 +171,10 @@ def test_edm2_posthoc(name: str, array: str) -> None:
 def test_vct_learning_rate(name: str, array: str) -> None:
     group = harness.load(name)
     lr, reference = group.said(array, rf"lr0={NUMBER}, lr_decay={NUMBER}")
-    config = recipes.InverseSqrt(reference=int(reference))
+    config = recipes.InverseSqrtConfig(reference=int(reference))
     steps = [int(step) for step in group.get("vct/lr_decay/step")]
-    group.check(array, [lr * learning_rate_factor(config, step, max(steps) + 1) for step in steps])
+    factor = learning_rate_factor(config, max(steps) + 1)
+    group.check(array, [lr * factor(step) for step in steps])
 
 
 @pytest.mark.parametrize(("name", "array"), harness.outputs("ema", "edm2/lr/value"))
@@ -146,14 +182,14 @@ def test_edm2_learning_rate(name: str, array: str) -> None:
     group = harness.load(name)
     settings = group.cases["edm2/lr"]
     batch = settings["batch_size"]
-    decay = recipes.InverseSqrt(reference=int(settings["ref_batches"]))
-    warmup = recipes.Constant(warmup=round(settings["rampup_Mimg"] * 1e6 / batch))
+    decay = learning_rate_factor(recipes.InverseSqrtConfig(reference=int(settings["ref_batches"])), 1)
+    ramp = recipes.ConstantRateConfig(warmup=round(settings["rampup_Mimg"] * 1e6 / batch))
+    warmup = learning_rate_factor(ramp, 1)
     rates = []
     for images in group.get("edm2/lr/cur_nimg"):
         step = images / batch
         # EDM2's first step has learning rate 0, our warm-up is one step ahead of that.
-        factors = (learning_rate_factor(decay, step, 1), learning_rate_factor(warmup, step - 1, 1))
-        rates.append(settings["ref_lr"] * factors[0] * factors[1])
+        rates.append(settings["ref_lr"] * decay(step) * warmup(step - 1))
     group.check(array, rates)
 
 
@@ -162,7 +198,9 @@ def test_lion(name: str, case: str) -> None:
     group = harness.load(name)
     settings = group.cases[case]
     model = Vector(group.tensor("gc/lion/p0"))
-    config = recipes.Lion(lr=settings["lr"], betas=settings["betas"], weight_decay=settings["weight_decay"])
+    config = recipes.LionConfig(
+        lr=settings["lr"], betas=settings["betas"], weight_decay=settings["weight_decay"]
+    )
     optimizer = build_optimizer(config, model.parameters())
     history = []
     for gradient in group.tensor("gc/lion/grads"):

@@ -16,14 +16,17 @@ from torch import Tensor
 from couplet.config import couplings as config
 from couplet.config import recipes
 from couplet.config.networks import DDPMPlusPlusConfig
-from couplet.couplings import GeneratorInduced, Variational, assignment, gaussian_kl
+from couplet.couplings.generator_induced import GeneratorInduced
+from couplet.couplings.minibatch_ot import assignment
+from couplet.couplings.variational import Variational, gaussian_kl
 from couplet.model import ConsistencyModel
-from couplet.schedules import Discretised, Schedule
-from couplet.training import Draws, Terms, build_objective, consistency_loss
+from couplet.schedules.base import Schedule
+from couplet.schedules.discretised import Discretised
+from couplet.training.step import Batch, Draws, Models, Terms, build_objective, consistency_loss
 
 DISTANCES = {
-    "VCT": {"huber": recipes.ElementwisePseudoHuber(), "l2": recipes.SquaredL2()},
-    "GC": {"huber": recipes.PseudoHuber(), "l2": recipes.SquaredL2()},
+    "VCT": {"huber": recipes.ElementwisePseudoHuberConfig(), "l2": recipes.SquaredL2Config()},
+    "GC": {"huber": recipes.PseudoHuberConfig(), "l2": recipes.SquaredL2Config()},
 }
 LEVELS = {"lognormal": "lognormal", "uniform_time": "uniform"}
 WEIGHTINGS = {"consistency": "inverse_gap", "1/(t-r)": "inverse_gap"}
@@ -60,7 +63,7 @@ class Step:
         averaged = "_ema" if group.has(f"{name}/W_ema") else ""
         ema = model_of(group, name, kernel, coupling, averaged, time)
         objective = build_objective(recipe, kernel, images[0].numel())
-        self.fineness = objective.schedule.fineness(step)
+        self.curriculum = objective.schedule.curriculum(step)
         self.t, self.r = levels(objective.schedule, step, draw)
 
         self.inputs: list[tuple[Tensor, Tensor]] = []
@@ -87,11 +90,8 @@ class Step:
         draws = Draws(t, r, self.model.coupling.arrange(images, noise), uniform, dropout_seed=0)
         self.images, self.noise, self.labels = images, noise, labels
         self.terms: Terms = consistency_loss(
-            self.model,
-            ema,
-            None,
-            images,
-            labels,
+            Models(self.model, ema, None),
+            Batch(images, labels),
             draws,
             objective=dataclasses.replace(objective, distance=distance),
             step=step,
@@ -120,7 +120,7 @@ class Step:
             found["debug/x_t"], found["debug/x_r"] = (x for x, _ in self.inputs[-2:])
         coupling = self.model.coupling
         if isinstance(coupling, Variational):
-            mean, std = coupling.encode(self.images, self.labels)
+            mean, std = coupling.posterior(self.images, self.labels)
             kl = gaussian_kl(mean, std + coupling.posterior_floor)
             torch.testing.assert_close(terms.penalty, coupling.kl_weight * kl)
             found |= {
@@ -137,7 +137,7 @@ class Step:
 def levels(schedule: Schedule, step: int, draw: Tensor) -> tuple[Tensor, Tensor]:
     """Our noise levels (t, r), in the precision of the run."""
     if isinstance(schedule, Discretised) and torch.get_default_dtype() == torch.float64:
-        grid = schedule.grid(schedule.fineness(step))
+        grid = schedule.grid(schedule.curriculum(step))
         return grid[draw + 1], grid[draw]
     return schedule.pair_at(step, draw)
 
@@ -171,9 +171,9 @@ def recipe_of(case: dict[str, Any], **settings: Any) -> recipes.Recipe:
 
 def coupling_config(case: dict[str, Any]) -> config.CouplingConfig:
     return {
-        "independent": config.Independent(),
-        "ot": config.MinibatchOT(),
-        "vae": config.Variational(kl_weight=case["kl_loss_scale"]),
+        "independent": config.IndependentConfig(),
+        "ot": config.MinibatchOTConfig(),
+        "vae": config.VariationalConfig(kl_weight=case["kl_loss_scale"]),
     }[case["coupling"]]
 
 
@@ -184,7 +184,7 @@ def test_ict(name: str, case: str, precision: str) -> None:
     assert settings["model"] == "ImprovedConsistencyTraining"
     recipe = recipe_of(
         settings,
-        schedule=recipes.Discretised(
+        schedule=recipes.DiscretisedConfig(
             curriculum=CURRICULA[settings["scale_mode"]],
             s0=settings["start_scales"],
             s1=settings["end_scales"],
@@ -203,7 +203,7 @@ def test_ict(name: str, case: str, precision: str) -> None:
         draw=group.tensor(f"{case}/indices"),
         step=settings["step"],
     )
-    assert step.fineness == settings["num_timesteps"]
+    assert step.curriculum == settings["num_timesteps"]
     compare(precision, group, case, step.results())
 
 
@@ -223,12 +223,12 @@ def test_ecm(name: str, case: str, precision: str) -> None:
         # ECT counts its stages itself: one step per stage makes ours the same.
         total = stages = settings["stage"] + 1
         step = settings["stage"]
-        coupling, weighting = config.Independent(), settings["weighting"].split(" ")[0]
+        coupling, weighting = config.IndependentConfig(), settings["weighting"].split(" ")[0]
     recipe = recipe_of(
         settings,
         steps=total,
         boundary=recipes.Boundary(training=False),
-        schedule=recipes.Continuous(
+        schedule=recipes.ContinuousConfig(
             mapping=settings["adj"],
             q=float(settings["q"]),
             k=settings["k"],
@@ -237,12 +237,12 @@ def test_ecm(name: str, case: str, precision: str) -> None:
             p_mean=settings["p_mean"],
             p_std=settings["p_std"],
         ),
-        distance=recipes.PseudoHuber(c=settings["c"]),
+        distance=recipes.PseudoHuberConfig(c=settings["c"]),
         weighting=WEIGHTINGS[weighting],
     )
     draw = floats(group, f"{case}/rnd_normal").flatten()
     done = Step(group, case, recipe, coupling, draw=draw, step=step)
-    assert done.fineness == settings["stage"]
+    assert done.curriculum == settings["stage"]
     if "n_r_equal_zero" in settings:
         assert (done.r == 0).sum() == settings["n_r_equal_zero"]
         assert (len(done.inputs) == 2) == settings["teacher_evaluated"]
@@ -257,15 +257,15 @@ def test_gc(name: str, case: str, precision: str) -> None:
     settings = group.cases[case]
     recipe = recipe_of(
         settings,
-        schedule=recipes.Discretised(s0=settings["s0"], s1=settings["s1"]),
+        schedule=recipes.DiscretisedConfig(s0=settings["s0"], s1=settings["s1"]),
         distance=DISTANCES["GC"][settings["loss_type"]],
     )
-    coupling, uniform = config.Independent(), None
+    coupling, uniform = config.IndependentConfig(), None
     if settings["generator_induced_traj"]:
         # GC's code replaces an image where uniform > m, and all of them where m = 0: m is the
         # share of real images. The paper's mu is that of generated ones, drawn by uniform < mu.
         end = settings["mix_end"]
-        coupling = config.GeneratorInduced(
+        coupling = config.GeneratorInducedConfig(
             mu=1 - settings["mix_start"],
             mu_end=None if end is None else 1 - end,
             predictor="ema" if settings["generator_induced_traj_ema"] else "online",
@@ -274,7 +274,7 @@ def test_gc(name: str, case: str, precision: str) -> None:
         uniform = (1 - floats(group, f"{case}/mask_uniform").flatten()).clamp(max=below_one)
     arguments = {"draw": group.tensor(f"{case}/indices"), "step": settings["step"]}
     step = Step(group, case, recipe, coupling, uniform=uniform, **arguments)
-    assert step.fineness == settings["num_timesteps"]
+    assert step.curriculum == settings["num_timesteps"]
     found = step.results()
     found |= {
         "loss_per_sample": step.terms.distance,

@@ -10,12 +10,12 @@ import torch
 from tiny import floats, kernel_of, labels_of, model_of
 
 from couplet.config import couplings as config
-from couplet.sampling import multistep
+from couplet.sampling.multistep import multistep
 
 COUPLINGS = {
-    "independent": config.Independent(),
-    "ot": config.MinibatchOT(recouple_when_sampling=True),
-    "vae": config.Variational(),
+    "independent": config.IndependentConfig(),
+    "ot": config.MinibatchOTConfig(recouple_when_sampling=True),
+    "vae": config.VariationalConfig(),
 }
 
 

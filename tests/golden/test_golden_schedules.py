@@ -12,17 +12,11 @@ from torch import Tensor
 
 from couplet.config import couplings as coupling_config
 from couplet.config import recipes
-from couplet.couplings import GeneratorInduced
-from couplet.losses import InverseGap, Karras
-from couplet.schedules import (
-    Discretised,
-    const_mapping,
-    grid_points,
-    lognormal_probabilities,
-    sigma_grid,
-    sigmoid_mapping,
-    stage_of,
-)
+from couplet.config.variants import build
+from couplet.couplings.generator_induced import GeneratorInduced
+from couplet.losses.weighting import Weighting
+from couplet.schedules.continuous import const_mapping, sigmoid_mapping, stage_of
+from couplet.schedules.discretised import Discretised, grid_points, lognormal_probabilities, sigma_grid
 
 CURRICULA = {"exp": "exponential", "baseline": "square_root", "none": "constant"}
 NUMBER = r"(-?[\d.]+(?:e-?\d+)?)"
@@ -35,16 +29,29 @@ def mapping(case: dict, t: Tensor, stage: int) -> Tensor:
     return const_mapping(t, stage, q=float(case["q"]))
 
 
+def weighting(kind: str, sigma_data: float = 0.5) -> Weighting:
+    """The weighting that the vectors call ``kind``."""
+    settings = {"consistency": recipes.InverseGapConfig(), "karras": recipes.KarrasConfig()}[kind]
+    made: Weighting = build(settings, sigma_data=sigma_data)
+    return made
+
+
 @pytest.mark.parametrize(("name", "array"), harness.outputs("ict_schedule", r"(gc/)?N/.*/num_timesteps"))
 def test_grid_points(name: str, array: str) -> None:
     group, key = harness.load(name), array.removesuffix("/num_timesteps")
     case = group.cases[key]
     # GC's code knows the exponential curriculum alone and names its bounds differently.
     s0, s1 = (case.get("start_scales", case.get("start")), case.get("end_scales", case.get("end")))
-    config = recipes.Discretised(s0=s0, s1=s1, curriculum=CURRICULA[case.get("scale_mode", "exp")])
-    schedule = Discretised(config, sigma_min=0.002, sigma_max=80.0, total_steps=case["total_training_steps"])
+    config = recipes.DiscretisedConfig(s0=s0, s1=s1, curriculum=CURRICULA[case.get("scale_mode", "exp")])
+    schedule = Discretised(
+        config,
+        sigma_min=0.002,
+        sigma_max=80.0,
+        max_level=math.inf,
+        total_steps=case["total_training_steps"],
+    )
     steps = [int(step) for step in group.get(f"{key}/step")]
-    mine = [schedule.fineness(step) for step in steps]
+    mine = [schedule.curriculum(step) for step in steps]
     assert mine == [
         grid_points(step, case["total_training_steps"], s0, s1, config.curriculum) for step in steps
     ]
@@ -81,8 +88,8 @@ def test_grid(name: str, array: str) -> None:
         "pmf": (probabilities, probabilities),
         "pmf_unnormalised": (probabilities * mass, probabilities * mass),
         "loss_weights": (
-            InverseGap()(single[1:], single[:-1]),
-            InverseGap()(grid[1:], grid[:-1]),
+            weighting("consistency")(single[1:], single[:-1]),
+            weighting("consistency")(grid[1:], grid[:-1]),
         ),
     }
     for output in group.outputs(f"{key}/"):
@@ -97,7 +104,7 @@ def test_share_of_generated(name: str, array: str) -> None:
     group = harness.load(name)
     start, end, total = group.said(array, rf"start {NUMBER}, end {NUMBER}, K={NUMBER}")
     # GC's code mixes by the share of real images, the paper's mu is that of generated ones.
-    config = coupling_config.GeneratorInduced(mu=1 - start, mu_end=1 - end)
+    config = coupling_config.GeneratorInducedConfig(mu=1 - start, mu_end=1 - end)
     coupling = GeneratorInduced(config, None)
     steps = group.get("gc/mix/step")
     group.check(array, [1 - coupling.mu_at(int(step) / total) for step in steps])
@@ -129,17 +136,17 @@ def test_stage(name: str, array: str) -> None:
 def test_weighting(name: str, array: str) -> None:
     group = harness.load(name)
     kind, sigma_data = re.fullmatch(rf"weights/(\w+)_sd{NUMBER}", array).groups()
-    weighting = {"consistency": InverseGap(), "karras": Karras(float(sigma_data))}[kind]
+    weight = weighting(kind, float(sigma_data))
     t, r = group.tensor("weights/t"), group.tensor("weights/r")
-    group.check(array, weighting(t, r))
-    group.check64(array, weighting(t.double(), r.double()))
+    group.check(array, weight(t, r))
+    group.check64(array, weight(t.double(), r.double()))
 
 
 def test_probabilities_are_of_the_schedule() -> None:
     """What training draws from is what the vectors hold."""
-    config = recipes.Discretised(s0=3, s1=12)
-    schedule = Discretised(config, sigma_min=0.01, sigma_max=50.0, total_steps=30)
-    grid = sigma_grid(schedule.fineness(0), 0.01, 50.0, config.rho)
+    config = recipes.DiscretisedConfig(s0=3, s1=12)
+    schedule = Discretised(config, sigma_min=0.01, sigma_max=50.0, max_level=math.inf, total_steps=30)
+    grid = sigma_grid(schedule.curriculum(0), 0.01, 50.0, config.rho)
     t, r = schedule.draw_pair(0, 4000, torch.Generator().manual_seed(0))
     expected = lognormal_probabilities(grid, config.p_mean, config.p_std)
     for i, probability in enumerate(expected.tolist()):

@@ -23,9 +23,10 @@ from couplet.config.networks import (
     NCSNPlusPlusConfig,
     NetworkConfig,
     SongConfig,
-    shrink,
 )
-from couplet.networks import Network, build
+from couplet.config.variants import build
+from couplet.model import resized
+from couplet.networks.base import Network
 
 SIGMA_DATA = 0.5
 LOGVAR_WEIGHTS = 128
@@ -222,7 +223,7 @@ def vct_network(overrides: list[str], part: str) -> Network:
     config = NetworkConfig.parse(network)
     outputs = channels
     if part != "net":
-        config, outputs = shrink(config, **VCT_ENCODERS[part]), 2 * channels
+        config, outputs = resized(config, **VCT_ENCODERS[part]), 2 * channels
     return build(
         config,
         in_channels=channels,

@@ -9,10 +9,12 @@ from harness import Group
 from torch import Tensor, nn
 
 from couplet.config import couplings as config
-from couplet.couplings import Coupling, Setting, build
-from couplet.kernels import Kernel, LinearInterpolation, VarianceExploding
+from couplet.config.recipes import KernelConfig
+from couplet.config.variants import build
+from couplet.couplings.base import Coupling, Setting
+from couplet.kernels.base import Kernel
 from couplet.model import ConsistencyModel
-from couplet.networks import Network
+from couplet.networks.base import Network
 
 TIME = {"tanh": torch.tanh, "sin": torch.sin}
 
@@ -73,10 +75,12 @@ def network(group: Group, case: str, suffix: str = "", time: str = "tanh") -> Ti
 
 def kernel_of(name: str, sigma_min: float, sigma_max: float, sigma_data: float) -> Kernel:
     """The kernel that the vectors call ``name``; linear interpolation is "cot" in VCT's code."""
-    kinds = {"ve": VarianceExploding, "cot": LinearInterpolation}
+    kinds = {"ve": "ve", "cot": "li"}
     long = {"variance exploding": "ve", "linear interpolation": "cot"}
-    kind = kinds[long.get(name.split(" (")[0], name)]
-    return kind(float(sigma_min), float(sigma_max), sigma_data)
+    settings = KernelConfig.parse(kinds[long.get(name.split(" (")[0], name)])
+    levels = {"sigma_min": float(sigma_min), "sigma_max": float(sigma_max), "sigma_data": sigma_data}
+    kernel: Kernel = build(settings, **levels)
+    return kernel
 
 
 def coupling_of(group: Group, case: str, settings: config.CouplingConfig) -> Coupling:

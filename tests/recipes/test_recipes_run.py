@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from couplet.config import Training, read_params
-from couplet.data import Loader, Split
+from couplet.data.archive import Split
+from couplet.data.loader import Loader
 from couplet.model import build
-from couplet.reporting.cost import native_shape
-from couplet.training import initial_state, run
+from couplet.cost import native_shape
+from couplet.training.loop import initial_state, run
 
 PAPERS = Path(__file__).parents[2] / "workflow/papers"
 

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from couplet.config import Cell, Params, Training
+from couplet.config.cells import Cell, Training
+from couplet.config.params import Params
 from couplet.config.study import Study
 from couplet.errors import UserError
 from couplet.files import replacing
@@ -38,7 +39,7 @@ class Measured(NamedTuple):
     @property
     def evaluations_per_step(self) -> float:
         """Forward passes of the network per image in a training step."""
-        from couplet.reporting.cost import cost
+        from couplet.cost import cost
 
         return cost(self.training, self.shape).evaluations
 
@@ -97,7 +98,7 @@ class Cells:
     @property
     def budget(self) -> str:
         """Data sets, steps, batches and networks of the training runs."""
-        from couplet.reporting.cost import parameters
+        from couplet.cost import parameters
 
         budgets: dict[str, None] = {}
         for cell, training, shape, *_ in self.members:

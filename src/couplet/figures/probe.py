@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from couplet.config import Params
+from couplet.config.params import Params
+from couplet.config.probes import GradientConfig
 from couplet.config.study import ProbeFigureConfig
 from couplet.figures import marks
 from couplet.figures.base import Cells, FigureKind
@@ -50,10 +51,10 @@ class Probe(FigureKind):
         return picture
 
     def measured(self, cells: Cells) -> str:
-        probe = cells.params.probe
+        probe = cells.params.probe_named(self.config.probe)
         sample = (
             f"{probe.batches} minibatches at the averaged weights of each snapshot"
-            if self.of_steps
-            else f"{probe.images} pairs at each noise level"
+            if isinstance(probe, GradientConfig)
+            else f"{probe.pairs} pairs at each noise level"
         )
         return f"{sample}; {cells.seeds}, bars are their standard deviation."

@@ -28,14 +28,7 @@ STYLE = Style(
 
 
 class ADM(Network):
-    """The U-Net of ADM; keys of its state are those of EDM's ``DhariwalUNet``.
-
-    Args:
-        config: its size.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        resolution: height of the images in pixels.
-        num_classes: length of a row of class labels; 0 for none.
+    """The U-Net of ADM, with the state keys of EDM's ``DhariwalUNet``.
 
     Raises:
         ValueError: the resolution or a number of channels does not fit the levels or the heads.
@@ -82,7 +75,6 @@ class ADM(Network):
         self.out_conv = Conv2d(layout.channels, out_channels, 3, init=INIT_LAST)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """See :meth:`Network.forward`."""
         emb = self._embed(noise_labels, class_labels)
         kept: list[Tensor] = []
         for module in self.enc.values():

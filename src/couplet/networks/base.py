@@ -1,4 +1,4 @@
-"""What all networks share: the interface, the handling of labels and the plan of the U-Net."""
+"""Interface of networks, their handling of labels, and the layout of the U-Net."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from couplet.config.networks import MultiHeadConfig, UNetConfig
 
 
 class Network(nn.Module, ABC):
-    """From images and noise labels to images, without preconditioning.
+    """Maps images and noise labels to images, without preconditioning.
 
-    Weights come from torch's default generator: seed it to build the same network again.
+    Every network is built from its settings and the same keyword arguments. Initial weights come from torch's
+    default generator: seed it to build the same network again.
 
     Args:
+        config: size and variant of the network; not needed here.
         in_channels: channels of the input.
         out_channels: channels of the output.
+        resolution: height and width of the images in pixels; not needed here.
         num_classes: length of a row of class labels; 0 for a network without labels.
 
     Raises:
-        ValueError: a number of channels is not positive or ``num_classes`` is negative.
+        ValueError: a number of channels is not positive, ``num_classes`` is negative, or the resolution or
+            a number of channels does not fit the network's layout.
     """
 
     def __init__(self, *, in_channels: int, out_channels: int, num_classes: int) -> None:
@@ -38,13 +42,13 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """The raw output F of the network.
+        """Return the raw output F of the network.
 
         Args:
             x: input, float ``[b, in_channels, h, w]``.
-            noise_labels: what the preconditioner calls c_noise, float ``[b]``, or ``[1]`` for all.
+            noise_labels: c_noise of the preconditioning, float ``[b]``, or ``[1]`` for all.
             class_labels: float ``[b, num_classes]``, or ``[1, num_classes]`` for all; ``None``
-                stands for a row of zeros. Ignored where ``num_classes`` is 0.
+                is a row of zeros. Ignored where ``num_classes`` is 0.
 
         Returns:
             Float ``[b, out_channels, h, w]``.
@@ -54,14 +58,14 @@ class Network(nn.Module, ABC):
         """
 
     def normalize_weights_(self) -> None:
-        """Puts stored weights back to their nominal magnitude, where the network has one.
+        """Rescale stored weights to their nominal magnitude, where the network has one.
 
-        The training step calls this once before the student's forward pass. Only EDM2 does
-        anything (forced weight normalization: EDM2, Section 2.3).
+        The training step calls this once before the student's forward pass. The default does nothing;
+        EDM2 overrides it (forced weight normalisation: EDM2, Section 2.3).
         """
 
     def label_rows(self, class_labels: Tensor | None, like: Tensor) -> Tensor:
-        """Class labels as ``[b, num_classes]`` or ``[1, num_classes]``, with the type of ``like``.
+        """Return class labels as ``[b, num_classes]`` or ``[1, num_classes]``, with the type of ``like``.
 
         Raises:
             ValueError: ``class_labels`` is not a matrix with ``num_classes`` columns.
@@ -89,30 +93,30 @@ class BlockPlan:
     """Key among the modules, such as ``32x32_block0``: EDM's name."""
 
     role: Role
-    """What it is for."""
+    """Role in the U-Net."""
 
     in_channels: int
-    """Channels that come in, concatenated skip connection included."""
+    """Channels of the input, including the concatenated skip connection."""
 
     out_channels: int
-    """Channels that go out."""
+    """Channels of the output."""
 
     dropout: float
     """Dropout probability."""
 
     attention: bool
-    """Whether self-attention was asked for."""
+    """Whether the settings ask for self-attention."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The U-Net, cell by cell, in the order of evaluation."""
+    """The blocks of the U-Net, in the order of evaluation."""
 
     encoder: tuple[BlockPlan, ...]
-    """Every output is kept for the decoder."""
+    """Each output is a skip connection to the decoder."""
 
     decoder: tuple[BlockPlan, ...]
-    """Every ``block`` takes the last output kept, besides that of the cell before."""
+    """Each ``block`` takes the latest unused skip connection besides the previous block's output."""
 
     @property
     def channels(self) -> int:
@@ -128,14 +132,14 @@ def plan(
     stem_channels: int,
     decoder_attention: Literal["all", "last"],
 ) -> Plan:
-    """Lays out the U-Net that EDM and EDM2 share.
+    """Lay out the U-Net that EDM and EDM2 share.
 
     Args:
-        config: the network.
-        in_channels: channels that the input convolution sees.
+        config: the network's settings.
+        in_channels: channels of the input convolution's input.
         resolution: height of the images in pixels.
-        stem_channels: channels that the input convolution makes.
-        decoder_attention: which decoder blocks of a level with attention have it.
+        stem_channels: channels of the input convolution's output.
+        decoder_attention: decoder blocks with attention, in each level that has it.
 
     Raises:
         ValueError: ``resolution`` cannot be halved once per further level.
@@ -173,7 +177,7 @@ def plan(
             encoder.append(cell(level, f"block{i}", "block", shape, attends[level]))
             channels = widths[level]
 
-    kept = [item.out_channels for item in encoder]
+    skips = [block.out_channels for block in encoder]
     decoder = [
         cell(levels[-1], "in0", "bottom", (channels, channels), True),
         cell(levels[-1], "in1", "bottom", (channels, channels), False),
@@ -184,19 +188,19 @@ def plan(
         last = _at(config.num_blocks, level)
         for i in range(last + 1):
             attention = attends[level] and (decoder_attention == "all" or i == last)
-            shape = (channels + kept.pop(), widths[level])
+            shape = (channels + skips.pop(), widths[level])
             decoder.append(cell(level, f"block{i}", "block", shape, attention))
             channels = widths[level]
     return Plan(tuple(encoder), tuple(decoder))
 
 
 def _at(setting: T | tuple[T, ...], level: int) -> T:
-    """The entry of a per-level setting, or the one value for all levels."""
+    """Return the level's entry of a setting, or its one value for all levels."""
     return setting[level] if isinstance(setting, tuple) else setting
 
 
 def attention_heads(cell: BlockPlan, config: MultiHeadConfig) -> int:
-    """Number of attention heads in ``cell``; 0 means no attention.
+    """Return the number of attention heads in ``cell``; 0 means no attention.
 
     Raises:
         ValueError: the cell is narrower than a head and that is an error for ``config``, or the
@@ -207,9 +211,9 @@ def attention_heads(cell: BlockPlan, config: MultiHeadConfig) -> int:
     heads = cell.out_channels // config.channels_per_head
     if heads == 0 and config.attention_below_head_width == "error":
         raise ValueError(
-            f"block {cell.name} is to have attention, but its {cell.out_channels} channels are "
-            f"fewer than channels_per_head {config.channels_per_head}: make channels_per_head "
-            "smaller, or set attention_below_head_width to 'absent' to do without attention there"
+            f"block {cell.name} needs attention, but its {cell.out_channels} channels are fewer than "
+            f"channels_per_head {config.channels_per_head}: lower channels_per_head, or set "
+            "attention_below_head_width to 'absent' to leave attention out in narrow blocks"
         )
     if heads > 0 and cell.out_channels % heads:
         raise ValueError(

@@ -17,7 +17,7 @@ Resampling = Literal["keep", "up", "down"]
 
 @dataclass(frozen=True)
 class Init:
-    """How a layer's weight and bias are drawn, from torch's default generator."""
+    """Initialisation of a layer's weight and bias, from torch's default generator."""
 
     distribution: Literal["xavier_uniform", "kaiming_uniform", "kaiming_normal"]
     """Uniform of variance 2 / (fan_in + fan_out) or 1 / fan_in; normal of variance 1 / fan_in."""
@@ -29,7 +29,7 @@ class Init:
     """Factor on the bias."""
 
     def draw(self, shape: tuple[int, ...], fan_in: int, fan_out: int, factor: float) -> nn.Parameter:
-        """A parameter of ``shape`` for a layer with ``fan_in`` inputs per output."""
+        """Draw a parameter of ``shape`` for a layer with ``fan_in`` inputs per output."""
         if self.distribution == "kaiming_normal":
             values = torch.randn(shape) * math.sqrt(1 / fan_in)
         elif self.distribution == "kaiming_uniform":
@@ -50,7 +50,7 @@ class Linear(nn.Module):
         self.bias = init.draw((outputs,), inputs, outputs, init.bias) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[b, inputs]`` to ``[b, outputs]``."""
+        """Map ``[b, inputs]`` to ``[b, outputs]``."""
         return F.linear(x, self.weight, self.bias)
 
 
@@ -58,11 +58,11 @@ class Conv2d(nn.Module):
     """A convolution, on its own or after halving or doubling the resolution.
 
     Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
+        inputs: channels of the input.
+        outputs: channels of the output.
         kernel: side of the convolution kernel, odd; 0 resamples only.
         init: initialisation of weight and bias.
-        resampling: what happens to the resolution.
+        resampling: whether to keep, double or halve the resolution.
         taps: coefficients of the separable resampling filter.
         fused: when halving, convolve first and filter afterwards.
 
@@ -103,9 +103,9 @@ class Conv2d(nn.Module):
             self.register_buffer("resample_filter", plane[None, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[b, inputs, h, w]`` to ``[b, outputs, h', w']``."""
+        """Map ``[b, inputs, h, w]`` to ``[b, outputs, h', w']``."""
         if self.fused and self.resampling == "down" and self.weight is not None:
-            # The margin lets the filter see convolved values beyond the border instead of zeros.
+            # With this margin the filter reads convolved values beyond the border instead of zeros.
             margin = self._filter_padding()
             x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2 + margin)
             x = self._resample(x, padding=0)
@@ -125,13 +125,13 @@ class Conv2d(nn.Module):
         channels = x.shape[1]
         weight = self.resample_filter.expand(channels, -1, -1, -1)
         if self.resampling == "up":
-            # Each input pixel is spread over four output pixels.
+            # Each input pixel contributes to four output pixels.
             return F.conv_transpose2d(x, 4 * weight, groups=channels, stride=2, padding=padding)
         return F.conv2d(x, weight, groups=channels, stride=2, padding=padding)
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """Group normalisation with at most 32 groups of at least 4 channels.
+    """Return group normalisation with at most 32 groups of at least 4 channels.
 
     Raises:
         ValueError: the channels cannot be divided into the groups.
@@ -148,7 +148,7 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
 
 @dataclass(frozen=True)
 class Style:
-    """What tells the residual blocks of DDPM++/NCSN++ and of ADM apart."""
+    """Differences between the residual blocks of DDPM++/NCSN++ and of ADM."""
 
     eps: float
     """Epsilon of the group normalisations."""
@@ -157,7 +157,7 @@ class Style:
     """Factor on every residual sum."""
 
     adaptive_scale: bool
-    """Whether the embedding scales and shifts the normalised features, or is added before."""
+    """Whether the embedding scales and shifts the normalised features; otherwise it is added before."""
 
     project_resampled: bool
     """Whether the skip connection has a convolution wherever the resolution changes."""
@@ -176,13 +176,13 @@ class Style:
 
 
 class UNetBlock(nn.Module):
-    """A residual block, with self-attention after it where ``heads`` is positive.
+    """A residual block, followed by self-attention where ``heads`` is positive.
 
     Args:
-        cell: its place in the U-Net.
+        cell: the block's place in the U-Net.
         embedding: width of the embedding.
         heads: number of attention heads; 0 for none.
-        style: what depends on the family of networks.
+        style: settings of the family of networks.
     """
 
     def __init__(self, cell: BlockPlan, *, embedding: int, heads: int, style: Style) -> None:
@@ -214,7 +214,7 @@ class UNetBlock(nn.Module):
             self.proj = Conv2d(outputs, outputs, 1, init=style.init_last)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """``[b, in, h, w]`` and the embedding ``[b, e]`` or ``[1, e]`` to ``[b, out, h', w']``."""
+        """Map ``[b, in, h, w]`` and the embedding ``[b, e]`` or ``[1, e]`` to ``[b, out, h', w']``."""
         h = self.conv0(F.silu(self.norm0(x)))
         params = self.affine(emb)[:, :, None, None]
         if self.adaptive_scale:

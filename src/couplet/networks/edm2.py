@@ -21,7 +21,7 @@ CLIP = 256.0
 
 
 def normalize(x: Tensor, dim: int | tuple[int, ...], eps: float = 1e-4) -> Tensor:
-    """``x`` with a root mean square of one over ``dim`` (EDM2)."""
+    """Scale ``x`` to a root mean square of one over ``dim`` (EDM2)."""
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     return x / (eps + norm * math.sqrt(norm.numel() / x.numel()))
 
@@ -48,8 +48,8 @@ class MPConv(nn.Module):
     """A convolution or linear layer with normalised weight and no bias (EDM2, Eq. 47 and 66).
 
     Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
+        inputs: channels of the input.
+        outputs: channels of the output.
         kernel: side of the convolution kernel, odd; 0 for a linear layer.
     """
 
@@ -59,7 +59,7 @@ class MPConv(nn.Module):
         self.weight = nn.Parameter(torch.randn(shape))
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        """``[b, inputs, h, w]`` to ``[b, outputs, h, w]``, or the same without h and w."""
+        """Map ``[b, inputs, h, w]`` to ``[b, outputs, h, w]``; without h and w for a linear layer."""
         weight = self._normalized() * (gain / math.sqrt(self.weight[0].numel()))
         if weight.ndim == 2:
             return F.linear(x, weight)
@@ -67,7 +67,7 @@ class MPConv(nn.Module):
 
     @torch.no_grad()
     def normalize_(self) -> None:
-        """Overwrites the stored weight by its normalised version."""
+        """Overwrite the stored weight with its normalised version."""
         self.weight.copy_(self._normalized())
 
     def _normalized(self) -> Tensor:
@@ -75,10 +75,10 @@ class MPConv(nn.Module):
 
 
 class EDM2Block(nn.Module):
-    """A residual block, with cosine attention after it where ``heads`` is positive.
+    """A residual block, followed by cosine attention where ``heads`` is positive.
 
     Args:
-        cell: its place in the U-Net.
+        cell: the block's place in the U-Net.
         flavor: ``enc`` normalises pixels first; ``dec`` does not.
         embedding: width of the embedding.
         heads: number of attention heads; 0 for none.
@@ -101,7 +101,7 @@ class EDM2Block(nn.Module):
             self.attn_proj = MPConv(outputs, outputs, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """``[b, in, h, w]`` and the embedding ``[b, e]`` or ``[1, e]`` to ``[b, out, h', w']``."""
+        """Map ``[b, in, h, w]`` and the embedding ``[b, e]`` or ``[1, e]`` to ``[b, out, h', w']``."""
         if self.role == "down":
             x = F.avg_pool2d(x, 2)
         elif self.role == "up":
@@ -136,17 +136,10 @@ class EDM2Block(nn.Module):
 
 
 class EDM2(Network):
-    """The U-Net of EDM2; keys of its state are those of EDM2's ``UNet``.
+    """The U-Net of EDM2, with the state keys of EDM2's ``UNet``.
 
-    The forward pass leaves stored weights alone in training too: call
+    The forward pass does not change stored weights, not even in training: call
     :meth:`normalize_weights_` once per step, before the student's pass.
-
-    Args:
-        config: its size.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        resolution: height of the images in pixels.
-        num_classes: length of a row of class labels; 0 for none.
 
     Raises:
         ValueError: the resolution does not fit the levels or a number of channels the heads.
@@ -169,7 +162,7 @@ class EDM2(Network):
         self.emb_noise = MPConv(widths[0], emb_channels, 0)
         self.emb_label = MPConv(num_classes, emb_channels, 0) if num_classes else None
 
-        # The channel of ones stands in for the biases that no layer has.
+        # A channel of ones, since no layer has a bias.
         layout = plan(
             config,
             in_channels=in_channels + 1,
@@ -189,21 +182,20 @@ class EDM2(Network):
         self.out_conv = MPConv(layout.channels, out_channels, 3)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """See :meth:`Network.forward`."""
         emb = self._embed(noise_labels, class_labels)
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-        kept: list[Tensor] = []
+        skips: list[Tensor] = []
         for module in self.enc.values():
             x = module(x, emb) if isinstance(module, EDM2Block) else module(x)
-            kept.append(x)
+            skips.append(x)
         for name, module in self.dec.items():
             if "_block" in name:
-                x = mp_cat(x, kept.pop(), CONCAT_BALANCE)
+                x = mp_cat(x, skips.pop(), CONCAT_BALANCE)
             x = module(x, emb)
         return self.out_conv(x, gain=self.out_gain)
 
     def normalize_weights_(self) -> None:
-        """Overwrites the weight of every layer by its normalised version (EDM2, Eq. 66)."""
+        """Overwrite the weight of every layer with its normalised version (EDM2, Eq. 66)."""
         for module in self.modules():
             if isinstance(module, MPConv):
                 module.normalize_()

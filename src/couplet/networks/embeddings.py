@@ -31,7 +31,7 @@ class PositionalEmbedding(nn.Module):
         self.sine_first = sine_first
 
     def forward(self, noise_labels: Tensor) -> Tensor:
-        """Features ``[b, n]`` of noise labels ``[b]``."""
+        """Return features ``[b, n]`` of noise labels ``[b]``."""
         index = torch.arange(self.frequencies, dtype=noise_labels.dtype, device=noise_labels.device)
         freqs = (1 / 10000) ** (index / self.steps)
         return _waves(noise_labels.outer(freqs), sine_first=self.sine_first)
@@ -54,7 +54,7 @@ class FourierEmbedding(nn.Module):
         self.register_buffer("freqs", torch.randn(_half(channels)) * scale)
 
     def forward(self, noise_labels: Tensor) -> Tensor:
-        """Features ``[b, n]`` of noise labels ``[b]``."""
+        """Return features ``[b, n]`` of noise labels ``[b]``."""
         return _waves(noise_labels.outer(2 * math.pi * self.freqs), sine_first=self.sine_first)
 
 
@@ -74,7 +74,7 @@ class MPFourier(nn.Module):
         self.register_buffer("phases", 2 * math.pi * torch.rand(channels))
 
     def forward(self, noise_labels: Tensor) -> Tensor:
-        """Features ``[b, n]`` of noise labels ``[b]``."""
+        """Return features ``[b, n]`` of noise labels ``[b]``."""
         return (noise_labels.outer(self.freqs) + self.phases).cos() * math.sqrt(2)
 
 

@@ -1,4 +1,4 @@
-"""Weights that a network starts from."""
+"""Initial weights of a network, from a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from couplet.errors import UserError
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that `couplet import-edm` wrote, by name.
+    """Read the tensors of a file that `couplet import-edm` wrote, by name.
 
     Raises:
         UserError: the file is missing or is not safetensors.
@@ -28,7 +28,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which names were copied into a network, in its order.
+    """Names that were copied into a network, in its order.
 
     Attributes:
         loaded: names copied.
@@ -52,16 +52,12 @@ class LoadReport:
 def initialise(network: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
     """Copy tensors into a network by name, parameters and persistent buffers alike.
 
-    What EDM's `copy_params_and_buffers` does with `require_all=False`. Values are converted to
-    the element type and device of the network (EDM2 snapshots are float16). The network is
-    changed only if everything fits.
+    Same as EDM's `copy_params_and_buffers` with `require_all=False`. Values are converted to the element
+    type and device of the network (EDM2 snapshots are float16). The network changes only if everything fits.
 
     Args:
         network: the network to fill.
         tensors: by name in the network, any element type and device.
-
-    Returns:
-        What was loaded, missing and unexpected.
 
     Raises:
         UserError: a shape differs, with name and both shapes, or no name is shared at all.
@@ -69,11 +65,13 @@ def initialise(network: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
     own = network.state_dict()
     loaded = tuple(name for name in own if name in tensors)
     for name in loaded:
-        here, there = tuple(own[name].shape), tuple(tensors[name].shape)
-        if here != there:
-            raise UserError(f"{name}: shape {there} in the file, {here} in the network")
+        expected, given = tuple(own[name].shape), tuple(tensors[name].shape)
+        if given != expected:
+            raise UserError(f"{name}: shape {given} in the file, {expected} in the network")
     if not loaded:
-        raise UserError("no tensor of the file belongs to this network: another architecture?")
+        raise UserError(
+            "no tensor of the file has a name in this network; choose weights of this architecture"
+        )
     with torch.no_grad():
         for name in loaded:
             own[name].copy_(tensors[name])

@@ -1,4 +1,4 @@
-"""A residual multilayer perceptron, for points in the plane and images of a few values."""
+"""A residual multilayer perceptron, for points in the plane and images of few pixels."""
 
 from __future__ import annotations
 
@@ -20,13 +20,6 @@ NOISE_FEATURES = 64
 class MLP(Network):
     """Residual blocks over the flattened image; each is shifted and scaled by the noise label's embedding.
 
-    Args:
-        config: its size.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        resolution: height and width of the images in pixels.
-        num_classes: length of a row of class labels; 0 for none.
-
     Raises:
         ValueError: a number is not positive.
     """
@@ -43,17 +36,16 @@ class MLP(Network):
         super().__init__(in_channels=in_channels, out_channels=out_channels, num_classes=num_classes)
         if resolution < 1:
             raise ValueError(f"resolution {resolution} is not positive")
-        width, values = config.model_channels, resolution**2
+        width, pixels = config.model_channels, resolution**2
         self.map_noise = FourierEmbedding(NOISE_FEATURES, scale=config.fourier_scale, sine_first=True)
         self.map_label = Linear(num_classes, NOISE_FEATURES, init=INIT) if num_classes else None
         self.map_layer = Linear(NOISE_FEATURES, width, init=INIT)
-        self.first = Linear(in_channels * values, width, init=INIT)
+        self.first = Linear(in_channels * pixels, width, init=INIT)
         self.blocks = nn.ModuleList(_Block(width, config.dropout) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(width)
-        self.last = Linear(width, out_channels * values, init=INIT_LAST)
+        self.last = Linear(width, out_channels * pixels, init=INIT_LAST)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """See :meth:`Network.forward`."""
         features = self.map_noise(noise_labels)
         if self.map_label is not None:
             labels = self.label_rows(class_labels, like=features)
@@ -62,8 +54,8 @@ class MLP(Network):
         hidden = self.first(x.flatten(1))
         for block in self.blocks:
             hidden = block(hidden, embedding)
-        made: Tensor = self.last(F.silu(self.norm(hidden)))
-        return made.view(len(x), self.out_channels, *x.shape[2:])
+        flat: Tensor = self.last(F.silu(self.norm(hidden)))
+        return flat.view(len(x), self.out_channels, *x.shape[2:])
 
 
 class _Block(nn.Module):

@@ -20,14 +20,7 @@ INIT_ATTENTION = Init("xavier_uniform", weight=math.sqrt(0.2))
 
 
 class SongUNet(Network):
-    """The U-Net of DDPM++ and NCSN++; keys of its state are those of EDM's ``SongUNet``.
-
-    Args:
-        config: its size and variant.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        resolution: height of the images in pixels.
-        num_classes: length of a row of class labels; 0 for none.
+    """The U-Net of DDPM++ and NCSN++, with the state keys of EDM's ``SongUNet``.
 
     Raises:
         ValueError: the resolution or a number of channels does not fit the levels.
@@ -79,19 +72,18 @@ class SongUNet(Network):
         self.dec[f"{size}_aux_conv"] = Conv2d(layout.channels, out_channels, 3, init=INIT_LAST)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """See :meth:`Network.forward`."""
         emb = self._embed(noise_labels, class_labels)
-        kept: list[Tensor] = []
+        skips: list[Tensor] = []
         aux = x
         for name, module in self.enc.items():
             if name.endswith("_aux_residual"):
-                x = aux = kept[-1] = (x + module(aux)) / math.sqrt(2)
+                x = aux = skips[-1] = (x + module(aux)) / math.sqrt(2)
                 continue
             x = module(x, emb) if isinstance(module, UNetBlock) else module(x)
-            kept.append(x)
+            skips.append(x)
         for name, module in self.dec.items():
             if "_block" in name:
-                x = torch.cat([x, kept.pop()], dim=1)
+                x = torch.cat([x, skips.pop()], dim=1)
             if name.endswith("_aux_norm"):
                 x = F.silu(module(x))
             else:

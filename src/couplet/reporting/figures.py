@@ -11,8 +11,9 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from couplet.data.preview import are_points, scatter
+from couplet.config.datasets import is_plane
 from couplet.files import replacing
+from couplet.reporting.preview import scatter
 from couplet.reporting.style import STYLE, log_scale
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ IMAGES, POINTS = 36, 1000
 
 def panel_size(shape: tuple[int, ...]) -> int:
     """Number of images [h, w, c] of this shape in a panel."""
-    return POINTS if are_points(shape) else IMAGES
+    return POINTS if is_plane(shape) else IMAGES
 
 
 def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
@@ -35,7 +36,7 @@ def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
 
     Points of the plane, [n, 1, 1, 2], become a scatter plot, [512, 512, 3].
     """
-    if are_points(images.shape[1:]):
+    if is_plane(images.shape[1:]):
         return scatter(images)
     gap = max(1, images.shape[1] // 16)
     missing = -len(images) % columns

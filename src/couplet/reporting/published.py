@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from couplet.config import Training
+from couplet.config.cells import Training
 from couplet.config.couplings import CouplingConfig
 
 

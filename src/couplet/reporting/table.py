@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from couplet.config import Training
+from couplet.config.cells import Training
 from couplet.config.extractors import ExtractorConfig
-from couplet.reporting.described import described
+from couplet.config.metrics import described
 from couplet.reporting.page import render
 from couplet.reporting.published import COLUMNS as PUBLISHED
 from couplet.reporting.published import reported
@@ -112,7 +112,7 @@ def table(results: Iterable[Result | Missing]) -> Table:
             }
             for result in measured
             for number in result.evaluation["numbers"]
-            if described(number["metric"]).heading
+            if not described(number["metric"]).is_spread
         ),
         columns=["cell", "nfe", "column", "metric", "heading", "value"],
     )
@@ -224,4 +224,6 @@ def _heading(metric: str, features: ExtractorConfig) -> str:
     """The heading of a metric in an extractor's features: ``Fréchet distance ↓ (classifier)``."""
     suffix = features.metric("")
     plain = "fid" if features.metric(metric) == f"fid{suffix}" else metric
-    return described(plain).heading + (f" ({suffix.strip('_')})" if suffix else "")
+    number = described(plain)
+    arrow = "↓" if number.lower_is_better else "↑"
+    return f"{number.heading} {arrow}" + (f" ({suffix.strip('_')})" if suffix else "")

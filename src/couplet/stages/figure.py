@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from couplet.config import Params
-from couplet.config.layout import Layout, record_of
+from couplet.config.cells import Cell
+from couplet.config.params import Params
 from couplet.config.study import Study
 from couplet.config.variants import build
-from couplet.data import Archive
+from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.figures.base import Cells, Measured
 from couplet.files import replacing, write_json
-from couplet.model import ImageShape
-from couplet.stages.chains import Chains
-from couplet.stages.provenance import check_linked, check_settings, check_small_files, read_record
-from couplet.stages.record import Recorder, digests
+from couplet.plan.layout import Layout
+from couplet.plan.stages import beside, key_of, record_of
+from couplet.plan.summaries import figure_key
+from couplet.provenance.cells import Chains
+from couplet.provenance.chain import check_key, check_linked, check_small_files, read_record
+from couplet.provenance.record import SummaryRecorder, digests
+from couplet.training.loop import shape_of
 
 
-def figure(params: Params, name: str, root: Path, out: Path) -> dict[str, Any]:
+def run(params: Params, name: str, root: Path, out: Path) -> str:
     """Write ``out`` (CSV, a line per seed and point), the same as .svg and .png, and .json with the caption.
 
     Args:
@@ -35,12 +37,12 @@ def figure(params: Params, name: str, root: Path, out: Path) -> dict[str, Any]:
     Raises:
         UserError: there is no `study`, or a cell's results are missing or do not fit the parameters.
     """
-    study = params.study
+    study, layout = params.study, Layout(params, root)
     if study is None:
         raise UserError(f"study: this key is required for the figure {name}; its parameter file has none")
-    record = Recorder("figure", record_of(out), torch.device("cpu"))
+    record = SummaryRecorder("figure", out, figure_key(layout))
     read: dict[Path, str] = {}
-    cells = Cells(params, study, list(_measured(params, study, Layout(params, root), read)))
+    cells = Cells(params, study, list(_measured(params, study, layout, read)))
     kind = build(study.figure)
     rows = kind.rows(cells)
     kind.draw(rows, out, kind.ylabel(params))
@@ -55,7 +57,9 @@ def figure(params: Params, name: str, root: Path, out: Path) -> dict[str, Any]:
     write_json(out.with_suffix(".json"), caption)
     outputs = [out, *(out.with_suffix(suffix) for suffix in (".svg", ".png", ".json"))]
     record.write(settings=study.model_dump(mode="json"), inputs=read, outputs=digests(*outputs))
-    return caption
+    verdicts = Counter(statement["verdict"] for statement in caption["statements"])
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    return f"{study.paper}, {study.result}: {counts or 'no statement'}"
 
 
 def _measured(params: Params, study: Study, layout: Layout, read: dict[Path, str]) -> Iterator[Measured]:
@@ -72,20 +76,26 @@ def _measured(params: Params, study: Study, layout: Layout, read: dict[Path, str
             selection, trained = chains.selection(cell, extractor)
             numbers = selection["scores"]
         elif study.needs == "evaluate":
-            result = chains.result(cell, extractor)
-            numbers, trained = result.evaluation["numbers"], result.record
+            evaluation, trained = chains.evaluation(cell, extractor)
+            numbers = evaluation["numbers"]
         else:
-            path = layout.probe(cell, study.needs)
-            training = read_record(layout.train(cell) / "record.json")
-            check_settings(training, key=params.training(cell).key)
-            probe = read_record(record_of(path))
-            check_linked([training, probe])
-            check_small_files(probe)
-            read |= {path: probe.outputs[path], **digests(probe.path, training.path)}
-            trained = training.content
-            with path.open(newline="") as lines:
-                numbers = list(csv.DictReader(lines))
-        card = Archive(layout.data(cell.dataset)).card
-        shape = ImageShape(card.shape[2], card.shape[0], len(card.classes))
-        yield Measured(cell, params.training(cell), shape, trained["seconds"], numbers)
+            numbers, trained = _probed(layout, cell, study.needs, read)
+        archive = Archive(layout.data(cell.dataset))
+        yield Measured(cell, params.training(cell), shape_of(archive), trained["seconds"], numbers)
     read |= chains.read
+
+
+def _probed(
+    layout: Layout, cell: Cell, name: str, read: dict[Path, str]
+) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]:
+    """The lines of a cell's probe, and the record of its run."""
+    path = layout.probe(cell, name)
+    trained = read_record(record_of("train", layout.train(cell)))
+    probe = read_record(beside(path))
+    for stage, record in (("train", trained), ("probe", probe)):
+        check_key(record, key_of(stage, layout.settings(cell, probe=name)))
+    check_linked([trained, probe])
+    check_small_files(probe)
+    read |= {path: probe.outputs[path], **digests(probe.path, trained.path)}
+    with path.open(newline="") as lines:
+        return list(csv.DictReader(lines)), trained.content

@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from couplet.config.layout import record_of
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
+from couplet.plan.stages import digest
+from couplet.provenance.record import SummaryRecorder, digests
 from couplet.reporting.page import page
-from couplet.stages.record import Recorder, digests
 
 TITLE = "Results of iCT, GC and VCT, and beyond"
 
 
-def paper(captions: Sequence[Path], out: Path, rebuild: str) -> int:
-    """Write the page ``out`` and its record; return its number of figures.
+def run(captions: Sequence[Path], out: Path, rebuild: str) -> str:
+    """Write the page ``out`` and its record.
 
     Args:
         captions: .json files of :func:`couplet.stages.figure.figure`, next to their pictures.
@@ -29,13 +27,13 @@ def paper(captions: Sequence[Path], out: Path, rebuild: str) -> int:
     Raises:
         UserError: a file is missing or is not a caption.
     """
-    record = Recorder("paper", record_of(out.with_suffix(".json")), torch.device("cpu"))
+    record = SummaryRecorder("paper", out, digest(sorted(map(str, captions))))
     entries = sorted((_entry(path, out, rebuild) for path in captions), key=lambda entry: entry["order"])
     with replacing(out) as temporary:
         temporary.write_text(page(entries, TITLE))
     pictures = [path.with_suffix(".svg") for path in captions]
     record.write(settings={}, inputs=digests(*captions, *pictures), outputs=digests(out))
-    return len(entries)
+    return f"{len(entries)} figures"
 
 
 def _entry(path: Path, out: Path, rebuild: str) -> dict[str, Any]:

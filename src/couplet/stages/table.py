@@ -7,35 +7,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from couplet.config import Cell, Invalid, Params
-from couplet.config.layout import Layout, record_of
-from couplet.data import Archive, read_array
+from couplet.config.base import Invalid
+from couplet.config.cells import Cell
+from couplet.config.params import Params
+from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
+from couplet.plan.layout import Layout
+from couplet.plan.stages import STAGES
+from couplet.plan.summaries import table_key
+from couplet.provenance.cells import Chains
+from couplet.provenance.record import SummaryRecorder, digests
 from couplet.reporting.figures import distance_curves, panel_size, sample_grids
-from couplet.reporting.table import Missing
-from couplet.reporting.table import table as tabulated
-from couplet.stages.chains import Chains
-from couplet.stages.record import Recorder, digests
+from couplet.reporting.table import Missing, Result, table
 from couplet.stages.sample import samples_name
 
-UNDONE = {
-    "prepare": "no data set",
-    "features": "no extractor",
-    "reference": "no reference statistics",
-    "train": "not trained",
-    "select": "nothing selected",
-    "sample": "no samples",
-    "evaluate": "not evaluated",
-}
-"""Message for a missing cell, by its first missing stage."""
 
-
-def table(
-    params: Params, root: Path, out: Path, part: str = "", *, partial: bool = False
-) -> Sequence[Mapping[str, str]]:
+def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool = False) -> str:
     """Write ``out`` (CSV), the same as .md and .html, a record, and pictures in the folder .figures.
 
     The record of every number must agree with the parameters and with the records of its inputs.
@@ -47,27 +36,24 @@ def table(
         part: only cells whose names begin with this: ``cifar10`` or ``cifar10-ict-ve-vae``.
         partial: make the table of the finished cells; it names the missing ones.
 
-    Returns:
-        the rows of the table.
-
     Raises:
         UserError: results are missing (without ``partial`` any, with it all), or are of other settings than
             ``params`` or of other files than the present ones; or no cell's name begins with ``part``.
     """
-    record = Recorder("table", record_of(out), torch.device("cpu"))
     layout = Layout(params, Path(os.path.normpath(root)))
     try:
         measured = params.measured(part)
     except Invalid as error:
         raise UserError(str(error)) from None
+    record = SummaryRecorder("table", out, "partial" if partial else table_key(layout, part))
     lacking = {pair: stage for pair in measured if (stage := _lacking(layout, *pair))}
     finished = [pair for pair in measured if pair not in lacking]
     if lacking and not (partial and finished):
         raise UserError(_incomplete(layout, lacking, len(measured), partial))
     chains = Chains(layout)
-    results = {pair: chains.result(*pair) for pair in finished}
+    results = {pair: _result(chains, *pair) for pair in finished}
     missing = {pair: _missing(params, *pair, stage) for pair, stage in lacking.items()}
-    content = tabulated(results.get(pair) or missing[pair] for pair in measured)
+    content = table(results.get(pair) or missing[pair] for pair in measured)
     texts = {
         out: content.csv(),
         out.with_suffix(".md"): content.markdown(),
@@ -88,12 +74,27 @@ def table(
         outputs=digests(*texts, *figures),
         evaluations={
             f"{result.run} {result.evaluation['extractor']}": os.path.relpath(
-                layout.evaluation(*pair) / "evaluation.json", out.parent
+                layout.evaluation(*pair), out.parent
             )
             for pair, result in results.items()
         },
     )
-    return content.rows
+    return f"{len(content.rows)} rows"
+
+
+def _result(chains: Chains, cell: Cell, extractor: str) -> Result:
+    """A cell's numbers with what the table says of it."""
+    params = chains.layout.params
+    evaluation, trained = chains.evaluation(cell, extractor)
+    return Result(
+        run=chains.layout.run(cell).name,
+        training=params.training(cell),
+        extractor=extractor,
+        features=params.extractor_named(extractor),
+        evaluation=evaluation,
+        record=trained,
+        scale=params.scale or "",
+    )
 
 
 Measured = tuple[Cell, str]
@@ -120,21 +121,21 @@ def _incomplete(layout: Layout, lacking: Mapping[Measured, str], count: int, par
     path = layout.records(cell, extractor)[stage]
     others = "no cell is finished" if partial else "`couplet table --partial` makes the table of the others"
     return (
-        f"{layout.root}: {len(lacking)} of {count} cells are missing, first {cell}: {UNDONE[stage]}, "
+        f"{layout.root}: {len(lacking)} of {count} cells are missing, first {cell}: {STAGES[stage].absent}, "
         f"{path} does not exist; {others}"
     )
 
 
 def _missing(params: Params, cell: Cell, extractor: str, stage: str) -> Missing:
-    nfe = params.measurement(cell, extractor).sample.nfe
-    return Missing(params.training(cell), extractor, nfe, UNDONE[stage], params.scale or "")
+    nfe = params.sample.nfe
+    return Missing(params.training(cell), extractor, nfe, STAGES[stage].absent, params.scale or "")
 
 
 def _samples(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
     """Samples of the first seed, all couplings from the same noise, next to as many real images."""
     first: dict[str, Path] = {}
     for cell, extractor in measured:
-        first.setdefault(cell.coupling, layout.evaluation(cell, extractor) / "samples")
+        first.setdefault(cell.coupling, layout.samples(cell, extractor))
     panels: dict[str, dict[str, np.ndarray]] = {}
     for nfe in sorted(layout.params.sample.nfe):
         panels[f"NFE {nfe}"] = {
@@ -155,7 +156,7 @@ def _curves(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
     scores = pd.DataFrame(
         {"coupling": cell.coupling, "step": score["step"], "value": score[f"fd_nfe{select.nfe}"]}
         for cell, extractor in measured
-        for score in read_json(layout.evaluation(cell, extractor) / "selection.json")["scores"]
+        for score in read_json(layout.selection(cell, extractor))["scores"]
     )
     ylabel = f"Fréchet distance to {select.split} split, NFE {select.nfe}, {measured[0][1]}"
     distance_curves(path, scores, ylabel=ylabel)

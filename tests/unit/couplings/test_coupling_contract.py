@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from couplet.config.couplings import CouplingConfig
-from couplet.couplings import Predictors, Setting, build
-from couplet.couplings.base import _REGISTRY
+from couplet.config.variants import build, implementation
+from couplet.couplings.base import Coupling, Predictors, Setting
 
 KINDS = sorted(CouplingConfig.family)
 SIZE = (6, 3, 4, 4)
@@ -68,18 +68,9 @@ def inputs(labelled=True):
     return images, torch.randn(SIZE), labels
 
 
-def test_every_configuration_has_an_implementation():
-    assert set(_REGISTRY) == set(CouplingConfig.family.values())
-    assert {
-        "independent",
-        "ot",
-        "sinkhorn",
-        "projected",
-        "swaps",
-        "vae",
-        "generator",
-        "vae_generator",
-    } <= set(KINDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_implementation_is_a_coupling(kind):
+    assert issubclass(implementation(CouplingConfig.family[kind]()), Coupling)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -205,9 +196,15 @@ def test_independent_coupling_changes_nothing(call):
     assert torch.equal(coupling.renoise(images, noise, labels), noise)
 
 
-def test_configuration_without_implementation_is_refused():
-    class Nameless(CouplingConfig):
-        """Sets no kind, so it joins no family."""
-
-    with pytest.raises(TypeError, match="Nameless"):
-        build(Nameless(kind="nameless"), Setting(3, 0.5, None))
+@pytest.mark.parametrize("kind", KINDS)
+def test_posterior_is_that_of_the_noise(kind, call):
+    """A coupling whose noise depends on the image emits mean + std noise; others have the prior's 0 and 1."""
+    images, noise, labels = inputs()
+    coupling = make(kind)
+    mean, std = coupling.posterior(images, labels)
+    assert mean.shape == std.shape == SIZE
+    if kind in ("vae", "vae_generator"):
+        torch.testing.assert_close(call(coupling, images, noise, labels).noise, mean + std * noise)
+    else:
+        assert not mean.any()
+        assert (std == 1).all()

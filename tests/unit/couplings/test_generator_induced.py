@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from couplet.config.couplings import GeneratorInducedConfig
-from couplet.couplings import Predictors, Setting, build
+from couplet.config.variants import build
+from couplet.couplings.base import Predictors, Setting
 
 B = 2000
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from couplet.config.couplings import CouplingConfig, MinibatchCouplingConfig
-from couplet.couplings import Setting, assignment, build
+from couplet.config.variants import build
+from couplet.couplings.base import Setting
+from couplet.couplings.minibatch_ot import assignment
 
 KINDS = sorted(
     kind for kind, config in CouplingConfig.family.items() if issubclass(config, MinibatchCouplingConfig)

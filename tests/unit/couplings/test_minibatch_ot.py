@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from couplet.config.couplings import MinibatchOTConfig
-from couplet.couplings import Setting, assignment, build
+from couplet.config.variants import build
+from couplet.couplings.base import Setting
+from couplet.couplings.minibatch_ot import assignment
 
 
 def cost(images, noise, permutation, sigma=80.0):

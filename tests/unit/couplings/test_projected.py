@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from couplet.config.couplings import ProjectedConfig
-from couplet.couplings import Setting, assignment, build, sorted_along
+from couplet.config.variants import build
+from couplet.couplings.base import Setting
+from couplet.couplings.minibatch_ot import assignment
+from couplet.couplings.projected import sorted_along
 
 
 def gain(images, noise, permutation):

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from couplet.couplings import assignment, greedy, transport_plan
+from couplet.couplings.minibatch_ot import assignment
+from couplet.couplings.sinkhorn import greedy, transport_plan
 
 
 @pytest.fixture

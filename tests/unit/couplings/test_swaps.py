@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from couplet.config.couplings import SwapsConfig
-from couplet.couplings import Setting, assignment, build, swapped
+from couplet.config.variants import build
+from couplet.couplings.base import Setting
+from couplet.couplings.minibatch_ot import assignment
+from couplet.couplings.swaps import swapped
 
 
 def cost(images, noise, permutation, sigma=80.0):

@@ -8,9 +8,11 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from couplet.config.couplings import VariationalConfig
-from couplet.config.networks import NetworkConfig, shrink
-from couplet.couplings import Setting, build, gaussian_kl
-from couplet.networks import build as build_network
+from couplet.config.networks import NetworkConfig
+from couplet.config.variants import build
+from couplet.couplings.base import Setting
+from couplet.couplings.variational import gaussian_kl
+from couplet.model import resized
 
 
 class Encoder(nn.Module):
@@ -74,7 +76,7 @@ def test_noise_is_drawn_from_the_posterior():
 @pytest.mark.parametrize("kl_weight", [0.0, 1.0, 30.0])
 def test_penalty_is_the_weighted_kl(kl_weight):
     coupling, (images, noise) = make(kl_weight), torch.randn(2, 5, 2, 4, 4)
-    mean, std = (value.double() for value in coupling.encode(images, None))
+    mean, std = (value.double() for value in coupling.posterior(images, None))
     kl = kl_divergence(Normal(mean, std), Normal(0 * mean, 1 + 0 * std)).sum((1, 2, 3))
     penalty = forward(coupling, images, noise).penalty
     torch.testing.assert_close(penalty.double(), kl_weight * kl, rtol=1e-4, atol=1e-4)
@@ -118,12 +120,12 @@ def test_starts_at_mean_zero_and_deviation_log_two(kind):
     )
 
     def network(*, out_channels, model_channels, num_blocks):
-        small = shrink(config, model_channels, num_blocks)
-        return build_network(small, in_channels=1, out_channels=out_channels, resolution=8)
+        small = resized(config, model_channels=model_channels, num_blocks=num_blocks)
+        return build(small, in_channels=1, out_channels=out_channels, resolution=8)
 
     settings = VariationalConfig(encoder={"model_channels": 8})
     coupling = build(settings, Setting(channels=1, sigma_data=0.5, make_network=network))
-    mean, std = coupling.encode(torch.randn(4, 1, 8, 8), None)
+    mean, std = coupling.posterior(torch.randn(4, 1, 8, 8), None)
     assert mean.shape == std.shape == (4, 1, 8, 8)
     assert mean.abs().max() < 1e-3
     assert (std - math.log(2)).abs().max() < 1e-3

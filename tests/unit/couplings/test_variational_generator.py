@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from couplet.config.couplings import GeneratorInducedConfig, VariationalConfig, VariationalGeneratorConfig
-from couplet.couplings import Predictors, Setting, build
+from couplet.config.variants import build
+from couplet.couplings.base import Predictors, Setting
 
 B = 12
 

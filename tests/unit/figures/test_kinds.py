@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from couplet.config import Params
+from couplet.config.params import Params
 from couplet.config.variants import build
 from couplet.errors import UserError
 from couplet.figures.base import Cells, Measured

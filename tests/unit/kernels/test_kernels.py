@@ -5,21 +5,22 @@ import math
 import pytest
 import torch
 
-from couplet.config.recipes import Recipe
-from couplet.kernels import (
-    LinearInterpolation,
-    VarianceExploding,
-    build,
-    time_embedding_input,
-)
+from couplet.config.recipes import LinearInterpolationConfig, VarianceExplodingConfig
+from couplet.config.variants import build
+from couplet.kernels.base import time_embedding_input
+from couplet.kernels.linear_interpolation import LinearInterpolation
+from couplet.kernels.variance_exploding import VarianceExploding
 
 SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 0.002, 80.0, 0.5
 KINDS = [VarianceExploding, LinearInterpolation]
 LEVELS = torch.tensor([0.002, 0.01, 0.3, 0.821, 5.0, 40.0, 80.0], dtype=torch.float64)
 
 
-def make(kind, sigma_data=SIGMA_DATA):
-    return kind(SIGMA_MIN, SIGMA_MAX, sigma_data)
+CONFIGS = {VarianceExploding: VarianceExplodingConfig(), LinearInterpolation: LinearInterpolationConfig()}
+
+
+def make(kind, sigma_data=SIGMA_DATA, *, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX):
+    return build(CONFIGS[kind], sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data)
 
 
 def factor(kind, t):
@@ -118,10 +119,11 @@ def test_unshifted_model_is_the_best_linear_denoiser_with_unit_target(kind):
 def test_shifted_coefficients_by_hand():
     """At t = 1 of sigma_min = 0.5, sigma_max = 2, sigma_data = 0.5."""
     t = torch.tensor([1.0], dtype=torch.float64)
-    c_skip, c_out, c_in = (s.item() for s in VarianceExploding(0.5, 2, 0.5).scalings(t, boundary=True))
+    exploding, linear = (make(kind, 0.5, sigma_min=0.5, sigma_max=2) for kind in KINDS)
+    c_skip, c_out, c_in = (s.item() for s in exploding.scalings(t, boundary=True))
     assert (c_skip, c_in) == pytest.approx((0.25 / 0.5, 1.25**-0.5))
     assert c_out == pytest.approx(0.5 * 0.5 * 1.25**-0.5)
-    c_skip, c_out, c_in = (s.item() for s in LinearInterpolation(0.5, 2, 0.5).scalings(t, boundary=True))
+    c_skip, c_out, c_in = (s.item() for s in linear.scalings(t, boundary=True))
     c_in_wanted = (0.25 * 0.25 + 1) ** -0.5  # the signal of c_in is not shifted
     assert c_in == pytest.approx(c_in_wanted)
     assert c_skip == pytest.approx(0.25 * (2 / 3) / (0.25 + 0.25 * 4 / 9))
@@ -146,11 +148,3 @@ def test_noise_keeps_float32(kind):
 def test_network_is_told_a_quarter_of_the_logarithm():
     t = torch.tensor([1.0, math.e**4, math.e**-2])
     torch.testing.assert_close(time_embedding_input(t), torch.tensor([0.0, 1.0, -0.5]))
-
-
-def test_build_takes_the_range_of_the_recipe():
-    recipe = Recipe.model_validate(
-        {"sigma_min": 0.01, "sigma_max": 9.0, "sigma_data": 0.7, "network": {"kind": "ddpmpp"}}
-    )
-    assert build("ve", recipe) == VarianceExploding(0.01, 9.0, 0.7)
-    assert build("li", recipe) == LinearInterpolation(0.01, 9.0, 0.7)

@@ -7,17 +7,8 @@ import pytest
 import torch
 
 from couplet.config import recipes as config
-from couplet.losses import (
-    InverseGap,
-    Karras,
-    Uniform,
-    build_distance,
-    build_weighting,
-    elementwise_pseudo_huber,
-    ict_c,
-    pseudo_huber,
-    squared_l2,
-)
+from couplet.config.variants import build
+from couplet.losses.distance import elementwise_pseudo_huber, ict_c, pseudo_huber, squared_l2
 
 DISTANCES = {
     "squared_l2": squared_l2,
@@ -121,41 +112,45 @@ def test_published_constants(values, wanted):
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        (config.SquaredL2(), "squared_l2"),
-        (config.PseudoHuber(c=0.03), "pseudo_huber"),
-        (config.PseudoHuber(c=0.0), "norm"),
-        (config.ElementwisePseudoHuber(c=0.03), "elementwise"),
+        (config.SquaredL2Config(), "squared_l2"),
+        (config.PseudoHuberConfig(c=0.03), "pseudo_huber"),
+        (config.PseudoHuberConfig(c=0.0), "norm"),
+        (config.ElementwisePseudoHuberConfig(c=0.03), "elementwise"),
     ],
 )
 def test_configured_distance(settings, name, batches):
-    found = build_distance(settings, 48)(*batches)
+    found = build(settings, dimensions=48)(*batches)
     torch.testing.assert_close(found.double(), reference(name, *batches), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("settings", "function"),
     [
-        (config.PseudoHuber(), pseudo_huber),
-        (config.ElementwisePseudoHuber(), elementwise_pseudo_huber),
+        (config.PseudoHuberConfig(), pseudo_huber),
+        (config.ElementwisePseudoHuberConfig(), elementwise_pseudo_huber),
     ],
 )
 def test_default_constant_grows_with_the_image(settings, function, batches):
-    for values in (48, 3072):
-        found = build_distance(settings, values)(*batches)
-        assert torch.equal(found, function(*batches, 0.00054 * math.sqrt(values)))
+    for dimensions in (48, 3072):
+        distance = build(settings, dimensions=dimensions)(*batches)
+        assert torch.equal(distance, function(*batches, 0.00054 * math.sqrt(dimensions)))
 
 
 T = torch.tensor([0.004, 0.5, 2.0, 80.0], dtype=torch.float64)
 R = torch.tensor([0.002, 0.0, 1.5, 40.0], dtype=torch.float64)
 
+INVERSE_GAP, KARRAS, UNIFORM = (
+    build(config.WeightingConfig.parse(kind), sigma_data=0.5) for kind in ("inverse_gap", "karras", "uniform")
+)
+
 
 def test_weights_by_hand():
-    assert InverseGap()(T, R).tolist() == pytest.approx([500, 2, 2, 0.025])
-    assert Karras(0.5)(T, R).tolist() == pytest.approx([62504, 8, 4.25, 4 + 1 / 6400])
-    assert Uniform()(T, R).tolist() == [1, 1, 1, 1]
+    assert INVERSE_GAP(T, R).tolist() == pytest.approx([500, 2, 2, 0.025])
+    assert KARRAS(T, R).tolist() == pytest.approx([62504, 8, 4.25, 4 + 1 / 6400])
+    assert UNIFORM(T, R).tolist() == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("weighting", [InverseGap(), Karras(0.5), Uniform()])
+@pytest.mark.parametrize("weighting", [INVERSE_GAP, KARRAS, UNIFORM])
 def test_weights_are_positive_and_one_per_pair(weighting):
     t = torch.logspace(-2.7, 1.9, 50)
     weight = weighting(t, 0.9 * t)
@@ -166,21 +161,15 @@ def test_weights_are_positive_and_one_per_pair(weighting):
 def test_karras_weight_is_the_inverse_square_of_c_out():
     """EDM: the weight makes the effective training target of unit weight at every level."""
     c_out = T * 0.5 / torch.sqrt(T**2 + 0.25)
-    torch.testing.assert_close(Karras(0.5)(T, R), 1 / c_out**2)
+    torch.testing.assert_close(KARRAS(T, R), 1 / c_out**2)
 
 
 def test_penalty_scale():
-    assert InverseGap().penalty_scale(80.0, 40.0) == pytest.approx(1 / 40)
-    assert Karras(0.5).penalty_scale(80.0, 40.0) == 1
-    assert Uniform().penalty_scale(80.0, 40.0) == 1
+    assert INVERSE_GAP.penalty_scale(80.0, 40.0) == pytest.approx(1 / 40)
+    assert KARRAS.penalty_scale(80.0, 40.0) == 1
+    assert UNIFORM.penalty_scale(80.0, 40.0) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "wanted"),
-    [("inverse_gap", InverseGap()), ("karras", Karras(0.7)), ("uniform", Uniform())],
-)
-def test_configured_weighting(name, wanted):
-    recipe = config.Recipe.model_validate(
-        {"weighting": name, "sigma_data": 0.7, "network": {"kind": "ddpmpp"}}
-    )
-    assert torch.equal(build_weighting(recipe)(T, R), wanted(T, R))
+def test_karras_weight_takes_the_recipes_sigma_data():
+    weighting = build(config.KarrasConfig(), sigma_data=0.7)
+    torch.testing.assert_close(weighting(T, R), 1 / T**2 + 1 / 0.49)

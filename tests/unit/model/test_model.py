@@ -8,12 +8,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from couplet.config.couplings import IndependentConfig
-from couplet.couplings import Setting
-from couplet.couplings import build as build_coupling
+from couplet.config.networks import DDPMPlusPlusConfig, EDM2Config
+from couplet.config.recipes import KernelConfig
+from couplet.config.variants import build as build_variant
+from couplet.couplings.base import Setting
 from couplet.errors import UserError
-from couplet.kernels import LinearInterpolation, VarianceExploding
-from couplet.model import ConsistencyModel, ImageShape, Saved, build, load, save
-from couplet.networks import EDM2, Network
+from couplet.kernels.linear_interpolation import LinearInterpolation
+from couplet.model import ConsistencyModel, ImageShape, Saved, build, load, resized, save
+from couplet.networks.base import Network
+from couplet.networks.edm2 import EDM2
 
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
 CPU = torch.device("cpu")
@@ -29,12 +32,13 @@ class Remembering(nn.Module):
 
 
 def around(network, kernel):
-    coupling = build_coupling(IndependentConfig(), Setting(1, 0.5, None))
-    return ConsistencyModel(network, coupling, kernel(0.002, 80.0, 0.5))
+    coupling = build_variant(IndependentConfig(), Setting(1, 0.5, None))
+    levels = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
+    return ConsistencyModel(network, coupling, build_variant(KernelConfig.parse(kernel), **levels))
 
 
 @pytest.mark.parametrize("boundary", [True, False])
-@pytest.mark.parametrize("kernel", [VarianceExploding, LinearInterpolation])
+@pytest.mark.parametrize("kernel", ["ve", "li"])
 def test_preconditioning(kernel, boundary):
     model = around(Remembering(), kernel)
     x, t, labels = torch.randn(3, 1, 4, 4), torch.tensor([0.01, 0.8, 30.0]), torch.eye(3)
@@ -47,7 +51,7 @@ def test_preconditioning(kernel, boundary):
     assert class_labels is labels
 
 
-@pytest.mark.parametrize("kernel", [VarianceExploding, LinearInterpolation])
+@pytest.mark.parametrize("kernel", ["ve", "li"])
 def test_is_the_identity_at_sigma_min(kernel):
     x = torch.randn(3, 1, 4, 4)
     out = around(Remembering(), kernel)(x, torch.tensor([0.002]), None, boundary=True)
@@ -55,7 +59,7 @@ def test_is_the_identity_at_sigma_min(kernel):
 
 
 def test_computes_in_float32_whatever_it_is_given():
-    model = around(Remembering(), VarianceExploding)
+    model = around(Remembering(), "ve")
     x, t = torch.randn(2, 1, 4, 4).double(), torch.tensor([0.7], dtype=torch.float64)
     out = model(x, t, None, boundary=True)
     assert out.dtype == model.network.seen[0].dtype == model.network.seen[1].dtype == torch.float32
@@ -63,7 +67,7 @@ def test_computes_in_float32_whatever_it_is_given():
 
 
 def test_one_level_serves_the_whole_batch():
-    model, x = around(Remembering(), VarianceExploding), torch.randn(4, 1, 2, 2)
+    model, x = around(Remembering(), "ve"), torch.randn(4, 1, 2, 2)
     one = model(x, torch.tensor([0.3]), None, boundary=True)
     assert torch.equal(one, model(x, torch.full((4,), 0.3), None, boundary=True))
 
@@ -78,7 +82,7 @@ def test_weights_are_normalised_in_every_network_of_the_model():
         def normalize_weights_(self):
             self.calls += 1
 
-    model = around(Counting(in_channels=1, out_channels=1, num_classes=0), VarianceExploding)
+    model = around(Counting(in_channels=1, out_channels=1, num_classes=0), "ve")
     model.coupling.encoder = Counting(in_channels=1, out_channels=2, num_classes=0)
     model.normalize_weights_()
     assert model.network.calls == model.coupling.encoder.calls == 1
@@ -116,7 +120,20 @@ def test_build_gives_classes_only_to_conditional_networks(make_training, conditi
 
 def test_build_takes_the_kernel_of_the_cell(make_training):
     model = build(make_training(kernel="li", sigma_min=0.01, sigma_max=9.0), SHAPE)
-    assert model.kernel == LinearInterpolation(0.01, 9.0, 0.5)
+    assert isinstance(model.kernel, LinearInterpolation)
+    assert (model.kernel.sigma_min, model.kernel.sigma_max, model.kernel.sigma_data) == (0.01, 9.0, 0.5)
+
+
+def test_an_encoders_network_differs_from_the_main_one_in_size_only():
+    config = DDPMPlusPlusConfig(num_blocks=(3, 5, 7), dropout=(0.0, 0.2, 0.2), attn_resolutions=())
+    small = resized(config, model_channels=32, num_blocks=1)
+    assert isinstance(small, DDPMPlusPlusConfig)
+    assert (small.model_channels, small.num_blocks) == (32, 1)
+    sizes = {"model_channels", "num_blocks"}
+    assert small.model_dump(exclude=sizes) == config.model_dump(exclude=sizes)
+    assert resized(EDM2Config(), model_channels=32, num_blocks=2).num_blocks == 2
+    with pytest.raises(ValueError, match="num_blocks"):
+        resized(config, model_channels=32, num_blocks=0)
 
 
 def scrambled(model):
@@ -136,7 +153,8 @@ def test_file_round_trip_is_exact(make_training, tmp_path, kind):
     loaded, saved = load(path, CPU)
     assert saved == Saved(training, SHAPE, 17)
     assert not loaded.training
-    assert loaded.kernel == model.kernel
+    assert type(loaded.kernel) is type(model.kernel)
+    assert vars(loaded.kernel) == vars(model.kernel)
     mine, theirs = model.state_dict(), loaded.state_dict()
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)

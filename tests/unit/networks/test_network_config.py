@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from couplet.config.networks import (
     MLPConfig,
     NCSNPlusPlusConfig,
     NetworkConfig,
-    shrink,
+    UNetConfig,
 )
+from couplet.networks.base import Plan, plan
 
 CLASSES = (ADMConfig, DDPMPlusPlusConfig, EDM2Config, MLPConfig, NCSNPlusPlusConfig)
 
@@ -42,16 +44,26 @@ def test_lists_of_yaml() -> None:
             "attn_resolutions": [],
         }
     )
-    assert [config.blocks_at(level) for level in range(4)] == [3, 3, 4, 5]
-    assert [config.dropout_at(level, 64 >> level) for level in range(4)] == [0, 0, 0.2, 0.2]
+    cells = layout(config, 64).encoder
+    blocks = Counter(cell.name.split("_")[0] for cell in cells if cell.role == "block")
+    assert blocks == {"64x64": 3, "32x32": 3, "16x16": 4, "8x8": 5}
+    assert dropout_by_level(config) == [0, 0, 0.2, 0.2]
 
 
 def test_dropout_resolution() -> None:
-    config = ADMConfig(dropout=0.2)
-    assert [config.dropout_at(level, 64 >> level) for level in range(4)] == [0, 0, 0.2, 0.2]
-    config = ADMConfig(dropout=0.2, dropout_resolution=None)
-    assert [config.dropout_at(level, 64 >> level) for level in range(4)] == [0.2] * 4
-    assert DDPMPlusPlusConfig(dropout=0.3).dropout_at(0, 32) == 0.3
+    assert dropout_by_level(ADMConfig(dropout=0.2)) == [0, 0, 0.2, 0.2]
+    assert dropout_by_level(ADMConfig(dropout=0.2, dropout_resolution=None)) == [0.2] * 4
+    assert dropout_by_level(DDPMPlusPlusConfig(dropout=0.3)) == [0.3] * 3
+
+
+def layout(config: UNetConfig, resolution: int) -> Plan:
+    return plan(config, in_channels=3, resolution=resolution, stem_channels=8, decoder_attention="all")
+
+
+def dropout_by_level(config: UNetConfig) -> list[float]:
+    """Dropout of the residual blocks at each resolution, from 64 pixels down."""
+    cells = layout(config, 64).encoder
+    return list({cell.name.split("_")[0]: cell.dropout for cell in cells if cell.role == "block"}.values())
 
 
 @pytest.mark.parametrize(
@@ -79,15 +91,3 @@ def test_dropout_resolution() -> None:
 def test_errors(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         DDPMPlusPlusConfig.model_validate(settings)
-
-
-def test_shrink_changes_size_only() -> None:
-    config = DDPMPlusPlusConfig(num_blocks=(3, 5, 7), dropout=(0.0, 0.2, 0.2), attn_resolutions=())
-    small = shrink(config)
-    assert isinstance(small, DDPMPlusPlusConfig)
-    assert (small.model_channels, small.num_blocks) == (32, 1)
-    sizes = {"model_channels", "num_blocks"}
-    assert small.model_dump(exclude=sizes) == config.model_dump(exclude=sizes)
-    assert shrink(EDM2Config(), num_blocks=2).num_blocks == 2
-    with pytest.raises(ValidationError):
-        shrink(config, num_blocks=0)

@@ -16,7 +16,8 @@ from couplet.config.networks import (
     NCSNPlusPlusConfig,
     NetworkConfig,
 )
-from couplet.networks import Network, build
+from couplet.config.variants import build
+from couplet.networks.base import Network
 from couplet.networks.blocks import Conv2d, Init
 from couplet.networks.edm2 import mp_cat, mp_silu, mp_sum, normalize
 from couplet.networks.embeddings import FourierEmbedding, MPFourier, PositionalEmbedding

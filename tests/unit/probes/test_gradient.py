@@ -7,21 +7,22 @@ import pytest
 import torch
 
 from couplet.model import ImageShape
-from couplet.probes import GradientVariance, gradient_variance
+from couplet.probes.gradient import GradientVariance, gradient_variance
 from couplet.tensors import default_stream
-from couplet.training import Draws, build_objective, consistency_loss, initial_state
+from couplet.training.loop import initial_state
+from couplet.training.step import Batch, Draws, build_objective, consistency_loss
 
 SHAPE = ImageShape(1, 8, 0)
 LEVELS = torch.tensor([0.5, 1.0, 5.0, 40.0])
 
 
 def made(training):
-    """Model in training, its average, and the objective; no weight is zero."""
+    """The model in training with its average, and the objective; no weight is zero."""
     state = initial_state(training, SHAPE, torch.device("cpu"))
-    for part in (state.model, state.averaged):
+    for part in state.models[:2]:
         for parameter in part.parameters():
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    return state.model, state.averaged, build_objective(training.recipe, state.model.kernel, 64)
+    return state.models, build_objective(training.recipe, state.model.kernel, 64)
 
 
 def batches(count, images=None):
@@ -29,27 +30,25 @@ def batches(count, images=None):
     for number in range(count):
         drawn = torch.randn(2, 4, 1, 8, 8, generator=rng)
         draws = Draws(t=2 * LEVELS, r=LEVELS, noise=drawn[1], uniform=torch.rand(4), dropout_seed=number)
-        yield drawn[0], None, draws
+        yield Batch(drawn[0], None), draws
 
 
-def one_by_one(model, average, objective, count, step):
+def one_by_one(models, objective, count, step):
     """Every batch's gradient by the network's parameters, [count, parameters]."""
     rows = []
-    for images, labels, draws in batches(count):
-        model.zero_grad()
-        consistency_loss(
-            model, average, None, images, labels, draws, objective=objective, step=step
-        ).loss.backward()
-        rows.append(torch.cat([p.grad.flatten() for p in model.network.parameters()]).double())
+    for batch, draws in batches(count):
+        models.online.zero_grad()
+        consistency_loss(models, batch, draws, objective=objective, step=step).loss.backward()
+        rows.append(torch.cat([p.grad.flatten() for p in models.online.network.parameters()]).double())
     return torch.stack(rows).numpy()
 
 
 @pytest.mark.parametrize("coupling", ["independent", "vae", {"kind": "generator", "mu": 1.0}])
 def test_variance_and_mean_are_those_of_all_gradients(make_training, coupling):
     """Also where the coupling has parameters: only the network's count."""
-    model, average, objective = made(make_training(coupling, network={**NETWORK, "dropout": 0.3}))
-    found = gradient_variance(model, average, None, batches(5), objective=objective, step=2)
-    gradients = one_by_one(model, average, objective, 5, step=2)
+    models, objective = made(make_training(coupling, network={**NETWORK, "dropout": 0.3}))
+    found = gradient_variance(models, batches(5), objective=objective, step=2)
+    gradients = one_by_one(models, objective, 5, step=2)
     assert found.variance == pytest.approx(gradients.var(axis=0, ddof=1).sum(), rel=1e-4)
     assert found.mean_norm2 == pytest.approx(np.square(gradients.mean(axis=0)).sum(), rel=1e-4)
     assert found.ratio == pytest.approx(found.variance / found.mean_norm2)
@@ -66,20 +65,18 @@ NETWORK = {
 
 
 def test_parts_of_a_batch_have_the_gradient_of_the_whole(make_training):
-    model, average, objective = made(make_training("vae", network=NETWORK))
+    models, objective = made(make_training("vae", network=NETWORK))
     whole, parts = (
-        gradient_variance(
-            model, average, None, batches(3), objective=objective, step=0, microbatch=microbatch
-        )
+        gradient_variance(models, batches(3), objective=objective, step=0, microbatch=microbatch)
         for microbatch in (None, 3)
     )
     assert parts == pytest.approx(whole, rel=1e-3)
 
 
 def test_same_batch_again_has_no_variance(make_training):
-    model, average, objective = made(make_training(network=NETWORK))
+    models, objective = made(make_training(network=NETWORK))
     [batch] = batches(1)
-    found = gradient_variance(model, average, None, [batch] * 3, objective=objective, step=0)
+    found = gradient_variance(models, [batch] * 3, objective=objective, step=0)
     assert found.variance < 1e-9 * found.mean_norm2
 
 
@@ -87,23 +84,23 @@ def test_curriculum_is_that_of_the_step(make_training):
     """mu from 0 to 1: the coupling's predictor decides the gradient at the end of training only."""
     coupling = {"kind": "generator", "mu": 0.0, "mu_end": 1.0, "predictor": "frozen"}
     training = make_training(coupling, network=NETWORK, frozen_from="x", steps=10)
-    model, average, objective = made(training)
+    models, objective = made(training)
     with default_stream(torch.device("cpu"), 3):
-        lent = [made(training)[0].requires_grad_(False) for _ in range(2)]
-    for parameter in lent[1].parameters():
+        frozen = [made(training)[0].online.requires_grad_(False) for _ in range(2)]
+    for parameter in frozen[1].parameters():
         parameter.mul_(2)
     for step, same in ((0, True), (9, False)):
         one, other = (
-            gradient_variance(model, average, frozen, batches(2), objective=objective, step=step)
-            for frozen in lent
+            gradient_variance(models._replace(frozen=model), batches(2), objective=objective, step=step)
+            for model in frozen
         )
         assert (one == other) is same
 
 
 def test_one_batch_has_no_variance(make_training):
-    model, average, objective = made(make_training(network=NETWORK))
+    models, objective = made(make_training(network=NETWORK))
     with pytest.raises(ValueError, match="1 batches"):
-        gradient_variance(model, average, None, batches(1), objective=objective, step=0)
+        gradient_variance(models, batches(1), objective=objective, step=0)
 
 
 def test_ratio_of_no_gradient_is_not_a_number():

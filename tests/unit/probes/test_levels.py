@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from couplet.config.recipes import Recipe
-from couplet.couplings import Coupling, Pair
-from couplet.kernels import KERNELS
+from couplet.config.recipes import KernelConfig, Recipe
+from couplet.config.variants import build
+from couplet.couplings.base import Coupling, Pair
 from couplet.model import ImageShape
-from couplet.probes import Coupled, regulariser, transport_cost
-from couplet.training import build_objective, initial_state
+from couplet.probes.levels import Coupled, regulariser, transport_cost
+from couplet.training.loop import initial_state
+from couplet.training.step import Batch, Models, build_objective
 
 LEVELS = (0.1, 1.0, 8.0)
 CPU = torch.device("cpu")
@@ -18,7 +19,19 @@ def batches(count=3, size=4, uniform=0.0):
     rng = torch.Generator().manual_seed(0)
     for _ in range(count):
         images, noise = torch.randn(2, size, 1, 8, 8, generator=rng)
-        yield Coupled(images, None, noise, torch.full((size,), uniform))
+        yield Coupled(Batch(images, None), noise, torch.full((size,), uniform))
+
+
+def ends(**options):
+    """Images and noise of the same batches."""
+    return [(batch.images, noise) for batch, noise, _ in batches(**options)]
+
+
+def signs(**options):
+    """The same batches, of pixels that are 1 or -1."""
+    return [
+        coupled._replace(batch=Batch(coupled.batch.images.sign(), None)) for coupled in batches(**options)
+    ]
 
 
 def made(training):
@@ -29,14 +42,23 @@ def made(training):
     return model, build_objective(training.recipe, model.kernel, 64)
 
 
+def alone(model, frozen=None):
+    """A finished model is its own average."""
+    return Models(model, model, frozen)
+
+
+def kernel_of(kind):
+    return build(KernelConfig.parse(kind), sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
+
+
 def squared(a, b):
     return (a - b).flatten(1).square().sum(1).double()
 
 
 def test_estimate_is_mean_and_standard_error_over_all_images(make_training):
     model, objective = made(make_training())
-    found = transport_cost(model, None, batches(), LEVELS, objective=objective, step=0)
-    costs = torch.cat([squared(batch.images, batch.noise) for batch in batches()])
+    found = transport_cost(alone(model), batches(), LEVELS, objective=objective, step=0)
+    costs = torch.cat([squared(images, noise) for images, noise in ends()])
     assert [estimate.level for estimate in found] == list(LEVELS)
     for estimate in found:
         assert estimate.mean == pytest.approx(costs.mean().item(), rel=1e-5)
@@ -45,11 +67,11 @@ def test_estimate_is_mean_and_standard_error_over_all_images(make_training):
 
 def test_cost_of_the_variational_coupling_is_that_of_its_own_noise(make_training):
     model, objective = made(make_training("vae"))
-    found = transport_cost(model, None, batches(), LEVELS, objective=objective, step=0)
+    found = transport_cost(alone(model), batches(), LEVELS, objective=objective, step=0)
     costs = []
-    for batch in batches():
-        mean, std = model.coupling.encode(batch.images, None)
-        costs.append(squared(batch.images, mean + std * batch.noise))
+    for images, noise in ends():
+        mean, std = model.coupling.posterior(images, None)
+        costs.append(squared(images, mean + std * noise))
     for estimate in found:
         assert estimate.mean == pytest.approx(torch.cat(costs).mean().item(), rel=1e-5)
 
@@ -65,16 +87,15 @@ def test_cost_of_generated_ends_is_that_of_the_level(make_training, predictor):
     for parameter in frozen.parameters():
         parameter.mul_(0.5)
     source = frozen if predictor == "frozen" else model
-    found = transport_cost(model, frozen, batches(), LEVELS, objective=objective, step=3)
+    found = transport_cost(alone(model, frozen), batches(), LEVELS, objective=objective, step=3)
     for estimate, level in zip(found, LEVELS, strict=True):
         t = torch.full((4,), level)
         costs = [
-            squared(source(batch.images + level * batch.noise, t, None, boundary=True), batch.noise)
-            for batch in batches()
+            squared(source(images + level * noise, t, None, boundary=True), noise) for images, noise in ends()
         ]
         assert estimate.mean == pytest.approx(torch.cat(costs).mean().item(), rel=1e-4)
     # A draw above mu leaves the image, at every level.
-    as_drawn = transport_cost(model, frozen, batches(uniform=0.9), LEVELS, objective=objective, step=3)
+    as_drawn = transport_cost(alone(model, frozen), batches(uniform=0.9), LEVELS, objective=objective, step=3)
     assert len({estimate.mean for estimate in as_drawn}) == 1
 
 
@@ -103,14 +124,14 @@ def objective_of(kernel):
 @pytest.mark.parametrize("name", ["ve", "li"])
 def test_regulariser_is_the_distance_from_the_mean_velocity(name):
     """By its definition: dx_t/dt by differences, its mean from E[x | x_t] and E[z | x_t]."""
-    kernel = KERNELS[name](0.002, 80.0, 0.5)
+    kernel = kernel_of(name)
     model = Signs(kernel, Plain())
-    signs = [batch._replace(images=batch.images.sign()) for batch in batches(count=5, size=20)]
-    found = regulariser(model, None, signs, LEVELS, objective=objective_of(kernel), step=0)
+    coupled = signs(count=5, size=20)
+    found = regulariser(alone(model), coupled, LEVELS, objective=objective_of(kernel), step=0)
     for estimate, level in zip(found, LEVELS, strict=True):
         values = []
-        for batch in signs:
-            x, z = batch.images.double(), batch.noise.double()
+        for batch, noise, _ in coupled:
+            x, z = batch.images.double(), noise.double()
 
             def path(t, x=x, z=z):
                 return kernel.signal(t) * x + t * z
@@ -126,10 +147,10 @@ def test_regulariser_is_the_distance_from_the_mean_velocity(name):
 
 def test_regulariser_of_signs_falls_to_that_of_the_noise_alone():
     """At large t x_t says nothing of x: ``E||x||²/t²``."""
-    kernel = KERNELS["ve"](0.002, 80.0, 0.5)
-    signs = (batch._replace(images=batch.images.sign()) for batch in batches())
-    [found] = regulariser(Signs(kernel, Plain()), None, signs, [80.0], objective=objective_of(kernel), step=0)
-    assert found.mean == pytest.approx(64 / 80**2, rel=1e-2)
+    kernel = kernel_of("ve")
+    models = alone(Signs(kernel, Plain()))
+    [estimate] = regulariser(models, signs(), [80.0], objective=objective_of(kernel), step=0)
+    assert estimate.mean == pytest.approx(64 / 80**2, rel=1e-2)
 
 
 def test_regulariser_counts_pairs_as_they_were_drawn(make_training):
@@ -140,14 +161,14 @@ def test_regulariser_counts_pairs_as_they_were_drawn(make_training):
         schedule={"kind": "denoising"},
     )
     model, objective = made(training)
-    frozen, _ = made(training)
+    models = alone(model, made(training)[0])
     one, other = (
-        regulariser(model, frozen, batches(uniform=uniform), [1.0], objective=objective, step=0)[0].mean
+        regulariser(models, batches(uniform=uniform), [1.0], objective=objective, step=0)[0].mean
         for uniform in (0.1, 0.9)
     )
     miss = [
-        squared(model(batch.images + batch.noise, torch.ones(4), None, boundary=True).detach(), batch.images)
-        for batch in batches()
+        squared(model(images + noise, torch.ones(4), None, boundary=True).detach(), images)
+        for images, noise in ends()
     ]
     assert other == pytest.approx(torch.cat(miss).mean().item(), rel=1e-4)
     assert one != pytest.approx(other, rel=1e-2)

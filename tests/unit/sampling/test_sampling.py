@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 from couplet.config.couplings import CouplingConfig
-from couplet.couplings import Setting, assignment
-from couplet.couplings import build as build_coupling
-from couplet.kernels import KERNELS
+from couplet.config.recipes import KernelConfig
+from couplet.config.variants import build as build_variant
+from couplet.couplings.base import Setting
+from couplet.couplings.minibatch_ot import assignment
 from couplet.model import ConsistencyModel, ImageShape, build
-from couplet.sampling import generate, multistep, sample_noise, to_uint8
+from couplet.sampling.generate import generate
+from couplet.sampling.multistep import multistep, sample_noise, to_uint8
 
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
 LEVELS = [80.0, 0.821, 0.3]
@@ -35,8 +37,11 @@ def stub(kind="independent", kernel="ve", **settings):
     def network(*, out_channels, model_channels, num_blocks):
         return Remembering(out_channels)
 
-    coupling = build_coupling(CouplingConfig.parse({"kind": kind, **settings}), Setting(1, 0.5, network))
-    return ConsistencyModel(Remembering(), coupling, KERNELS[kernel](0.002, 80.0, 0.5)).eval()
+    coupling = build_variant(CouplingConfig.parse({"kind": kind, **settings}), Setting(1, 0.5, network))
+    levels = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
+    return ConsistencyModel(
+        Remembering(), coupling, build_variant(KernelConfig.parse(kernel), **levels)
+    ).eval()
 
 
 def images_of(model, nfe=(1, 2), count=50, batch=16, **changes):
@@ -147,7 +152,7 @@ def test_second_evaluation_takes_its_noise_from_the_posterior():
     model = stub("vae")
     noises = list(torch.randn(2, 4, 1, 8, 8))
     first, second = multistep(model, noises, LEVELS[:2], None, boundary=True)
-    mean, std = model.coupling.encode(first, None)
+    mean, std = model.coupling.posterior(first, None)
     noisy = first + 0.821 * (mean + std * noises[1])
     wanted = model(noisy, torch.tensor([0.821]), None, boundary=True)
     torch.testing.assert_close(second.float(), wanted)

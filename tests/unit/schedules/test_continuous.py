@@ -9,14 +9,20 @@ import torch
 from scipy import stats
 
 from couplet.config import recipes as config
-from couplet.config.recipes import Recipe
-from couplet.schedules import Continuous, build, const_mapping, sigmoid_mapping, stage_of
+from couplet.config.variants import build
+from couplet.schedules.continuous import Continuous, const_mapping, sigmoid_mapping, stage_of
 
 LEVELS = torch.logspace(-3, 2, 400, dtype=torch.float64)
 
 
 def make(total=800, max_level=math.inf, **settings):
-    return Continuous(config.Continuous(**settings), sigma_max=80.0, max_level=max_level, total_steps=total)
+    return Continuous(
+        config.ContinuousConfig(**settings),
+        sigma_min=0.002,
+        sigma_max=80.0,
+        max_level=max_level,
+        total_steps=total,
+    )
 
 
 def test_stages_share_training_equally():
@@ -75,7 +81,7 @@ def test_mapping_changes_at_the_boundary_of_a_stage_only():
     schedule = make(total=800)
     assert torch.equal(schedule.r_of(LEVELS, 99), schedule.r_of(LEVELS, 0))
     assert not torch.equal(schedule.r_of(LEVELS, 100), schedule.r_of(LEVELS, 99))
-    assert [schedule.fineness(step) for step in (0, 99, 100, 799)] == [0, 0, 1, 7]
+    assert [schedule.curriculum(step) for step in (0, 99, 100, 799)] == [0, 0, 1, 7]
 
 
 def test_student_levels_are_lognormal():
@@ -119,15 +125,13 @@ def test_last_pair_is_sigma_max_and_what_it_maps_to(stage):
 
 
 def test_build_takes_length_and_kernel_limit():
-    recipe = Recipe.model_validate(
-        {
-            "steps": 40,
-            "sigma_max": 10.0,
-            "schedule": {"kind": "continuous", "stages": 4, "mapping": "const"},
-            "network": {"kind": "ddpmpp"},
-        }
+    schedule = build(
+        config.ContinuousConfig(stages=4, mapping="const"),
+        sigma_min=0.002,
+        sigma_max=10.0,
+        max_level=10.0,
+        total_steps=40,
     )
-    schedule = build(recipe, max_level=10.0)
-    assert [schedule.fineness(k) for k in (0, 9, 10, 39)] == [0, 0, 1, 3]
+    assert [schedule.curriculum(k) for k in (0, 9, 10, 39)] == [0, 0, 1, 3]
     assert schedule.last_pair(0) == (10, 5)
     assert schedule.pair_at(0, torch.tensor([5.0]))[0].item() == 10

@@ -9,11 +9,18 @@ import torch
 from scipy import stats
 
 from couplet.config import recipes as config
-from couplet.schedules import Discretised, build, grid_points, lognormal_probabilities, sigma_grid
+from couplet.config.variants import build
+from couplet.schedules.discretised import Discretised, grid_points, lognormal_probabilities, sigma_grid
 
 
 def make(total=8000, **settings):
-    return Discretised(config.Discretised(**settings), sigma_min=0.002, sigma_max=80.0, total_steps=total)
+    return Discretised(
+        config.DiscretisedConfig(**settings),
+        sigma_min=0.002,
+        sigma_max=80.0,
+        max_level=math.inf,
+        total_steps=total,
+    )
 
 
 def points(total, s0, s1, curriculum="exponential"):
@@ -117,7 +124,7 @@ def test_pairs_are_neighbours_on_the_grid_of_the_step(step):
     t, r = schedule.draw_pair(step, 500, torch.Generator().manual_seed(0))
     assert t.shape == r.shape == (500,)
     assert t.dtype == r.dtype == torch.float32
-    grid = sigma_grid(schedule.fineness(step), 0.002, 80.0, 7.0).float()
+    grid = sigma_grid(schedule.curriculum(step), 0.002, 80.0, 7.0).float()
     upper = torch.searchsorted(grid, t)
     assert torch.equal(grid[upper], t)
     assert torch.equal(grid[upper - 1], r)
@@ -159,15 +166,12 @@ def test_last_pair_is_the_top_of_the_grid(step, n):
 
 
 def test_build_takes_range_and_length_of_the_recipe():
-    recipe = config.Recipe.model_validate(
-        {
-            "steps": 400,
-            "sigma_min": 0.01,
-            "sigma_max": 10.0,
-            "schedule": {"kind": "discretised", "s0": 4, "s1": 8, "rho": 1.0},
-            "network": {"kind": "ddpmpp"},
-        }
+    schedule = build(
+        config.DiscretisedConfig(s0=4, s1=8, rho=1.0),
+        sigma_min=0.01,
+        sigma_max=10.0,
+        max_level=math.inf,
+        total_steps=400,
     )
-    schedule = build(recipe, max_level=math.inf)
-    assert [schedule.fineness(step) for step in (0, 199, 200, 399)] == [5, 5, 9, 9]
+    assert [schedule.curriculum(step) for step in (0, 199, 200, 399)] == [5, 5, 9, 9]
     assert schedule.grid(5).tolist() == pytest.approx([0.01, 2.5075, 5.005, 7.5025, 10])

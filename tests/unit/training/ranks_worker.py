@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from couplet.config import Training
-from couplet.data import Loader, Split
+from couplet.data.archive import Split
+from couplet.data.loader import Loader
 from couplet.model import ImageShape
 from couplet.ranks import ALONE, joined
-from couplet.training import initial_state, run
+from couplet.training.loop import initial_state, run
 
 CPU = torch.device("cpu")
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
@@ -34,7 +35,7 @@ def trained(training, split, ranks=ALONE):
     progress = [list(done) for done in run(training, state, loader, ranks=ranks)]
     weights, averages = (
         torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()
-        for model in (state.model, state.averaged)
+        for model in (state.model, state.ema.module)
     )
     return {"progress": np.array(progress), "weights": weights, "averages": averages}
 

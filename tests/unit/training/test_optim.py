@@ -14,7 +14,8 @@ from couplet.config.recipes import (
     LionConfig,
     RAdamConfig,
 )
-from couplet.training.optim import build_optimizer, learning_rate_factor
+from couplet.training.learning_rate import learning_rate_factor
+from couplet.training.optim import build_optimizer
 
 
 def walk(config, gradients, start):
@@ -79,7 +80,8 @@ def test_settings_arrive(kind):
 
 
 def factors(config, total=1000):
-    return [learning_rate_factor(config, step, total) for step in range(total)]
+    factor = learning_rate_factor(config, total)
+    return [factor(step) for step in range(total)]
 
 
 def test_constant():

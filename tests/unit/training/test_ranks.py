@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ranks_worker import trained
 
-from couplet.data import Split
+from couplet.data.archive import Split
 
 WORKER = Path(__file__).with_name("ranks_worker.py")
 COUPLINGS = {

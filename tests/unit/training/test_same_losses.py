@@ -1,15 +1,13 @@
 """Whatever is faster takes the same steps: losses and weights against the step written down the plain way."""
 
-import sys
-from pathlib import Path
-
+import plain
 import pytest
 import torch
 
-from couplet.couplings import Coupling, MinibatchOT
-from couplet.data import Loader
+from couplet.couplings.base import Coupling
+from couplet.data.loader import Loader
 from couplet.model import ImageShape
-from couplet.training import initial_state, run
+from couplet.training.loop import initial_state, run
 
 CPU = torch.device("cpu")
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
@@ -22,13 +20,6 @@ NETWORK = {
     "num_blocks": 1,
     "attn_resolutions": [],
 }
-
-
-@pytest.fixture
-def plain(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "benchmarks")
-    yield __import__("plain")
-    del sys.modules["plain"]
 
 
 @pytest.fixture
@@ -52,7 +43,7 @@ def trained(make_training, random_split):
         loader = Loader(random_split, batch=batch, seed=0, flip=True, num_classes=3)
         losses = [getattr(done, "loss", done) for done in take(training, state, loader, **options)]
         weights = torch.cat([p.detach().flatten() for p in state.model.parameters()])
-        averages = torch.cat([p.detach().flatten() for p in state.averaged.parameters()])
+        averages = torch.cat([p.detach().flatten() for p in state.ema.module.parameters()])
         return torch.tensor(losses), weights, averages
 
     return train
@@ -67,7 +58,7 @@ def assert_close(found, wanted, *, loss, weight):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("coupling", COUPLINGS)
-def test_losses_are_those_of_the_plain_step(trained, plain, coupling, dropout):
+def test_losses_are_those_of_the_plain_step(trained, coupling, dropout):
     """What remains is the optimiser: torch's two forms of RAdam round differently."""
     wanted = trained(coupling, plain.run, dropout=dropout)
     assert_close(trained(coupling, dropout=dropout), wanted, loss=1e-4, weight=1e-4)
@@ -111,15 +102,6 @@ def test_arranging_ahead_changes_no_bit(trained, coupling, ahead):
     assert all(torch.equal(a, b) for a, b in zip(found, trained(coupling, ahead=0), strict=True))
 
 
-def test_transport_sees_the_whole_batch(trained, monkeypatch):
-    seen, arrange = [], MinibatchOT.arrange
-    monkeypatch.setattr(
-        MinibatchOT, "arrange", lambda self, x, *rest: seen.append(len(x)) or arrange(self, x, *rest)
-    )
-    trained("ot", train={"microbatch": 2})
-    assert seen == [6] * STEPS
-
-
 def test_no_more_is_arranged_than_asked_for_and_an_error_comes_through(
     make_training, random_split, monkeypatch
 ):
@@ -145,18 +127,11 @@ def test_no_more_is_arranged_than_asked_for_and_an_error_comes_through(
     assert count <= 7
 
 
-def test_phases_of_a_step(make_training, random_split):
-    from contextlib import contextmanager
-
-    seen = []
-
-    @contextmanager
-    def phase(name):
-        seen.append(name)
-        yield
-
-    training = make_training(steps=2, train={"microbatch": 2})
+def test_profiler_sees_the_parts_of_a_step(make_training, random_split):
+    training = make_training(steps=1)
     loader = Loader(random_split, batch=4, seed=0, flip=False, num_classes=0)
-    list(run(training, initial_state(training, SHAPE, CPU), loader, phase=phase))
-    part = ["coupling", "student", "teacher", "backward"]
-    assert seen == ["data", "coupling", *part, *part, "optimiser", "ema"] * 2
+    steps = run(training, initial_state(training, SHAPE, CPU), loader)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        list(steps)
+    parts = {"data", "arrange", "coupling", "student", "teacher", "backward", "optimiser", "ema"}
+    assert parts <= {event.key for event in profile.key_averages()}

@@ -7,10 +7,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from couplet.data import Loader
+from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ImageShape
-from couplet.training import initial_state, run
+from couplet.training.loop import initial_state, run
 from couplet.training.state import Damaged
 
 CPU = torch.device("cpu")
@@ -56,28 +56,6 @@ def refused(start, path, kind=UserError, *, key=KEY, data=DATA):
     return message
 
 
-def test_state_of_other_code_is_refused_unless_that_is_accepted(saved, start):
-    before, path = saved
-    before.code = ["0" * 64]
-    before.save(path, key=KEY, data=DATA)
-    state = start(network=SMALL)
-    state.code = ["f" * 64]
-    with pytest.raises(UserError) as caught:
-        state.restore(path, key=KEY, data=DATA)
-    assert str(caught.value) == (
-        f"{path}: left by other code of the training (00000000, this is ffffffff); delete {path.parent} to "
-        "start again, or give `couplet train --accept-code` if the edit changes no number"
-    )
-    assert (state.step, state.code) == (0, ["f" * 64])
-    state.restore(path, key=KEY, data=DATA, accept_code=True)
-    assert (state.step, state.code) == (1, ["0" * 64, "f" * 64])
-    state.save(path, key=KEY, data=DATA)
-    again = start(network=SMALL)
-    again.code = ["f" * 64]
-    again.restore(path, key=KEY, data=DATA)
-    assert again.code == ["0" * 64, "f" * 64]
-
-
 @pytest.mark.parametrize("optimizer", ["radam", "adam", "lion"])
 def test_everything_that_changes_is_saved(make_training, random_split, tmp_path, optimizer):
     if optimizer == "lion":
@@ -89,8 +67,8 @@ def test_everything_that_changes_is_saved(make_training, random_split, tmp_path,
     first.save(tmp_path / "state", key=KEY, data=DATA)
     second.restore(tmp_path / "state", key=KEY, data=DATA)
     assert (second.step, second.seconds, second.replaced) == (3, first.seconds, 2)
-    assert second.ema.n_averaged == first.ema.n_averaged == 4
-    for one, other in ((first.model, second.model), (first.ema, second.ema)):
+    assert second.ema.updates == first.ema.updates == 3
+    for one, other in ((first.model, second.model), (first.ema.module, second.ema.module)):
         found = other.state_dict()
         assert all(torch.equal(value, found[name]) for name, value in one.state_dict().items())
     moments = second.optimizer.state_dict()["state"]
@@ -108,10 +86,10 @@ def test_file_is_plain_safetensors_with_a_description(saved):
     assert about == {
         "key": KEY,
         "data": DATA,
-        "code": [],
         "step": 1,
         "seconds": state.seconds,
         "replaced": 0,
+        "averaged": 1,
     }
     assert {name.partition(".")[0] for name in weights} == {"model", "ema", "optimizer"}
 
@@ -150,7 +128,7 @@ def test_file_that_is_not_there_is_not_called_damaged(start, tmp_path):
 def test_state_of_another_configuration_is_refused(saved, start):
     _, path = saved
     message = refused(start, path, key="12345678")
-    assert f"configuration {KEY}, this is 12345678; delete {path.parent}" in message
+    assert f"run with key {KEY}, this is 12345678: other settings, code" in message
 
 
 def test_state_on_another_data_set_is_refused(saved, start):

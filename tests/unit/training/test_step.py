@@ -12,12 +12,11 @@ from couplet.config.couplings import (
     MinibatchOTConfig,
     VariationalConfig,
 )
-from couplet.config.recipes import Recipe
-from couplet.couplings import Coupling, Pair, Setting
-from couplet.couplings import build as build_coupling
-from couplet.kernels import KERNELS
+from couplet.config.recipes import KernelConfig, Recipe
+from couplet.config.variants import build
+from couplet.couplings.base import Coupling, Pair, Setting
 from couplet.model import ConsistencyModel
-from couplet.training import Draws, build_objective, consistency_loss
+from couplet.training.step import Batch, Draws, Models, build_objective, consistency_loss
 
 B, SIZE = 6, (6, 1, 4, 4)
 
@@ -40,10 +39,11 @@ class Conv(nn.Module):
 
 def make_model(network=None, coupling=None, kernel="ve"):
     setting = Setting(1, 0.5, lambda out_channels, **size: Conv(out_channels, dropout=0.5))
+    levels = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
     return ConsistencyModel(
         network or Conv(),
-        build_coupling(coupling or IndependentConfig(), setting),
-        KERNELS[kernel](0.002, 80.0, 0.5),
+        build(coupling or IndependentConfig(), setting),
+        build(KernelConfig.parse(kernel), **levels),
     )
 
 
@@ -62,7 +62,8 @@ def loss_of(model, draws, *, objective=None, ema=None, frozen=None, images=None,
     images = torch.linspace(-1, 1, 96).reshape(SIZE) if images is None else images
     objective = objective or make_objective(model)
     draws = draws._replace(noise=model.coupling.arrange(images, draws.noise))
-    return consistency_loss(model, ema or model, frozen, images, None, draws, objective=objective, step=step)
+    models = Models(model, ema or model, frozen)
+    return consistency_loss(models, Batch(images, None), draws, objective=objective, step=step)
 
 
 def spied(objective):
@@ -176,7 +177,7 @@ def test_target_is_a_constant_even_if_the_data_end_is_trained(level):
 
     model = make_model()
     model.coupling = Shifting()
-    spy, answers = spied(make_objective(model))
+    spy, answers = spied(make_objective(model, schedule={"kind": "continuous"}))
     loss_of(model, make_draws(r=torch.full((B,), level), t=torch.ones(B)), objective=spy)
     assert not answers[0].requires_grad
 
@@ -188,7 +189,7 @@ def test_teacher_at_level_zero_is_the_image(clean):
     r[clean] = 0
     network = Conv(embed=torch.sin)
     model = make_model(network)
-    spy, answers = spied(make_objective(model))
+    spy, answers = spied(make_objective(model, schedule={"kind": "continuous"}))
     x = torch.randn(SIZE)
     terms = loss_of(model, make_draws(r=r, t=torch.ones(B)), objective=spy, images=x)
     assert torch.equal(answers[0][clean], x[clean])
@@ -203,7 +204,7 @@ def test_generated_data_end_at_level_zero_is_the_image(predictor):
     """The generator-induced coupling with ECT's schedule, where r = 0 for most pairs at first."""
     r = torch.tensor([0, 0, 0, 0.5, 0.5, 0.5])
     model = make_model(Conv(embed=torch.sin), GeneratorInducedConfig(mu=1.0, predictor=predictor))
-    spy, answers = spied(make_objective(model))
+    spy, answers = spied(make_objective(model, schedule={"kind": "continuous"}))
     x = torch.randn(SIZE)
     terms = loss_of(model, make_draws(r=r, t=torch.ones(B)), objective=spy, images=x)
     terms.loss.backward()
@@ -267,30 +268,25 @@ def test_coupled_noise_is_used_at_both_levels(coupling):
     torch.testing.assert_close(found, wanted)
 
 
-def dropout_masks(coupling=None, *, once=False, **changes):
+def dropout_masks(coupling=None, **changes):
     network = Conv(dropout=0.5)
     model = make_model(network, coupling)
-    objective = dataclasses.replace(make_objective(model), masks_once=once)
-    loss_of(model, make_draws(**changes), objective=objective)
+    loss_of(model, make_draws(**changes))
     encoder = getattr(model.coupling, "encoder", None)
     return network.masks, encoder.masks if encoder else []
 
 
-@pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("coupling", [IndependentConfig(), VariationalConfig()])
-def test_student_and_teacher_share_their_dropout_mask(coupling, once):
-    (student, teacher), _ = dropout_masks(coupling, once=once)
-    assert torch.equal(student, dropout_masks(coupling, once=not once)[0][0])
+def test_student_and_teacher_share_their_dropout_mask(coupling):
+    (student, teacher), _ = dropout_masks(coupling)
     assert torch.equal(student, teacher)
     assert 0 < student.float().mean() < 1
 
 
-@pytest.mark.parametrize("once", [False, True])
-def test_average_as_teacher_shares_the_mask_and_goes_back_to_evaluation(once):
+def test_average_as_teacher_shares_the_mask_and_goes_back_to_evaluation():
     network, averaged = Conv(dropout=0.5), Conv(dropout=0.5)
     model, ema = make_model(network), make_model(averaged).eval()
-    objective = dataclasses.replace(make_objective(model, teacher="ema"), masks_once=once)
-    loss_of(model, make_draws(), objective=objective, ema=ema)
+    loss_of(model, make_draws(), objective=make_objective(model, teacher="ema"), ema=ema)
     assert torch.equal(network.masks[0], averaged.masks[0])
     assert not network.masks[0].all()
     assert not any(module.training for module in ema.modules())
@@ -412,7 +408,7 @@ def test_denoiser_learns_the_mean_of_the_data(kernel):
         noise = torch.randn(images.shape, generator=rng)
         draws = Draws(t=t, r=r, noise=noise, uniform=torch.zeros(256), dropout_seed=0)
         optimizer.zero_grad()
-        consistency_loss(model, model, None, images, None, draws, objective=objective, step=0).loss.backward()
+        loss_of(model, draws, objective=objective, images=images).loss.backward()
         optimizer.step()
     for level in (0.5, 1.0, 3.0):
         t = torch.full((41,), level)

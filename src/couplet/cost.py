@@ -1,0 +1,134 @@
+"""Cost of a run: parameters and operations, counted, and hours, modelled."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from couplet.config.cells import Training
+from couplet.config.datasets import DatasetConfig
+from couplet.config.networks import NetworkConfig
+from couplet.config.variants import build
+from couplet.couplings.base import Setting
+from couplet.errors import UserError
+from couplet.model import ImageShape, resized
+
+
+class Cost(NamedTuple):
+    """The cost of one run."""
+
+    parameters: int
+    """Network and coupling together."""
+    flops: int
+    """Floating-point operations per image and step; a multiply-add counts as two."""
+    forward: int
+    """Floating-point operations of the network's forward pass, per image."""
+
+    @property
+    def evaluations(self) -> float:
+        """The cost of a step per image in forward passes of the main network."""
+        return self.flops / self.forward
+
+    def hours(self, training: Training, tflops: float) -> float:
+        """Hours of the run at a throughput of ``tflops`` TFLOP/s: modelled, not measured."""
+        images = training.recipe.steps * training.recipe.batch
+        return self.flops * images / (tflops * 1e12) / 3600
+
+
+def native_shape(dataset: DatasetConfig) -> ImageShape | None:
+    """Shape of a data set's images before they are prepared; None where only its files know it."""
+    if dataset.native is None:
+        return None
+    _, resolution, channels = dataset.native
+    return ImageShape(channels, resolution, dataset.num_classes)
+
+
+def cost(training: Training, shape: ImageShape) -> Cost:
+    """Count parameters and operations of a run, without allocating any of it.
+
+    A step costs four forward passes of the main network: the teacher's, the student's, and the student's
+    backward pass, which costs two. A network that the coupling owns costs three passes of its own. Each
+    prediction that the coupling asks for costs one more pass of the main network.
+
+    Raises:
+        UserError: the recipe's network does not fit the images.
+    """
+    recipe = training.recipe
+    shape_seen = _conditioned(training, shape)
+    owned: list[_Counted] = []
+
+    def make_network(*, out_channels: int, model_channels: int, num_blocks: int) -> nn.Module:
+        config = resized(recipe.network, model_channels=model_channels, num_blocks=num_blocks)
+        owned.append(_counted(config, shape_seen, out_channels))
+        return nn.Module()
+
+    try:
+        main = _counted(recipe.network, shape_seen, shape.channels)
+        with torch.device("meta"):
+            coupling = build(training.coupling, Setting(shape.channels, recipe.sigma_data, make_network))
+    except ValueError as error:
+        raise UserError(f"recipes.{training.cell.recipe}.network: {error}") from None
+    return Cost(
+        parameters=sum(p.numel() for p in coupling.parameters()) + sum(n.parameters for n in (main, *owned)),
+        flops=round((4 + coupling.predictions) * main.flops) + 3 * sum(network.flops for network in owned),
+        forward=main.flops,
+    )
+
+
+class _Counted(NamedTuple):
+    """A network's parameters, and the operations of one image's forward pass."""
+
+    parameters: int
+    flops: int
+
+
+def _counted(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Counted:
+    # Rows of a table share networks, some of them except for the dropout.
+    return _count(config.model_copy(update={"dropout": 0.0}), shape, out_channels)
+
+
+@cache
+def _count(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Counted:
+    # Imports torch's compiler, which takes four seconds.
+    from torch.utils.flop_counter import FlopCounterMode
+
+    channels, resolution, classes = shape
+    network = _network(config, shape, out_channels)
+    with torch.device("meta"):
+        image, level = torch.empty(1, channels, resolution, resolution), torch.empty(1)
+        labels = torch.empty(1, classes) if classes else None
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image, level, labels)
+    return _Counted(sum(p.numel() for p in network.parameters()), counter.get_total_flops())
+
+
+def parameters(training: Training, shape: ImageShape) -> int:
+    """Count the parameters of the network, without those of the coupling.
+
+    Raises:
+        ValueError: the recipe's network does not fit the images.
+    """
+    network = _network(training.recipe.network, _conditioned(training, shape), shape.channels)
+    return sum(p.numel() for p in network.parameters())
+
+
+def _conditioned(training: Training, shape: ImageShape) -> ImageShape:
+    """The shape as the network sees it: without classes unless the recipe is conditional."""
+    return shape if training.recipe.conditional else shape._replace(num_classes=0)
+
+
+def _network(config: NetworkConfig, shape: ImageShape, out_channels: int) -> nn.Module:
+    """A network that takes no memory."""
+    channels, resolution, classes = shape
+    with torch.device("meta"):
+        network: nn.Module = build(
+            config,
+            in_channels=channels,
+            out_channels=out_channels,
+            resolution=resolution,
+            num_classes=classes,
+        )
+    return network
