@@ -168,7 +168,8 @@ class OneOf:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Any:
         family = schema["metadata"]["family"].family
-        return {"anyOf": [handler(member.__pydantic_core_schema__) for member in family.values()]}
+        members = [handler(member.__pydantic_core_schema__) for member in family.values()]
+        return {"anyOf": [*members, {"enum": sorted(family)}]}
 
 
 def path_safe(name: object) -> None:
@@ -191,7 +192,7 @@ def named(family: type[Variant]) -> Any:
         return members
 
     member: Any = Annotated[family, OneOf()]
-    return PlainValidator(parse, json_schema_input_type=dict[str, member])
+    return PlainValidator(parse, json_schema_input_type=dict[str, member | None])
 
 
 def with_kind(family: type[Variant], name: str, settings: Any) -> Any:

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jsonschema import Draft202012Validator
 
 from couplet.config.base import Invalid
 from couplet.config.resolve import knows_scale, resolve
-from couplet.config.schema import schema
 from couplet.errors import UserError
 from couplet.plan.layout import Layout
 from couplet.plan.stages import Settings, key_of
@@ -236,9 +234,3 @@ def test_index_of_results_names_every_study_and_its_figure():
 def test_a_file_without_a_study_has_no_figure(write):
     with pytest.raises(Invalid, match="figure"):
         figure_files(Layout(resolve(write()), Path("results")))
-
-
-def test_editors_schema_knows_the_studies():
-    validator = Draft202012Validator(schema())
-    for path in STUDIES:
-        assert list(validator.iter_errors(yaml.safe_load(path.read_text()))) == [], path

@@ -76,7 +76,12 @@ WRONG = {
     "distance kind": ("recipes.ict.distance.kind", "lpips", "distance.kind", ["pseudo_huber"]),
     "no kind": ("recipes.ict.network.kind", REMOVED, "recipes.ict.network.kind", ["ddpmpp"]),
     "key of another kind": ("recipes.ict.distance", {"kind": "squared_l2", "c": 1}, "distance.c", []),
-    "no mapping": ("recipes.ict.optimizer", 3, "recipes.ict.optimizer = 3", ["mapping of optimizer settings"]),
+    "no mapping": (
+        "recipes.ict.optimizer",
+        3,
+        "recipes.ict.optimizer = 3",
+        ["mapping of optimizer settings"],
+    ),
     "bare kind": ("recipes.ict.optimizer", "adamw", 'optimizer.kind = "adamw"', ["'adam'", "radam"]),
     "bare kind of a weighting": ("recipes.ict.weighting", "uniforn", "weighting.kind", ["'uniform'"]),
     "sigma_min": ("recipes.ict.sigma_min", 90.0, "recipes.ict", ["90.0", "sigma_max = 80.0"]),
