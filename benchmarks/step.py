@@ -41,11 +41,11 @@ from rich.table import Table
 from couplet import training
 from couplet.config import Cell, Training
 from couplet.config.params import Params, merge, read_params
-from couplet.cost import cost, native_shape
 from couplet.data.archive import Split
 from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape, build
+from couplet.cost import cost, native_shape
 
 PARTS = ("data", "coupling", "student", "teacher", "backward", "optimiser", "ema")
 LENGTH = 10_000

@@ -182,10 +182,11 @@ def lay_over(under: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, An
     """``layer`` over ``under``: mappings are merged, recipes stacked, and a grid is laid over each grid."""
     merged = merge(under, {key: value for key, value in layer.items() if key not in ("recipes", "table1")})
     recipes, own = under.get("recipes") or {}, layer.get("recipes")
-    if own is not None or recipes:
-        if not isinstance(own or {}, Mapping):
+    own = {} if own is None else own
+    if "recipes" in layer or recipes:
+        if not isinstance(own, Mapping):
             return {**merged, "recipes": own}
-        stacked = {name: _steps(recipes.get(name)) + _steps(draft) for name, draft in (own or {}).items()}
+        stacked = {name: _steps(recipes.get(name)) + _steps(draft) for name, draft in own.items()}
         merged["recipes"] = {**{name: _steps(draft) for name, draft in recipes.items()}, **stacked}
     if "every_recipe" in layer:
         merged["every_recipe"] = _steps(under.get("every_recipe")) + _steps(layer["every_recipe"])
@@ -229,9 +230,8 @@ def _with_changes(
         for part in reversed(parts[1:]):
             value = {part: value}
         layer = lay_over(layer, {parts[0]: _marked(value, "--set", mark)})
-    recipes = layer.pop("recipes", {})
-    content = lay_over(content, layer)
-    return {**content, "set": {"recipes": recipes}} if recipes else content
+    recipes = {"recipes": layer.pop("recipes")} if "recipes" in layer else {}
+    return lay_over(content, layer) | ({"set": recipes} if recipes else {})
 
 
 def _parts(key: str, content: Mapping[str, Any]) -> list[str]:

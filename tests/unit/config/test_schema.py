@@ -40,7 +40,8 @@ def test_schema_accepts_every_file_of_the_repository(path):
     [
         "base: a.yaml",
         "base: a.yaml\nscales: {large: {base: b.yaml, every_recipe: {steps: 3}}, same: null}",
-        "base: a.yaml\nrecipes: {mine: {base: ict, weighting: karras, overrides: [{when: {kernel: ve}, steps: 3}]}}",
+        "base: a.yaml\nrecipes: {mine: {base: ict, weighting: karras}}",
+        "base: a.yaml\nrecipes: {mine: {overrides: [{when: {kernel: [ve, li]}, steps: 3}]}}",
         "base: a.yaml\nrecipes: {mine: [{steps: 3}, {network: {model_channels: 8}}]}",
         "base: a.yaml\nprobes: {few: {kind: gradient, batches: 3}, plane: null}\nkernels: {straight: li}",
         "base: a.yaml\nevaluate: {metrics: {fd: null, few: {kind: kid, subsets: 3}}}",

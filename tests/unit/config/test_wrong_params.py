@@ -80,7 +80,7 @@ WRONG = {
         "recipes.ict.optimizer",
         3,
         "recipes.ict.optimizer = 3",
-        ["mapping of optimizer settings"],
+        ["mapping of optimizer"],
     ),
     "bare kind": ("recipes.ict.optimizer", "adamw", 'optimizer.kind = "adamw"', ["'adam'", "radam"]),
     "bare kind of a weighting": ("recipes.ict.weighting", "uniforn", "weighting.kind", ["'uniform'"]),
