@@ -221,7 +221,7 @@ def validated(model: type[Model], content: Any, source: str) -> Model:
 
 def choices(value: object, allowed: Iterable[str]) -> str:
     """``did you mean 'vae'? allowed: generator, independent, ot, vae``."""
-    names = sorted(allowed)
+    names = sorted(map(str, allowed))
     close = difflib.get_close_matches(str(value), names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}allowed: {', '.join(names)}"

@@ -57,7 +57,7 @@ def _base(draft: Any) -> Any:
 def settings_of(
     layers: Sequence[Mapping[str, Any]], cell: Cell | None, value: Callable[[Any], Any] = lambda leaf: leaf
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of the recipe and, from overrides, of the coupling of ``cell``; without a cell, no override holds.
+    """Settings of the recipe and, from overrides, of the coupling of ``cell``; without one, no override holds.
 
     Args:
         layers: see :func:`recipe_layers`.
@@ -93,7 +93,9 @@ def overrides(layer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     Raises:
         Invalid: they are no list of mappings, or a condition names something else than a cell's names.
     """
-    listed = layer.get("overrides") or []
+    listed = layer.get("overrides")
+    if listed is None:
+        return []
     if not isinstance(listed, list):
         raise Invalid(("overrides",), listed, "must be a list of mappings")
     for i, override in enumerate(listed):

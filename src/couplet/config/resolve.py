@@ -48,7 +48,7 @@ def resolved_content(path: Path, scale: str | None = None, changes: Sequence[str
         return layer
     chosen, scales = layer.get("scale"), layer.pop("scales", None) or {}
     if chosen is not None:
-        if not isinstance(scales, Mapping) or not isinstance(chosen, str) or chosen not in scales:
+        if chosen not in scales:
             allowed = choices(chosen, scales) if scales else "this file has no scales"
             raise UserError(f"{path}: {Invalid(('scale',), chosen, allowed)}")
         layer = lay_over(layer, {k: v for k, v in (scales[chosen] or {}).items() if k != "base"})
@@ -137,21 +137,25 @@ def _with_base(
         return content
     if scale is not None:
         content["scale"] = scale
-    scales = content.get("scales")
-    for name, layer in scales.items() if isinstance(scales, dict) else ():
-        for key in layer if isinstance(layer, dict) else ():
-            if key not in {*LAYER_KEYS, "base"}:
-                expected = f"unknown key; {choices(key, LAYER_KEYS)}"
-                raise UserError(f"{path}: {Invalid(('scales', name, key), layer[key], expected)}")
-        if layer is not None and not isinstance(layer, dict):
+    chosen, scales = content.get("scale"), content.get("scales")
+    scales = content["scales"] = {} if scales is None else scales
+    if not isinstance(scales, dict):
+        raise UserError(f"{path}: {Invalid(('scales',), scales, 'must be a mapping from names to layers')}")
+    if not isinstance(chosen, str | None):
+        raise UserError(f"{path}: {Invalid(('scale',), chosen, 'must be a name from `scales`')}")
+    for name, layer in scales.items():
+        if not isinstance(layer, dict | None):
             expected = "must be a mapping with keys of a parameter file"
             raise UserError(f"{path}: {Invalid(('scales', name), layer, expected)}")
-    chosen = scales.get(content.get("scale")) if isinstance(scales, dict) else None
-    base = (chosen or {}).get("base", content.pop("base", None))
-    for name, layer in scales.items() if isinstance(scales, dict) else ():
+        for key, value in (layer or {}).items():
+            if key not in {*LAYER_KEYS, "base"}:
+                expected = f"unknown key; {choices(key, LAYER_KEYS)}"
+                raise UserError(f"{path}: {Invalid(('scales', name, key), value, expected)}")
+    base = (scales.get(chosen) or {}).get("base", content.pop("base", None))
+    for name, layer in scales.items():
         scales[name] = _marked(layer, f"{path}, scale {name}", mark)
     own = {
-        key: _marked(value, str(path), mark)
+        key: _marked(value, str(path), mark, (key,))
         for key, value in content.items()
         if key not in ("scale", "scales")
     }
@@ -169,23 +173,29 @@ def _with_base(
     return lay_over(under, content)
 
 
-def _marked(value: Any, origin: str, mark: Mark) -> Any:
-    """``value`` with its leaves marked: all that is neither a mapping nor a list of mappings."""
+def _marked(value: Any, origin: str, mark: Mark, at: tuple[str, ...] = ()) -> Any:
+    """``value`` with its leaves marked: all that is neither a mapping nor a list of mappings.
+
+    At a key ``at`` of which a mapping or a list of layers is expected, null and an empty list are no leaves.
+    """
     if isinstance(value, dict):
-        return {key: _marked(each, origin, mark) for key, each in value.items()}
+        return {key: _marked(each, origin, mark, (*at, key)) for key, each in value.items()}
     if isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        return [_marked(each, origin, mark) for each in value]
+        return [_marked(each, origin, mark, at) for each in value]
+    named = {"recipes": 2, **dict.fromkeys(FAMILIES, 2), "set": 3}
+    if value in (None, []) and (len(at) <= named.get(at[0] if at else "", 1) or at[-1] == "overrides"):
+        return value
     return mark(value, origin)
 
 
 def lay_over(under: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """``layer`` over ``under``: mappings are merged, recipes stacked, and a grid is laid over each grid."""
     merged = merge(under, {key: value for key, value in layer.items() if key not in ("recipes", "table1")})
-    recipes, own = under.get("recipes") or {}, layer.get("recipes")
-    own = {} if own is None else own
-    if "recipes" in layer or recipes:
-        if not isinstance(own, Mapping):
-            return {**merged, "recipes": own}
+    recipes, own = ({} if each is None else each for each in (under.get("recipes"), layer.get("recipes")))
+    if "recipes" in {*under, *layer}:
+        for each in (recipes, own):
+            if not isinstance(each, Mapping):
+                return {**merged, "recipes": each}
         stacked = {name: _steps(recipes.get(name)) + _steps(draft) for name, draft in own.items()}
         merged["recipes"] = {**{name: _steps(draft) for name, draft in recipes.items()}, **stacked}
     if "every_recipe" in layer:
@@ -215,7 +225,10 @@ def _with_changes(
     Raises:
         UserError: a change is not KEY=VALUE, names no key of a parameter file, or its value is not YAML.
     """
-    layer: dict[str, Any] = dict(content.pop("set", None) or {})
+    written = content.pop("set", None)
+    layer = {} if written is None else written
+    if not isinstance(layer, dict):
+        return {**content, "set": layer}
     for change in changes:
         key, separator, text = change.partition("=")
         parts = _parts(key, content)
@@ -229,7 +242,7 @@ def _with_changes(
             raise UserError(f"--set {change}: the value is not YAML") from None
         for part in reversed(parts[1:]):
             value = {part: value}
-        layer = lay_over(layer, {parts[0]: _marked(value, "--set", mark)})
+        layer = lay_over(layer, {parts[0]: _marked(value, "--set", mark, (parts[0],))})
     recipes = {"recipes": layer.pop("recipes")} if "recipes" in layer else {}
     return lay_over(content, layer) | ({"set": recipes} if recipes else {})
 

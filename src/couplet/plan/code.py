@@ -54,10 +54,10 @@ def definitions(*entries: str) -> dict[str, str]:
     followed = {"couplet", *(entry.partition(".")[0].partition(":")[0] for entry in entries)}
     waiting: list[Symbol] = []
     for entry in entries:
-        module, _, name = entry.partition(":")
-        if _resolve(Symbol(module, name), followed) is None:
+        source, _, defined = entry.partition(":")
+        if _resolve(Symbol(source, defined), followed) is None:
             raise ValueError(f"{entry}: no such definition")
-        waiting.append(Symbol(module, name))
+        waiting.append(Symbol(source, defined))
     digests: dict[str, str] = {}
     while waiting:
         symbol = _resolve(waiting.pop(), followed)
@@ -232,10 +232,9 @@ def _references(tree: ast.AST, module: str, imports: dict[str, Symbol]) -> Itera
                 continue
         if isinstance(node, ast.Name):
             yield imports.get(node.id, Symbol(module, node.id))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
             # A quoted annotation.
-            if node.value.isidentifier():
-                yield imports.get(node.value, Symbol(module, node.value))
+            yield imports.get(node.value, Symbol(module, node.value))
         waiting += ast.iter_child_nodes(node)
 
 

@@ -1,11 +1,14 @@
 """Wrong parameter files: one line with file, key, value and what is allowed."""
 
+import copy
 import math
 
 import pytest
-import yaml
 
-from couplet.config.resolve import resolve
+from couplet.config.params import Params
+from couplet.config.recipes import Recipe
+from couplet.config.resolve import resolve, settings_with_origins
+from couplet.config.yaml12 import dump_yaml
 from couplet.errors import UserError
 
 REMOVED = object()
@@ -29,7 +32,7 @@ def refused(tmp_path):
 
     def check(content):
         path = tmp_path / "params.yaml"
-        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        path.write_text(content if isinstance(content, str) else dump_yaml(content))
         with pytest.raises(UserError) as caught:
             resolve(path)
         message = str(caught.value)
@@ -204,3 +207,61 @@ def test_entry_that_occurs_twice_in_the_grid(key, params_content, refused):
     message = refused(params_content)
     assert f"table1.{key}" in message
     assert "once" in message
+
+
+ODD = [None, 3, -1.5, True, "text", "", [], [3], [None], [[]], {}, {"a": 1}, {"kind": []}, [{"a": 1}]]
+"""A value of every type that YAML has."""
+
+SMALL = {
+    "dataset": "digits",
+    "recipe": "ict",
+    "coupling": "independent",
+    "extractor": "classifier",
+    "table1": {"datasets": ["digits"], "recipes": ["ict"], "couplings": ["independent"], "seeds": [0]},
+    "datasets": {"digits": {"test_images": 300}},
+    "recipes": {"ict": {"network": {"kind": "mlp"}}},
+}
+
+SCALE = (
+    "recipes",
+    "recipes.ict",
+    "every_recipe",
+    "table1",
+    "base",
+    "scale",
+    "couplings",
+    "couplings.ot",
+    "seed",
+)
+PLACES = [
+    *(*Params.model_fields, "scales", "scales.s", "base", "nonsense"),
+    *(f"recipes.ict.{key}" for key in (*Recipe.model_fields, "base", "overrides", "nonsense")),
+    *(f"scales.s.{key}" for key in SCALE),
+    *("recipes.ict", "recipes.ict.network.kind", "set.recipes", "set.recipes.ict", "evaluate.metrics"),
+    *("couplings.independent", "datasets.digits", "table1.seeds"),
+]
+
+
+def message(entry, path):
+    """The message with which a file is refused; empty if it is not."""
+    try:
+        entry(path)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_value_of_any_type_is_accepted_or_one_line(place, tmp_path):
+    """In a file and in one over it, at a scale: settings or a UserError of one line, never a traceback."""
+    base, over, path = tmp_path / "base.yaml", tmp_path / "over.yaml", tmp_path / "params.yaml"
+    base.write_text(dump_yaml(SMALL))
+    scale = {"scale": "s"} if place.startswith("scales.") else {}
+    for value in ODD:
+        below, above = copy.deepcopy(SMALL) | scale, {"base": "base.yaml"} | scale
+        put(below, place, value)
+        put(above, place, value)
+        path.write_text(dump_yaml(below))
+        over.write_text(dump_yaml(above))
+        for entry, file in ((resolve, path), (settings_with_origins, over)):
+            assert "\n" not in message(entry, file)

@@ -63,7 +63,7 @@ def test_not_a_number():
 
 @pytest.mark.parametrize("text", [".inf", "-.inf", ".nan", "1e400"])
 def test_models_refuse_what_is_not_finite(text):
-    with pytest.raises(ValueError, match="kl_weight\n.*finite number"):
+    with pytest.raises(ValueError, match=r"kl_weight\n.*finite number"):
         VariationalConfig.parse({"kl_weight": load_yaml(text)})
 
 
