@@ -58,7 +58,7 @@ def resolved_content(path: Path, scale: str | None = None, changes: Sequence[str
 def settings_with_origins(
     path: Path, scale: str | None = None, changes: Sequence[str] = ()
 ) -> list[tuple[str, Any, str]]:
-    """Dotted key, value and origin of every setting of the experiment: a file, a scale, ``--set`` or ``default``.
+    """Dotted key, value and origin (file, scale, ``--set``, ``default``) of every setting of the experiment.
 
     Raises:
         UserError: see :func:`resolve`.
@@ -148,14 +148,14 @@ def _with_base(
             raise UserError(f"{path}: {Invalid(('scales', name), layer, expected)}")
     chosen = scales.get(content.get("scale")) if isinstance(scales, dict) else None
     base = (chosen or {}).get("base", content.pop("base", None))
-    for name, layer in scales.items() if isinstance(scales, dict) else ():
-        scales[name] = _marked(layer, f"{path}, scale {name}", mark)
-    own = {
-        key: _marked(value, str(path), mark)
+    if isinstance(scales, dict):
+        content["scales"] = {
+            name: _marked(layer, f"{path}, scale {name}", mark) for name, layer in scales.items()
+        }
+    content = {
+        key: value if key in ("scale", "scales") else _marked(value, str(path), mark)
         for key, value in content.items()
-        if key not in ("scale", "scales")
     }
-    content = {**own, **{key: content[key] for key in ("scale", "scales") if key in content}}
     if base is None:
         return lay_over({}, content)
     if not isinstance(base, str):
