@@ -34,7 +34,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from couplet import cli, data
+from couplet import cli
+from couplet.data.archive import Split, write
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 COUPLINGS = ("independent", "ot", "vae", "generator")
@@ -74,11 +75,11 @@ def make_params(path: Path) -> None:
 def make_archive(folder: Path) -> None:
     rng = np.random.default_rng(0)
     splits = {
-        name: data.Split(rng.integers(0, 256, (images, 8, 8, 1), dtype=np.uint8), np.arange(images) % 10)
+        name: Split(rng.integers(0, 256, (images, 8, 8, 1), dtype=np.uint8), np.arange(images) % 10)
         for name, images in (("train", 100), ("test", 20))
     }
     classes = tuple(map(str, range(10)))
-    data.write(folder, dataset="digits", source="noise", classes=classes, splits=splits)
+    write(folder, dataset="digits", source="noise", classes=classes, splits=splits)
 
 
 def work(arguments: list[str], log: Path, out: Path, fatal: int) -> None:

@@ -154,7 +154,7 @@ def main() -> None:
             cell = params.experiment.model_copy(update=given)
             settings = changed(params.training(cell), "recipe", {"init_from": None})
             shape = shape_of(params, cell)
-            model = initial_state(settings, shape, options.device).averaged
+            model = initial_state(settings, shape, options.device).ema.module
             extract = None
             if options.features == "inception":
                 extract = inception(Path(folder), options.batch, options.device)

@@ -71,7 +71,7 @@ STAGE_SOURCES = {
     ),
     "figure": (
         "config/study.py",
-        "reporting/cost.py",
+        "cost.py",
         "reporting/couplet.mplstyle",
         "reporting/figures.py",
         "reporting/plots.py",
