@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from couplet.config import Training, read_params
+from couplet.cost import native_shape
 from couplet.data.archive import Split
 from couplet.data.loader import Loader
 from couplet.model import build
-from couplet.cost import native_shape
 from couplet.training.loop import initial_state, run
 
 PAPERS = Path(__file__).parents[2] / "workflow/papers"
