@@ -36,7 +36,7 @@ TOY = {
     "train": {"snapshots": 1},
     "select": {"samples": 80},
     "sample": {"samples": 80},
-    "evaluate": {"kid_subsets": 2, "kid_subset_size": 40},
+    "evaluate": {"metrics": {"fd": {}, "kid": {"subsets": 2, "subset_size": 40}}},
 }
 """A scale for the copy: the grid stays as it is."""
 

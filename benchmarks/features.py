@@ -1,4 +1,4 @@
-"""Images per second through the Inception extractor: clean-fid's folder of PNG files against ours.
+"""Images per second through the Inception extractor: clean-fid on a folder of PNG files, and ours.
 
     python benchmarks/features.py --threads 1 --json benchmarks/results/features.json
     python benchmarks/features.py --device cuda --threads 16 --images 20000 --batch 256
@@ -7,8 +7,8 @@ Both paths get the same images and the same network: clean-fid's `get_folder_fea
 worker processes as ours gets threads, ours an array mapped from disk. They take turns, and their features
 are compared before anything is timed. Networks have random weights:
 
-    inception   torchvision's InceptionV3 as TorchScript: what an evaluation takes
-    trivial     one average: the path of the data alone
+    inception   torchvision's InceptionV3 as TorchScript: the cost of an evaluation
+    trivial     one average: the cost of reading and resizing alone
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from torchvision.models import inception_v3
 
 from couplet.config.extractors import InceptionConfig
-from couplet.data import read_array
-from couplet.metrics.extractor import InceptionExtractor
+from couplet.data.archive import read_array
+from couplet.metrics.extractor.inception import InceptionExtractor
 
 
 class Row(NamedTuple):
@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 
 class WithInterface(nn.Module):
-    """A trunk behind the interface that Inception's TorchScript file has."""
+    """A trunk with the interface of Inception's TorchScript file."""
 
     def __init__(self, layers: nn.Sequential, width: int) -> None:
         super().__init__()
@@ -64,18 +64,18 @@ class WithInterface(nn.Module):
 
 
 class Contiguous(nn.Module):
-    """The same numbers in the usual order of memory."""
+    """Copy to the usual order of memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.contiguous()
 
 
 def networks() -> dict[str, WithInterface]:
-    """Modules by name."""
+    """Networks by name."""
     torch.manual_seed(0)
     network = inception_v3(weights=None, init_weights=False, aux_logits=False)
-    layers = list(network.children())[:-2]  # up to the average; not dropout and the head
-    # The published file makes the outcome of every block contiguous, which undoes channels_last.
+    layers = list(network.children())[:-2]  # without dropout and the head
+    # The published file makes the output of every block contiguous, which undoes channels_last.
     layers = [
         nn.Sequential(layer, Contiguous()) if "Inception" in type(layer).__name__ else layer
         for layer in layers
@@ -87,7 +87,7 @@ def networks() -> dict[str, WithInterface]:
 
 
 def write_images(folder: Path, count: int, resolution: int) -> NDArray[np.uint8]:
-    """Noise as PNG files and as an array mapped from disk."""
+    """Write noise as PNG files and as an array; return the array, mapped from disk."""
     images = np.random.default_rng(0).integers(0, 256, (count, resolution, resolution, 3), dtype=np.uint8)
     (folder / "png").mkdir()
     for i, image in enumerate(images):
@@ -97,14 +97,14 @@ def write_images(folder: Path, count: int, resolution: int) -> NDArray[np.uint8]
 
 
 def compare(name: str, module: WithInterface, folder: Path, images: NDArray[np.uint8], options: Any) -> Row:
-    """Both paths by turns."""
+    """Time both paths by turns."""
     device = torch.device(options.device)
     path = folder / f"{name}.pt"
     torch.jit.save(torch.jit.script(module.eval()), str(path))
     config = InceptionConfig(
         weights=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest(), batch=options.batch
     )
-    extractor = InceptionExtractor.load(config, folder, device)
+    extractor = InceptionExtractor(config, folder, device)
 
     def couplet() -> NDArray[np.float32]:
         return extractor(images).values
@@ -137,7 +137,7 @@ def compare(name: str, module: WithInterface, folder: Path, images: NDArray[np.u
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """The time that ``work`` takes; its result is on the CPU, so nothing is left to wait for."""
+    """Time ``work``, whose result is on the CPU."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -153,10 +153,10 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write the outcome here as well")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")  # of TorchScript, which is deprecated
+    warnings.simplefilter("ignore")  # TorchScript is deprecated
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         images = write_images(folder, options.images, options.resolution)

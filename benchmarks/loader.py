@@ -1,18 +1,18 @@
-"""How many images per second the loader delivers, and how many a training takes from it.
+"""Throughput of the loader, compared with what training runs need.
 
     python benchmarks/loader.py --threads 1 --json benchmarks/results/loader.json
     python benchmarks/loader.py --device cuda
 
-Archives of noise are made in a temporary folder: 1797 images of 8x8x1, 50,000 of 32x32x3 and `--gigabytes`
-of 64x64x3. With all of it in memory, in images per second:
+Writes archives of noise to a temporary folder: 1797 images of 8x8x1, 50,000 of 32x32x3 and `--gigabytes` of
+64x64x3. Measures images per second while the files are in memory:
 
-    gather     the host's part of a batch: all that has to keep up where a GPU does the rest
-    direct     whole batches on the device, one after the other
+    gather     the host's part of a batch, which limits a run on a GPU
+    direct     complete batches on the device, one after another
     ahead      the same while a thread gathers the next two
-    process    the host's part in one worker process of torch's DataLoader, instead of that thread
+    process    the host's part in a worker process of torch's DataLoader instead of that thread
 
-Then, for 64x64x3: the memory that the process gains over an epoch, the first pass over a file that is not
-in memory, and the wait for a first batch. Linux only.
+Then measures, for 64x64x3, the memory that the process gains over an epoch, the first pass over a file that
+is not in memory, and the time to the first batch. Linux only.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ import report
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from couplet.data import Loader, Split, read_array
-from couplet.data.loader import Gathered
+from couplet.data.archive import Split, read_array
+from couplet.data.loader import Gathered, Loader
 
 SMALL, MIDDLE, LARGE = (8, 8, 1), (32, 32, 3), (64, 64, 3)
 BATCHES = (64, 256, 1024)
@@ -44,9 +44,9 @@ ENDLESS = 10**9
 
 
 class Need(NamedTuple):
-    """What a training takes from the loader."""
+    """Images per second that a training run takes from the loader."""
 
-    training: str
+    run: str
     images_per_second: float
     origin: str
     shape: tuple[int, int, int]
@@ -87,7 +87,7 @@ class Steps(Dataset[Gathered]):
 
 
 def make_files(folder: Path, shape: tuple[int, int, int], count: int) -> None:
-    """Images and labels of noise, written a little at a time."""
+    """Write images and labels of noise in blocks."""
     rng = np.random.default_rng(0)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, *shape))
     for start in range(0, count, 10_000):
@@ -122,7 +122,9 @@ def rate(batches: Iterator[object], batch: int, seconds: float, device: torch.de
     return images / passed
 
 
-def measure(folder: Path, batch: int, flip: bool, labels: bool, seconds: float, device: torch.device) -> Row:
+def measure(
+    folder: Path, batch: int, *, flip: bool, labels: bool, seconds: float, device: torch.device
+) -> Row:
     loader = make_loader(folder, batch, flip=flip, labels=labels)
     pin = device.type == "cuda"
     ways: tuple[Iterator[object], ...] = (
@@ -136,7 +138,7 @@ def measure(folder: Path, batch: int, flip: bool, labels: bool, seconds: float, 
 
 
 def memory() -> dict[str, int]:
-    """Bytes that the process has to itself, and bytes of mapped files."""
+    """Bytes of the process's own memory and of its mapped files."""
     status = Path("/proc/self/status").read_text()
     return {
         name: 1024 * int(re.findall(rf"{name}:\s+(\d+) kB", status)[0]) for name in ("RssAnon", "RssFile")
@@ -144,7 +146,7 @@ def memory() -> dict[str, int]:
 
 
 def growth(folder: Path, batch: int, device: torch.device) -> dict[str, int]:
-    """The largest gain of each kind of memory over an epoch, batches gathered ahead."""
+    """Largest gain of each kind of memory over an epoch of batches gathered ahead."""
     loader = make_loader(folder, batch, flip=True)
     before, most = memory(), dict.fromkeys(memory(), 0)
     for _ in loader.batches(0, len(loader.split) // batch, device, ahead=2):
@@ -155,7 +157,7 @@ def growth(folder: Path, batch: int, device: torch.device) -> dict[str, int]:
 def cold(folder: Path, batch: int, steps: int) -> float:
     """Images per second of the first ``steps`` over a file that is not in memory."""
     path = folder / "images.npy"
-    gc.collect()  # pages stay in memory while an earlier loader maps them
+    gc.collect()  # an earlier loader's mapping would keep the pages in memory
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -167,7 +169,7 @@ def cold(folder: Path, batch: int, steps: int) -> float:
 
 
 def first(batches: Iterator[object]) -> float:
-    """Seconds until the first batch is there."""
+    """Seconds to the first batch."""
     began = time.perf_counter()
     next(batches)
     return time.perf_counter() - began
@@ -193,7 +195,8 @@ def main() -> None:
         for shape, count in counts.items():
             make_files(folder, shape, count)
             for batch, flip, labels in product(BATCHES, (False, True), (False, True)):
-                rows.append(row := measure(folder, batch, flip, labels, seconds, device))
+                row = measure(folder, batch, flip=flip, labels=labels, seconds=seconds, device=device)
+                rows.append(row)
                 rates = " | ".join(f"{value:,.0f}" for value in row[4:])
                 size = "x".join(map(str, shape))
                 print(f"| {size} | {batch} | {flip} | {labels} | {rates} |", flush=True)
@@ -202,7 +205,7 @@ def main() -> None:
         with patch("couplet.data.loader._announce"):
             without = cold(folder, 1024, 20)
         loader = make_loader(folder, 1024)
-        loader.order(0)  # drawn before the clock starts, so that only the ways differ
+        loader.order(0)  # drawn before the clock starts: it is the same for all three
         waits = {
             "direct": first(loader.batches(0, 9, device, ahead=0)),
             "ahead": first(loader.batches(0, 9, device, ahead=2)),
@@ -216,14 +219,12 @@ def main() -> None:
     print(f"  the same, pages of the mapped file: +{gained['RssFile'] / 1e6:.0f} MB")
     print(f"  file not in memory: {with_announcement:,.0f} images/s, without reading ahead {without:,.0f}")
     print("  first batch after: " + ", ".join(f"{way} {wait * 1e3:.0f} ms" for way, wait in waits.items()))
-    print("\n| training | takes, images/s | gather delivers | times as much |")
+    print("\n| run | takes, images/s | gather delivers | ratio |")
     print("| --- | --- | --- | --- |")
     for need in NEEDS:
-        found = next(row.gather for row in rows if row[:4] == (need.shape, need.batch, True, False))
-        share = found / need.images_per_second
-        print(
-            f"| {need.training} | {need.images_per_second:,} ({need.origin}) | {found:,.0f} | {share:.0f} |"
-        )
+        gather = next(row.gather for row in rows if row[:4] == (need.shape, need.batch, True, False))
+        ratio = gather / need.images_per_second
+        print(f"| {need.run} | {need.images_per_second:,} ({need.origin}) | {gather:,.0f} | {ratio:.0f} |")
     if arguments.json:
         report.write(
             arguments.json,

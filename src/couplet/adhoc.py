@@ -2,88 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from couplet.config import Params
-from couplet.data import read_array
-from couplet.live import Sink, watched
-from couplet.progress import counting, training_progress
+from couplet.config.params import Params
+from couplet.data.archive import read_array
+from couplet.errors import UserError
+from couplet.files import read_json, replacing
+from couplet.live import observed
+from couplet.plan.layout import in_folder
+from couplet.plan.stages import RUN, STAGES, Settings, key_of, record_of
+from couplet.process import Context
 from couplet.reporting.figures import sample_grids
-from couplet.stages.evaluate import evaluate, images_to_evaluate
-from couplet.stages.features import features
-from couplet.stages.prepare import prepare
-from couplet.stages.reference import images_of, reference
-from couplet.stages.sample import sample, samples_name
-from couplet.stages.select import images_to_select, select
-from couplet.stages.train import NO_SIGNALS, Signals, lent, train
+from couplet.stages.sample import samples_name
 
 
 def run_cell(
+    context: Context,
     params: Params,
     out: Path,
-    device: torch.device,
-    say: Callable[[str], None],
-    signals: Signals = NO_SIGNALS,
-    sinks: Sequence[Sink] = (),
     *,
-    accept_code: bool = False,
+    text: str,
+    live: Path | None = None,
+    tensorboard: Path | None = None,
 ) -> None:
-    """Every stage of the experiment that ``params`` name, into ``out``, and a picture of samples.
+    """Run every stage of the experiment that ``params`` name, into ``out``, and draw its samples.
 
-    A signal of ``signals`` stops the training after a whole step; ``sinks`` show it while it goes on.
-    ``accept_code`` as for :func:`train`.
+    Args:
+        context: surroundings; a signal stops the run after a complete step.
+        params: the settings.
+        out: the run's folder.
+        text: the parameter file that is kept as ``out/params.yaml``.
+        live: folder of a live view for DVC.
+        tensorboard: folder of a live view for TensorBoard.
 
     Raises:
         Stopped: a signal came; the state is saved.
-        UserError: a stage met bad input, or ``out`` cannot be written.
+        UserError: a stage met bad input, or ``out`` cannot be written or holds a run with other settings.
     """
     cell = params.experiment
-    settings, measurement = params.training(cell), params.measurement(cell)
-    data, extractor, statistics = out / "data", out / "features", out / "reference"
-    trained, measured = out / "train", out / "eval"
-    selection, samples = measured / "selection.json", measured / "samples"
-    prepare(cell.dataset, settings.dataset, data, raw=Path(params.raw), workers=1, counting=counting)
-    features(measurement.features, data, extractor, device)
-    with counting(f"{data}: reference", images_of(data)) as advance:
-        reference(data, extractor, statistics, device, advance)
-    frozen = None
-    if lender := params.pretrained(cell):
-        frozen = out / "pretrained"
-        needed = params.training(lender[0])
-        with training_progress(str(needed.cell), needed.recipe.steps) as progress:
-            train(needed, data, frozen, device, progress, say, signals, accept_code=accept_code)
-    with (
-        training_progress(str(cell), settings.recipe.steps) as progress,
-        watched(progress, trained, sinks, device, say) as report,
-    ):
-        predictor = lent(params, cell, frozen)
-        train(
-            *(settings, data, trained, device, report, say, signals),
-            frozen=predictor,
-            accept_code=accept_code,
-        )
-    with counting(f"{cell}: select", images_to_select(settings, measurement)) as advance:
-        select(settings, measurement, trained, extractor, statistics, selection, device, advance)
-    with counting(f"{cell}: sample", measurement.sample.samples) as advance:
-        sample(settings, measurement, trained, selection, samples, device, advance)
-    with counting(f"{cell}: evaluate", images_to_evaluate(measurement)) as advance:
-        evaluate(
-            settings,
-            measurement,
-            trained,
-            selection,
-            samples,
-            extractor,
-            statistics,
-            measured,
-            device,
-            advance,
-        )
+    settings = Settings.of(
+        params.training(cell),
+        extractor=params.extractor_named(params.extractor),
+        measurement=params.measurement(cell),
+    )
+    assert settings.training is not None
+    _check_same_run(out, settings)
+    with replacing(out / "params.yaml") as temporary:
+        temporary.write_text(text)
+    outputs = {stage: in_folder(out, stage) for stage in RUN}
+    more: dict[str, dict[str, Any]] = {"prepare": {"name": cell.dataset, "raw": Path(params.raw)}}
+    if (frozen := settings.training.frozen_run) is not None:
+        more["train"] = {"frozen": out / "pretrained"}
+    with observed(outputs["train"], context, live=live, tensorboard=tensorboard) as observe:
+        more["train"] = {**more.get("train", {}), "observe": observe}
+        for stage in RUN:
+            run = import_module(f"couplet.stages.{stage}").run
+            paths = {STAGES[read].option: outputs[read] for read in STAGES[stage].reads}
+            if stage == "train" and frozen is not None:
+                run(context, Settings.of(frozen), **paths, out=out / "pretrained")
+            if not _is_made(stage, outputs[stage], settings):
+                run(context, settings, **paths, out=outputs[stage], **more.get(stage, {}))
+    measurement = settings.measurement
+    assert measurement is not None
     panels = {
-        f"NFE {nfe}": {cell.coupling: read_array(samples / samples_name(nfe))}
+        f"NFE {nfe}": {cell.coupling: read_array(outputs["sample"] / samples_name(nfe))}
         for nfe in measurement.sample.nfe
     }
     sample_grids(out / "samples.png", panels)
+
+
+def _is_made(stage: str, output: Path, settings: Settings) -> bool:
+    """Whether a run, which takes longest, has been finished with the same settings, code and data."""
+    record = record_of(stage, output)
+    return stage == "train" and record.exists() and read_json(record).get("key") == key_of(stage, settings)
+
+
+def _check_same_run(out: Path, settings: Settings) -> None:
+    """Raise UserError if the run in ``out`` was trained with other settings."""
+    record = record_of("train", in_folder(out, "train"))
+    if record.exists() and read_json(record).get("settings") != STAGES["train"].settings(settings):
+        raise UserError(f"{out}: this folder holds a run with other parameters; choose another")

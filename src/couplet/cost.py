@@ -42,7 +42,7 @@ def native_shape(dataset: DatasetConfig) -> ImageShape | None:
     """Shape of a data set's images before they are prepared; None where only its files know it."""
     if dataset.native is None:
         return None
-    resolution, channels = dataset.native
+    _, resolution, channels = dataset.native
     return ImageShape(channels, resolution, dataset.num_classes)
 
 

@@ -1,5 +1,11 @@
 """The one exception that a user is meant to read."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Bad input: a file, key or value that couplet cannot work with.
@@ -15,3 +21,29 @@ class Stopped(Exception):
     The command line prints the message to stderr and exits with code 75, EX_TEMPFAIL of sysexits.h: not a
     mistake, try again.
     """
+
+
+PACKAGES = {
+    "PIL": "pillow",
+    "cleanfid": "clean-fid",
+    "lion_pytorch": "lion-pytorch",
+    "sklearn": "scikit-learn",
+}
+"""Package to install for a module of another name."""
+
+
+@contextmanager
+def installed(purpose: str) -> Iterator[None]:
+    """Report an optional package that the block cannot import.
+
+    Raises:
+        UserError: names ``purpose`` and the package to install.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if sys.modules.get(module) is not None:  # an installed package without such a module: a bug
+            raise
+        package = PACKAGES.get(module, module)
+        raise UserError(f"{purpose}: {package} is not installed; pip install {package}") from None

@@ -19,12 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from couplet import model
+from couplet.config.datasets import is_plane
 from couplet.errors import Stopped, UserError
 from couplet.files import remove_temporary, replacing, write_json
-from couplet.sampling import generate
-from couplet.stages.train import Report
+from couplet.process import Context
+from couplet.sampling.generate import generate
+from couplet.stages.train import Observer
 from couplet.tensors import default_stream
-from couplet.training import Progress
+from couplet.training.loop import Progress
 
 COLUMNS, LEAST_SIDE = 6, 32
 """Samples in a row of a grid; smaller images are enlarged to at least this side, in pixels."""
@@ -181,7 +183,6 @@ def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
     Raises:
         UserError: the file cannot be read.
     """
-    from couplet.data.preview import are_points
     from couplet.reporting.figures import panel_size, tile
 
     with default_stream(torch.device("cpu"), 0):
@@ -201,7 +202,7 @@ def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
         boundary=recipe.boundary.sampling,
         conditional=recipe.conditional,
     )
-    scale = 1 if are_points(image) else -(-LEAST_SIDE // side)
+    scale = 1 if is_plane(image) else -(-LEAST_SIDE // side)
     images = np.concatenate([batch[1] for batch in batches])
     return tile(images.repeat(scale, axis=1).repeat(scale, axis=2), COLUMNS)
 
@@ -259,14 +260,17 @@ class View:
 
 
 @contextmanager
-def watched(
-    report: Report, train: Path, sinks: Sequence[Sink], device: torch.device, say: Callable[[str], None]
-) -> Iterator[Report]:
-    """``report``, and ``sinks`` that show the training in ``train``, for the time of the block.
+def observed(
+    train: Path, context: Context, live: Path | None = None, tensorboard: Path | None = None
+) -> Iterator[Observer]:
+    """A function to call after every step, which shows the run in ``train`` in the folders that are given.
 
-    A view that fails ends with a line to ``say``, and the training goes on.
+    A view that fails ends with a line to a person, and the run continues.
+
+    Raises:
+        UserError: a library is missing, or ``live`` holds something else.
     """
-    view = View(train, sinks, device)
+    view = View(train, sinks(live, tensorboard), context.device)
     latest: float | None = None
 
     def update() -> None:
@@ -274,22 +278,21 @@ def watched(
         try:
             view.update(latest)
         except (OSError, UserError, MemoryError, torch.OutOfMemoryError) as error:
-            say(f"the live view ends, the training goes on: {' '.join(str(error).split())}")
-            view = View(train, [], device)
+            context.say(f"the live view ends, the run continues: {' '.join(str(error).split())}")
+            view = View(train, [], context.device)
 
-    def both(progress: Progress, rate: float) -> None:
+    def observe(progress: Progress, rate: float) -> None:
         nonlocal latest
-        report(progress, rate)
-        # What is there by now is of the steps before this one, and so is the rate, but for a first step.
+        # The files hold the steps before this one, and so does the rate, but for a first step.
         latest = latest or rate
         update()
         latest = rate
 
-    if not sinks:
-        yield report
+    if not view.sinks:
+        yield lambda progress, rate: None
         return
     try:
-        yield both
+        yield observe
     except (Stopped, UserError):
         if latest is not None:
             update()

@@ -10,16 +10,13 @@ import pytest
 from torch import Tensor
 
 from couplet.config import recipes
-from couplet.losses import (
-    build_distance,
-    elementwise_pseudo_huber,
-    ict_c,
-)
+from couplet.config.variants import build
+from couplet.losses.distance import elementwise_pseudo_huber, ict_c
 
 KINDS = {
-    "vct_per_sample": recipes.ElementwisePseudoHuber(),
-    "gc_huber": recipes.PseudoHuber(),
-    "gc_l2": recipes.SquaredL2(),
+    "vct_per_sample": recipes.ElementwisePseudoHuberConfig(),
+    "gc_huber": recipes.PseudoHuberConfig(),
+    "gc_l2": recipes.SquaredL2Config(),
 }
 
 
@@ -27,7 +24,7 @@ def distance(kind: str, a: Tensor, b: Tensor, c: float) -> Tensor:
     if kind == "vct_elementwise":  # every value on its own, as an image of one value
         values = elementwise_pseudo_huber(a.reshape(-1, 1), b.reshape(-1, 1), c)
         return values.reshape(a.shape)
-    return build_distance(KINDS[kind], a[0].numel())(a, b)
+    return build(KINDS[kind], dimensions=a[0].numel())(a, b)
 
 
 @pytest.mark.parametrize(("name", "array"), harness.outputs("pseudo_huber", r"[^/]+/.*"))
@@ -46,6 +43,6 @@ def test_distance_with_given_c(name: str, array: str) -> None:
     group = harness.load(name)
     c = float(re.fullmatch(r"dist/c(.*)", array).group(1))
     student, teacher = group.tensor("dist/D_t"), group.tensor("dist/D_r")
-    between = build_distance(recipes.PseudoHuber(c=c), student[0].numel())
+    between = build(recipes.PseudoHuberConfig(c=c), dimensions=student[0].numel())
     group.check(array, between(student, teacher))
     group.check64(array, between(student.double(), teacher.double()))

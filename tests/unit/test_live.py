@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from couplet import cli, data, live, model
+from couplet import cli, live, model
 from couplet.config.datasets import MixtureConfig
-from couplet.data.preview import scatter
+from couplet.data.archive import Split, write
 from couplet.errors import Stopped, UserError
 from couplet.live import follow, sample_grid, sinks, watched
+from couplet.reporting.preview import scatter
 from couplet.sampling import sample_noise, to_uint8
 from couplet.stages.prepare import prepare
 from couplet.stages.train import train
@@ -40,10 +41,10 @@ COLUMNS = [
 def archive(tmp_path):
     rng = np.random.default_rng(0)
     splits = {
-        name: data.Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 3)
+        name: Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 3)
         for name, count in (("train", 12), ("test", 6))
     }
-    data.write(tmp_path / "data", dataset="noise", source="random", classes=("a", "b", "c"), splits=splits)
+    write(tmp_path / "data", dataset="noise", source="random", classes=("a", "b", "c"), splits=splits)
     return tmp_path / "data"
 
 
@@ -271,7 +272,7 @@ def test_grid_is_of_the_average_with_the_noise_of_its_seed(go, make_training, tm
 
 
 def test_points_of_the_plane_are_drawn_as_such(make_training, tmp_path):
-    prepare("toy", MixtureConfig(points=16, test_points=4), tmp_path / "toy", raw=tmp_path)
+    prepare("toy", MixtureConfig(points=16, test_points=4), out=tmp_path / "toy", raw=tmp_path)
     settings = make_training(steps=2, boundary={"sampling": True}, train={"snapshots": 1})
     train(settings, tmp_path / "toy", tmp_path / "run", CPU, lambda progress, rate: None, print)
     path = tmp_path / "run/checkpoints/step-00000002.safetensors"

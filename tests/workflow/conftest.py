@@ -21,7 +21,7 @@ def tiny(params):
     params["train"].update(snapshots=2, log_every=1, save_every=2)
     params["select"].update(samples=80)
     params["sample"].update(samples=80)
-    params["evaluate"].update(kid_subsets=2, kid_subset_size=40)
+    params["evaluate"]["metrics"]["kid"] = {"subsets": 2, "subset_size": 40}
     return params
 
 

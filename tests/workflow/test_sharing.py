@@ -60,7 +60,7 @@ def test_after_dvc_snakemake_has_nothing_to_do(grid):
 
 
 def test_after_snakemake_dvc_has_nothing_to_do_and_git_keeps_small_files_only(grid):
-    grid.edit(lambda params: params["evaluate"].update(kid_subsets=3))
+    grid.edit(lambda params: params["evaluate"]["metrics"]["kid"].update(subsets=3))
     assert sorted(planned(grid)) == ["evaluate", "sample", "select", "table"]
     grid.run("snakemake", "--cores", "2", TABLE)
     agree(grid)
@@ -74,7 +74,7 @@ def test_after_snakemake_dvc_has_nothing_to_do_and_git_keeps_small_files_only(gr
 def test_former_table_is_made_again_without_records_of_snakemake(grid):
     """A → B → A: Snakemake alone would keep B's table."""
     b = (grid.root / TABLE).read_bytes()
-    grid.edit(lambda params: params["evaluate"].update(kid_subsets=2))
+    grid.edit(lambda params: params["evaluate"]["metrics"]["kid"].update(subsets=2))
     grid.run("rm", "-r", ".snakemake")
     assert planned(grid) == ["table"]
     grid.run("snakemake", "--cores", "1", TABLE)

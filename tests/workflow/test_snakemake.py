@@ -94,11 +94,11 @@ def test_changed_coupling_runs_its_cells_and_the_table_only(grid):
 
 
 def test_changed_evaluation_trains_nothing(grid):
-    grid.edit(lambda params: params["evaluate"].update(kid_subsets=3))
+    grid.edit(lambda params: params["evaluate"]["metrics"]["kid"].update(subsets=3))
     try:
         jobs, _ = planned(grid.run(*PLAN))
     finally:
-        grid.edit(lambda params: params["evaluate"].update(kid_subsets=2))
+        grid.edit(lambda params: params["evaluate"]["metrics"]["kid"].update(subsets=2))
     assert set(jobs) == {"select", "sample", "evaluate", "table"}
 
 

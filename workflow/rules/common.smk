@@ -212,7 +212,11 @@ def about_table(wildcards):
         ),
         "select": (params.select.samples, params.select.split, params.select.nfe),
         "samples": params.sample.samples,
-        "subsets": (params.evaluate.kid_subsets, params.evaluate.kid_subset_size),
+        "subsets": [
+            f"{kid.subsets} subsets of {kid.subset_size}"
+            for kid in params.evaluate.metrics.values()
+            if kid.kind == "kid"
+        ],
     }
 
 

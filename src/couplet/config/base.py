@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    PlainValidator,
     ValidationError,
     model_validator,
 )
@@ -174,6 +175,32 @@ def path_safe(name: object) -> None:
     """Raises Invalid unless ``name`` can stand in a path and on a command line."""
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name, re.ASCII):
         raise Invalid((str(name),), name, "a name is made of letters, digits and . + - _")
+
+
+def named(family: type[Variant]) -> Any:
+    """Annotation: a mapping from names to members of ``family``; a name that is a kind need not repeat it."""
+
+    def parse(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise Invalid((), value, f"must be a mapping from names to {family.noun} settings")
+        members = {}
+        for name, settings in value.items():
+            path_safe(name)
+            with located(name):
+                members[name] = family.parse(with_kind(family, name, settings))
+        return members
+
+    member: Any = Annotated[family, OneOf()]
+    return PlainValidator(parse, json_schema_input_type=dict[str, member])
+
+
+def with_kind(family: type[Variant], name: str, settings: Any) -> Any:
+    """``settings`` with ``kind: name`` filled in where it has none and ``name`` is a kind."""
+    if settings is None:
+        settings = {}
+    if isinstance(settings, Mapping) and "kind" not in settings and name in family.family:
+        return {"kind": name, **settings}
+    return settings
 
 
 Model = TypeVar("Model", bound=Closed)

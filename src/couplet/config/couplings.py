@@ -10,7 +10,7 @@ from couplet.config.base import Closed, Invalid, Variant
 
 
 class FrozenRun(Closed):
-    """A finished training of the same file, data set, kernel and seed."""
+    """Another run of the same file, data set, kernel and seed, whose model predicts."""
 
     coupling: str
     """A name from `couplings`."""
@@ -34,8 +34,8 @@ class CouplingConfig(Variant):
         return False
 
     @property
-    def lender(self) -> FrozenRun | None:
-        """The training that lends the frozen model, where it is one of the same file."""
+    def frozen_run(self) -> FrozenRun | None:
+        """The run whose model is the frozen predictor, where it is one of the same file."""
         return None
 
     @property
@@ -147,11 +147,11 @@ class GeneratorInducedConfig(CouplingConfig):
     """With `predictor: frozen`: the training to predict with; the grid runs it first."""
 
     @property
-    def lender(self) -> FrozenRun | None:
+    def frozen_run(self) -> FrozenRun | None:
         return self.pretrained
 
     @model_validator(mode="after")
-    def _lent_to_be_frozen(self) -> Self:
+    def _frozen_where_pretrained(self) -> Self:
         if self.pretrained is not None and self.predictor != "frozen":
             raise Invalid(("predictor",), self.predictor, "must be frozen where `pretrained` is given")
         return self

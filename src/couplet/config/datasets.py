@@ -1,7 +1,7 @@
-"""Data sets: where images come from, how they are cut to size and how they are split.
+"""Data sets: the origin of the images, how they are cut to size and how they are split.
 
-A configuration holds what decides the pixels and nothing else: it is part of a run's key. Where the
-originals of a named kind lie is no part of it: they are looked for in a folder ``raw`` of the machine.
+A configuration is part of a run's key, so it holds the settings that decide the pixels and nothing else.
+Readers look for the original files of a named kind in the folder ``raw`` of the machine.
 """
 
 from __future__ import annotations
@@ -21,36 +21,49 @@ Crop = Literal[
     "resize-center-crop-bicubic",
     "resize-center-crop-bilinear",
 ]
-"""How an image becomes a square of the wanted size.
+"""How an image becomes a square of the configured size.
 
 ``center-crop``: the central square, resized by Lanczos (EDM's dataset_tool).
 ``center-crop-dhariwal``: halved by boxes, resized by bicubic, then cropped (ADM; EDM2's dataset_tool).
-``resize-center-crop-…``: shorter side to the size by the named filter, then cropped (torchvision's
-Resize and CenterCrop). On an image that has the size already all of them do nothing.
+``resize-center-crop-…``: shorter side resized by the named filter, then cropped (torchvision's Resize and
+CenterCrop). All of them leave an image alone that has the size already.
 """
 
 
+def is_plane(shape: tuple[int, ...] | None) -> bool:
+    """Whether images [h, w, c] of this shape are points of the plane: one pixel, two channels."""
+    return shape == (1, 1, 2)
+
+
 class DatasetConfig(Variant):
-    """Where images come from and how they are split."""
+    """Origin of the images and how they are split.
+
+    The implementation is a function that :func:`couplet.data.sources.base.read` calls with the
+    configuration, the folder ``raw`` of original files and an ``ExitStack``, which closes the reader's open
+    files after the last image; it returns a :class:`couplet.data.sources.base.Source`. It may import
+    optional packages: a missing one becomes a one-line error.
+    """
 
     noun = "dataset"
-    native: ClassVar[tuple[int, int] | None] = None
-    """Resolution and channels of the kind, where it has its own."""
+    by_content: ClassVar[tuple[str, ...]] = ()
+    """Settings that name files or folders, which count in cache keys by their content."""
+    native: ClassVar[tuple[int, int, int] | None] = None
+    """Height, width and channels that the kind prescribes, if it does."""
     num_classes: ClassVar[int] = 0
-    """Labels of the kind; 0 where it has none, or only the files tell."""
+    """Number of classes that the kind prescribes; 0 if it has no labels or its files decide."""
 
     @property
     def has_test(self) -> bool | None:
-        """Whether there will be a test split; None where only the files tell."""
+        """Whether the archive will have a test split; None if the files decide."""
         return True
 
 
 class HeldOutConfig(DatasetConfig):
-    """A data set that has no test split of its own."""
+    """A data set without a published test split."""
 
     test_images: int = Field(0, ge=0)
-    """Images held out of training, drawn evenly from the classes. 0, as in the papers: none, so that
-    all images are trained on and selection has to score on the training split."""
+    """Images held out of training, drawn evenly from the classes. 0, as in the papers: training uses all
+    images, and selection has to score on the training split."""
 
     @property
     def has_test(self) -> bool | None:
@@ -60,7 +73,7 @@ class HeldOutConfig(DatasetConfig):
 class DigitsConfig(DatasetConfig):
     """scikit-learn's digits: 1,797 grey 8×8 images of ten classes, shipped inside scikit-learn."""
 
-    native = (8, 1)
+    native = (8, 8, 1)
     num_classes = 10
     implementation: ClassVar[str] = "couplet.data.sources.digits:read_digits"
     kind: Literal["digits"] = "digits"
@@ -72,17 +85,17 @@ class MixtureConfig(DatasetConfig):
     """Points of the plane: an equal mixture of two Gaussians with means (0, 0.5) and (0, -0.5).
 
     The toy data of VCT's Figure 1 (arXiv 2502.18197), whose caption gives the means; the standard deviation
-    is ours. A point is an image of 1×1 pixels with two channels, its coordinates. Like all images they are
-    stored as 256 values from -1 to 1, 2/255 apart: finer than a plot shows.
+    is ours. A point is an image of 1×1 pixels whose two channels are the coordinates. As in all images, each
+    is stored as one of 256 values from -1 to 1, 2/255 apart, which is finer than a plot can show.
     """
 
-    native = (1, 2)
+    native = (1, 1, 2)
     num_classes = 2
     implementation: ClassVar[str] = "couplet.data.sources.mixture:read_mixture"
     kind: Literal["mixture"] = "mixture"
     std: float = Field(0.1, ge=0.01, le=0.125)
-    """Standard deviation of each coordinate about its mean: from about one stored step to a quarter of the
-    way from a mean to the edge. What lies beyond the edge, at most 1 point in 30,000, is put on it."""
+    """Standard deviation of each coordinate: from about one stored step to a quarter of the distance between
+    a mean and the edge. Points beyond the edge, at most 1 in 30,000, are clipped to it."""
     points: int = Field(5000, ge=2, le=10_000_000)
     """Points of the training split."""
     test_points: int = Field(1000, ge=2, le=10_000_000)
@@ -94,7 +107,7 @@ class MixtureConfig(DatasetConfig):
 class MnistConfig(DatasetConfig):
     """MNIST: 60,000 training and 10,000 test images, grey, 28×28, ten classes."""
 
-    native = (28, 1)
+    native = (28, 28, 1)
     num_classes = 10
     implementation: ClassVar[str] = "couplet.data.sources.published:read_mnist"
     kind: Literal["mnist"] = "mnist"
@@ -103,7 +116,7 @@ class MnistConfig(DatasetConfig):
 class FashionMnistConfig(DatasetConfig):
     """Fashion-MNIST: 60,000 training and 10,000 test images, grey, 28×28, ten classes."""
 
-    native = (28, 1)
+    native = (28, 28, 1)
     num_classes = 10
     implementation: ClassVar[str] = "couplet.data.sources.published:read_fashion_mnist"
     kind: Literal["fashion_mnist"] = "fashion_mnist"
@@ -112,7 +125,7 @@ class FashionMnistConfig(DatasetConfig):
 class Cifar10Config(DatasetConfig):
     """CIFAR-10: 50,000 training and 10,000 test images, 32×32, ten classes."""
 
-    native = (32, 3)
+    native = (32, 32, 3)
     num_classes = 10
     implementation: ClassVar[str] = "couplet.data.sources.published:read_cifar10"
     kind: Literal["cifar10"] = "cifar10"
@@ -120,9 +133,9 @@ class Cifar10Config(DatasetConfig):
 
 class CelebA64Config(DatasetConfig):
     """CelebA, aligned, at 64×64, without labels: 162,770 training and 19,962 test images; the official
-    validation split is left out, as in GC."""
+    validation split is left out, as in GC's code."""
 
-    native = (64, 3)
+    native = (64, 64, 3)
     implementation: ClassVar[str] = "couplet.data.sources.published:read_celeba"
     kind: Literal["celeba64"] = "celeba64"
     crop: Crop = "resize-center-crop-lanczos"
@@ -130,32 +143,32 @@ class CelebA64Config(DatasetConfig):
 
 
 class Church64Config(HeldOutConfig):
-    """LSUN church outdoor at 64×64: 126,227 images without labels. The official validation split of
-    300 images is too small to score on; it is left out."""
+    """LSUN church outdoor at 64×64: 126,227 images without labels. The official validation split is left
+    out: its 300 images are too few to score on."""
 
-    native = (64, 3)
+    native = (64, 64, 3)
     implementation: ClassVar[str] = "couplet.data.sources.published:read_church"
     kind: Literal["church64"] = "church64"
     crop: Crop = "resize-center-crop-lanczos"
-    """GC's code for CelebA; none is published for this data set."""
+    """GC's code for CelebA; there is no published code for this data set."""
 
 
 class ImageNet32Config(DatasetConfig):
     """ILSVRC-2012 at 32×32, 1,000 classes: 1,281,167 training images; the 50,000 validation images are
     the test split."""
 
-    native = (32, 3)
+    native = (32, 32, 3)
     num_classes = 1000
     implementation: ClassVar[str] = "couplet.data.sources.published:read_imagenet32"
     kind: Literal["imagenet32"] = "imagenet32"
     crop: Crop = "resize-center-crop-bilinear"
-    """GC's code. The public downsampled ImageNet of the same size was made with boxes: other pixels."""
+    """GC's code. The public downsampled ImageNet of this size has other pixels: it was made with boxes."""
 
 
 class ImageNet64Config(HeldOutConfig):
     """ILSVRC-2012 at 64×64, 1,000 classes: 1,281,167 training images."""
 
-    native = (64, 3)
+    native = (64, 64, 3)
     num_classes = 1000
     implementation: ClassVar[str] = "couplet.data.sources.published:read_imagenet64"
     kind: Literal["imagenet64"] = "imagenet64"
@@ -163,8 +176,9 @@ class ImageNet64Config(HeldOutConfig):
     """`zip`: the archive of EDM's or EDM2's dataset_tool, training images only, as the papers use it.
     `ilsvrc`: the original images; the 50,000 validation images are the test split."""
     crop: Crop = "center-crop-dhariwal"
-    """EDM2, and so ECT and VCT, which start from its weights; EDM itself: center-crop. A zip is cropped
-    already: there this names the file (img64.zip or imagenet-64x64.zip), and only these two are allowed."""
+    """The crop of EDM2, and so of ECT and VCT, which start from its weights. EDM's is center-crop. Images in a
+    zip are cropped already: there the crop selects the file, img64.zip or, for EDM's, imagenet-64x64.zip, and
+    no other crop is allowed."""
 
     @property
     def has_test(self) -> bool | None:
@@ -173,9 +187,9 @@ class ImageNet64Config(HeldOutConfig):
     @model_validator(mode="after")
     def _fits_originals(self) -> Self:
         if self.originals == "ilsvrc" and self.test_images:
-            raise Invalid(("test_images",), self.test_images, "must be 0: ilsvrc has a test split of its own")
+            raise Invalid(("test_images",), self.test_images, "must be 0: ilsvrc has its own test split")
         if self.originals == "zip" and self.crop not in ("center-crop", "center-crop-dhariwal"):
-            allowed = "originals: zip was made with center-crop or center-crop-dhariwal"
+            allowed = "must be center-crop or center-crop-dhariwal with originals: zip"
             raise Invalid(("crop",), self.crop, allowed)
         return self
 
@@ -184,32 +198,34 @@ class Ffhq64Config(HeldOutConfig):
     """Flickr-Faces-HQ at 64×64: 70,000 images without labels, from the zip of EDM's dataset_tool, which
     resized the square originals by Lanczos."""
 
-    native = (64, 3)
+    native = (64, 64, 3)
     implementation: ClassVar[str] = "couplet.data.sources.published:read_ffhq"
     kind: Literal["ffhq64"] = "ffhq64"
 
 
 class ImagesConfig(HeldOutConfig):
-    """Images of your own: a folder, zip, tar, IDX file or LMDB folder, told apart by content.
+    """Your own images: a folder, zip, tar, IDX file or LMDB folder, recognised by its content.
 
-    Labels are the names of the first-level folders, those of an EDM zip's dataset.json, or those of the
-    labels file beside an IDX file; folders `train` and `test`, `val` or `valid` at the top are splits.
-    Transparency is dropped, orientation tags are not applied, more than 8 bits a channel are refused.
+    Labels come from the names of the first-level folders, from the dataset.json of an EDM zip, or from the
+    labels file next to an IDX file; top-level folders `train` and `test`, `val` or `valid` are splits.
+    Transparency is dropped, orientation tags are ignored, and images of more than 8 bits per channel are
+    refused.
     """
 
     implementation: ClassVar[str] = "couplet.data.sources.images:read_images"
+    by_content = ("path", "test_path")
     kind: Literal["images"] = "images"
     path: str = Field(min_length=1)
-    """Where the images are; relative to the working directory."""
+    """Path of the images, relative to the working directory."""
     resolution: int = Field(ge=1, le=4096)
-    """Height and width that images are brought to, in pixels."""
+    """Height and width of the archive's images, in pixels."""
     crop: Crop = "center-crop-dhariwal"
     channels: Literal[1, 3] | None = None
-    """3: colour; 1: grey (ITU-R 601-2 luma). null: as the images are, which must then be alike."""
+    """3: colour; 1: grey (ITU-R 601-2 luma). null: the images' own, which must then agree."""
     test_path: str | None = Field(None, min_length=1)
-    """Where the test images are, if not at `path`."""
+    """Path of the test images, if they are not at `path`."""
     skip_corrupt: bool = False
-    """Leave out images that cannot be decoded, and name them in the card; otherwise they are refused."""
+    """Leave out images that cannot be decoded and list them in the card, instead of refusing them."""
 
     @property
     def has_test(self) -> bool | None:
@@ -218,7 +234,7 @@ class ImagesConfig(HeldOutConfig):
     @model_validator(mode="after")
     def _one_test_split(self) -> Self:
         if self.test_path is not None and self.test_images:
-            raise Invalid(("test_images",), self.test_images, "must be 0 where test_path is given")
+            raise Invalid(("test_images",), self.test_images, "must be 0 if test_path is set")
         return self
 
 
@@ -233,11 +249,12 @@ def from_path(
 ) -> ImagesConfig:
     """The images at ``path`` as data set ``name``, for `couplet prepare NAME --from PATH`.
 
-    Where ``name`` is a kind of its own, what is not given is that kind's: the result stands in for it.
+    If ``name`` is a kind, its resolution, channels and crop are the defaults, so that the result can replace
+    it.
 
     Raises:
-        UserError: ``name`` cannot stand in a path, ``resolution`` is missing and ``name`` is no kind that
-            has one, or a value is not allowed.
+        UserError: ``name`` cannot be part of a path, a value is not allowed, or ``resolution`` is missing
+            and ``name`` is no kind that prescribes one.
     """
     try:
         path_safe(name)
@@ -246,12 +263,12 @@ def from_path(
     kind = DatasetConfig.family.get(name)
     settings: dict[str, Any] = {"path": str(path), "skip_corrupt": skip_corrupt}
     if kind is not None and issubclass(kind, DatasetConfig) and kind.native is not None:
-        settings["resolution"], settings["channels"] = kind.native
+        _, settings["resolution"], settings["channels"] = kind.native
         if "crop" in kind.model_fields:
             settings["crop"] = kind.model_fields["crop"].default
     given = {"resolution": resolution, "channels": channels, "test_images": test_images}
     settings |= {key: value for key, value in given.items() if value is not None}
     if "resolution" not in settings:
-        own = sorted(name for name, kind in DatasetConfig.family.items() if getattr(kind, "native", None))
-        raise UserError(f"data set {name}: needs a resolution; only {', '.join(own)} have their own")
+        known = sorted(name for name, kind in DatasetConfig.family.items() if getattr(kind, "native", None))
+        raise UserError(f"data set {name}: needs a resolution; only {', '.join(known)} prescribe one")
     return validated(ImagesConfig, settings, f"data set {name}")

@@ -1,4 +1,4 @@
-"""Extractors: what turns images into the features that distances are computed in."""
+"""Extractors: networks that turn images into features, in which samples are compared."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from couplet.config.base import Ints, Variant
 
 
 class ExtractorConfig(Variant):
-    """What turns images into the features that distances are computed in."""
+    """An extractor of features; its implementation is a :class:`couplet.metrics.extractor.base.Extractor`."""
 
     noun = "feature extractor"
 
-    def metric(self, name: str) -> str:
-        """The column of the metric ``name``: `fd`, `kid`, `is`, `precision` or `recall`.
+    @property
+    def label(self) -> str:
+        """Kind, and other settings that decide features, where a file may use several: `dinov2_1a2b3c4d`."""
+        return self.kind
 
-        Numbers of different extractors never share a column: `fid` is clean-fid's with the published
-        Inception and nothing else, all others carry the extractor's name.
+    def metric(self, number: str) -> str:
+        """Column of a number: `fd_classifier`.
+
+        Numbers of different extractors never share a column: `fid` is in the features of clean-fid with the
+        published Inception, and all other columns carry the extractor's label.
         """
-        return f"{name}_{self.kind}"
+        return f"{number}_{self.label}"
 
 
 class ClassifierConfig(ExtractorConfig):
@@ -43,9 +48,9 @@ class ClassifierConfig(ExtractorConfig):
 
 
 class ValuesConfig(ExtractorConfig):
-    """No network: features are an image's own values in [-1, 1], for points of the plane and small images.
+    """The values of an image in [-1, 1] as its features, for points of the plane and small images.
 
-    Distances then are those of the pixels' means and covariances, which say little of what is in an image.
+    Distances then compare means and covariances of pixels, which say little about the content of images.
     """
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.values:ValuesExtractor"
@@ -56,7 +61,8 @@ class PublishedConfig(ExtractorConfig):
     """An extractor whose weights are a published file."""
 
     weights: str | None = Field(None, min_length=1, exclude=True)
-    """The file; null looks in torch's cache. In no key, for ``sha256`` says what is in it."""
+    """The file; null is the published one, in torch's cache. Excluded from cache keys: ``sha256`` identifies
+    the content."""
     batch: int = Field(64, ge=1)
     """Images per network call; changes speed and memory, and features by float rounding."""
 
@@ -73,23 +79,28 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class InceptionConfig(PublishedConfig):
     """The network of FID, KID and IS: TensorFlow's Inception of 2015-12-05, as clean-fid runs it.
 
-    The file of `clean` and `legacy_tensorflow` is TorchScript, that is a program. It runs only when its
+    The file of `clean` and `legacy_tensorflow` is TorchScript, that is a program. It runs only if its
     digest is ``sha256``; give another digest only for a file that you trust.
     """
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.inception:InceptionExtractor"
     kind: Literal["inception"] = "inception"
     mode: Literal["clean", "legacy_pytorch", "legacy_tensorflow"] = "clean"
-    """How images get to 299 × 299. `clean`: antialiased bicubic, not rounded. `legacy_tensorflow`: bilinear
-    without antialiasing, as the codes of StyleGAN, EDM and ECT do. `legacy_pytorch`: the like in pytorch-fid,
-    with its own file of weights."""
+    """Resizing to 299 × 299. `clean`: antialiased bicubic, not rounded. `legacy_tensorflow`: bilinear without
+    antialiasing, as in the code of StyleGAN, EDM and ECT. `legacy_pytorch`: the same in pytorch-fid, with its
+    own file of weights."""
     sha256: Sha256 = Field(default_factory=lambda data: _inception(data.get("mode")))
-    """SHA-256 of the file, by default of the published one of the mode; a file with another is refused."""
+    """SHA-256 of the file, by default of the mode's published one; a file with another digest is refused."""
 
-    def metric(self, name: str) -> str:
-        """`fid`, `kid`, `is` …; another mode or file adds its name."""
+    @property
+    def label(self) -> str:
+        """`inception`; another mode or file adds its name."""
         mode = "" if self.mode == "clean" else f"_{self.mode}"
-        return ("fid" if name == "fd" else name) + mode + _other(self.sha256, _inception(self.mode))
+        return self.kind + mode + _other(self.sha256, _inception(self.mode))
+
+    def metric(self, number: str) -> str:
+        """Column of a number: `fid`, `kid`, `fid_legacy_tensorflow`."""
+        return ("fid" if number == "fd" else number) + self.label.removeprefix(self.kind)
 
 
 def _inception(mode: str | None) -> str:
@@ -97,25 +108,26 @@ def _inception(mode: str | None) -> str:
 
 
 def _other(sha256: str, published: str) -> str:
-    """The first digits of weights that are not the published ones, else nothing."""
+    """First digits of the digest of weights that are not the published ones, else nothing."""
     return "" if sha256 == published else f"_{sha256[:8]}"
 
 
 class DinoV2Config(PublishedConfig):
     """FD-DINOv2 (Stein et al. 2023): the class token of DINOv2's ViT-L/14, 1024 numbers, at 224 × 224.
 
-    Images are resized as dgm-eval does by default and EDM2 as ``resize_mode='pil'``: PIL's bicubic on 8-bit
-    values. EDM2's own default resizes in torch, which it calls almost the same.
+    Images are resized by PIL's bicubic on 8-bit values, as in dgm-eval by default and in EDM2 with
+    ``resize_mode='pil'``. EDM2's own default resizes in torch, which it calls almost the same.
     """
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.dinov2:DinoV2Extractor"
     kind: Literal["dinov2"] = "dinov2"
     architecture: str = Field("vit_large_patch14_dinov2", min_length=1)
-    """timm's name of the vision transformer."""
+    """Name of the vision transformer in timm."""
     sha256: Sha256 = DINOV2
-    """SHA-256 of the file, by default of the authors' dinov2_vitl14_pretrain.pth; a file with another is
-    refused. timm's .safetensors holds the same weights but has a digest of its own."""
+    """SHA-256 of the file, by default of the authors' dinov2_vitl14_pretrain.pth; a file with another digest
+    is refused. timm's .safetensors holds the same weights under another digest."""
 
-    def metric(self, name: str) -> str:
-        """`fd_dinov2`, `kid_dinov2` …; other weights add their digest."""
-        return super().metric(name) + _other(self.sha256, DINOV2)
+    @property
+    def label(self) -> str:
+        """`dinov2`; other weights add their digest."""
+        return self.kind + _other(self.sha256, DINOV2)

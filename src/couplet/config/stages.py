@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from couplet.config.base import Closed, Floats, Ints, Invalid
+from couplet.config.base import Closed, Ints, named
+from couplet.config.metrics import MetricConfig
 
 
 class SelectConfig(Closed):
@@ -38,45 +38,8 @@ class SampleConfig(Closed):
 class EvaluateConfig(Closed):
     """How `evaluate` turns samples into numbers."""
 
-    kid_subsets: int = Field(100, ge=1)
-    """Random subsets that the kernel distance averages over (Bińkowski et al.)."""
-    kid_subset_size: int = Field(1000, ge=2)
-    """Largest number of images in a subset."""
-    inception_score: Literal["torchmetrics", "ect"] = "torchmetrics"
-    """Splits of ceil(n / splits) images and the unbiased standard deviation over them (torchmetrics, VCT), or
-    splits of equal size and the biased one (StyleGAN, ECT). Only with an extractor that classifies."""
-    inception_splits: int = Field(10, ge=1)
-    """Parts of the samples that the Inception Score is computed on."""
-    precision_recall_k: int | None = Field(None, ge=1)
-    """Neighbours that span the manifold in precision and recall; 3 in Kynkäänniemi et al. Null: neither."""
-    precision_recall_images: int = Field(10_000, ge=2)
-    """Evenly spaced images of each side that precision and recall use at most: the cost is their square."""
-
-
-PROBES = ("gradient", "transport", "regulariser", "plane")
-"""What `probe` measures: how much gradients vary from batch to batch (VCT); at each noise level the transport
-cost of the coupling's pairs, and how far their velocity is from the mean one (GC, figures 3 and 2); what
-becomes of points of the plane (VCT, figure 1)."""
-
-
-class ProbeConfig(Closed):
-    """How `probe` measures a finished training."""
-
-    images: int = Field(2000, ge=2)
-    """Pairs at each noise level."""
-    batches: int = Field(32, ge=2)
-    """Minibatches of the training's size whose gradients are compared."""
-    levels: Floats = Field(
-        (0.02, 0.0425, 0.0904, 0.192, 0.408, 0.868, 1.84, 3.92, 8.33, 17.7, 37.6, 80.0), min_length=1
-    )
-    """Noise levels in (0, sigma_max], rising."""
-
-    @model_validator(mode="after")
-    def _rising(self) -> Self:
-        for i, (before, level) in enumerate(pairwise((0.0, *self.levels))):
-            if level <= before:
-                raise Invalid(("levels", i), level, f"must be above {before:g}: levels are positive and rise")
-        return self
+    metrics: Annotated[dict[str, Any], named(MetricConfig)] = {"fd": {}, "kid": {}, "is": {}}
+    """Metrics by name. Metrics that need class scores are left out with an extractor that has none."""
 
 
 class TrainConfig(Closed):

@@ -1,86 +1,99 @@
-"""A study: what the cells of a parameter file show, as one figure with its caption."""
+"""A study: one figure with its caption, made of the cells of a parameter file."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Closed, Floats, Invalid, OneOf, Variant
+from couplet.config.base import Closed, Floats, Invalid, OneOf, Variant, choices
 
 Dimension = Literal["dataset", "recipe", "kernel", "coupling"]
 
 
 class FigureConfig(Variant):
-    """What a figure shows of the cells; each cell's seeds are one mark with their spread."""
+    """A picture of a study's cells; the seeds of a cell are one mark with their spread.
+
+    Implementations are called with the settings: :class:`couplet.figures.base.FigureKind`.
+    """
 
     noun = "figure"
 
     @property
-    def probed(self) -> str | None:
-        """The kind of probe that is drawn; None where it is samples' distances."""
+    def needs(self) -> str | None:
+        """What the figure reads: `select`, or a kind of probe; None leaves it to `Study.numbers`."""
         return None
 
 
 class DotsConfig(FigureConfig):
     """The Fréchet distance of every row, a mark for each NFE: a table to look at."""
 
+    implementation: ClassVar[str] = "couplet.figures.dots:Dots"
     kind: Literal["dots"] = "dots"
 
 
 class SweepConfig(FigureConfig):
     """The Fréchet distance against a number of the settings, a line for each NFE."""
 
+    implementation: ClassVar[str] = "couplet.figures.sweep:Sweep"
     kind: Literal["sweep"] = "sweep"
     x: str
-    """Dotted key of a training's settings: `coupling.mu`, `recipe.network.dropout`."""
+    """Dotted key of a run's settings: `coupling.mu`, `recipe.network.dropout`."""
     xlabel: str
     log: bool = False
-    """A logarithmic axis; a value of 0 stands at its left end."""
+    """A logarithmic axis; a value of 0 is at its left end."""
     zero: dict[str, float] = {}
-    """x of rows by coupling, where their settings do not have the key: independent is mu = 0."""
+    """x of rows by coupling, for couplings whose settings do not have the key: independent is mu = 0."""
 
 
 class StepsConfig(FigureConfig):
-    """The Fréchet distance of the snapshots, as `select` measures it, along the training."""
+    """The Fréchet distance of the snapshots along training, as `select` measures it."""
 
+    implementation: ClassVar[str] = "couplet.figures.steps:Steps"
     kind: Literal["steps"] = "steps"
     against: Annotated[
         tuple[Literal["steps", "seconds", "evaluations"], ...], Field(strict=False, min_length=1)
     ] = ("steps",)
-    """A panel for each: training steps; seconds of training, as measured; evaluations of the main network
-    per image, all that a step asks for, a backward pass counted as two."""
+    """A panel for each: training steps; measured seconds of training; evaluations of the main network per
+    image, all that a step needs, where a backward pass counts as two."""
+
+    @property
+    def needs(self) -> str:
+        return "select"
 
 
 class EvaluationsConfig(FigureConfig):
     """The Fréchet distance against the number of network evaluations of a sample."""
 
+    implementation: ClassVar[str] = "couplet.figures.evaluations:Evaluations"
     kind: Literal["evaluations"] = "evaluations"
 
 
 class ProbeFigureConfig(FigureConfig):
-    """What `couplet probe` measures of the trainings."""
+    """The measurements of `couplet probe`."""
 
+    implementation: ClassVar[str] = "couplet.figures.probe:Probe"
     kind: Literal["probe"] = "probe"
     probe: Literal["gradient", "transport", "regulariser"]
 
     @property
-    def probed(self) -> str | None:
+    def needs(self) -> str:
         return self.probe
 
 
 class PlaneConfig(FigureConfig):
-    """Points of the plane: one-step map, the encoder's posteriors, trajectories; a column for each row."""
+    """Points of the plane: one-step map, posteriors of the encoder, pairs; a column for each row."""
 
+    implementation: ClassVar[str] = "couplet.figures.plane:Plane"
     kind: Literal["plane"] = "plane"
 
     @property
-    def probed(self) -> str | None:
+    def needs(self) -> str:
         return "plane"
 
 
 class Comparison(Closed):
-    """A statement of the paper, put to the seeds: one of two values of a dimension has the lower number."""
+    """A statement of the paper, tested on the seeds: one of two names has the lower number."""
 
     of: Dimension = "coupling"
     lower: str
@@ -91,40 +104,50 @@ class Comparison(Closed):
     nfe: Annotated[tuple[int, ...], Field(strict=False)] | None = None
     """Null: every NFE that is sampled."""
     at: Floats | None = None
-    """In a probe's figure: the noise levels (or steps) to compare at; null is the last one."""
+    """In the figure of a probe: the noise levels (or steps) to compare at; null is the last one."""
+
+
+PAPERS = {
+    "iCT": "iCT — Improved techniques for training consistency models",
+    "VCT": "VCT — Training consistency models with variational noise coupling",
+    "GC": "GC — Improving consistency models with generator-augmented flows",
+    "couplet": "Beyond the papers",
+}
+"""Headings of the page, in its order, by the name in a study. `couplet`: a comparison that no paper makes."""
 
 
 class Study(Closed):
-    """One figure or table of a paper: what it is, what the paper says of it, how it is drawn."""
+    """One figure or table of a paper: its name, the paper's claim, and how to draw it."""
 
-    paper: Literal["iCT", "VCT", "GC", "couplet"]
-    """`couplet`: a comparison that no paper makes."""
+    paper: str = Field(json_schema_extra={"enum": [*PAPERS]})
     result: str
-    """What it is called there: `Figure 5`."""
+    """Its name in the paper: `Figure 5`."""
     title: str
     claim: str
-    """What the paper says it shows, in our words."""
+    """The paper's claim, in our words."""
     source: str
-    """Where it says so."""
+    """The place of the claim."""
     order: int
     """Place in the page."""
     figure: Annotated[FigureConfig, OneOf()]
     numbers: Literal["evaluate", "select"] = "evaluate"
-    """Whose distances are drawn: of the selected snapshot by `evaluate`'s samples; or of the last snapshot as
-    `select` scored it, which spares two stages a cell. Curves along training are `select`'s anyway."""
+    """Which distances to draw: `evaluate`, of the selected snapshot; or `select`, of the last snapshot, which
+    skips two stages per cell. Curves along training are always those of `select`."""
     labels: dict[str, str] = {}
-    """What names of recipes, kernels and couplings are called in the figure."""
+    """Names of recipes, kernels and couplings in the figure."""
     compare: Annotated[tuple[Comparison, ...], Field(strict=False)] = ()
     note: str = ""
-    """What a reader has to know of this reproduction: definitions and settings that are ours."""
+    """Definitions and settings of this reproduction that a reader has to know."""
 
     @property
-    def of_selection(self) -> bool:
-        """Whether the figure needs no sample and no evaluation."""
-        return self.numbers == "select" or isinstance(self.figure, StepsConfig)
+    def needs(self) -> str:
+        """What the figure reads of each cell: `select`, `evaluate`, or a kind of probe."""
+        return self.figure.needs or self.numbers
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
+        if self.paper not in PAPERS:
+            raise Invalid(("paper",), self.paper, choices(self.paper, PAPERS))
         for name in ("title", "claim", "source"):
             if not getattr(self, name).strip():
                 raise Invalid((name,), getattr(self, name), "must say something")

@@ -9,21 +9,23 @@ from typing import Any
 from pydantic import BaseModel
 
 from couplet.config.base import Variant
-from couplet.errors import UserError
+from couplet.errors import UserError, installed
 
 
 def implementation(config: Variant) -> Any:
     """The class or function that ``config.implementation`` names, imported.
 
     Raises:
-        UserError: the class of ``config`` names nothing, or what it names cannot be imported.
+        UserError: the class of ``config`` names nothing, what it names cannot be imported, or a package
+            that it needs is not installed.
     """
     kind = f"{config.noun} {config.kind}"
     name = vars(type(config)).get("implementation", "")
     if not name:
         raise UserError(f"{kind}: {type(config).__name__} names no implementation, 'package.module:Name'")
     try:
-        return resolve_name(name)
+        with installed(kind):
+            return resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{kind}: implementation {name} cannot be imported ({error})") from None
 
@@ -36,7 +38,9 @@ def build(config: Variant, *arguments: Any, **context: Any) -> Any:
     Raises:
         UserError: see :func:`implementation`.
     """
-    return implementation(config)(config, *arguments, **context)
+    implemented = implementation(config)
+    with installed(f"{config.noun} {config.kind}"):
+        return implemented(config, *arguments, **context)
 
 
 def variants_in(settings: Any) -> Iterator[Variant]:

@@ -25,26 +25,26 @@ SPLITS = ("train", "test")
 
 CARD = "card.json"
 ARRAYS = tuple(f"{split}-{part}.npy" for split in SPLITS for part in ("images", "labels"))
-"""Files of an archive."""
+"""Array files of an archive."""
 
 PREVIEW = "preview.png"
-"""A contact sheet of training images beside the card, for people."""
+"""A picture of the training images, which stage `prepare` draws next to the card."""
 
 BLOCK = 64
-"""Images that a thread decodes at a time."""
+"""Images in the unit of work of a decoding thread."""
 
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Called with a title and a total; gives a function to call with the number of images just done."""
+"""Called with a title and a total; its context is a function to call with each number of finished images."""
 
 
 @contextmanager
 def silent(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows no progress."""
+    """Show no progress."""
     yield lambda done: None
 
 
 class CorruptImage(Exception):
-    """An image that cannot be decoded; the message says why, without its name."""
+    """An image that cannot be decoded; the message holds the reason but not the image's name."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Stream:
-    """One split of a data set whose images are decoded when they are asked for."""
+    """One split of a data set whose images are decoded on demand."""
 
     names: Sequence[str]
-    """What an image is called in messages, [n]."""
+    """Name of each image in messages, [n]."""
     labels: NDArray[np.int64]
     """Class indices [n]."""
     image: Callable[[int], NDArray[np.uint8]]
-    """Image i as [h, w, c]; called from several threads. Raises CorruptImage."""
+    """Decodes image i, uint8 [h, w, c]; called from several threads. Raises CorruptImage."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -82,27 +82,27 @@ class Stream:
         return cls([str(i) for i in range(len(split))], split.labels, split.images.__getitem__)
 
     def __getitem__(self, chosen: NDArray[np.int64]) -> Stream:
-        """The part of the stream with these indices, in their order."""
+        """The images with these indices, in the order of the indices."""
         names = [self.names[i] for i in chosen]
         return Stream(names, self.labels[chosen], lambda i: self.image(int(chosen[i])))
 
 
 class Card(Closed):
-    """What stands in card.json."""
+    """Content of card.json."""
 
     dataset: str
     source: str
-    """Where the images came from and how they were cut to size, in words."""
+    """Origin of the images and how they were cut to size."""
     originals: dict[str, str] = {}
-    """Digest of each file that was read, as ``md5:…`` or ``sha256:…``; none for folders of images."""
+    """Digest of each original file, ``md5:…`` or ``sha256:…``; empty for folders of images."""
     shape: Annotated[tuple[int, int, int], Field(strict=False)]
     """Height, width, channels."""
     classes: Annotated[tuple[str, ...], Field(strict=False)]
-    """Names of the classes; none: the images have no labels, and all stored ones are 0."""
+    """Names of the classes; empty: the images have no labels, and all stored labels are 0."""
     counts: dict[str, int]
     """Images per split."""
     skipped: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = {}
-    """Names of the images of a split that were left out because they cannot be decoded."""
+    """Names of the images in each split that were left out because they cannot be decoded."""
     files: dict[str, str]
     """SHA-256 of each array file."""
     digest: str
@@ -110,10 +110,10 @@ class Card(Closed):
 
 
 class Archive:
-    """A folder that :func:`write` made.
+    """A folder written by :func:`write`. Reads its card; :meth:`split` checks the arrays against it.
 
     Raises:
-        UserError: the folder holds no card, or its arrays do not match the card.
+        UserError: the card is missing, is no card, or has no training split.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -125,46 +125,44 @@ class Archive:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Which of :data:`SPLITS` there are."""
+        """The archive's own members of :data:`SPLITS`."""
         return tuple(name for name in SPLITS if name in self.card.counts)
 
     @cached_property
     def train(self) -> Split:
+        """The training split; see :meth:`split`."""
         return self.split("train")
 
-    @cached_property
-    def test(self) -> Split:
-        return self.split("test")
-
     def split(self, name: str) -> Split:
-        """Images and labels of a split, mapped from disk, not read.
+        """Images and labels of a split, memory-mapped.
 
         Raises:
-            UserError: there is no such split, or its files do not match the card.
+            UserError: the archive has no such split, or its files do not match the card.
         """
         if name not in self.card.counts:
             raise UserError(
                 f"{self.folder / CARD}: {self.card.dataset} has no {name} split, only "
-                f"{', '.join(self.splits)}: set select.split: train, or hold images out with test_images"
+                f"{', '.join(self.splits)}; set select.split: train, or hold out images with test_images"
             )
-        images, labels = (read_array(self.folder / f"{name}-{part}.npy") for part in ("images", "labels"))
+        paths = [self.folder / f"{name}-{part}.npy" for part in ("images", "labels")]
+        images, labels = map(read_array, paths)
         expected = (self.card.counts[name], *self.card.shape)
         if images.shape != expected or images.dtype != np.uint8 or labels.shape != (len(images),):
             raise UserError(
-                f"{self.folder / f'{name}-images.npy'}: holds {images.dtype}{list(images.shape)} with "
-                f"{labels.size} labels, the card says uint8{list(expected)}; run `couplet prepare` again"
+                f"{paths[0]}: holds {images.dtype}{list(images.shape)} with {labels.size} labels, the card "
+                f"says uint8{list(expected)}; run `couplet prepare` again"
             )
-        known = max(len(self.card.classes), 1)
-        if labels.dtype != np.int64 or labels.min(initial=0) < 0 or labels.max(initial=0) >= known:
+        last = max(len(self.card.classes), 1) - 1
+        if labels.dtype != np.int64 or labels.min(initial=0) < 0 or labels.max(initial=0) > last:
             raise UserError(
-                f"{self.folder / f'{name}-labels.npy'}: must hold int64 from 0 to {known - 1}, the classes "
-                "of the card; run `couplet prepare` again"
+                f"{paths[1]}: must hold int64 from 0 to {last}, the classes of the card; run `couplet "
+                "prepare` again"
             )
         return Split(images, labels)
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """The array in a .npy file, mapped from disk, not read.
+    """The array in a .npy file, memory-mapped.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -188,24 +186,25 @@ def write(
     workers: int = 1,
     counting: Counting = silent,
 ) -> Card:
-    """Writes a data set as an archive, image by image, so that memory does not grow with their number.
+    """Write a data set as an archive, image by image: memory does not grow with the number of images.
 
-    The card comes last: a card means a whole archive. The bytes do not depend on ``workers``.
+    The card is written last, so that a folder with a card holds a complete archive. The bytes do not depend
+    on ``workers``.
 
     Args:
-        folder: where to; what stands there of an earlier archive is replaced.
-        dataset: its name.
-        source: where the images came from, in words.
+        folder: folder of the archive; an earlier archive in it is replaced.
+        dataset: name of the data set.
+        source: origin of the images.
         classes: names of the classes.
-        splits: ``train`` and, where there is one, ``test``.
-        originals: digest of each file that was read.
-        skip_corrupt: leave out images that cannot be decoded and name them in the card.
-        workers: threads that decode.
+        splits: ``train`` and, where it exists, ``test``.
+        originals: digest of each original file.
+        skip_corrupt: leave out images that cannot be decoded and list them in the card.
+        workers: number of decoding threads.
         counting: shows progress.
 
     Raises:
-        UserError: images cannot be decoded, or ``folder`` holds something else or cannot be written; the
-            archive that was there is then as it was.
+        UserError: images cannot be decoded, ``folder`` contains other files, or it cannot be written. An
+            earlier archive is then unchanged.
     """
     _refuse_others(folder)
     done: dict[str, _Written] = {}
@@ -213,25 +212,24 @@ def write(
     with ExitStack() as stack, _naming(folder):
         for name, split in splits.items():
             stream = Stream.of(split)
-            # All files take their places together, when the last image has been decoded.
+            # The files replace earlier ones together, after the last image is decoded.
             images = stack.enter_context(replacing(folder / f"{name}-images.npy"))
             labels = stack.enter_context(replacing(folder / f"{name}-labels.npy"))
             with counting(f"{dataset}: {name}", len(stream)) as advance:
                 done[name] = _write_images(images, stream, workers, advance)
             with labels.open("wb") as file:
-                np.save(file, stream.labels[done[name].kept], allow_pickle=False)
+                np.save(file, stream.labels[done[name].indices], allow_pickle=False)
             files |= {f"{name}-images.npy": done[name].digest, f"{name}-labels.npy": sha256(labels)}
         _check(dataset, done, skip_corrupt)
-        for stale in {CARD, *ARRAYS} - {*files}:
+        for stale in {CARD, PREVIEW, *ARRAYS} - {*files}:
             (folder / stale).unlink(missing_ok=True)
-    _write_preview(folder, classes)
     card = Card(
         dataset=dataset,
         source=source,
         originals=dict(originals or {}),
         shape=done["train"].shape,
         classes=classes,
-        counts={name: len(written.kept) for name, written in done.items()},
+        counts={name: len(written.indices) for name, written in done.items()},
         skipped={
             name: tuple(image for image, _ in written.corrupt)
             for name, written in done.items()
@@ -245,20 +243,20 @@ def write(
 
 
 def _refuse_others(folder: Path) -> None:
-    """Refuses a folder with anything else in it than an archive; what is hidden does not count."""
+    """Refuse a folder that contains files other than an archive's and hidden ones."""
     if not folder.is_dir():
         return
     own = {CARD, PREVIEW, *ARRAYS}
     others = sorted(file.name for file in folder.iterdir() if file.name not in own and file.name[0] != ".")
     if others:
         raise UserError(
-            f"{folder}: holds {others[0]!r}, which is no part of a prepared data set; choose another folder"
+            f"{folder}: contains {others[0]!r}, which is no part of an archive; choose another folder"
         )
 
 
 @contextmanager
 def _naming(folder: Path) -> Iterator[None]:
-    """Names the folder that cannot be written."""
+    """Name the folder in errors of writing."""
     try:
         yield
     except OSError as error:
@@ -267,24 +265,26 @@ def _naming(folder: Path) -> Iterator[None]:
 
 @dataclass
 class _Written:
-    """What became of the images of a split."""
+    """Result of writing the images of a split."""
 
     shape: tuple[int, int, int] = (0, 0, 0)
-    kept: list[int] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    """Indices of the written images in the stream."""
     corrupt: list[tuple[str, str]] = field(default_factory=list)
-    """Name and reason."""
+    """Name of each image that cannot be decoded, and the reason."""
     digest: str = ""
+    """SHA-256 of the file."""
 
 
 def _write_images(path: Path, stream: Stream, workers: int, advance: Callable[[int], None]) -> _Written:
-    """Writes the images that can be decoded as uint8 [n, h, w, c]."""
+    """Write the images that can be decoded as uint8 [n, h, w, c]."""
     written, digest = _Written(), hashlib.sha256()
     with path.open("w+b") as file:
         for index, image in enumerate(_decoded(stream, workers)):
             if isinstance(image, CorruptImage):
                 written.corrupt.append((stream.names[index], str(image)))
             else:
-                if not written.kept:
+                if not written.indices:
                     height, width, channels = image.shape
                     written.shape = (height, width, channels)
                     _write_header(file, (len(stream), *written.shape))
@@ -297,12 +297,12 @@ def _write_images(path: Path, stream: Stream, workers: int, advance: Callable[[i
                 row = image.tobytes()
                 file.write(row)
                 digest.update(row)
-                written.kept.append(index)
+                written.indices.append(index)
             advance(1)
-        if written.kept and written.corrupt:
-            # numpy leaves room in the header for any first axis, so that it can be rewritten in place.
+        if written.indices and written.corrupt:
+            # numpy reserves space in the header for any first axis, so it can be rewritten in place.
             file.seek(0)
-            _write_header(file, (len(written.kept), *written.shape))
+            _write_header(file, (len(written.indices), *written.shape))
     written.digest = sha256(path) if written.corrupt else digest.hexdigest()
     return written
 
@@ -317,7 +317,7 @@ def _write_header(file: Any, shape: tuple[int, ...]) -> None:
 
 
 def _decoded(stream: Stream, workers: int) -> Iterator[NDArray[np.uint8] | CorruptImage]:
-    """The images in order, decoded by ``workers`` threads a few blocks ahead."""
+    """The images in order, decoded a few blocks ahead by ``workers`` threads."""
 
     def block(start: int) -> list[NDArray[np.uint8] | CorruptImage]:
         return [_image(stream, index) for index in range(start, min(start + BLOCK, len(stream)))]
@@ -345,24 +345,15 @@ def _image(stream: Stream, index: int) -> NDArray[np.uint8] | CorruptImage:
 
 
 def _check(dataset: str, done: Mapping[str, _Written], skip_corrupt: bool) -> None:
-    """Refuses corrupt images, and splits without any other."""
+    """Refuse corrupt images unless they may be skipped, and splits without any other images."""
     corrupt = [(f"{name}: {image}", why) for name, written in done.items() for image, why in written.corrupt]
     if corrupt and not skip_corrupt:
         first = ", ".join(f"{image} ({why})" for image, why in corrupt[:5])
         raise UserError(
             f"dataset {dataset}: {len(corrupt)} images cannot be decoded: {first}"
-            f"{', …' if len(corrupt) > 5 else ''}; mend them, or leave them out: skip_corrupt: true, "
-            "--skip-corrupt with --from"
+            f"{', …' if len(corrupt) > 5 else ''}; repair them, or leave them out with skip_corrupt: true "
+            "(with --from: --skip-corrupt)"
         )
     for name, written in done.items():
-        if not written.kept:
-            raise UserError(f"dataset {dataset}: split {name} holds no image that can be decoded")
-
-
-def _write_preview(folder: Path, classes: tuple[str, ...]) -> None:
-    # Pillow comes with the pipeline; a node that only trains reads archives without it.
-    from couplet.data.preview import contact_sheet
-
-    images, labels = (read_array(folder / f"train-{part}.npy") for part in ("images", "labels"))
-    with replacing(folder / PREVIEW) as temporary:
-        contact_sheet(Split(images, labels), classes).save(temporary, format="PNG")
+        if not written.indices:
+            raise UserError(f"dataset {dataset}: no image of split {name} can be decoded")

@@ -1,4 +1,4 @@
-"""How an image becomes a square: each as the code that the papers' data sets were made with."""
+"""Crops of an image to a square, each as in the code that made the papers' data sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def center_crop_dhariwal(image: Image.Image, size: int) -> Image.Image:
-    """Halved by boxes while twice too large, resized by bicubic, cropped: ADM; EDM2's dataset_tool."""
+    """Halve by boxes until less than twice too large, resize by bicubic, crop: ADM; EDM2's dataset_tool."""
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), BOX)
     scale = size / min(image.size)
@@ -32,7 +32,7 @@ def center_crop_dhariwal(image: Image.Image, size: int) -> Image.Image:
 
 
 def resize_center_crop(image: Image.Image, size: int, *, resample: Image.Resampling) -> Image.Image:
-    """Shorter side to ``size``, then the centre: torchvision's Resize and CenterCrop."""
+    """Resize the shorter side to ``size`` and crop the centre: torchvision's Resize and CenterCrop."""
     short = min(image.size)
     width, height = (size if side == short else int(size * side / short) for side in image.size)
     image = image.resize((width, height), resample)
@@ -47,7 +47,7 @@ CROPS: Mapping[Crop, Callable[[Image.Image, int], Image.Image]] = {
     "resize-center-crop-bicubic": partial(resize_center_crop, resample=BICUBIC),
     "resize-center-crop-bilinear": partial(resize_center_crop, resample=BILINEAR),
 }
-"""By the name in the configuration."""
+"""Crop by its name in the configuration."""
 
 WORDS: Mapping[Crop, str] = {
     "center-crop": "central square resized by Lanczos",
@@ -56,4 +56,4 @@ WORDS: Mapping[Crop, str] = {
     "resize-center-crop-bicubic": "shorter side resized by bicubic, centre cropped",
     "resize-center-crop-bilinear": "shorter side resized by bilinear, centre cropped",
 }
-"""What stands in the card."""
+"""Description of each crop in the card."""

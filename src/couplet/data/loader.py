@@ -1,4 +1,4 @@
-"""Batches of training images for any step, without having drawn those before it."""
+"""Batches of training images for any step, independent of the batches before it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from couplet.data.archive import Split
 from couplet.errors import UserError
 from couplet.tensors import seed_of
 
-Batch = tuple[Tensor, Tensor | None]
+Labelled = tuple[Tensor, Tensor | None]
 """Images float32 [b, c, h, w] in [-1, 1] and one-hot labels float32 [b, k], or None without classes."""
 
 Gathered = tuple[Tensor, Tensor, Tensor]
-"""A batch as it lies in the archive, on the host: pixels uint8 [b, h, w, c], which of them to flip
-bool [b], class indices int64 [b]. The device makes a `Batch` of it."""
+"""A batch in the host's memory: pixels uint8 [b, h, w, c], images to mirror bool [b], class indices int64
+[b]. The device turns it into :data:`Labelled` images."""
 
 
 def to_float(images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """uint8 [n, h, w, c] as float32 [n, c, h, w] in [-1, 1]: ``x/127.5 - 1``, without dequantisation."""
+    """uint8 [n, h, w, c] to float32 [n, c, h, w] in [-1, 1]: ``x/127.5 - 1``, without dequantisation."""
     return _scaled(torch.tensor(images, device=device))
 
 
@@ -36,19 +36,20 @@ def _scaled(pixels: Tensor) -> Tensor:
 
 
 class Loader:
-    """An endless sequence of batches: epoch after epoch, each in an order of its own.
+    """An endless sequence of batches, epoch after epoch, each epoch in its own order.
 
-    Batches may straddle epochs, so that every batch is full and every image is seen equally often.
+    A batch may cross the end of an epoch, so that every batch is full and no image is seen more often than
+    another.
 
     Args:
-        split: the images and their labels; may be mapped from a file larger than the memory.
-        batch: images per step, those of all processes together.
+        split: images and labels; may be mapped from a file larger than the memory.
+        batch: images per step, summed over all processes.
         seed: decides order and flips.
-        flip: whether each image is mirrored with probability 1/2.
+        flip: whether to mirror each image with probability 1/2.
         num_classes: width k of the one-hot labels; 0 for none.
-        rank: which of the ``world`` processes this is, counted from 0.
-        world: processes that share a batch. Each has ``b = batch / world`` images of it; one after
-            the other they are the batch of a single process, labels and flips included.
+        rank: index of this process among ``world``.
+        world: number of processes that share a batch. Each has ``b = batch / world`` of its images;
+            concatenated by rank they are the batch of a single process, including labels and flips.
 
     Raises:
         UserError: ``batch`` is no multiple of ``world``.
@@ -75,7 +76,7 @@ class Loader:
         self.flip, self.num_classes = flip, num_classes
         size = batch // world
         self.part = slice(rank * size, (rank + 1) * size)
-        # A batch touches two epochs at most, unless it is larger than the data set.
+        # A batch no larger than the data set touches at most two epochs.
         self.order = lru_cache(maxsize=2)(self._order)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
@@ -83,38 +84,38 @@ class Loader:
         return rng.permutation(len(self.split))
 
     def indices(self, step: int) -> NDArray[np.int64]:
-        """Which images this rank sees in the 0-based step, [b]."""
+        """Indices of this rank's images in the 0-based step, [b]."""
         position = np.arange(step * self.batch, (step + 1) * self.batch)[self.part]
         epoch, within = np.divmod(position, len(self.split))
         chosen = np.empty_like(position)
         for number in np.unique(epoch):
-            here = epoch == number
-            chosen[here] = self.order(int(number))[within[here]]
+            mask = epoch == number
+            chosen[mask] = self.order(int(number))[within[mask]]
         return chosen
 
     def mirrored(self, step: int) -> NDArray[np.bool_]:
-        """Which of them it sees mirrored, [b]."""
+        """Whether each of these images is mirrored, [b]."""
         if not self.flip:
             return np.zeros(self.batch, dtype=np.bool_)[self.part]
         rng = np.random.default_rng(seed_of(self.seed, "flip", step))
         return (rng.random(self.batch) < 0.5)[self.part]
 
-    def at(self, step: int, device: torch.device) -> Batch:
+    def at(self, step: int, device: torch.device) -> Labelled:
         """The batch of the 0-based step.
 
         Raises:
-            UserError: the file of the images has become shorter.
+            UserError: the file of the images was truncated.
         """
         return self._finished(self.gathered(step), device)
 
     def batches(
         self, start: int, stop: int, device: torch.device, ahead: int | None = None
-    ) -> Generator[Batch, None, None]:
-        """What :meth:`at` returns for ``start``, ``start + 1``, ..., ``stop - 1``.
+    ) -> Generator[Labelled, None, None]:
+        """The batches :meth:`at` ``start``, ``start + 1``, ..., ``stop - 1``.
 
         A thread gathers up to ``ahead`` batches in advance: by default 2 for a GPU, in pinned memory, and
-        none for the CPU, where nothing is gained (`benchmarks/loader.py`). The thread ends with the
-        iterator, also where that is closed early; what it raises is raised here, at the step concerned.
+        none for the CPU, where it gains nothing (`benchmarks/loader.py`). The thread ends with the
+        iterator, even if that is closed early; its exceptions are raised here, at their step.
         """
         gpu = device.type == "cuda"
         if ahead is None:
@@ -132,7 +133,7 @@ class Loader:
                     yield self._finished(waiting.popleft().result(), device)
 
     def gathered(self, step: int, *, pin: bool = False) -> Gathered:
-        """What the host does for a batch; in pinned memory, where a GPU is to copy it by itself."""
+        """The host's part of a batch, in pinned memory if a GPU copies it asynchronously."""
         chosen = self.indices(step)
         _announce(self.split.images, chosen)
         pixels, mirrored, labels = (
@@ -143,7 +144,7 @@ class Loader:
             return pixels.pin_memory(), mirrored.pin_memory(), labels.pin_memory()
         return pixels, mirrored, labels
 
-    def _finished(self, gathered: Gathered, device: torch.device) -> Batch:
+    def _finished(self, gathered: Gathered, device: torch.device) -> Labelled:
         pixels, mirrored, labels = (part.to(device, non_blocking=True) for part in gathered)
         if self.flip:
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
@@ -152,19 +153,21 @@ class Loader:
 
 
 def _announce(images: NDArray[np.uint8], chosen: NDArray[np.int64]) -> None:
-    """Has the system read the chosen images of a mapped file, all at once and ahead of their use.
+    """Ask the system to read the chosen images of a mapped file, all at once and ahead of their use.
 
-    Gathering alone would wait for one page after the other where they are not in memory yet. For
-    images no larger than a page there is nothing to gain.
+    Otherwise gathering waits for one page after another that is not in memory. Images no larger than a page
+    gain nothing.
 
     Raises:
-        UserError: the file was cut since it was mapped; to read on would kill the process.
+        UserError: the file was truncated after it was mapped; reading on would kill the process.
     """
     file = images.base
     if not isinstance(images, np.memmap) or not isinstance(file, mmap.mmap):
         return
     if file.size() < len(file):
-        raise UserError(f"{images.filename}: cut to {file.size()} bytes while in use, must have {len(file)}")
+        raise UserError(
+            f"{images.filename}: truncated to {file.size()} bytes while in use, must have {len(file)}"
+        )
     size = images[:1].nbytes
     if size <= mmap.PAGESIZE:
         return

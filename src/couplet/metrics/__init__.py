@@ -1,1 +1,1 @@
-"""Sample quality: images to features by an extractor, features to numbers in float64."""
+"""Sample quality: extractors turn images into features, metrics compare features, in float64."""

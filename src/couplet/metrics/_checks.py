@@ -1,44 +1,40 @@
 """Input checks shared by all metrics."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from couplet.errors import UserError
 
-FloatArray = npt.NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 
-def as_matrix(values: npt.ArrayLike, name: str, *, least_rows: int = 1) -> FloatArray:
-    """Return `values` as a finite float64 matrix.
+def check_features(values: NDArray[Any], noun: str, *, least: int) -> None:
+    """Check a matrix [n, d] of finite numbers with ``least`` rows or more.
 
     Args:
-        values: [n, d] numbers, any real dtype.
-        name: what to call them in a message, such as "real features".
-        least_rows: smallest n that makes sense.
-
-    Returns:
-        [n, d] float64; the input itself where it already has that dtype.
+        noun: what messages call the values, such as "real features".
 
     Raises:
-        UserError: not two-dimensional, no columns, too few rows, or NaN or infinite entries.
+        UserError: too few rows, or NaN or infinite entries.
+        ValueError: not a matrix, or one without columns.
     """
-    matrix = np.asarray(values, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.shape[1] == 0:
-        raise UserError(f"{name}: expected a matrix [samples, features], got shape {matrix.shape}")
-    if matrix.shape[0] < least_rows:
-        raise UserError(f"{name}: {matrix.shape[0]} samples, at least {least_rows} are needed")
-    if not np.isfinite(matrix).all():
-        raise UserError(f"{name}: NaN or infinite entries")
-    return matrix
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise ValueError(f"{noun}: expected a matrix [samples, features], got shape {values.shape}")
+    if len(values) < least:
+        raise UserError(f"{noun}: {len(values)} samples, at least {least} are needed")
+    if not np.isfinite(values).all():
+        raise UserError(f"{noun}: NaN or infinite entries")
 
 
-def same_width(first: int, second: int) -> None:
-    """Require two sets of features to have the same number of columns.
+def check_width(first: int, second: int) -> None:
+    """Check that two sets of features have the same length d.
 
     Raises:
-        UserError: the numbers differ.
+        ValueError: the lengths differ.
     """
     if first != second:
-        raise UserError(
-            f"features of different lengths ({first} and {second}): were they extracted by the same network?"
-        )
+        raise ValueError(f"features of different lengths ({first} and {second})")

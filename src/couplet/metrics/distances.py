@@ -1,123 +1,122 @@
-"""Distances between two sets of features: Frechet (FID) and kernel (KID).
+"""Distances between two sets of features: Fréchet (FID) and kernel (KID), in float64."""
 
-Both call clean-fid's own functions, so that the numbers are clean-fid's by construction.
-"""
+from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from collections.abc import Iterator
-from types import ModuleType
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from couplet.errors import UserError
-from couplet.metrics._checks import as_matrix, same_width
+from couplet.config.metrics import FrechetDistanceConfig, KernelDistanceConfig
+from couplet.metrics._checks import FloatArray, check_features, check_width
+from couplet.metrics.measure import Measured
 from couplet.metrics.moments import Moments
+from couplet.metrics.reference import Reference
+
+
+def fd(
+    config: FrechetDistanceConfig, samples: Measured, reference: Reference, *, seed: int
+) -> dict[str, float]:
+    """Compute the number `fd` of all images."""
+    return {"fd": frechet_distance(samples.moments, reference.moments)}
+
+
+def kid(
+    config: KernelDistanceConfig, samples: Measured, reference: Reference, *, seed: int
+) -> dict[str, float]:
+    """Compute the number `kid`; ``seed`` draws its subsets.
+
+    Raises:
+        UserError: fewer than two images on a side.
+    """
+    distance = kernel_distance(
+        samples.features,
+        reference.features,
+        subsets=config.subsets,
+        subset_size=config.subset_size,
+        seed=seed,
+    )
+    return {"kid": distance}
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """Squared Frechet distance between two Gaussians (Heusel et al. 2017, Eq. 6).
+    """Squared Fréchet distance between two Gaussians (Heusel et al. 2017, Eq. 6).
 
-    |mu_a - mu_b|^2 + tr(S_a + S_b - 2 sqrt(S_a S_b)), by `cleanfid.fid.frechet_distance`.
-    Of Inception features this is the FID. Which FID depends on the moments: clean-fid,
-    torchmetrics and GC use `ddof=1`, StyleGAN and ECT use `ddof=0`.
-
-    Args:
-        a: moments of one set, d features.
-        b: moments of the other set, d features. The distance is symmetric up to rounding.
+    ``|m_a - m_b|² + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2)``. With ``S = F Fᵀ`` for both covariances the
+    last trace is the sum of the singular values of ``F_aᵀ F_b``. This needs no root of the product, which
+    rounding makes complex, and loses no digits where covariances are singular.
 
     Returns:
-        The distance, in squared feature units; 0 for equal moments up to rounding, so it can
-        come out very slightly negative. With fewer samples than features the covariances are
-        singular and only about half of the digits are meaningful.
+        The distance in squared feature units; for equal moments it is 0 up to rounding, of either sign.
 
     Raises:
-        UserError: features of different lengths, NaN or infinite moments, covariances whose
-            product has no real square root, or clean-fid is not installed.
+        ValueError: moments of different lengths, or a matrix that is no covariance.
+        numpy.linalg.LinAlgError: NaN or infinite entries.
     """
-    same_width(a.mean.size, b.mean.size)
-    for part in (a.mean, a.covariance, b.mean, b.covariance):
-        if not np.isfinite(part).all():
-            raise UserError("Frechet distance: NaN or infinite entries in the moments")
-    cleanfid = _cleanfid()
-    printed = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
-        # clean-fid passes sqrtm an argument that scipy plans to drop; users can do nothing about it
-        warnings.filterwarnings("ignore", "The `disp` argument", DeprecationWarning)
-        try:
-            distance = cleanfid.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
-        except ValueError as error:
-            raise UserError(
-                f"Frechet distance of {a.count} and {b.count} samples is not real ({error}); "
-                "more samples are needed"
-            ) from error
-    if printed.getvalue():
-        # clean-fid prints that it had to regularise; that changes the number, so say it properly
-        warnings.warn(printed.getvalue().strip(), RuntimeWarning, stacklevel=2)
-    return float(distance)
+    check_width(a.mean.size, b.mean.size)
+    shift = a.mean - b.mean
+    overlap = np.linalg.svd(_factor(a.covariance).T @ _factor(b.covariance), compute_uv=False).sum()
+    return float(shift @ shift + np.trace(a.covariance) + np.trace(b.covariance) - 2 * overlap)
+
+
+def _factor(covariance: FloatArray) -> FloatArray:
+    """Return F [d, r] with ``F Fᵀ`` = ``covariance`` [d, d] and r its numerical rank.
+
+    Raises:
+        ValueError: an eigenvalue is negative beyond rounding.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    rounding = len(values) * np.finfo(np.float64).eps * np.abs(values).max()
+    if values[0] < -rounding:
+        raise ValueError(f"not a covariance: its smallest eigenvalue is {values[0]:g}")
+    used = values > rounding
+    factor: FloatArray = vectors[:, used] * np.sqrt(values[used])
+    return factor
 
 
 def kernel_distance(
-    generated: npt.ArrayLike,
-    real: npt.ArrayLike,
-    *,
-    subsets: int = 100,
-    subset_size: int = 1000,
-    seed: int = 0,
+    generated: NDArray[Any], real: NDArray[Any], *, subsets: int, subset_size: int, seed: int
 ) -> float:
-    """Kernel distance (KID; Binkowski et al. 2018, section 4), by `cleanfid.fid.kernel_distance`.
+    """Kernel distance (KID; Bińkowski et al. 2018, section 4).
 
-    Squared maximum mean discrepancy with the kernel (x.y / d + 1)^3, averaged over random
-    subsets of m = min(n_generated, n_real, subset_size) rows, drawn without replacement,
-    generated ones first. The estimate is unbiased, except that both sets share m.
+    Squared maximum mean discrepancy with the kernel ``(x·y / d + 1)³``, averaged over random subsets of
+    ``m = min(n, n', subset_size)`` rows. clean-fid draws the same subsets after ``np.random.seed(seed)``.
 
     Args:
-        generated: [n, d] features, n >= 2, any real dtype; computed in float64.
-        real: [n', d] features, n' >= 2.
-        subsets: number of random subsets, >= 1.
-        subset_size: largest subset, >= 2.
-        seed: of the draws, 0 <= seed < 2^32. Same seed, same result: clean-fid draws from
-            numpy's global generator, which is seeded for the call and put back afterwards.
+        generated: features [n, d] of any real dtype, n >= 2; they are computed with in float64.
+        real: features [n', d], n' >= 2.
+        subsets: number of subsets, at least 1.
+        subset_size: largest m, at least 2.
+        seed: of the draws, 0 <= seed < 2^32.
 
     Returns:
-        The distance; 0 in expectation for equal distributions, and it can be negative.
+        The distance. Its expectation is 0 for equal distributions, so it can be negative.
 
     Raises:
-        UserError: unusable features or settings, or clean-fid is not installed.
+        UserError: fewer than two rows, or NaN or infinite entries.
+        ValueError: features of different lengths, or ``seed`` out of range.
     """
-    fake = as_matrix(generated, "generated features", least_rows=2)
-    true = as_matrix(real, "real features", least_rows=2)
-    same_width(fake.shape[1], true.shape[1])
-    if subsets < 1:
-        raise UserError(f"subsets = {subsets}: must be at least 1")
-    if subset_size < 2:
-        raise UserError(f"subset_size = {subset_size}: must be at least 2")
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed = {seed}: must be at least 0 and less than 2^32")
-    cleanfid = _cleanfid()
-    with _numpy_seeded(seed):
-        # the second argument is the one drawn first
-        return float(cleanfid.kernel_distance(true, fake, num_subsets=subsets, max_subset_size=subset_size))
+    check_features(generated, "generated features", least=2)
+    check_features(real, "real features", least=2)
+    check_width(generated.shape[1], real.shape[1])
+    size = min(len(generated), len(real), subset_size)
+    random = np.random.RandomState(seed)
+    total = 0.0
+    for _ in range(subsets):
+        x, y = (
+            features[random.choice(len(features), size, replace=False)].astype(np.float64)
+            for features in (generated, real)
+        )
+        between = _kernel(x, y).mean()
+        total += _mean_of_pairs(_kernel(x, x)) + _mean_of_pairs(_kernel(y, y)) - 2 * between
+    return float(total / subsets)
 
 
-def _cleanfid() -> ModuleType:
-    """Import clean-fid on first use: it is optional, and takes seconds to import."""
-    try:
-        from cleanfid import fid
-    except ImportError as error:
-        raise UserError(f"FID and KID need clean-fid ({error}): pip install couplet[pipeline]") from error
-    module: ModuleType = fid
-    return module
+def _kernel(x: FloatArray, y: FloatArray) -> FloatArray:
+    base: FloatArray = x @ y.T / x.shape[1] + 1
+    return base**2 * base  # several times as fast as base**3
 
 
-@contextlib.contextmanager
-def _numpy_seeded(seed: int) -> Iterator[None]:
-    """Seed numpy's global generator, and restore its state on the way out."""
-    before = np.random.get_state()  # noqa: NPY002 (the generator that clean-fid draws from)
-    try:
-        np.random.seed(seed)  # noqa: NPY002
-        yield
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
+def _mean_of_pairs(kernel: FloatArray) -> float:
+    """Mean of a square matrix without its diagonal."""
+    return float((kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)))

@@ -1,107 +1,71 @@
-"""Inception Score (Salimans et al. 2016), in the two variants that the papers report.
+"""Inception Score (Salimans et al. 2016), in the two variants that the papers report."""
 
-They differ in how samples are split and in the standard deviation, so each has its own name.
-"""
+from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
+from couplet.config.metrics import InceptionScoreConfig
 from couplet.errors import UserError
-from couplet.metrics._checks import FloatArray, as_matrix
+from couplet.metrics._checks import FloatArray, check_features
+from couplet.metrics.measure import Measured
+from couplet.metrics.reference import Reference
 
 
-class InceptionScore(NamedTuple):
-    """Mean and standard deviation of the score over splits; 1 <= mean <= number of classes."""
-
-    mean: float
-    std: float
-
-
-def inception_score_torchmetrics(
-    logits: npt.ArrayLike,
-    *,
-    splits: int = 10,
-    permutation: npt.ArrayLike | None = None,
-) -> InceptionScore:
-    """Inception Score as torchmetrics computes it (the variant behind VCT's numbers).
-
-    Splits are chunks of ceil(n / splits) rows, the last one shorter (there can be fewer than
-    `splits` chunks); the standard deviation over chunks divides by their number minus one.
-
-    Args:
-        logits: [n, classes] before the softmax, any real dtype; computed in float64.
-        splits: number of chunks, 1 <= splits <= n.
-        permutation: [n] order in which to take the rows. torchmetrics always draws a random
-            one; None takes the rows as they come, which is right for independent samples.
-
-    Returns:
-        Mean and standard deviation; the latter is NaN for a single chunk.
+def scores(
+    config: InceptionScoreConfig, samples: Measured, reference: Reference, *, seed: int
+) -> dict[str, float]:
+    """Compute the numbers `is` and `is_std`. Images are taken in order, as samples are independent.
 
     Raises:
-        UserError: not a finite matrix, bad `splits`, or not a permutation of the rows.
+        UserError: fewer samples than splits.
     """
-    matrix = as_matrix(logits, "logits")
-    rows = matrix.shape[0]
-    _check_splits(splits, rows)
-    if permutation is not None:
-        order = np.asarray(permutation)
-        if not np.array_equal(np.sort(order, axis=None), np.arange(rows)):
-            raise UserError(f"permutation: must hold each of 0 ... {rows - 1} once")
-        matrix = matrix[order.ravel()]
-    size = -(-rows // splits)
-    edges = [*range(0, rows, size), rows]
-    from scipy.special import softmax
+    from scipy.special import softmax  # half a second, and most extractors have no logits
 
-    return _score(softmax(matrix, axis=1), edges, ddof=1)
+    assert samples.logits is not None
+    probabilities = softmax(samples.logits.astype(np.float64), axis=1)
+    mean, std = inception_score(probabilities, variant=config.variant, splits=config.splits)
+    return {"is": mean, "is_std": std}
 
 
-def inception_score_ect(probabilities: npt.ArrayLike, *, splits: int = 10) -> InceptionScore:
-    """Inception Score as StyleGAN's and ECT's code computes it.
-
-    Split i holds the rows from i n // splits to (i + 1) n // splits, in the given order; the
-    standard deviation over splits divides by their number. Unlike the original, which works in
-    float32 and returns NaN if a probability underflows to 0, 0 log 0 counts as 0.
+def inception_score(
+    probabilities: NDArray[Any], *, variant: Literal["torchmetrics", "ect"], splits: int
+) -> tuple[float, float]:
+    """Mean and standard deviation over ``splits`` of ``exp(mean KL(p(y|x) || p(y)))``.
 
     Args:
-        probabilities: [n, classes], each row non-negative with sum 1, any real dtype; computed
-            in float64.
-        splits: number of splits, 1 <= splits <= n.
+        probabilities: [n, classes], rows sum to 1, any real dtype; computed in float64, 0 log 0 counts as 0.
+        variant: torchmetrics (behind VCT's numbers) splits into chunks of ceil(n / splits) rows, of which the
+            last may be shorter; there may be fewer than ``splits``. Its deviation divides by their number
+            minus one. Split i of ect (as StyleGAN) ends at row (i + 1) n // splits. Its deviation divides by
+            ``splits``.
+        splits: number of splits, at least 1.
 
     Returns:
-        Mean and standard deviation over splits.
+        The mean, from 1 to the number of classes, and the deviation, NaN for a single chunk of torchmetrics.
 
     Raises:
-        UserError: not a finite matrix, rows that are no probabilities, or bad `splits`.
+        UserError: fewer rows than ``splits``, or NaN or infinite entries.
     """
-    matrix = as_matrix(probabilities, "probabilities")
-    rows = matrix.shape[0]
-    _check_splits(splits, rows)
-    # float16 probabilities of 1000 classes still add up to 1 within this margin
-    if (matrix < 0).any() or not np.allclose(matrix.sum(axis=1), 1, rtol=0, atol=1e-2):
-        raise UserError("probabilities: rows must be non-negative and add up to 1 (logits given?)")
-    edges = [i * rows // splits for i in range(splits + 1)]
-    return _score(matrix, edges, ddof=0)
+    check_features(probabilities, "class probabilities", least=1)
+    rows = len(probabilities)
+    if splits > rows:
+        raise UserError(f"splits = {splits}: must be at most the number of samples, {rows}")
+    if variant == "torchmetrics":
+        edges, ddof = [*range(0, rows, -(-rows // splits)), rows], 1
+    else:
+        edges, ddof = [i * rows // splits for i in range(splits + 1)], 0
+    matrix = np.asarray(probabilities, np.float64)
+    values = np.array([_score(matrix[start:stop]) for start, stop in pairwise(edges)])
+    return float(values.mean()), float(values.std(ddof=ddof)) if values.size > ddof else float("nan")
 
 
-def _check_splits(splits: int, rows: int) -> None:
-    if not 1 <= splits <= rows:
-        raise UserError(f"splits = {splits}: must be from 1 to the number of samples ({rows})")
-
-
-def _score(probabilities: FloatArray, edges: list[int], *, ddof: int) -> InceptionScore:
-    """Score each range of rows between neighbouring edges; mean and deviation over ranges."""
-    scores = np.array([_split_score(probabilities[start:stop]) for start, stop in pairwise(edges)])
-    std = float(scores.std(ddof=ddof)) if scores.size > ddof else float("nan")
-    return InceptionScore(float(scores.mean()), std)
-
-
-def _split_score(probabilities: FloatArray) -> float:
-    """exp of the mean Kullback-Leibler divergence of p(y|x) from p(y), natural logarithms."""
-    marginal = probabilities.mean(axis=0, keepdims=True)
-    # Imported where it is used: half a second, and most extractors have no logits.
+def _score(probabilities: FloatArray) -> float:
+    """exp of the mean Kullback-Leibler divergence of p(y|x) from p(y), in natural logarithms."""
     from scipy.special import rel_entr
 
+    marginal = probabilities.mean(axis=0, keepdims=True)
     return float(np.exp(rel_entr(probabilities, marginal).sum(axis=1).mean()))

@@ -1,4 +1,4 @@
-"""Reference statistics: what generated images are compared with."""
+"""Reference statistics: real images in an extractor's features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from couplet.errors import UserError
 from couplet.files import replacing
-from couplet.metrics.extractor import Extractor
+from couplet.metrics.extractor.base import Extractor
 from couplet.metrics.moments import Moments
 
 
@@ -28,13 +28,13 @@ class Reference:
     digest: str
     """SHA-256 of its weights."""
     features: NDArray[np.float32]
-    """Of evenly spaced images [k, d]; kernel distances draw their subsets from them."""
+    """Of evenly spaced images [k, d]."""
     moments: Moments
-    """Of all images; the covariance is divided by n - 1, as clean-fid does."""
+    """Of all images."""
 
     @property
     def described(self) -> dict[str, Any]:
-        """What a report says about it."""
+        """Its provenance, for records and reports."""
         return {
             "split": self.split,
             "images": self.moments.count,
@@ -46,7 +46,7 @@ class Reference:
 
 
 def save_reference(path: Path, reference: Reference) -> None:
-    """Writes features and moments as safetensors."""
+    """Write features and moments as safetensors."""
     tensors: dict[str, NDArray[Any]] = {
         "features": np.ascontiguousarray(reference.features),
         "mean": np.ascontiguousarray(reference.moments.mean),
@@ -57,19 +57,19 @@ def save_reference(path: Path, reference: Reference) -> None:
 
 
 def load_reference(path: Path, extractor: Extractor) -> Reference:
-    """Reads what :func:`save_reference` wrote.
+    """Read the file that :func:`save_reference` wrote.
 
     Raises:
         UserError: the file is missing or damaged, or was made with another extractor.
     """
     try:
         with safe_open(path, framework="np") as file:
-            about = json.loads((file.metadata() or {})["couplet"])
+            described = json.loads((file.metadata() or {})["couplet"])
             features, mean, covariance = (
                 file.get_tensor(name) for name in ("features", "mean", "covariance")
             )
-        split, name, digest = (about[key] for key in ("split", "extractor", "extractor_sha256"))
-        count = int(about["images"])
+        split, name, digest = (described[key] for key in ("split", "extractor", "extractor_sha256"))
+        count = int(described["images"])
     except (OSError, KeyError, TypeError, ValueError, SafetensorError):
         raise UserError(f"{path}: not reference statistics of `couplet reference`; run it again") from None
     if (name, digest) != (extractor.name, extractor.digest):

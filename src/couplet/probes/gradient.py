@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
 from torch.nn.utils import parameters_to_vector
 
+from couplet.config.probes import GradientConfig
+from couplet.probes.base import Subject
+from couplet.training.loop import draws_of
 from couplet.training.step import Batch, Draws, Models, Objective, consistency_loss
-
-
 
 
 class GradientVariance(NamedTuple):
@@ -71,3 +73,32 @@ def gradient_variance(
     if count < 2:
         raise ValueError(f"{count} batches: a variance needs two at least")
     return GradientVariance(squares / (count - 1), float(mean @ mean))
+
+
+def probe(config: GradientConfig, subject: Subject) -> Iterator[tuple[float, ...]]:
+    """:func:`gradient_variance` of each snapshot, with the curriculum of the step that led to it.
+
+    The minibatches are the same for all snapshots.
+    """
+    training = subject.training
+    for taken in subject.checkpoints:
+        models = subject.snapshot(taken)
+        objective, step = subject.objective(models), taken - 1
+        online = deepcopy(models.ema).requires_grad_(True).train()
+        online.normalize_weights_()
+
+        def minibatches(
+            models: Models = models, objective: Objective = objective, step: int = step
+        ) -> Iterator[tuple[Batch, Draws]]:
+            for number, (batch, noise) in enumerate(subject.arranged(models, config.batches)):
+                yield batch, draws_of(training, objective, step, noise, "probe", number)
+                subject.advance(len(noise))
+
+        variance = gradient_variance(
+            models._replace(online=online),
+            minibatches(),
+            objective=objective,
+            step=step,
+            microbatch=training.train.microbatch,
+        )
+        yield (taken, *variance, variance.ratio)

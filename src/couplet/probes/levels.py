@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from couplet.config.probes import LevelsConfig, RegulariserConfig, TransportConfig
 from couplet.couplings.base import Pair
 from couplet.losses.distance import squared_l2
+from couplet.probes.base import Subject
+from couplet.tensors import generator
 from couplet.training.step import Batch, Models, Objective, couple
 
 
@@ -114,3 +117,52 @@ def _estimates(
 def _estimate(level: float, values: Tensor) -> Estimate:
     values = values.double()
     return Estimate(level, float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+
+
+def transport(config: TransportConfig, subject: Subject) -> list[Estimate]:
+    """:func:`transport_cost` at each level, of the last snapshot.
+
+    All pairs of a generator-induced coupling are generator-induced, whatever its mu but 0.
+    """
+    return _of_last(transport_cost, config, subject, choose_all=True)
+
+
+def velocity(config: RegulariserConfig, subject: Subject) -> list[Estimate]:
+    """:func:`regulariser` at each level, of the last snapshot, which must be a denoiser.
+
+    Pairs are distributed as in its training, since its velocity is theirs: GC's figure has mu = 1.
+    """
+    return _of_last(regulariser, config, subject, choose_all=False)
+
+
+def _of_last(
+    measure: Callable[..., list[Estimate]], config: LevelsConfig, subject: Subject, *, choose_all: bool
+) -> list[Estimate]:
+    models = subject.snapshot(subject.last)
+    return measure(
+        models,
+        _pairs(config, subject, models, choose_all=choose_all),
+        config.levels,
+        objective=subject.objective(models),
+        step=subject.last - 1,
+    )
+
+
+def _pairs(config: LevelsConfig, subject: Subject, models: Models, *, choose_all: bool) -> Iterator[Coupled]:
+    """``config.pairs`` images with their noise, a microbatch at a time.
+
+    ``choose_all``: a coupling that chooses at random is to choose every pair.
+    """
+    training = subject.training
+    batch_size, left = training.recipe.batch, config.pairs
+    size = training.train.microbatch or batch_size
+    for number, (batch, noise) in enumerate(subject.arranged(models, math.ceil(left / batch_size))):
+        stream = generator(noise.device, training.cell.seed, "coupling", "probe", number)
+        uniform = torch.rand(batch_size, generator=stream, device=noise.device)
+        # The last batch is arranged whole and used in part.
+        for begin in range(0, min(batch_size, left), size):
+            rows = slice(begin, min(begin + size, left))
+            chosen = torch.zeros_like(uniform[rows]) if choose_all else uniform[rows]
+            yield Coupled(batch.rows(rows), noise[rows], chosen)
+            subject.advance(len(chosen))
+        left -= batch_size

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from couplet.config.probes import PlaneConfig
+from couplet.data.loader import to_float
+from couplet.probes.base import Subject
 from couplet.probes.levels import Coupled
-from couplet.training.step import Models, Objective, couple
+from couplet.tensors import generator
+from couplet.training.step import Batch, Models, Objective, couple
 
 
 class Segment(NamedTuple):
@@ -70,3 +75,25 @@ def _segments(part: str, components: Tensor, first: Tensor, second: Tensor) -> I
     ends = torch.cat([first.flatten(1), second.flatten(1)], dim=1)
     for component, values in zip(components.tolist(), ends.tolist(), strict=True):
         yield Segment(part, component, *values)
+
+
+def probe(config: PlaneConfig, subject: Subject) -> Iterator[Segment]:
+    """:func:`plane` of the last snapshot, for points that are drawn from the training split."""
+    models, device, seed = subject.snapshot(subject.last), subject.device, subject.training.cell.seed
+    train = subject.archive.train
+    count = min(config.points, len(train))
+    chosen = np.sort(np.random.default_rng(0).choice(len(train), count, replace=False))
+    points = to_float(train.images[chosen], device)
+    pairs, samples = (
+        torch.randn(points.shape, generator=generator(device, seed, "plane", part), device=device)
+        for part in ("pairs", "samples")
+    )
+    noise = models.online.coupling.arrange(points, pairs)
+    return plane(
+        models,
+        Coupled(Batch(points, None), noise, points.new_zeros(len(points))),
+        torch.from_numpy(train.labels[chosen]).to(device),
+        samples,
+        objective=subject.objective(models),
+        step=subject.last - 1,
+    )

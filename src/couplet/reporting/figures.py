@@ -2,61 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from couplet.data.preview import are_points, scatter
+from couplet.config.datasets import is_plane
 from couplet.files import replacing
+from couplet.reporting.preview import scatter
+from couplet.reporting.style import STYLE, log_scale
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-STYLE = Path(__file__).with_name("couplet.mplstyle")
-"""Of every figure of the project."""
-
-
-def number(value: float, _: object = None) -> str:
-    """A tick's label: 0.05, 200, 3×10⁻⁶; a power of ten where that is shorter to read."""
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:g}"
-    digits, exponent = f"{value:e}".split("e")
-    power = f"10^{{{int(exponent)}}}"
-    return f"${power}$" if float(digits) == 1 else rf"${float(digits):g}\times{power}$"
-
-
-def log_scale(axes: Axes, which: str, low: float, high: float) -> None:
-    """Makes the axis ``which`` ("x" or "y") logarithmic, with some five labels for values in [low, high]."""
-    axes.set(**{f"{which}scale": "log"})
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    if high < 8 * low:
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    else:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,), numticks=8))
-    axis.set_major_formatter(FuncFormatter(number))
-    axis.set_minor_locator(NullLocator())
-
-
 IMAGES, POINTS = 36, 1000
-"""What a panel shows."""
+"""Images or points in a panel, at most."""
 
 
 def panel_size(shape: tuple[int, ...]) -> int:
-    """How many images [h, w, c] of this shape a panel shows."""
-    return POINTS if are_points(shape) else IMAGES
+    """Number of images [h, w, c] of this shape in a panel."""
+    return POINTS if is_plane(shape) else IMAGES
 
 
 def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
-    """Images [n, h, w, c] as one picture with thin grey lines; what is missing in the last row is grey.
+    """Images [n, h, w, c] as one picture with thin grey lines; the end of the last row is grey.
 
-    Points of the plane, [n, 1, 1, 2], are drawn as such: [512, 512, 3].
+    Points of the plane, [n, 1, 1, 2], become a scatter plot, [512, 512, 3].
     """
-    if are_points(images.shape[1:]):
+    if is_plane(images.shape[1:]):
         return scatter(images)
     gap = max(1, images.shape[1] // 16)
     missing = -len(images) % columns
@@ -69,10 +49,10 @@ def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
 def sample_grids(
     path: Path, panels: Mapping[str, Mapping[str, NDArray[np.uint8]]], *, columns: int = 6
 ) -> None:
-    """Panels of samples: a row per NFE, a column per coupling.
+    """Draw panels of samples: a row per NFE, a column per coupling.
 
-    ``panels[row][column]`` holds images [n, h, w, c], of which the first :func:`panel_size` are shown;
-    image i of every panel in a row has the same noise. Columns without a panel in a row stay empty there.
+    ``panels[row][column]`` has images [n, h, w, c], of which the first :func:`panel_size` are drawn; image i
+    of every panel in a row has the same noise. A column without a panel in a row is empty there.
     """
     rows = list(panels)
     names = list(dict.fromkeys(name for row in panels.values() for name in row))
@@ -101,21 +81,23 @@ def sample_grids(
         plt.close(figure)
 
 
-def distance_curves(path: Path, curves: Mapping[str, Sequence[Mapping[int, float]]], *, ylabel: str) -> None:
-    """Mean and range over seeds of the Fréchet distance at every snapshot, one curve per name.
+def distance_curves(path: Path, scores: pd.DataFrame, *, ylabel: str) -> None:
+    """Draw mean and range over seeds of the Fréchet distance at every snapshot, a curve per coupling.
 
-    ``curves[name]`` holds one {step: distance} per seed.
+    ``scores`` has a row per snapshot and seed: `coupling`, `step`, `value`.
     """
+    import seaborn as sns  # a second
+
     with mpl.rc_context(fname=STYLE), replacing(path) as temporary:
         figure, axis = plt.subplots(figsize=(5.6, 3.6))
-        for name, seeds in curves.items():
-            steps = sorted(seeds[0])
-            values = np.array([[seed[step] for step in steps] for seed in seeds])
-            (line,) = axis.plot(steps, values.mean(0), label=name)
-            axis.fill_between(steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, lw=0)
-        log_scale(axis, "y", axis.dataLim.ymin, axis.dataLim.ymax)
-        axis.set_xlabel("training steps")
-        axis.set_ylabel(ylabel)
+        for style, (name, curve) in zip(
+            cycle(mpl.rcParams["axes.prop_cycle"]), scores.groupby("coupling", sort=False), strict=False
+        ):
+            sns.lineplot(
+                curve, x="step", y="value", errorbar=("pi", 100), label=name, ax=axis, legend=False, **style
+            )
+        log_scale(axis, "y", scores["value"])
+        axis.set(xlabel="training steps", ylabel=ylabel)
         axis.legend(title="coupling")
         figure.savefig(temporary, format=path.suffix[1:])
         plt.close(figure)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 from functools import cache
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from couplet.config import Training
+import yaml
+
+from couplet.config.cells import Training
+from couplet.config.couplings import CouplingConfig
 
 
 class Published(NamedTuple):
-    """A number from a paper, in the units of our column; blank where the paper has none."""
+    """A number from a paper, in the units of our column; None where the paper has none."""
 
     value: float | None
     std: float | None
@@ -19,11 +22,11 @@ class Published(NamedTuple):
 
 
 NOTHING = Published(None, None, "")
-"""No paper reports the row: its cells stay blank."""
+"""No paper reports the row: its entries are blank."""
 
 COLUMNS = {
-    f"{column}{mode}": meaning
-    for column, meaning in {"fid": ("FID", 1.0), "kid": ("KIDx100", 0.01), "is": ("IS", 1.0)}.items()
+    f"{column}{mode}": paper
+    for column, paper in {"fid": ("FID", 1.0), "kid": ("KIDx100", 0.01), "is": ("IS", 1.0)}.items()
     for mode in ("", "_legacy_tensorflow", "_legacy_pytorch")
 }
 """Our columns in features of the published Inception, the papers' name of each, and the factor from their
@@ -31,31 +34,41 @@ unit to ours."""
 
 
 @cache
-def _table() -> tuple[dict[str, str], ...]:
+def _table() -> tuple[tuple[dict[str, str], CouplingConfig, dict[str, Any]], ...]:
+    """The rows of published.csv, each with its coupling and the dropout that it names, if any."""
     with files("couplet.reporting").joinpath("published.csv").open() as file:
-        return tuple(csv.DictReader(file))
+        rows = [(row, yaml.safe_load(row["settings"]) or {}) for row in csv.DictReader(file)]
+    return tuple(
+        (
+            row,
+            CouplingConfig.parse(
+                {"kind": row["coupling"]} | {k: v for k, v in named.items() if k != "dropout"}
+            ),
+            {key: value for key, value in named.items() if key == "dropout"},
+        )
+        for row, named in rows
+    )
 
 
 def reported(training: Training, nfe: int, column: str) -> Published:
-    """What a paper reports for this method, data set, kernel, coupling and NFE.
+    """The number that a paper reports for this method, data set, kernel, coupling and NFE.
 
-    A number belongs to the data set itself, whatever a file calls it (a folder of images that is named
-    cifar10 has none), to a coupling's kind and, where the paper gives one, to its mu.
+    A number belongs to the data set itself, whatever its name in a file (a folder of images called cifar10
+    has none), to a coupling with the settings that the row names and its defaults otherwise, and to the
+    dropout, if the row names one. ``published_as`` stands for the rest of the recipe.
     """
     metric, unit = COLUMNS.get(column, ("", 1.0))
     wanted = {
         "published_as": training.recipe.published_as,
         "dataset": training.dataset.kind,
         "kernel": training.cell.kernel,
-        "coupling": training.coupling.kind,
         "nfe": str(nfe),
         "metric": metric,
     }
-    mu = getattr(training.coupling, "mu", None)
-    for row in _table():
-        if all(row[key] == value for key, value in wanted.items()) and (
-            not row["mu"] or float(row["mu"]) == mu
-        ):
+    network = training.recipe.network.model_dump(mode="json")
+    for row, coupling, named in _table():
+        same_names = all(row[key] == value for key, value in wanted.items())
+        if same_names and coupling == training.coupling and named.items() <= network.items():
             std = unit * float(row["std"]) if row["std"] else None
             return Published(unit * float(row["value"]), std, row["source"])
     return NOTHING

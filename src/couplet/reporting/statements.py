@@ -1,15 +1,16 @@
-"""What seeds say for a paper's claim: a difference, its interval, and a verdict that the interval carries."""
+"""Statements of papers, tested on seeds: a difference, its confidence interval, and a verdict."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
-
-from scipy.stats import ttest_ind
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from couplet.config.study import Comparison
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DIMENSIONS = ("dataset", "recipe", "kernel", "coupling")
 """Columns that name a row."""
@@ -17,14 +18,13 @@ DIMENSIONS = ("dataset", "recipe", "kernel", "coupling")
 LEVEL = 0.95
 
 Verdict = Literal["shown", "not shown", "opposite", "no claim"]
-"""The interval of the difference lies below 0; holds 0; lies above 0; there is none, for want of seeds."""
+"""The interval of the difference lies below 0; contains 0; lies above 0; is missing, for want of seeds."""
 
-Row = Mapping[str, Any]
-"""One seed's number: `value`, what names the row (:data:`DIMENSIONS`), `seed`, and `nfe` or `x`."""
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 class Statement(NamedTuple):
-    """A sentence with numbers, and what may be concluded."""
+    """A sentence with numbers, and the conclusion that they allow."""
 
     text: str
     verdict: Verdict
@@ -50,8 +50,10 @@ class Interval(NamedTuple):
 def welch(first: Sequence[float], second: Sequence[float]) -> Interval:
     """``mean(first) - mean(second)`` with Welch's 95 % interval; the ends are NaN with fewer than two values.
 
-    Seeds count as independent draws of a normal distribution, each group with a spread of its own.
+    Seeds count as independent draws of a normal distribution; each group has its own variance.
     """
+    from scipy.stats import ttest_ind  # half a second
+
     difference = statistics.fmean(first) - statistics.fmean(second)
     if min(len(first), len(second)) < 2:
         return Interval(difference, math.nan, math.nan)
@@ -62,69 +64,52 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Interval:
 
 
 def statements(
-    rows: Sequence[Row],
-    comparison: Comparison,
-    names: Mapping[str, str],
-    measured_at: str,
-    called: str = "NFE",
-) -> list[Statement]:
+    rows: pd.DataFrame, comparison: Comparison, labels: Mapping[str, str], place: str, place_name: str = "NFE"
+) -> Iterator[Statement]:
     """A statement for every pair of rows that differ in the comparison's dimension alone.
 
     Args:
-        rows: single seeds' numbers.
+        rows: numbers of single seeds: `value`, :data:`DIMENSIONS`, `seed`, ``place``, perhaps `against`.
         comparison: which name is expected to be lower than which.
-        names: what names are called.
-        measured_at: the column that tells numbers of one seed apart, `nfe` or `x`: at each of its values
-            that the comparison asks for, there are statements of their own.
-        called: what that column's values are called.
+        labels: the names to print.
+        place: the column that tells numbers of one seed apart, `nfe` or `x`; each of its values for which
+            the comparison asks has statements of its own.
+        place_name: the name of that column in a sentence.
     """
-    wanted = [row for row in rows if all(row[key] == name for key, name in comparison.only.items())]
-    others = [key for key in DIMENSIONS if key != comparison.of]
-    varied = [key for key in others if len({row[key] for row in rows}) > 1]
-    groups: dict[tuple[Any, ...], dict[str, list[float]]] = {}
-    for row in wanted:
-        if row[comparison.of] not in (comparison.lower, comparison.than):
-            continue
-        at = (row.get("against"), row[measured_at], *(row[key] for key in others))
-        groups.setdefault(at, {}).setdefault(row[comparison.of], []).append(row["value"])
-    found = []
-    for (against, at, *context), values in groups.items():
-        if len(values) < 2 or not _asked(comparison, measured_at, at, rows):
-            continue
-        first, second = values[comparison.lower], values[comparison.than]
-        where = [names.get(name, name) for key, name in zip(others, context, strict=True) if key in varied]
-        where.append(f"{called} {at:g}" + (f", equal {against}" if against else ""))
-        found.append(_statement(comparison, first, second, names, ", ".join(filter(None, where))))
-    return found
+    of, pair = comparison.of, (comparison.lower, comparison.than)
+    others = [key for key in DIMENSIONS if key != of]
+    varied = [key for key in others if rows[key].nunique() > 1]
+    budgets = ["against"] if "against" in rows else []
+    wanted = rows[rows[place].isin(_places(comparison, place, rows)) & rows[of].isin(pair)]
+    for key, name in comparison.only.items():
+        wanted = wanted[wanted[key] == name]
+    for names, group in wanted.groupby([*budgets, place, *others], sort=False):
+        at = dict(zip([*budgets, place, *others], names, strict=True))
+        first, second = (group.loc[group[of] == name, "value"].tolist() for name in pair)
+        if first and second:
+            where = [labels.get(at[key], at[key]) for key in varied]
+            where += [f"{place_name} {at[place]:g}", *(f"equal {at[key]}" for key in budgets)]
+            lower, than = (labels.get(name, name) for name in pair)
+            yield _statement(", ".join(where), (lower, first), (than, second))
 
 
-def _asked(comparison: Comparison, measured_at: str, at: float, rows: Sequence[Row]) -> bool:
-    if measured_at == "nfe":
-        return comparison.nfe is None or at in comparison.nfe
-    places = sorted({row["x"] for row in rows})
-    wanted = comparison.at or places[-1:]
-    return at in {min(places, key=lambda place: abs(place - each)) for each in wanted}
+def _places(comparison: Comparison, place: str, rows: pd.DataFrame) -> Any:
+    """The values of ``place`` for which the comparison asks."""
+    places = sorted(rows[place].unique())
+    if place == "nfe":
+        return places if comparison.nfe is None else comparison.nfe
+    return [min(places, key=lambda x: abs(x - level)) for level in comparison.at or places[-1:]]
 
 
-def _statement(
-    comparison: Comparison,
-    first: Sequence[float],
-    second: Sequence[float],
-    names: Mapping[str, str],
-    where: str,
-) -> Statement:
-    lower, than = (names.get(name, name) for name in (comparison.lower, comparison.than))
-    found = welch(first, second)
+def _statement(where: str, lower: tuple[str, list[float]], than: tuple[str, list[float]]) -> Statement:
+    result = welch(lower[1], than[1])
     interval = (
-        f"95 % interval {found.low:+.3g} to {found.high:+.3g}"
-        if found.verdict != "no claim"
+        f"95 % interval {result.low:+.3g} to {result.high:+.3g}"
+        if result.verdict != "no claim"
         else "too few seeds for an interval"
     )
-    text = (
-        f"{where}: {lower} {spread(first)}, {than} {spread(second)}; "
-        f"difference {found.difference:+.3g}, {interval}"
-    )
-    return Statement(text, found.verdict)
+    means = ", ".join(f"{name} {spread(values)}" for name, values in (lower, than))
+    return Statement(f"{where}: {means}; difference {result.difference:+.3g}, {interval}", result.verdict)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -133,13 +118,3 @@ def spread(values: Sequence[float]) -> str:
     if len(values) < 2:
         return f"{mean:.3g} (1 seed)"
     return f"{mean:.3g} ± {statistics.stdev(values):.2g} ({len(values)} seeds)"
-
-
-def summary(
-    rows: Iterable[Row], by: Sequence[str], of: str = "value"
-) -> list[tuple[tuple[Any, ...], list[float]]]:
-    """The numbers in the column ``of`` of each combination of the columns ``by``, in order of appearance."""
-    groups: dict[tuple[Any, ...], list[float]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[key] for key in by), []).append(row[of])
-    return list(groups.items())

@@ -1,18 +1,17 @@
-"""Runs to rows, rows to text."""
+"""The table of a grid: tidy numbers to rows, rows to text."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any, NamedTuple
 
-from couplet.config import Training
+from couplet.config.cells import Training
+from couplet.config.extractors import ExtractorConfig
+from couplet.config.metrics import described
+from couplet.reporting.page import render
 from couplet.reporting.published import COLUMNS as PUBLISHED
-from couplet.reporting.published import NOTHING, Published, reported
+from couplet.reporting.published import reported
 
 
 class Result(NamedTuple):
@@ -22,16 +21,18 @@ class Result(NamedTuple):
     training: Training
     extractor: str
     """Its name in the parameter file."""
+    features: ExtractorConfig
+    """Its settings, which name the columns."""
     evaluation: Mapping[str, Any]
     """Content of evaluation.json."""
     record: Mapping[str, Any]
-    """Content of the training's record.json."""
+    """Content of the training run's record.json."""
     scale: str = ""
-    """The scale that the parameter file was read at; blank where it has none."""
+    """The scale of the parameter file; blank without one."""
 
 
 class Missing(NamedTuple):
-    """One cell that is not there, for a table of the others."""
+    """One missing cell, in a table of the others."""
 
     training: Training
     extractor: str
@@ -42,204 +43,183 @@ class Missing(NamedTuple):
     scale: str = ""
 
 
-NAMES = ("dataset", "scale", "recipe", "kernel", "coupling", "nfe", "seeds")
-"""What tells rows apart, with the extractor."""
+class Column(NamedTuple):
+    """A column for reading, and the names of its one or two columns in the CSV file."""
 
-DECIMALS = {"fid": 3, "fd": 3, "kid": 5, "is": 3, "precision": 4, "recall": 4}
-"""By the metric's name before the extractor's, `fd` of `fd_classifier`; others have 4."""
+    heading: str
+    """Blank for a column that only the CSV file has."""
+    name: str
+    std: str = ""
 
 
-def rows(results: Iterable[Result | Missing]) -> list[dict[str, str]]:
+class Table(NamedTuple):
+    """Rows of text by the CSV file's names, and the columns for reading."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, str]]
+
+    def csv(self) -> str:
+        """The table as CSV with a header."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows).to_csv(index=False)
+
+    def reading(self) -> tuple[list[str], list[list[str]]]:
+        """Headings and rows for reading: means with their spread, without empty columns."""
+        columns = [c for c in self.columns if c.heading and any(row[c.name] for row in self.rows)]
+        texts = [
+            [f"{row[c.name]} ± {row[c.std]}" if row.get(c.std) else row[c.name] for c in columns]
+            for row in self.rows
+        ]
+        return [column.heading for column in columns], texts
+
+    def markdown(self) -> str:
+        """The table for reading, as Markdown."""
+        headings, rows = self.reading()
+        lines = [" | ".join(headings), " | ".join("---" for _ in headings), *map(" | ".join, rows)]
+        return "".join(f"| {line} |\n" for line in lines)
+
+    def html(self, title: str) -> str:
+        """The table for reading, as a page."""
+        headings, rows = self.reading()
+        lead = "Mean ± standard deviation over training seeds; arrows point to better values."
+        return render(title, lead, table={"columns": headings, "rows": rows})
+
+
+def table(results: Iterable[Result | Missing]) -> Table:
     """One row per dataset × recipe × kernel × coupling × NFE × extractor, in order of appearance.
 
-    Seeds are averaged. A row that lacks cells says so, ``1 of 2`` seeds, and names them in a column
-    ``missing``, which a whole table does not have; one that lacks all has no numbers. Every row has the
-    columns of all metrics of the table, blank where its extractor has none: numbers of different extractors
-    share neither a row nor a column. std is over seeds, blank for one seed; train_seconds and
-    images_per_second are means over seeds. So is replaced_gradients, the number of steps whose non-finite
-    gradients were replaced: a column of tables in which a recipe allows that. ``published_*`` is what the
-    paper reports, ``*_difference`` measured minus published in units of the paper's std.
+    Numbers are means over seeds, std their sample standard deviation, blank for one seed. An incomplete
+    table counts ``1 of 2`` seeds and names the missing ones in a column ``missing``; a row without any cell
+    has no numbers. Every row has the columns of all metrics of the table, blank where its extractor has
+    none: numbers of different extractors share neither a row nor a column. replaced_gradients, the number of
+    steps whose non-finite gradients were replaced, is a column only where a recipe allows that.
+    ``published_*`` is the paper's number, ``*_difference`` measured minus published in units of its std.
     """
+    import pandas as pd
+
     results = list(results)
-    there = [result for result in results if isinstance(result, Result)]
-    metrics = list(dict.fromkeys(metric for result in there for metric, _ in _measured(result)))
-    groups: dict[tuple[str, ...], list[Result | Missing]] = {}
-    for result in results:
-        groups.setdefault((result.training.cell.name, result.extractor), []).append(result)
-    replacing = any(
-        result.training.recipe.nonfinite_gradients != "stop" or result.record["replaced_gradients"]
-        for result in there
+    measured = [result for result in results if isinstance(result, Result)]
+    numbers = pd.DataFrame(
+        (
+            {
+                "cell": _row_of(result),
+                "nfe": number["nfe"],
+                "column": result.features.metric(number["metric"]),
+                "metric": number["metric"],
+                "heading": _heading(number["metric"], result.features),
+                "value": number["value"],
+            }
+            for result in measured
+            for number in result.evaluation["numbers"]
+            if described(number["metric"]).heading
+        ),
+        columns=["cell", "nfe", "column", "metric", "heading", "value"],
     )
-    return [
-        _row(members, nfe, metrics, replacing=replacing, partial=len(there) < len(results))
-        for members in groups.values()
-        for nfe in sorted({nfe for result in members for nfe in _nfe(result)})
+    groups: dict[tuple[str, str], list[Result | Missing]] = {}
+    for result in results:
+        groups.setdefault(_row_of(result), []).append(result)
+    rows = []
+    for cell, members in groups.items():
+        own = numbers[numbers["cell"] == cell]
+        planned = {nfe for member in members if isinstance(member, Missing) for nfe in member.nfe}
+        for nfe in sorted(planned | set(own["nfe"])):
+            row = {"nfe": str(nfe), **_names(members), **_training(members)}
+            for (column, metric), values in own[own["nfe"] == nfe].groupby(["column", "metric"])["value"]:
+                row |= _statistics(column, metric, values.tolist(), members[0].training, nfe)
+            rows.append(row)
+    columns = [
+        Column("data set", "dataset"),
+        *(Column(name, name) for name in ("scale", "recipe", "kernel", "coupling")),
+        Column("NFE", "nfe"),
+        Column("seeds", "seeds"),
     ]
+    if len(measured) < len(results):
+        columns.append(Column("missing", "missing"))
+    for column, heading in numbers[["column", "heading"]].drop_duplicates().itertuples(index=False):
+        columns += _columns(column, heading)
+    columns += [Column("training (s)", "train_seconds"), Column("images/s", "images_per_second")]
+    if any(
+        r.training.recipe.nonfinite_gradients != "stop" or r.record["replaced_gradients"] for r in measured
+    ):
+        columns.append(Column("steps with replaced gradients", "replaced_gradients"))
+    columns += [Column("features", "extractor"), Column("compared with", "reference"), Column("", "runs")]
+    # The source of published numbers follows the first metric that has any.
+    columns = list(dict.fromkeys(columns))
+    names = [name for column in columns for name in (column.name, column.std) if name]
+    return Table(columns, [{name: row.get(name, "") for name in names} for row in rows])
 
 
-def _nfe(result: Result | Missing) -> set[int]:
-    return set(result.nfe) if isinstance(result, Missing) else {nfe for _, nfe in _measured(result)}
+def _row_of(result: Result | Missing) -> tuple[str, str]:
+    return result.training.cell.name, result.extractor
 
 
-def _measured(result: Result) -> list[tuple[str, int]]:
-    """The metrics of a result, each with its NFE; spreads within a run are left out."""
-    found = [re.fullmatch(r"(.+)_nfe(\d+)", name) for name in result.evaluation["metrics"]]
-    return [(match[1], int(match[2])) for match in found if match and not match[1].endswith("_std")]
-
-
-def _row(
-    cells: Sequence[Result | Missing], nfe: int, metrics: Sequence[str], *, replacing: bool, partial: bool
-) -> dict[str, str]:
-    first = cells[0]
-    members = [cell for cell in cells if isinstance(cell, Result)]
-    missing = [cell for cell in cells if isinstance(cell, Missing)]
-    row = {
-        name: str(getattr(first.training.cell, name))
-        for name in NAMES
-        if name not in ("scale", "nfe", "seeds")
-    }
-    row |= {"scale": first.scale, "nfe": str(nfe), "seeds": str(len(members))}
-    row = {name: row[name] for name in NAMES}
-    if missing:
-        row["seeds"] = f"{len(members)} of {len(cells)}"
-    if partial:
-        row["missing"] = ", ".join(f"seed {cell.training.cell.seed}: {cell.why}" for cell in missing)
-    for metric in metrics:
-        found = [r.evaluation["metrics"].get(f"{metric}_nfe{nfe}") for r in members]
-        values = [value for value in found if value is not None]
-        mean = statistics.fmean(values) if values else None
-        row[f"{metric}_mean"] = _shown(metric, mean)
-        row[f"{metric}_std"] = _shown(metric, statistics.stdev(values) if len(values) > 1 else None)
-        if metric in PUBLISHED:
-            paper = NOTHING if mean is None else reported(first.training, nfe, metric)
-            row[f"published_{metric}"] = _shown(metric, paper.value)
-            row[f"published_{metric}_std"] = _shown(metric, paper.std)
-            row[f"{metric}_difference"] = _difference(mean, paper)
-            row["published_source"] = row.get("published_source") or paper.source
+def _names(members: Sequence[Result | Missing]) -> dict[str, str]:
+    """The columns that say which cells a row is made of."""
+    first = members[0]
+    results = [member for member in members if isinstance(member, Result)]
+    missing = [member for member in members if isinstance(member, Missing)]
+    row = {name: str(value) for name, value in first.training.cell if name != "seed"}
     row |= {
-        "train_seconds": _mean(members, "seconds", ".1f"),
-        "images_per_second": _mean(members, "images_per_second", ".0f"),
+        "scale": first.scale,
+        "seeds": f"{len(results)} of {len(members)}" if missing else str(len(members)),
+        "missing": ", ".join(f"seed {member.training.cell.seed}: {member.why}" for member in missing),
+        "extractor": first.extractor,
+        "runs": " ".join(result.run for result in results),
     }
-    if replacing:
-        row["replaced_gradients"] = _mean(members, "replaced_gradients", "g")
-    evaluation = members[0].evaluation if members else None
-    row |= {
-        "extractor": evaluation["extractor"] if evaluation else first.extractor,
-        "reference": "{split}, {images} images".format(**evaluation["reference"]) if evaluation else "",
-        "runs": " ".join(result.run for result in members),
-    }
+    if results:
+        evaluation = results[0].evaluation
+        row["extractor"] = evaluation["extractor"]
+        row["reference"] = "{split}, {images} images".format(**evaluation["reference"])
     return row
 
 
-def _mean(members: Sequence[Result], name: str, shown: str) -> str:
-    """The mean of a number in the trainings' records; blank where there is no training."""
-    return format(statistics.fmean(r.record[name] for r in members), shown) if members else ""
+def _training(members: Sequence[Result | Missing]) -> dict[str, str]:
+    """Means over the training runs of a row."""
+    records = [member.record for member in members if isinstance(member, Result)]
+    shown = {"seconds": ".1f", "images_per_second": ".0f", "replaced_gradients": "g"}
+    means = {
+        name: format(statistics.fmean(record[name] for record in records), decimals)
+        for name, decimals in shown.items()
+        if records
+    }
+    return {{"seconds": "train_seconds"}.get(name, name): text for name, text in means.items()}
 
 
-def _difference(mean: float | None, paper: Published) -> str:
-    if mean is None or paper.value is None or not paper.std:
-        return ""
-    return f"{(mean - paper.value) / paper.std:+.1f}"
+def _statistics(
+    column: str, metric: str, values: Sequence[float], training: Training, nfe: int
+) -> dict[str, str]:
+    """The texts of a metric's columns, from a value per seed."""
+    paper = reported(training, nfe, column)
+    mean = statistics.fmean(values)
+    numbers = {
+        f"{column}_mean": mean,
+        f"{column}_std": statistics.stdev(values) if len(values) > 1 else None,
+        f"published_{column}": paper.value,
+        f"published_{column}_std": paper.std,
+    }
+    decimals = described(metric).decimals
+    row = {name: f"{value:.{decimals}f}" for name, value in numbers.items() if value is not None}
+    if paper.value is not None and paper.std:
+        row[f"{column}_difference"] = f"{(mean - paper.value) / paper.std:+.1f}"
+    return row | ({"published_source": paper.source} if paper.source else {})
 
 
-def _shown(metric: str, value: float | None) -> str:
-    return "" if value is None else f"{value:.{DECIMALS.get(metric.split('_')[0], 4)}f}"
+def _columns(column: str, heading: str) -> list[Column]:
+    """The columns of a metric; those that papers report have the published number next to them."""
+    measured = Column(heading, f"{column}_mean", f"{column}_std")
+    if column not in PUBLISHED:
+        return [measured]
+    return [
+        measured,
+        Column(f"published {heading}", f"published_{column}", f"published_{column}_std"),
+        Column(f"{heading} minus published, in its std", f"{column}_difference"),
+        Column("source", "published_source"),
+    ]
 
 
-def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
-    """The table as CSV with a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return text.getvalue()
-
-
-HEADINGS = {
-    "dataset": "data set",
-    "nfe": "NFE",
-    "fid": "FID ↓",
-    "fd": "Fréchet distance ↓",
-    "kid": "KID ↓",
-    "is": "IS ↑",
-    "precision": "precision ↑",
-    "recall": "recall ↑",
-    "train_seconds": "training (s)",
-    "images_per_second": "images/s",
-    "replaced_gradients": "steps with replaced gradients",
-    "extractor": "features",
-    "reference": "compared with",
-    "published_source": "source",
-}
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ font: 14px/1.4 sans-serif; margin: 1em; color: #222; background: #fff }}
-table {{ border-collapse: collapse }}
-th, td {{ padding: 0.35em 0.45em; text-align: left; vertical-align: bottom; border-bottom: 1px solid #ccc }}
-th {{ border-bottom: 2px solid #222 }}
-td {{ white-space: nowrap; font-variant-numeric: tabular-nums }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>Mean ± standard deviation over training seeds; arrows say which way is better.</p>
-<table>
-<thead><tr>{head}</tr></thead>
-<tbody>
-{rows}
-</tbody>
-</table>
-</body>
-</html>
-"""
-
-
-def to_markdown(table: Sequence[Mapping[str, str]]) -> str:
-    """The table for reading: means with their spread, empty columns and run ids left out."""
-    columns, body = _shown_columns(table)
-    lines = [" | ".join(columns), " | ".join("---" for _ in columns), *map(" | ".join, body)]
-    return "".join(f"| {line} |\n" for line in lines)
-
-
-def to_html(table: Sequence[Mapping[str, str]], title: str) -> str:
-    """The same as a page of its own: it refers to no other file and needs no script."""
-    columns, body = _shown_columns(table)
-    head, *rows = (
-        "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
-        for tag, texts in (("th", columns), *(("td", row) for row in body))
-    )
-    return PAGE.format(title=escape(title), head=head, rows="\n".join(f"<tr>{row}</tr>" for row in rows))
-
-
-def _shown_columns(table: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows for reading."""
-    shown = [_merged(row) for row in table]
-    names = [name for name in shown[0] if any(row[name] for row in shown)]
-    return [_heading(name) for name in names], [[row[name] for name in names] for row in shown]
-
-
-def _merged(row: Mapping[str, str]) -> dict[str, str]:
-    """A row with one column in place of each mean and std."""
-    merged = {}
-    for name, value in row.items():
-        if name == "runs" or name.endswith("_std"):
-            continue
-        spread = row.get(f"{name.removesuffix('_mean')}_std", "")
-        merged[name.removesuffix("_mean")] = f"{value} ± {spread}" if spread else value
-    return merged
-
-
-def _heading(name: str) -> str:
-    if name in HEADINGS:
-        return HEADINGS[name]
-    if name.startswith("published_"):
-        return f"published {_heading(name.removeprefix('published_'))}"
-    if name.endswith("_difference"):
-        return f"{_heading(name.removesuffix('_difference'))} minus published, in its std"
-    metric, _, extractor = name.partition("_")
-    return f"{HEADINGS[metric]} ({extractor})" if metric in HEADINGS and extractor else name
+def _heading(metric: str, features: ExtractorConfig) -> str:
+    """The heading of a metric in an extractor's features: ``Fréchet distance ↓ (classifier)``."""
+    suffix = features.metric("")
+    plain = "fid" if features.metric(metric) == f"fid{suffix}" else metric
+    return described(plain).heading + (f" ({suffix.strip('_')})" if suffix else "")

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from couplet.config.cells import Measurement, Training
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.ranks import ALONE, Ranks
 from couplet.sampling.multistep import multistep, sample_noise, to_uint8
@@ -73,3 +74,33 @@ def generate(
 
     own = range(0, count, batch)[ranks.rank :: ranks.size]
     yield from ranks.in_turn(then(made(start)) for start in own)
+
+
+def samples_of(
+    training: Training,
+    measurement: Measurement,
+    network: ConsistencyModel,
+    shape: ImageShape,
+    *,
+    purpose: Literal["select", "sample"],
+    count: int,
+    nfe: Sequence[int],
+    ranks: Ranks = ALONE,
+    then: Callable[[Images], Any] = lambda images: images,
+) -> Iterator[Any]:
+    """Samples of a trained ``network`` with a cell's settings; see :func:`generate`."""
+    return generate(
+        network,
+        shape,
+        seed=training.cell.seed,
+        purpose=purpose,
+        count=count,
+        batch=measurement.sample.batch,
+        levels=(training.recipe.sigma_max, *measurement.mid_sigmas),
+        nfe=nfe,
+        boundary=measurement.boundary,
+        conditional=training.recipe.conditional,
+        quantise=measurement.sample.quantise,
+        ranks=ranks,
+        then=then,
+    )

@@ -2,93 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from couplet.config import Measurement, Training
-from couplet.config.layout import record_of
-from couplet.data import read_array
+from couplet.config.metrics import column
+from couplet.data.archive import read_array
 from couplet.errors import UserError
 from couplet.files import write_json
-from couplet.metrics import measure, scores
+from couplet.metrics.evaluation import evaluate
+from couplet.metrics.extractor.base import load_extractor
 from couplet.metrics.reference import load_reference
-from couplet.ranks import ALONE, Ranks
-from couplet.stages.features import extractor_of
-from couplet.stages.record import Recorder, digests, keys
+from couplet.plan.stages import Settings
+from couplet.process import Context
+from couplet.provenance.record import Recorder, digests
 from couplet.stages.sample import samples_name, selected
-from couplet.stages.train import check_trained
-from couplet.tensors import seed_of
 
 
-def images_to_evaluate(measurement: Measurement) -> int:
-    """How many images :func:`evaluate` passes through the extractor."""
-    return len(measurement.sample.nfe) * measurement.sample.samples
-
-
-def evaluate(
-    settings: Training,
-    measurement: Measurement,
+def run(
+    context: Context,
+    settings: Settings,
+    *,
     train: Path,
-    selection: Path,
-    samples: Path,
     features: Path,
     reference: Path,
+    selection: Path,
+    samples: Path,
     out: Path,
-    device: torch.device,
-    advance: Callable[[int], None] = lambda images: None,
-    ranks: Ranks = ALONE,
-) -> dict[str, float]:
-    """Compares samples with the training split and writes two files and their record to the folder ``out``.
+) -> str:
+    """Compare samples with the training split; write the file ``out``, its record, and flat metrics for DVC.
 
-    metrics.json holds the numbers alone, named by metric, extractor and NFE, evaluation.json what they were
-    made from. ``advance`` is called with the size of each batch of images; ``ranks`` share the work.
+    ``out`` holds the numbers as a table (metric, extractor, nfe, seed, value) with what they were made from;
+    the file beside it that ends in .metrics.json the numbers alone, by column.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
     """
-    check_trained(settings, train)
-    chosen = selected(selection)
-    config = measurement.features
-    extractor = extractor_of(features, config, device)
+    training, measurement, config = settings.training, settings.measurement, settings.extractor
+    assert training is not None and measurement is not None and config is not None
+    reads = {
+        "train": train,
+        "features": features,
+        "reference": reference,
+        "select": selection,
+        "sample": samples,
+    }
+    record = Recorder("evaluate", settings, out, context.device, reads=reads)
+    cell = training.cell
+    extractor = load_extractor(features, context.device)
     target = load_reference(reference / "train.safetensors", extractor)
-    record = Recorder("evaluate", record_of(out / "evaluation.json"), device)
-    metrics: dict[str, float] = {}
     paths = {nfe: samples / samples_name(nfe) for nfe in measurement.sample.nfe}
     images = {nfe: _samples(path, measurement.sample.samples) for nfe, path in paths.items()}
-    for nfe in paths:
-        found = measure(extractor, images[nfe], advance, logits=True, ranks=ranks)
-        seed = seed_of(settings.cell.seed, "kid", nfe) % 2**32
-        for name, value in scores(found, target, measurement.evaluate, seed=seed).items():
-            metric, _, std = name.partition("_")
-            column = f"{config.metric(metric)}_{std}" if std else config.metric(metric)
-            metrics[f"{column}_nfe{nfe}"] = value
+    with context.counting(f"{cell}: evaluate", len(paths) * measurement.sample.samples) as advance:
+        rows = evaluate(
+            extractor,
+            images,
+            target,
+            measurement.evaluate,
+            seed=cell.seed,
+            advance=advance,
+            ranks=context.ranks,
+        )
     used = digests(*paths.values())
-    about = {
-        "run": f"{settings.cell}-{settings.key}",
-        "training_key": settings.key,
-        "measurement_key": measurement.key,
+    content = {
+        "key": record.key,
         "extractor": extractor.name,
         "extractor_sha256": extractor.digest,
         "extractor_config": config.model_dump(mode="json"),
         "reference": target.described,
         "samples": {"count": measurement.sample.samples, "sha256": {path.name: used[path] for path in used}},
         "settings": measurement.evaluate.model_dump(mode="json"),
-        "selected": chosen,
-        "metrics": metrics,
+        "selected": selected(selection),
+        "numbers": [{**row, "extractor": config.label, "seed": cell.seed} for row in rows],
     }
-    if ranks.first:
-        write_json(out / "metrics.json", metrics)
-        write_json(out / "evaluation.json", about)
+    metrics = {column(row["metric"], config, row["nfe"]): row["value"] for row in rows}
+    if context.ranks.first:
+        flat = out.with_suffix(".metrics.json")
+        write_json(out, content)
+        write_json(flat, metrics)
         record.write(
-            **keys(settings, measurement),
+            cell=cell.model_dump(),
             inputs={**used, **digests(selection, features, reference / "train.safetensors")},
-            outputs=digests(out / "metrics.json", out / "evaluation.json"),
+            outputs=digests(out, flat),
         )
-    return metrics
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 def _samples(path: Path, count: int) -> NDArray[np.uint8]:

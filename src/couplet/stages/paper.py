@@ -7,39 +7,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from couplet.config.layout import record_of
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
-from couplet.reporting.paper import page
-from couplet.stages.record import Recorder, digests
+from couplet.plan.stages import digest
+from couplet.provenance.record import SummaryRecorder, digests
+from couplet.reporting.page import page
 
 TITLE = "Results of iCT, GC and VCT, and beyond"
 
 
-def paper(captions: Sequence[Path], out: Path, rebuild: str) -> int:
-    """Writes the page ``out`` and its record; returns how many figures it has.
+def run(captions: Sequence[Path], out: Path, rebuild: str) -> str:
+    """Write the page ``out`` and its record.
 
     Args:
-        captions: .json files that :func:`couplet.stages.figure.figure` wrote, their pictures beside them.
+        captions: .json files of :func:`couplet.stages.figure.figure`, next to their pictures.
         out: the page; it refers to the figures' CSV, SVG and PNG files relative to itself.
         rebuild: the command that makes a figure, with ``{name}`` for its name.
 
     Raises:
-        UserError: a file is missing or is no caption.
+        UserError: a file is missing or is not a caption.
     """
-    record = Recorder("paper", record_of(out.with_suffix(".json")), torch.device("cpu"))
+    record = SummaryRecorder("paper", out, digest(sorted(map(str, captions))))
     entries = sorted((_entry(path, out, rebuild) for path in captions), key=lambda entry: entry["order"])
     with replacing(out) as temporary:
         temporary.write_text(page(entries, TITLE))
     pictures = [path.with_suffix(".svg") for path in captions]
     record.write(settings={}, inputs=digests(*captions, *pictures), outputs=digests(out))
-    return len(entries)
+    return f"{len(entries)} figures"
 
 
 def _entry(path: Path, out: Path, rebuild: str) -> dict[str, Any]:
-    """What the page needs of a figure."""
+    """The caption of a figure with its picture and links."""
     caption = read_json(path)
     if not isinstance(caption, dict) or "statements" not in caption:
         raise UserError(f"{path}: not a caption that `couplet figure` wrote; run it again")

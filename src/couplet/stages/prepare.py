@@ -4,44 +4,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from couplet import data
-from couplet.config.cells import digest
-from couplet.config.datasets import DatasetConfig
-from couplet.config.layout import record_of
-from couplet.data import Archive, Card, Counting
-from couplet.data.archive import PREVIEW, silent
-from couplet.stages.record import Recorder, archive_digests, digests
+from couplet.data.archive import PREVIEW, Archive, write
+from couplet.data.sources.base import read
+from couplet.files import replacing
+from couplet.plan.stages import Settings
+from couplet.process import Context
+from couplet.provenance.record import Recorder, archive_digests, digests
+from couplet.reporting.preview import contact_sheet
 
 
-def prepare(
-    name: str,
-    config: DatasetConfig,
-    out: Path,
-    *,
-    raw: Path,
-    workers: int = 1,
-    counting: Counting = silent,
-) -> Card:
-    """Writes the archive of data set ``name`` to the folder ``out``, and its record beside it.
+def run(
+    context: Context, settings: Settings, *, name: str, out: Path, raw: Path = Path("raw"), workers: int = 1
+) -> str:
+    """Write the archive of a data set with a picture of it to the folder ``out``, and its record beside it.
 
     Args:
-        name: what the card calls it.
-        config: where its images come from.
+        context: surroundings.
+        settings: names the data set.
+        name: its name in the card.
         out: the archive's folder.
         raw: folder of original files, looked for and downloaded to ``raw/<kind>``; ImageNet's, which two
             kinds share, to ``raw/imagenet``.
         workers: threads that decode; the bytes written do not depend on them.
-        counting: shows progress.
 
     Raises:
         UserError: the source is not to be had or holds images that cannot be decoded, or ``out`` cannot be
             written.
     """
-    record = Recorder("prepare", record_of(out), torch.device("cpu"))
-    with data.read(config, raw) as source:
-        card = data.write(
+    record = Recorder("prepare", settings, out, context.device, reads={})
+    with read(settings.dataset, raw) as source:
+        card = write(
             out,
             dataset=name,
             source=source.description,
@@ -50,13 +42,16 @@ def prepare(
             originals=source.originals,
             skip_corrupt=source.skip_corrupt,
             workers=workers,
-            counting=counting,
+            counting=context.counting,
         )
+    archive = Archive(out)
+    with replacing(out / PREVIEW) as temporary:
+        contact_sheet(archive.train, card.classes).save(temporary, format="PNG")
     record.write(
-        key=digest(config),
-        settings=config.model_dump(mode="json"),
+        config=settings.dataset.model_dump(mode="json"),
         originals=card.originals,
         inputs={},
-        outputs={**archive_digests(Archive(out)), **digests(out / PREVIEW)},
+        outputs={**archive_digests(archive), **digests(out / PREVIEW)},
     )
-    return card
+    counts = ", ".join(f"{count} {split}" for split, count in card.counts.items())
+    return f"{name}, {'×'.join(map(str, card.shape))}, {counts} images; see preview.png"

@@ -2,57 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from couplet.config.layout import record_of
-from couplet.data import SPLITS, Archive
+from couplet.data.archive import SPLITS, Archive
 from couplet.errors import UserError
-from couplet.metrics.extractor import load_extractor
+from couplet.metrics.extractor.base import load_extractor
 from couplet.metrics.measure import measure
 from couplet.metrics.reference import Reference, save_reference
-from couplet.ranks import ALONE, Ranks
-from couplet.stages.record import Recorder, archive_digests, digests
+from couplet.plan.stages import Settings
+from couplet.process import Context
+from couplet.provenance.record import Recorder, archive_digests, digests
 
 
-def images_of(data: Path) -> int:
-    """How many images :func:`reference` passes through the extractor."""
-    return sum(Archive(data).card.counts.values())
-
-
-def reference(
-    data: Path,
-    features: Path,
-    out: Path,
-    device: torch.device,
-    advance: Callable[[int], None],
-    ranks: Ranks = ALONE,
-) -> None:
-    """Writes ``train.safetensors``, and ``test.safetensors`` if there is such a split, to the folder ``out``.
-
-    The record lies beside it. ``advance`` is called with the size of each batch of images; ``ranks`` share
-    the work.
+def run(context: Context, settings: Settings, *, data: Path, features: Path, out: Path) -> str:
+    """Write ``train.safetensors``, and ``test.safetensors`` if there is such a split, to the folder ``out``.
 
     Raises:
         UserError: archive or extractor is missing or damaged, a split has a single image, or ``out``
             cannot be written.
     """
     archive = Archive(data)
-    extractor = load_extractor(features, device)
-    for split, count in archive.card.counts.items():
+    extractor = load_extractor(features, context.device)
+    counts = archive.card.counts
+    for split, count in counts.items():
         if count == 1:
             raise UserError(f"{data}: split {split} has 1 image, statistics need 2 or more")
-    record = Recorder("reference", record_of(out), device)
-    for split in SPLITS:
-        path = out / f"{split}.safetensors"
-        if archive.card.counts.get(split):
-            moments, kept, _ = measure(extractor, archive.split(split).images, advance, ranks=ranks)
-            if ranks.first:
-                save_reference(path, Reference(split, extractor.name, extractor.digest, kept, moments))
-        elif ranks.first:
-            path.unlink(missing_ok=True)  # of an archive that had this split
-    if ranks.first:
-        inputs = {**archive_digests(archive), **digests(features)}
-        record.write(settings={}, inputs=inputs, outputs=digests(out))
+    reads = {"prepare": data, "features": features}
+    record = Recorder("reference", settings, out, context.device, reads=reads)
+    with context.counting(f"{data}: reference", sum(counts.values())) as advance:
+        for split in SPLITS:
+            path = out / f"{split}.safetensors"
+            if counts.get(split):
+                images = archive.split(split).images
+                measured = measure(extractor, images, advance, ranks=context.ranks)
+                if context.ranks.first:
+                    statistics = Reference(
+                        split, extractor.name, extractor.digest, measured.features, measured.moments
+                    )
+                    save_reference(path, statistics)
+            elif context.ranks.first:
+                path.unlink(missing_ok=True)  # of an archive that had this split
+    if context.ranks.first:
+        record.write(inputs={**archive_digests(archive), **digests(features)}, outputs=digests(out))
+    return "reference statistics of " + ", ".join(f"{count} {split}" for split, count in counts.items())

@@ -2,85 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from couplet import model, selection
-from couplet.config import Measurement, Training
-from couplet.config.layout import checkpoint_name, record_of
+from couplet import model
 from couplet.errors import UserError
 from couplet.files import write_json
-from couplet.metrics import MomentsAccumulator, frechet_distance
+from couplet.metrics.extractor.base import load_extractor
 from couplet.metrics.reference import load_reference
-from couplet.ranks import ALONE, Ranks
-from couplet.sampling import Images
-from couplet.selection import Score
-from couplet.stages.features import extractor_of
-from couplet.stages.record import Recorder, digests, keys
-from couplet.stages.sample import batches
-from couplet.stages.train import check_trained
+from couplet.plan.layout import checkpoint_name
+from couplet.plan.stages import Settings
+from couplet.process import Context
+from couplet.provenance.record import Recorder, digests
+from couplet.selection import Score, best, score
 
 
-def images_to_select(settings: Training, measurement: Measurement) -> int:
-    """How many images :func:`select` makes in all."""
-    return len(settings.snapshot_steps) * measurement.select.samples
-
-
-def select(
-    settings: Training,
-    measurement: Measurement,
-    train: Path,
-    features: Path,
-    reference: Path,
-    out: Path,
-    device: torch.device,
-    advance: Callable[[int], None],
-    ranks: Ranks = ALONE,
-) -> Score:
-    """Scores all snapshots against the split of ``select.split`` and writes the file ``out``, and its record.
+def run(
+    context: Context, settings: Settings, *, train: Path, features: Path, reference: Path, out: Path
+) -> str:
+    """Score all snapshots against the split of ``select.split`` and write the file ``out``, and its record.
 
     Seeds differ from those of `evaluate`, and so does the test split, so that choosing does not flatter the
     choice.
-    ``advance`` is called with the size of each batch of images; ``ranks`` share the work.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
     """
-    check_trained(settings, train)
-    extractor = extractor_of(features, measurement.features, device)
+    training, measurement, config = settings.training, settings.measurement, settings.extractor
+    assert training is not None and measurement is not None and config is not None
+    reads = {"train": train, "features": features, "reference": reference}
+    record = Recorder("select", settings, out, context.device, reads=reads)
+    extractor = load_extractor(features, context.device)
     statistics = _statistics(reference, measurement.select.split)
     target = load_reference(statistics, extractor)
-    record = Recorder("select", record_of(out), device)
-    wanted = sorted({measurement.select.nfe, *measurement.sample.nfe})
+    checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
+    images = len(checkpoints) * measurement.select.samples
     scores = []
-
-    def features_of(images: Images) -> dict[int, NDArray[np.float32]]:
-        return {nfe: extractor(made).values for nfe, made in images.items()}
-
-    for step in settings.snapshot_steps:
-        network, saved = model.load(train / "checkpoints" / checkpoint_name(step), device)
-        sums = {nfe: MomentsAccumulator() for nfe in wanted}
-        for batch in batches(
-            settings,
-            measurement,
-            network,
-            saved.shape,
-            purpose="select",
-            count=measurement.select.samples,
-            nfe=wanted,
-            ranks=ranks,
-            then=features_of,
-        ):
-            for nfe, values in batch.items():
-                sums[nfe].add(values)
-            advance(len(values))
-        found = {nfe: frechet_distance(sums[nfe].result(), target.moments) for nfe in wanted}
-        scores.append(Score(step, found))
-    chosen = selection.best(scores, measurement.select.nfe)
+    with context.counting(f"{training.cell}: select", images) as advance:
+        for step, path in checkpoints.items():
+            network, saved = model.load(path, context.device)
+            distances = score(
+                training,
+                measurement,
+                network,
+                saved.shape,
+                extractor=extractor,
+                target=target,
+                advance=advance,
+                ranks=context.ranks,
+            )
+            scores.append(Score(step, distances))
+    chosen = best(scores, measurement.select.nfe)
     content = {
         "rule": f"lowest fd at nfe {measurement.select.nfe}",
         "split": target.split,
@@ -89,18 +60,18 @@ def select(
         "extractor": extractor.name,
         "selected": {"step": chosen.step, "checkpoint": checkpoint_name(chosen.step)},
         "scores": [
-            {"step": score.step, **{f"fd_nfe{nfe}": score.fd[nfe] for nfe in wanted}} for score in scores
+            {"step": each.step, **{f"fd_nfe{nfe}": value for nfe, value in each.fd.items()}}
+            for each in scores
         ],
     }
-    if ranks.first:
+    if context.ranks.first:
         write_json(out, content)
-        checkpoints = [train / "checkpoints" / checkpoint_name(step) for step in settings.snapshot_steps]
         record.write(
-            **keys(settings, measurement),
-            inputs=digests(train / "config.json", *checkpoints, features, statistics),
+            cell=training.cell.model_dump(),
+            inputs=digests(train / "config.json", *checkpoints.values(), features, statistics),
             outputs=digests(out),
         )
-    return chosen
+    return f"step {chosen.step}, Fréchet distance {chosen.fd[measurement.select.nfe]:.3f}"
 
 
 def _statistics(reference: Path, split: str) -> Path:

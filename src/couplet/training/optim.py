@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from couplet.config.recipes import AdamConfig, LionConfig, OptimizerConfig, RAdamConfig
 from couplet.config.variants import build
-from couplet.errors import UserError
 
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -65,15 +64,7 @@ def adam(config: AdamConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
 
 
 def lion(config: LionConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
-    """Lion, from lion-pytorch.
+    """Lion, from lion-pytorch."""
+    from lion_pytorch import Lion
 
-    Raises:
-        UserError: lion-pytorch is not installed.
-    """
-    try:
-        from lion_pytorch import Lion
-    except ModuleNotFoundError:
-        raise UserError(
-            "optimizer.kind = lion: lion-pytorch is not installed; pip install lion-pytorch"
-        ) from None
     return Lion([weights], config.lr, config.betas, weight_decay=config.weight_decay)

@@ -8,7 +8,7 @@ import yaml
 from PIL import Image
 
 from couplet import cli
-from couplet.data import Archive
+from couplet.data.archive import Archive
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_parameter_file_decides_where_there_is_one(couplet, tmp_path, params_con
     [
         (["pets", "--from", "nowhere", "--resolution", "8"], "nowhere: cannot be read (No such file"),
         (["pets", "--from", "", "--resolution", "8"], 'path = ""'),
-        (["pets", "--from", "/dev/zero", "--resolution", "8"], "/dev/zero: neither a folder nor a plain"),
+        (["pets", "--from", "/dev/zero", "--resolution", "8"], "/dev/zero: must be a folder or a plain"),
         (["pets", "--from", "pictures"], "data set pets: needs a resolution; only celeba64, "),
         (["pets", "--from", "pictures", "--resolution", "0"], "resolution = 0: value should be greater"),
         (["pets", "--from", "pictures", "--resolution", "99999"], "resolution = 99999: value should be less"),
@@ -139,7 +139,7 @@ def test_folder_that_holds_something_else_is_not_written_to(couplet, pictures, t
     (tmp_path / "notes/diary.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     line = refused(couplet("prepare", "pets", "--from", "pictures", "--resolution", "8", "--out", name))
-    assert "which is no part of a prepared data set; choose another folder" in line
+    assert "which is no part of an archive; choose another folder" in line
     assert sorted(tmp_path.rglob("*")) == before
 
 

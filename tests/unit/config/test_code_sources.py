@@ -76,7 +76,7 @@ def test_printing_and_moving_files_retrains_nothing():
         ("couplings/variational.py", {"train", "select", "sample", "probe"}),
         ("reporting/published.csv", {"table"}),
         ("reporting/couplet.mplstyle", {"figure", "table"}),
-        ("reporting/paper.html.j2", {"paper"}),
+        ("reporting/page.html.j2", {"paper", "table"}),
         ("reporting/statements.py", {"figure"}),
         ("cli.py", set()),
     ],

@@ -155,7 +155,7 @@ def test_names_of_folders(layout):
         ("select.split", "train", "evaluation"),
         ("raw", "originals", ""),
         ("sample.samples", 500, "evaluation"),
-        ("evaluate.kid_subsets", 5, "evaluation"),
+        ("evaluate.metrics.kid.subsets", 5, "evaluation"),
         ("train.log_every", 5, ""),
         ("threads", 2, ""),
         ("recipes.ict.published_as", "ECM", ""),
@@ -206,7 +206,7 @@ def test_edited_code_moves_what_it_makes(layout, monkeypatch, stage, moved):
     [
         ("table1.seeds", [5], True),
         ("couplings.vae.kl_weight", 5.0, True),
-        ("evaluate.kid_subsets", 5, True),
+        ("evaluate.metrics.kid.subsets", 5, True),
         ("recipes.ict.published_as", "ECT ECM", True),  # a column
         ("recipes.ecm.steps", 5, False),  # of no cell
         ("threads", 2, False),

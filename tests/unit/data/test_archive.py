@@ -1,4 +1,4 @@
-"""The prepared archive: whole and described, or refused."""
+"""Archives: round trip, card, and refusal of damaged files."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from couplet.data import Archive, Split, write
+from couplet.data.archive import Archive, Split, write
 from couplet.errors import UserError
 
 
@@ -26,7 +26,7 @@ def folder(tmp_path, splits):
 
 
 def refused(folder, split=None):
-    """The message of the one error, which names a file of the folder."""
+    """The one-line error message, which names a file of the folder."""
     with pytest.raises(UserError) as caught:
         Archive(folder).split(split)
     message = str(caught.value)
@@ -37,7 +37,7 @@ def refused(folder, split=None):
 
 def test_round_trip(folder, splits):
     archive = Archive(folder)
-    for name, split in (("train", archive.train), ("test", archive.test)):
+    for name, split in (("train", archive.train), ("test", archive.split("test"))):
         assert np.array_equal(split.images, splits[name].images)
         assert np.array_equal(split.labels, splits[name].labels)
         assert len(split) == len(splits[name].images)
@@ -55,7 +55,7 @@ def test_card_describes_the_archive(folder):
     assert (card.dataset, card.source) == ("noise", "a generator")
     assert (card.shape, card.classes) == ((8, 8, 1), ("a", "b", "c"))
     assert card.counts == {"train": 10, "test": 4}
-    assert set(card.files) | {"card.json", "preview.png"} == {path.name for path in folder.iterdir()}
+    assert set(card.files) | {"card.json"} == {path.name for path in folder.iterdir()}
     for name, digest in card.files.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 

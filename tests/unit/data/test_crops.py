@@ -79,7 +79,7 @@ def test_dhariwal_ends_with_bicubic():
 
 
 def test_crops_differ():
-    """So a configuration that names another one gives other pixels."""
+    """Another crop in the configuration gives other pixels."""
     image = noise(500, 375)
     results = {name: np.asarray(crop(image, 64)).tobytes() for name, crop in CROPS.items()}
     assert len(set(results.values())) == len(CROPS)

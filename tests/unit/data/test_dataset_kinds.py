@@ -1,4 +1,4 @@
-"""Configurations of data sets: what each allows, and what stands in for a named kind."""
+"""Configurations of data sets: allowed values and `--from`."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_kinds():
         config = parsed(kind=kind)
         assert config.kind == kind
         assert DatasetConfig.parse(config.model_dump(mode="json")) == config
-        assert len(config.native) == 2
+        assert len(config.native) == 3
 
 
 def test_named_kinds_hold_no_path():
@@ -72,10 +72,10 @@ def test_whether_there_is_a_test_split(settings, has):
         ({"kind": "images", "path": "x", "resolution": 8, "channels": 2}, "channels = 2"),
         (
             {"kind": "images", "path": "x", "resolution": 8, "test_path": "y", "test_images": 3},
-            "test_images = 3: must be 0 where test_path is given",
+            "test_images = 3: must be 0 if test_path is set",
         ),
         ({"kind": "imagenet64", "originals": "ilsvrc", "test_images": 9}, "test_images = 9: must be 0"),
-        ({"kind": "imagenet64", "crop": "resize-center-crop-lanczos"}, "originals: zip was made with"),
+        ({"kind": "imagenet64", "crop": "resize-center-crop-lanczos"}, "with originals: zip"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

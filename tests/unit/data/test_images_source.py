@@ -1,4 +1,4 @@
-"""Images of one's own: every container, labels, splits, colours, and what is refused."""
+"""Images of the user: every container, labels, splits, colours and refusals."""
 
 import gzip
 import io
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from couplet.config.datasets import ImagesConfig
-from couplet.data import Archive
+from couplet.data.archive import Archive
 from couplet.data.sources.base import hold_out
 from couplet.errors import UserError
 from couplet.stages.prepare import prepare
@@ -33,7 +33,7 @@ def png(array):
 
 
 def grown(folder, files):
-    """Writes files of relative names and bytes below ``folder``."""
+    """Write files, relative names with bytes, below ``folder``."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +43,12 @@ def grown(folder, files):
 
 def prepared(tmp_path, path, *, workers=1, **settings):
     config = ImagesConfig(path=str(path), **{"resolution": 8, **settings})
-    card = prepare("mine", config, tmp_path / "archive", raw=tmp_path / "raw", workers=workers)
+    card = prepare("mine", config, out=tmp_path / "archive", raw=tmp_path / "raw", workers=workers)
     return card, Archive(tmp_path / "archive")
 
 
 def refused(tmp_path, path, **settings):
-    """The one line of the error, with nothing left behind."""
+    """The one-line error message; no archive is left."""
     with pytest.raises(UserError) as caught:
         prepared(tmp_path, path, **settings)
     assert "\n" not in str(caught.value)
@@ -87,7 +87,7 @@ def tarred(path, files, mode):
 
 @pytest.fixture(params=["folder", "zip", "deflated.zip", "tar", "tar.gz", "tar.xz", "tar.bz2", "noname"])
 def container(request, tmp_path):
-    """Makes a container of files, told apart by content: the name says nothing for `noname`."""
+    """Returns a function that packs files; the name of `noname` does not tell its format."""
 
     def make(files):
         path = tmp_path / f"images.{request.param}"
@@ -118,8 +118,8 @@ def test_folders_train_and_test_are_splits(container, tmp_path):
     assert card.counts == {"train": 12, "test": 2}
     assert card.classes == ("ape", "bee", "cow")
     assert np.array_equal(archive.train.images, WANTED)
-    assert np.array_equal(archive.test.images, [pixels(92), pixels(91)])
-    assert archive.test.labels.tolist() == [0, 1]
+    assert np.array_equal(archive.split("test").images, [pixels(92), pixels(91)])
+    assert archive.split("test").labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("name", ["val", "valid"])
@@ -132,7 +132,7 @@ def test_test_split_wins_over_validation(tmp_path):
     path = grown(tmp_path / "x", tree("train/") | tree("val/") | {"test/ape/1.png": png(pixels(91))})
     card, archive = prepared(tmp_path, path)
     assert card.counts == {"train": 12, "test": 1}
-    assert np.array_equal(archive.test.images[0], pixels(91))
+    assert np.array_equal(archive.split("test").images[0], pixels(91))
 
 
 @pytest.mark.parametrize("prefix", ["", "all/", "train/", "train/things/"])
@@ -147,10 +147,10 @@ def test_images_in_one_place_have_no_labels(tmp_path, prefix):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "holds no image files"),
-        ({"readme.txt": b"x"}, "holds no image files (1 files of other kinds)"),
-        ({"1.png": b"", "a/2.png": b""}, "1.png lies beside folders"),
-        ({"train/1.png": b"", "tests/2.png": b""}, "'tests' beside 'train'"),
+        ({}, "contains no image files"),
+        ({"readme.txt": b"x"}, "contains no image files (1 files of other kinds)"),
+        ({"1.png": b"", "a/2.png": b""}, "1.png is next to folders"),
+        ({"train/1.png": b"", "tests/2.png": b""}, "'tests' next to 'train' must be one of test, val, valid"),
         ({"train/a/1.png": b"", "train/b/1.png": b"", "test/c/2.png": b""}, "class 'c' of the test split"),
     ],
 )
@@ -164,7 +164,9 @@ def test_trees_that_say_nothing_clear_are_refused(tmp_path, files, message):
 )
 def test_files_of_other_kinds_are_refused(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
-    assert f"{tmp_path / 'x'}: no folder, zip, tar, IDX file or LMDB" in refused(tmp_path, tmp_path / "x")
+    assert f"{tmp_path / 'x'}: must be a folder, zip, tar, IDX file or LMDB" in refused(
+        tmp_path, tmp_path / "x"
+    )
 
 
 def test_missing_path_is_named(tmp_path):
@@ -188,7 +190,7 @@ def test_edm_zip(tmp_path):
 
 
 def test_edm_zip_without_labels(tmp_path):
-    """Its numbered folders are no classes."""
+    """The numbered folders are not classes."""
     card, archive = prepared(tmp_path, zipped(tmp_path / "x.zip", edm(None)))
     assert card.classes == ()
     assert archive.train.labels.tolist() == [0] * 8
@@ -197,9 +199,9 @@ def test_edm_zip_without_labels(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "dataset.json holds no 'labels'"),
-        (b"[]", "dataset.json holds no 'labels'"),
-        (b'{"labels": 3}', "dataset.json holds no 'labels'"),
+        (b"{", "dataset.json must contain 'labels'"),
+        (b"[]", "dataset.json must contain 'labels'"),
+        (b'{"labels": 3}', "dataset.json must contain 'labels'"),
         (b'{"labels": [["00000/img00000000.png", 0]]}', "label of 00000/img00000001.png = None"),
         (b'{"labels": [["00000/img00000000.png", -1]]}', "label of 00000/img00000000.png = -1"),
         (b'{"labels": [["00000/img00000000.png", [0.5, 1]]]}', "= [0.5, 1]: must be 0, 1"),
@@ -237,13 +239,14 @@ def test_idx_without_labels(tmp_path):
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (b"\0\0\x0b\x03" + bytes(12), None, "IDX type 00000b03: only unsigned bytes of 3 axes"),
+        (b"\0\0\x0b\x03" + bytes(12), None, "IDX type 00000b03: must be 00000803, unsigned bytes of 3 axes"),
         (b"\0\0\x08\x01" + bytes(12), None, "IDX type 00000801"),
-        (idx(np.zeros((3, 8, 8), np.uint8))[:-1], None, "holds 191 bytes for shape [3, 8, 8]"),
+        (idx(np.zeros((3, 8, 8), np.uint8))[:-1], None, "contains 191 bytes for shape [3, 8, 8]"),
         (idx(np.zeros((0, 8, 8), np.uint8)), None, "for shape [0, 8, 8]"),
         (b"\0\0\x08\x03" + bytes(4), None, "for shape"),
-        (idx(np.zeros((3, 8, 8), np.uint8)), idx(np.zeros(2, np.uint8)), "holds 2 labels for 3 images"),
-        (idx(np.zeros((3, 8, 8), np.uint8)), b"xxxx", "only unsigned bytes of 1 axes"),
+        (b"\0\0\x08\x03" + bytes(10), None, "contains 0 bytes for shape [0]"),
+        (idx(np.zeros((3, 8, 8), np.uint8)), idx(np.zeros(2, np.uint8)), "contains 2 labels for 3 images"),
+        (idx(np.zeros((3, 8, 8), np.uint8)), b"xxxx", "unsigned bytes of 1 axes"),
     ],
 )
 def test_damaged_idx_is_refused(tmp_path, images, labels, message):
@@ -272,10 +275,11 @@ def test_damaged_lmdb_is_refused(tmp_path):
     assert "not a readable LMDB" in refused(tmp_path, tmp_path / "x")
 
 
-def test_missing_lmdb_names_the_extra(tmp_path, monkeypatch):
+def test_missing_lmdb_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     grown(tmp_path / "x", {"data.mdb": b""})
-    assert "lmdb is not installed; pip install 'couplet[lmdb]'" in refused(tmp_path, tmp_path / "x")
+    message = refused(tmp_path, tmp_path / "x")
+    assert message == "dataset images: lmdb is not installed; pip install lmdb"
 
 
 def test_test_path_is_the_test_split(tmp_path):
@@ -284,7 +288,7 @@ def test_test_path_is_the_test_split(tmp_path):
     card, archive = prepared(tmp_path, train, test_path=str(test))
     assert card.counts == {"train": 12, "test": 2}
     assert card.classes == ("ape", "bee", "cow")
-    assert archive.test.labels.tolist() == [1, 2]
+    assert archive.split("test").labels.tolist() == [1, 2]
     assert list(card.originals) == [str(test)]
 
 
@@ -305,10 +309,10 @@ def test_two_test_splits_are_refused(tmp_path, more):
 def test_held_out_images_come_evenly_from_the_classes(tmp_path):
     card, archive = prepared(tmp_path, grown(tmp_path / "x", tree()), test_images=6)
     assert card.counts == {"train": 6, "test": 6}
-    assert np.bincount(archive.test.labels).tolist() == [2, 2, 2]
-    both = np.concatenate([archive.train.images, archive.test.images])
+    assert np.bincount(archive.split("test").labels).tolist() == [2, 2, 2]
+    both = np.concatenate([archive.train.images, archive.split("test").images])
     assert sorted(image.tobytes() for image in both) == sorted(image.tobytes() for image in WANTED)
-    for split in (archive.train, archive.test):
+    for split in (archive.train, archive.split("test")):
         for image, label in zip(split.images, split.labels, strict=True):
             assert LABELS[next(i for i in range(12) if np.array_equal(WANTED[i], image))] == label
 
@@ -400,12 +404,12 @@ def test_colours_are_those_of_the_images(tmp_path, content, channels):
 def test_mixed_colours_are_refused_unless_chosen(tmp_path):
     path = grown(tmp_path / "x", {"1.png": png(COLOUR), "2.png": png(GREY)})
     message = refused(tmp_path, path)
-    assert "2.png: 1 channels, others have 3; set channels: 3 or 1" in message
+    assert "2.png: 1 channels, the first image has 3; set channels: 3 or 1" in message
     assert prepared(tmp_path, path, channels=3)[0].counts == {"train": 2}
 
 
 def deep_png(kind, samples):
-    """A PNG of 16 bits a channel."""
+    """A PNG of 16 bits per channel."""
 
     def chunk(name, data):
         body = name + data
@@ -432,7 +436,7 @@ def deep_png(kind, samples):
 def test_more_than_eight_bits_are_refused_by_name(tmp_path, name, content, skip):
     path = grown(tmp_path / "x", {name: content})
     message = refused(tmp_path, path, channels=3, skip_corrupt=skip)
-    assert f"{name}: more than 8 bits a channel" in message
+    assert f"{name}: more than 8 bits per channel" in message
 
 
 CORRUPT = {
@@ -496,7 +500,7 @@ def test_linked_folders_are_followed(tmp_path):
 def test_dataset_json_below_the_top_is_refused(tmp_path):
     files = {f"wrapped/{name}": content for name, content in edm(None).items()}
     message = refused(tmp_path, zipped(tmp_path / "x.zip", files))
-    assert "wrapped/dataset.json: labels are read from dataset.json at the top only" in message
+    assert "wrapped/dataset.json: move dataset.json to the top" in message
 
 
 @pytest.mark.parametrize("name", ["../out.png", "a/../../out.png"])

@@ -1,4 +1,4 @@
-"""The loader: any batch at any time, every image once per epoch, by however many processes and threads."""
+"""The loader: batches of any step, epochs, processes and threads."""
 
 import itertools
 import mmap
@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from couplet.data import Loader, Split, loader, read_array, to_float
+from couplet.data import loader
+from couplet.data.archive import Split, read_array
+from couplet.data.loader import Loader, to_float
 from couplet.errors import UserError
 from couplet.model import ImageShape
-from couplet.training import initial_state, loop, run
+from couplet.training import loop
+from couplet.training.loop import initial_state, run
 
 CPU = torch.device("cpu")
 
 
 def make(n=10, *, batch=4, seed=0, flip=False, num_classes=0, labelled=None, **part):
-    """Image i is constant at i, but for its left column of 255; the first ``labelled`` have labels."""
+    """A loader whose image i is constant at i except for its left column of 255; ``labelled`` have labels."""
     images = np.repeat(np.arange(n, dtype=np.uint8), 16).reshape(n, 4, 4, 1)
     images[:, :, 0] = 255
     labels = np.arange(n, dtype=np.int64)[:labelled] % 3
@@ -42,7 +45,7 @@ def seen(loader, steps):
     ],
 )
 def test_order_and_flips_are_those_of_the_first_version(step, order, mirrored):
-    """What a seed means must not change: a training may be half done."""
+    """The draws of a seed must never change: a run may be resumed with a newer version."""
     loader = make(batch=8, seed=3, flip=True, num_classes=3)
     images, labels = loader.at(step, CPU)
     assert loader.indices(step).tolist() == order
@@ -55,7 +58,7 @@ def test_order_and_flips_are_those_of_the_first_version(step, order, mirrored):
 
 @pytest.mark.parametrize("batch", [2, 3, 4, 5, 7, 10, 23])
 def test_every_image_is_seen_once_per_epoch(batch):
-    """Also where batches straddle epochs, and where one is larger than the data set."""
+    """Even if batches cross epochs or are larger than the data set."""
     order = seen(make(batch=batch), 60 // batch + 1)[:60].reshape(6, 10)
     assert (np.sort(order, axis=1) == np.arange(10)).all()
 
@@ -245,7 +248,7 @@ def test_no_more_than_wanted_is_gathered_ahead(monkeypatch):
 
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_error_comes_at_its_step(ahead):
-    """Labels that end early: the batches before are delivered, and the thread is gone."""
+    """Labels that end early: earlier batches are delivered, and the thread ends."""
     source = make(12, labelled=9, num_classes=3)
     assert [(source.indices(step) < 9).all() for step in (1, 2)] == [True, False]
     delivered = []
@@ -256,10 +259,11 @@ def test_error_comes_at_its_step(ahead):
 
 
 def test_the_interpreter_ends_while_batches_wait():
-    """With an iterator that nobody closed."""
+    """Even if nobody closes the iterator."""
     program = """
 import numpy, torch
-from couplet.data import Loader, Split
+from couplet.data.archive import Split
+from couplet.data.loader import Loader
 split = Split(numpy.zeros((9, 4, 4, 1), numpy.uint8), numpy.zeros(9, numpy.int64))
 batches = Loader(split, batch=4, seed=0, flip=True, num_classes=0).batches(0, 10**6, torch.device("cpu"), 3)
 next(batches)
@@ -288,19 +292,20 @@ def test_mapped_file_gives_the_batches_of_its_array(mapped):
 
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_file_that_is_cut_while_in_use_is_named(mapped, ahead):
-    """Reading on would end the process without a word."""
+    """Reading on would kill the process without a message."""
     source = Loader(Split(mapped[1], np.zeros(50, np.int64)), batch=16, seed=0, flip=False, num_classes=0)
     batches = source.batches(0, 9, CPU, ahead)
     next(batches)
     path, whole = Path(mapped[1].filename), Path(mapped[1].filename).stat().st_size
     os.truncate(path, 8192)
-    with pytest.raises(UserError, match=rf"^{path}: cut to 8192 bytes while in use, must have {whole}$"):
+    message = rf"^{path}: truncated to 8192 bytes while in use, must have {whole}$"
+    with pytest.raises(UserError, match=message):
         list(batches)
     assert threads() == []
 
 
 def test_just_the_images_of_a_batch_are_read_ahead(mapped, monkeypatch):
-    """The pages that the system is asked for hold every chosen byte, and no page without one."""
+    """The requested pages contain every chosen byte, and each contains one."""
     asked = []
 
     class Map(mmap.mmap):

@@ -1,4 +1,4 @@
-"""Points of two Gaussians: what is drawn, how it is stored and how it is shown."""
+"""Points of two Gaussians: distribution, storage and picture."""
 
 from pathlib import Path
 
@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from couplet.config.base import Invalid, located
-from couplet.config.datasets import DatasetConfig, MixtureConfig
-from couplet.data import Archive, read, to_float
-from couplet.data.preview import are_points, scatter
+from couplet.config.datasets import DatasetConfig, MixtureConfig, is_plane
+from couplet.data.archive import Archive
+from couplet.data.loader import to_float
+from couplet.data.sources.base import read
+from couplet.reporting.preview import scatter
 from couplet.stages.prepare import prepare
 
 NOWHERE = Path("no-such-folder")
@@ -94,8 +96,8 @@ def test_wrong_settings_are_named(settings, message):
 
 
 def test_archive_and_its_picture(tmp_path):
-    """The picture has a dot of its class's colour at every point and nothing else but axes."""
-    card = prepare("toy", MixtureConfig(points=300, test_points=20), tmp_path / "toy", raw=NOWHERE)
+    """The picture has the axes, a dot in the class's colour at every point, and nothing else."""
+    card = prepare("toy", MixtureConfig(points=300, test_points=20), out=tmp_path / "toy", raw=NOWHERE)
     assert (card.shape, card.counts) == ((1, 1, 2), {"train": 300, "test": 20})
     assert card.source == (
         "equal mixture of two Gaussians, means (0, 0.5) and (0, -0.5), standard deviation 0.1, seed 0"
@@ -119,6 +121,9 @@ def test_second_coordinate_points_up():
     assert (set(rows.tolist()), set(columns.tolist())) == ({128, 129}, {510, 511})
 
 
-@pytest.mark.parametrize(("shape", "points"), [((1, 1, 2), True), ((1, 1, 3), False), ((2, 1, 2), False)])
-def test_which_images_are_points(shape, points):
-    assert are_points(shape) is points
+@pytest.mark.parametrize(
+    ("shape", "plane"),
+    [((1, 1, 2), True), ((1, 1, 3), False), ((2, 1, 2), False), ((1, 2, 1), False), (None, False)],
+)
+def test_which_images_are_points(shape, plane):
+    assert is_plane(shape) is plane

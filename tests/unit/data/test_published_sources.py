@@ -9,38 +9,61 @@ import re
 import struct
 import tarfile
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.error import URLError
+from threading import Thread
 
 import lmdb
 import numpy as np
 import pytest
+import requests
 import torchvision.datasets
 from PIL import Image
-from torch.hub import download_url_to_file
 from torchvision.datasets import imagenet
 
 from couplet.config.datasets import DatasetConfig
-from couplet.data import Archive
+from couplet.data.archive import Archive
 from couplet.data.crops import CROPS
 from couplet.data.sources import published
 from couplet.data.sources.originals import Original, fetch
 from couplet.errors import UserError
 from couplet.stages.prepare import prepare
 
+GET = requests.get
+
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Every download fails, and is noted."""
-    asked = []
+    """Every download fails; returns the addresses that were tried."""
+    tried = []
 
-    def fail(url, path, *args, **kwargs):
-        asked.append(url)
-        raise URLError("no network in tests")
+    def fail(url, *args, **kwargs):
+        tried.append(url)
+        raise requests.ConnectionError("no network in tests")
 
-    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    monkeypatch.setattr(requests, "get", fail)
     monkeypatch.setattr("torchvision.datasets.utils.download_file_from_google_drive", fail)
-    return asked
+    return tried
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Address of an HTTP server of this machine for the files in the folder ``server``."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    (tmp_path / "server").mkdir()
+    monkeypatch.setattr(requests, "get", GET)
+    handler = partial(Handler, directory=str(tmp_path / "server"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        thread = Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
 
 
 def md5(content):
@@ -65,7 +88,7 @@ def put(path, content):
 
 def prepared(tmp_path, kind, **settings):
     config = DatasetConfig.parse({"kind": kind, **settings})
-    card = prepare(kind, config, tmp_path / "archive", raw=tmp_path / "raw")
+    card = prepare(kind, config, out=tmp_path / "archive", raw=tmp_path / "raw")
     return card, Archive(tmp_path / "archive")
 
 
@@ -126,48 +149,67 @@ def test_missing_file_that_cannot_be_downloaded_is_named(tmp_path, idx_kind, no_
     path.unlink()
     message = refused(tmp_path, kind)
     assert (
-        f"{path}: not there; put it there by hand (published: md5:{digest}; the download failed:" in message
+        f"{path}: is missing; put it there by hand (published: md5:{digest}; the download failed:" in message
     )
     assert all(url.startswith("http") and url.endswith("/t10k-images-idx3-ubyte.gz") for url in no_network)
     assert all(url in message for url in no_network)
     assert not path.exists()
 
 
-@pytest.mark.parametrize("good", [True, False])
-def test_download_counts_only_with_the_published_content(tmp_path, monkeypatch, good):
-    content = b"published" if good else b"tampered"
-    monkeypatch.setattr("torch.hub.download_url_to_file", lambda url, path: Path(path).write_bytes(content))
-    original = Original("a/file.bin", f"sha256:{hashlib.sha256(b'published').hexdigest()}", ("http://x/f",))
-    if good:
-        path, digests = fetch(original, tmp_path)
-        assert path.read_bytes() == b"published"
-        assert digests == {"a/file.bin": original.digest}
-        return
-    with pytest.raises(UserError, match=f"what came is sha256:{hashlib.sha256(b'tampered').hexdigest()}"):
-        fetch(original, tmp_path)
+def sha256(content):
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+@pytest.mark.parametrize("digest", [sha256, lambda content: f"md5:{md5(content)}"])
+def test_download_to_its_place(tmp_path, server, digest):
+    content = put(tmp_path / "server" / "f", bytes(range(256)) * 1000)
+    original = Original("sub/f", digest(content), (f"{server}/f",))
+    assert fetch(tmp_path / "raw", original) == {"sub/f": original.digest}
+    assert (tmp_path / "raw/sub/f").read_bytes() == content
+    assert [file.name for file in (tmp_path / "raw/sub").iterdir()] == ["f"]
+
+
+def test_download_of_other_content_is_refused(tmp_path, server):
+    put(tmp_path / "server" / "f", b"tampered")
+    original = Original("a/file.bin", sha256(b"published"), (f"{server}/f",))
+    with pytest.raises(UserError, match=f"{server}/f: the downloaded file is {sha256(b'tampered')}"):
+        fetch(tmp_path, original)
     assert not list((tmp_path / "a").iterdir())
 
 
-def test_torch_downloads_to_its_place(tmp_path, monkeypatch):
-    """The real download, from a URL of this machine."""
-    monkeypatch.setattr("torch.hub.download_url_to_file", download_url_to_file)
-    content = put(tmp_path / "server" / "f", bytes(range(256)) * 1000)
-    original = Original("sub/f", f"md5:{md5(content)}", ((tmp_path / "server" / "f").as_uri(),))
-    path, _ = fetch(original, tmp_path / "raw" / "kind")
-    assert path == tmp_path / "raw/kind/sub/f"
-    assert path.read_bytes() == content
-    assert [file.name for file in path.parent.iterdir()] == ["f"]
+def test_download_that_ends_early_is_refused(tmp_path, server, monkeypatch):
+    """Even without a published checksum."""
+    put(tmp_path / "server" / "f", bytes(100_000))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "copyfile", lambda self, file, out: out.write(bytes(500)))
+    with pytest.raises(UserError, match=r"f: is missing; put it there by hand \(no published checksum"):
+        fetch(tmp_path / "raw", Original("f", None, (f"{server}/f",)))
+    assert not list((tmp_path / "raw").iterdir())
 
 
-def test_second_place_is_tried(tmp_path, monkeypatch):
-    def download(url, path):
-        if "first" in url:
-            raise URLError("down")
-        Path(path).write_bytes(b"x")
+def test_second_place_is_tried(tmp_path, server):
+    put(tmp_path / "server" / "f", b"x")
+    original = Original("f", f"md5:{md5(b'x')}", (f"{server}/absent", f"{server}/f"))
+    fetch(tmp_path / "raw", original)
+    assert (tmp_path / "raw/f").read_bytes() == b"x"
 
-    monkeypatch.setattr("torch.hub.download_url_to_file", download)
-    original = Original("f", f"md5:{md5(b'x')}", ("http://first/f", "http://second/f"))
-    assert fetch(original, tmp_path)[0].read_bytes() == b"x"
+
+def test_full_disk_is_named(tmp_path, server, full_disk):
+    put(tmp_path / "server" / "f", bytes(500_000))
+    with full_disk(), pytest.raises(UserError, match=f"^{tmp_path}/raw/f: cannot be written"):
+        fetch(tmp_path / "raw", Original("f", None, (f"{server}/f",)))
+    assert not list((tmp_path / "raw").iterdir())
+
+
+def test_google_drive_is_the_last_place(tmp_path, no_network, monkeypatch):
+    def download(key, root, name):
+        no_network.append(key)
+        assert not (Path(root) / name).exists(), "torchvision keeps an existing file"
+        (Path(root) / name).write_bytes(b"x")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_file_from_google_drive", download)
+    fetch(tmp_path, Original("f", f"md5:{md5(b'x')}", ("http://first/f",), drive="key"))
+    assert no_network == ["http://first/f", "key"]
+    assert (tmp_path / "f").read_bytes() == b"x"
 
 
 # CIFAR-10 ----------------------------------------------------------------------------------------------
@@ -196,8 +238,8 @@ def check_cifar(tmp_path, images, labels):
     card, archive = prepared(tmp_path, "cifar10")
     assert np.array_equal(archive.train.images, np.concatenate(images[:5]))
     assert np.array_equal(archive.train.labels, np.concatenate(labels[:5]))
-    assert np.array_equal(archive.test.images, images[5])
-    assert np.array_equal(archive.test.labels, labels[5])
+    assert np.array_equal(archive.split("test").images, images[5])
+    assert np.array_equal(archive.split("test").labels, labels[5])
     assert card.classes == tuple(f"class{i}" for i in range(10))
 
 
@@ -309,7 +351,7 @@ def test_church(tmp_path, church, monkeypatch, held):
 
 def test_church_with_images_missing_is_refused(tmp_path, church):
     put(tmp_path / "raw/church64/church_outdoor_train_lmdb/data.mdb", church[0])
-    assert "holds 10 images, the published data set 126227" in refused(tmp_path, "church64")
+    assert "contains 10 images, the published data set 126227" in refused(tmp_path, "church64")
 
 
 def test_church_that_is_missing_names_file_and_checksum(tmp_path):
@@ -336,7 +378,7 @@ def test_ffhq_folders_are_no_classes(tmp_path, monkeypatch):
     assert archive.train.labels.tolist() == [0] * 5
     assert np.array_equal(archive.train.images, [pixels(i, 64, 64) for i in range(5)])
     with pytest.raises(UserError, match=r"ffhq64 has no test split.*select\.split: train"):
-        _ = archive.test
+        _ = archive.split("test")
     assert prepared(tmp_path, "ffhq64", test_images=2)[0].counts == {"train": 3, "test": 2}
 
 
@@ -366,12 +408,12 @@ def test_imagenet64_from_the_zip_of_the_crop(tmp_path, monkeypatch, crop, name):
 def test_imagenet64_zips_that_are_not_it_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "raw/imagenet64/img64.zip"
     edm_zip(path, [0, 999])
-    assert f"{path}: holds 2 images, the published data set 1281167" in refused(tmp_path, "imagenet64")
+    assert f"{path}: contains 2 images, the published data set 1281167" in refused(tmp_path, "imagenet64")
     monkeypatch.setitem(published.COUNTS, "imagenet-train", 2)
     path.unlink()
     path.parent.rmdir()
     edm_zip(path, [0, 1])
-    assert f"{path}: holds 2 classes, not 1000" in refused(tmp_path, "imagenet64")
+    assert f"{path}: contains 2 classes, must be 1000" in refused(tmp_path, "imagenet64")
     path.unlink()
     path.parent.rmdir()
     edm_zip(path, [0, 999], side=32)
@@ -397,7 +439,7 @@ def test_ilsvrc_unpacked(tmp_path, monkeypatch, kind, settings, crop, size):
     monkeypatch.setitem(published.COUNTS, "imagenet-val", 2)
     card, archive = prepared(tmp_path, kind, **settings)
     assert (card.classes, card.counts) == (("n01", "n02"), {"train": 3, "test": 2})
-    assert (archive.train.labels.tolist(), archive.test.labels.tolist()) == ([0, 0, 1], [0, 1])
+    assert (archive.train.labels.tolist(), archive.split("test").labels.tolist()) == ([0, 0, 1], [0, 1])
     for image, name in zip(archive.train.images, ["n01/a", "n01/b", "n02/c"], strict=True):
         assert np.array_equal(image, np.asarray(CROPS[crop](Image.fromarray(images[name]), size)))
     assert f"{size}×{size} by {crop}" in card.source

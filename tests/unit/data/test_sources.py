@@ -1,17 +1,16 @@
-"""scikit-learn's digits as a source of images, and the registry of sources."""
+"""scikit-learn's digits as a source of images, and data sets of plug-ins."""
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from couplet.config.datasets import DatasetConfig, DigitsConfig
-from couplet.data import Source, Split, read, reads
-from couplet.data.archive import Archive
-from couplet.data.sources import base
+from couplet.config.datasets import DatasetConfig, DigitsConfig, ImagesConfig, MnistConfig
+from couplet.data.archive import Archive, Split
+from couplet.data.sources.base import Source, read
 from couplet.errors import UserError
 from couplet.stages.prepare import prepare
 
@@ -45,7 +44,7 @@ def test_grey_values_span_the_whole_range(digits):
 
 
 def test_splits_are_disjoint_and_complete(digits):
-    """The two splits together are scikit-learn's images with their labels, each once."""
+    """The two splits together contain each of scikit-learn's images once, with its label."""
 
     def rows(images, labels):
         flat = images.reshape(len(images), 64).astype(int)
@@ -83,32 +82,35 @@ def test_configuration_without_reader_is_refused():
     class Strange(DatasetConfig):
         """Sets no kind, so it joins no family."""
 
-    with pytest.raises(TypeError, match="Strange"), read(Strange(kind="strange"), NOWHERE):
+    message = "dataset strange: Strange names no implementation"
+    with pytest.raises(UserError, match=message), read(Strange(kind="strange"), NOWHERE):
         pass
 
 
+def read_ramp(config, raw, stack):
+    images = np.arange(config.images * 64, dtype=np.uint8).reshape(-1, 8, 8, 1)
+    return Source("a ramp", (), {"train": Split(images, np.zeros(config.images, np.int64))})
+
+
 def test_one_function_adds_a_kind(tmp_path, monkeypatch):
-    """As a plug-in does it, arrays are enough for a source."""
+    """A plug-in needs a configuration class and a function that returns arrays."""
     monkeypatch.setattr(DatasetConfig, "family", dict(DatasetConfig.family))
-    monkeypatch.setattr(base, "_READERS", dict(base._READERS))
 
     class Ramp(DatasetConfig):
+        implementation: ClassVar[str] = f"{__name__}:read_ramp"
         kind: Literal["ramp"] = "ramp"
         images: int = 5
 
-    @reads(Ramp)
-    def read_ramp(config, raw, stack):
-        images = np.arange(config.images * 64, dtype=np.uint8).reshape(-1, 8, 8, 1)
-        return Source("a ramp", (), {"train": Split(images, np.zeros(config.images, np.int64))})
-
-    card = prepare("ramp", DatasetConfig.parse({"kind": "ramp", "images": 3}), tmp_path / "a", raw=NOWHERE)
+    card = prepare(
+        "ramp", DatasetConfig.parse({"kind": "ramp", "images": 3}), out=tmp_path / "a", raw=NOWHERE
+    )
     assert (card.counts, card.shape, card.source) == ({"train": 3}, (8, 8, 1), "a ramp")
     assert Archive(tmp_path / "a").train.images.flatten().tolist() == list(range(192))
 
 
 def test_digits_archive_keeps_its_bytes(tmp_path):
-    """The digests of the archives that the first version wrote."""
-    card = prepare("digits", DigitsConfig(), tmp_path, raw=NOWHERE)
+    """The digests are those of the first version."""
+    card = prepare("digits", DigitsConfig(), out=tmp_path, raw=NOWHERE)
     assert {name: digest[:16] for name, digest in card.files.items()} == {
         "train-images.npy": "c2fef9269c844278",
         "train-labels.npy": "e436347a49fad5a3",
@@ -117,7 +119,26 @@ def test_digits_archive_keeps_its_bytes(tmp_path):
     }
 
 
-def test_missing_package_names_the_extra(monkeypatch):
+@pytest.mark.parametrize(
+    ("absent", "config", "package"),
+    [
+        (["sklearn", "sklearn.datasets"], DigitsConfig(), "scikit-learn"),
+        (["torchvision", "torchvision.datasets"], MnistConfig(), "torchvision"),
+        (["PIL"], ImagesConfig(path="x", resolution=8), "pillow"),
+    ],
+)
+def test_missing_package_is_named(monkeypatch, absent, config, package):
+    """Whether the reader imports it or its module."""
+    for name in [name for name in sys.modules if name.startswith("couplet.data.sources.")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in absent:
+        monkeypatch.setitem(sys.modules, name, None)
+    message = f"^dataset {config.kind}: {package} is not installed; pip install {package}$"
+    with pytest.raises(UserError, match=message), read(config, NOWHERE):
+        pass
+
+
+def test_missing_module_of_an_installed_package_is_a_bug(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match=r"dataset digits: .*pip install 'couplet\[pipeline\]'"):
-        digits_of(300)
+    with pytest.raises(ModuleNotFoundError), read(DigitsConfig(), NOWHERE):
+        pass

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from couplet import data
+from couplet.data.archive import Split, write
 
 SIZE = 2048
 """Features of Inception, which clean-fid's wrapper has built in."""
@@ -86,9 +86,9 @@ def make_archive(tmp_path: Path):
         for split, count in counts.items():
             labels = np.arange(count) % max(len(classes), 1)
             images = rng.integers(0, 60, (count, 8, 8, channels)) + 120 * labels[:, None, None, None]
-            splits[split] = data.Split(images.astype(np.uint8), labels)
+            splits[split] = Split(images.astype(np.uint8), labels)
         folder = tmp_path / name
-        data.write(folder, dataset=name, source="random", classes=classes, splits=splits)
+        write(folder, dataset=name, source="random", classes=classes, splits=splits)
         return folder
 
     return make

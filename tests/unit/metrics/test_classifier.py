@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 from couplet.config.extractors import ClassifierConfig, ExtractorConfig
-from couplet.data import Archive, Split, to_float
+from couplet.data.archive import Archive, Split
+from couplet.data.loader import to_float
 from couplet.errors import UserError
 from couplet.files import sha256
-from couplet.metrics.extractor import (
-    CARD,
-    ClassifierExtractor,
-    Extractor,
-    classifier,
-    extracts,
-    load_extractor,
-    train_classifier,
-)
+from couplet.metrics.extractor import classifier
+from couplet.metrics.extractor.base import CARD, Extractor, load_extractor
+from couplet.metrics.extractor.classifier import ClassifierExtractor, train_classifier
 from couplet.stages.features import extractor_of, features
 
 CPU = torch.device("cpu")
@@ -45,11 +41,11 @@ def test_features_have_unit_variance_and_no_logits(make_archive, tmp_path):
     extractor = load_extractor(tmp_path / "out", CPU)
     assert isinstance(extractor, ClassifierExtractor)
     assert extractor.name == f"classifier-{sha256(tmp_path / 'out' / 'extractor.safetensors')[:8]}"
-    found = extractor(archive.train.images)
-    assert found.values.shape == (60, 3)
+    result = extractor(archive.train.images)
+    assert result.values.shape == (60, 3)
     # the scale makes variances 1 on average over the features
-    assert found.values.var(0, ddof=1).mean() == pytest.approx(1.0, rel=1e-4)
-    assert found.logits is None
+    assert result.values.var(0, ddof=1).mean() == pytest.approx(1.0, rel=1e-4)
+    assert result.logits is None
     with torch.no_grad():
         logits = extractor.model(to_float(archive.train.images, CPU))
     assert (logits.argmax(1).numpy() == archive.train.labels).all()
@@ -72,7 +68,7 @@ def test_without_a_test_split_training_images_are_held_out(make_archive, tmp_pat
 
 def test_images_are_converted_a_few_at_a_time(make_archive, monkeypatch):
     archive = Archive(make_archive(train=64, test=32))
-    whole = train_classifier(SMALL, archive.train, archive.test, 2)
+    whole = train_classifier(SMALL, archive.train, archive.split("test"), 2)
     sizes = []
 
     def spy(images, device):
@@ -81,7 +77,7 @@ def test_images_are_converted_a_few_at_a_time(make_archive, monkeypatch):
 
     monkeypatch.setattr(classifier, "to_float", spy)
     monkeypatch.setattr(classifier, "CHUNK", 10)
-    parts = train_classifier(SMALL, archive.train, archive.test, 2)
+    parts = train_classifier(SMALL, archive.train, archive.split("test"), 2)
     assert max(sizes) == SMALL.batch
     assert parts.test_accuracy == whole.test_accuracy
     for name, tensor in whole.classifier.state_dict().items():
@@ -123,32 +119,41 @@ def test_damaged_files(make_archive, tmp_path):
         load_extractor(folder, CPU)
 
 
+class Mean(Extractor):
+    """One feature: the mean of an image."""
+
+    batch = 4
+
+    def __init__(self, config, folder, device):
+        super().__init__(config, folder, device, digest="ab" * 32)
+
+    def prepare(self, images):
+        return to_float(images, CPU)
+
+    def network(self, prepared):
+        return prepared.flatten(1).mean(1, keepdim=True), None
+
+
 def test_an_extractor_from_elsewhere(make_archive, tmp_path, monkeypatch):
     monkeypatch.setattr(ExtractorConfig, "family", dict(ExtractorConfig.family))
 
     class MeanConfig(ExtractorConfig):
+        implementation: ClassVar[str] = f"{__name__}:Mean"
         kind: str = "mean"
-
-    with pytest.raises(TypeError, match="no feature extractor for MeanConfig"):
-        features(MeanConfig(), make_archive(train=6), tmp_path / "out", CPU)
-
-    @extracts(MeanConfig)
-    class Mean(Extractor):
-        batch = 4
-
-        @classmethod
-        def load(cls, config, folder, device):
-            return cls(config, "ab" * 32, device)
-
-        def prepare(self, images):
-            return to_float(images, CPU)
-
-        def network(self, prepared):
-            return prepared.flatten(1).mean(1, keepdim=True), None
 
     data = make_archive(train=6)
     features(MeanConfig(), data, tmp_path / "out", CPU)
-    found = load_extractor(tmp_path / "out", CPU)
-    assert (found.name, found.config.metric("fd")) == ("mean-abababab", "fd_mean")
+    extractor = load_extractor(tmp_path / "out", CPU)
+    assert (extractor.name, extractor.config.metric("fd")) == ("mean-abababab", "fd_mean")
     expected = Archive(data).train.images.mean((1, 2, 3)) / 127.5 - 1
-    np.testing.assert_allclose(found(Archive(data).train.images).values[:, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(extractor(Archive(data).train.images).values[:, 0], expected, rtol=1e-5)
+
+
+def test_an_extractor_that_nothing_implements(make_archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(ExtractorConfig, "family", dict(ExtractorConfig.family))
+
+    class NoneConfig(ExtractorConfig):
+        kind: str = "none"
+
+    with pytest.raises(UserError, match="NoneConfig names no implementation"):
+        features(NoneConfig(), make_archive(train=6), tmp_path / "out", CPU)

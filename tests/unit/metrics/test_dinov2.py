@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from couplet.config.extractors import DinoV2Config
 from couplet.errors import UserError
 from couplet.files import sha256
-from couplet.metrics.extractor import DinoV2Extractor
-from couplet.metrics.extractor.dinov2 import positions_at
+from couplet.metrics.extractor.dinov2 import DinoV2Extractor, positions_at
 
 timm = pytest.importorskip("timm")
 CPU = torch.device("cpu")
@@ -31,7 +30,7 @@ def network(side: int):
 def extractor(path, **settings) -> DinoV2Extractor:
     defaults = {"architecture": "test_vit", "sha256": sha256(path)}
     config = DinoV2Config(weights=str(path), **(defaults | settings))
-    return DinoV2Extractor.load(config, path.parent, CPU)
+    return DinoV2Extractor(config, path.parent, CPU)
 
 
 def test_features_are_the_class_token_of_images_that_torchvision_prepares(tmp_path, pictures):
@@ -51,10 +50,10 @@ def test_features_are_the_class_token_of_images_that_torchvision_prepares(tmp_pa
     with torch.no_grad():
         batch = torch.stack([prepare(Image.fromarray(image)) for image in pictures[:6]])
         expected = model.forward_features(batch)[:, 0]
-    found = extractor(path, batch=4)(pictures[:6])
-    assert found.logits is None
-    np.testing.assert_allclose(found.values, expected, rtol=1e-3, atol=1e-4)
-    assert np.std(found.values, axis=0).mean() > 1e-3
+    features = extractor(path, batch=4)(pictures[:6])
+    assert features.logits is None
+    np.testing.assert_allclose(features.values, expected, rtol=1e-3, atol=1e-4)
+    assert np.std(features.values, axis=0).mean() > 1e-3
 
 
 def test_a_file_as_dinov2_publishes_it(tmp_path, pictures):
@@ -90,9 +89,9 @@ def test_positions_are_interpolated_as_dinov2_does():
         np.add.at(weights, (np.arange(after), at.clip(0, before - 1)), cubic(centre - at))
     grid = embedding[0, 1:].reshape(before, before, 3).double().numpy()
     expected = np.einsum("ip,jq,pqd->ijd", weights, weights, grid).reshape(after**2, 3)
-    found = positions_at(embedding, after)
-    np.testing.assert_array_equal(found[0, 0], embedding[0, 0])
-    np.testing.assert_allclose(found[0, 1:], expected, rtol=1e-4, atol=1e-5)
+    features = positions_at(embedding, after)
+    np.testing.assert_array_equal(features[0, 0], embedding[0, 0])
+    np.testing.assert_allclose(features[0, 1:], expected, rtol=1e-4, atol=1e-5)
     assert positions_at(embedding, before) is embedding
 
 
@@ -100,9 +99,9 @@ def test_grey_images_and_batches(tmp_path, pictures):
     path = tmp_path / "vit.safetensors"
     save_file(network(224).state_dict(), path)
     grey = pictures[:5, ..., :1]
-    found = extractor(path)(grey).values
-    np.testing.assert_array_equal(found, extractor(path)(grey.repeat(3, -1)).values)
-    np.testing.assert_allclose(found, extractor(path, batch=2)(grey).values, rtol=1e-4, atol=1e-4)
+    features = extractor(path)(grey).values
+    np.testing.assert_array_equal(features, extractor(path)(grey.repeat(3, -1)).values)
+    np.testing.assert_allclose(features, extractor(path, batch=2)(grey).values, rtol=1e-4, atol=1e-4)
 
 
 def test_refuses(tmp_path):
@@ -124,5 +123,5 @@ def test_without_timm(tmp_path, monkeypatch):
     path = tmp_path / "vit.safetensors"
     save_file(network(224).state_dict(), path)
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match="extractor dinov2 needs timm"):
+    with pytest.raises(UserError, match=r"extractor dinov2 needs timm .*: pip install timm$"):
         extractor(path)

@@ -8,16 +8,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from metric_helpers import moments
 
 from couplet.config import Cell, Measurement
 from couplet.config.datasets import DigitsConfig
 from couplet.config.extractors import InceptionConfig
 from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
-from couplet.data import Archive
+from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.files import sha256
-from couplet.metrics import frechet_distance, moments, precision_recall
-from couplet.metrics.extractor import load_extractor
+from couplet.metrics.distances import frechet_distance
+from couplet.metrics.extractor.base import load_extractor
+from couplet.metrics.precision_recall import precision_recall
 from couplet.stages import evaluate, select
 from couplet.stages.features import features
 from couplet.stages.reference import reference
@@ -47,7 +49,9 @@ def place(make_archive, narrow_inception_file, tmp_path, monkeypatch):
         features=config,
         sample=SampleConfig(samples=COUNT, nfe=(1, 2)),
         select=SelectConfig(),
-        evaluate=EvaluateConfig(kid_subsets=2, precision_recall_k=3, inception_splits=4),
+        evaluate=EvaluateConfig(
+            metrics={"fd": {}, "kid": {"subsets": 2}, "is": {"splits": 4}, "precision_recall": {}}
+        ),
     )
     cell = Cell(dataset="digits", recipe="tiny", coupling="independent")
     settings = SimpleNamespace(cell=cell, key="87654321")
@@ -71,26 +75,37 @@ def test_numbers_stand_in_columns_of_their_extractor(place):
     done = []
     metrics = run(place, done.append)
     suffix = place.measurement.features.sha256[:8]
-    names = ("fid", "kid", "is", "precision", "recall")
-    columns = {f"{name}_{suffix}_nfe{nfe}" for name in names for nfe in (1, 2)}
-    assert set(metrics) == columns | {f"is_{suffix}_std_nfe{nfe}" for nfe in (1, 2)}
+    names = ("fid", "kid", "is", "is_std", "precision", "recall")
+    assert set(metrics) == {f"{name}_{suffix}_nfe{nfe}" for name in names for nfe in (1, 2)}
     assert json.loads((place.folder / "out" / "metrics.json").read_text()) == metrics
     assert sum(done) == evaluate.images_to_evaluate(place.measurement) == 2 * COUNT
 
     extractor = load_extractor(place.folder / "features", CPU)
     real = extractor(Archive(place.data).train.images).values
-    made = extractor(np.load(place.folder / "samples" / "nfe2.npy")).values
-    expected = frechet_distance(moments(made), moments(real))
+    generated = extractor(np.load(place.folder / "samples" / "nfe2.npy")).values
+    expected = frechet_distance(moments(generated), moments(real))
     assert metrics[f"fid_{suffix}_nfe2"] == pytest.approx(expected, rel=1e-6)
-    found = metrics[f"precision_{suffix}_nfe2"], metrics[f"recall_{suffix}_nfe2"]
-    assert found == precision_recall(real, made, k=3)
+    fractions = metrics[f"precision_{suffix}_nfe2"], metrics[f"recall_{suffix}_nfe2"]
+    assert fractions == precision_recall(real, generated, k=3)
+
+
+def test_the_evaluation_lists_its_numbers(place):
+    metrics = run(place)
+    numbers = json.loads((place.folder / "out" / "evaluation.json").read_text())["numbers"]
+    suffix = place.measurement.features.sha256[:8]
+    assert {"metric", "extractor", "nfe", "seed", "value"} == set(numbers[0])
+    assert {(row["extractor"], row["seed"]) for row in numbers} == {(f"inception_{suffix}", 0)}
+    assert [row["nfe"] for row in numbers] == [1] * 6 + [2] * 6
+    (fid,) = (row["value"] for row in numbers if (row["metric"], row["nfe"]) == ("fd", 2))
+    assert fid == metrics[f"fid_{suffix}_nfe2"]
+    assert len(metrics) == len(numbers)
 
 
 def test_the_evaluation_says_what_it_compared_with(place):
     run(place)
-    about = json.loads((place.folder / "out" / "evaluation.json").read_text())
+    content = json.loads((place.folder / "out" / "evaluation.json").read_text())
     digest = place.measurement.features.sha256
-    assert about["reference"] == {
+    assert content["reference"] == {
         "split": "train",
         "images": 30,
         "features": 30,
@@ -98,11 +113,11 @@ def test_the_evaluation_says_what_it_compared_with(place):
         "extractor": f"inception-{digest[:8]}",
         "extractor_sha256": digest,
     }
-    assert about["extractor"] == f"inception-{digest[:8]}"
-    assert about["extractor_config"]["mode"] == "clean"
-    assert "weights" not in about["extractor_config"]
-    assert about["settings"]["inception_score"] == "torchmetrics"
-    assert about["samples"]["sha256"]["nfe1.npy"] == sha256(place.folder / "samples" / "nfe1.npy")
+    assert content["extractor"] == f"inception-{digest[:8]}"
+    assert content["extractor_config"]["mode"] == "clean"
+    assert "weights" not in content["extractor_config"]
+    assert content["settings"]["metrics"]["is"] == {"kind": "is", "variant": "torchmetrics", "splits": 4}
+    assert content["samples"]["sha256"]["nfe1.npy"] == sha256(place.folder / "samples" / "nfe1.npy")
 
 
 def test_features_of_other_settings_are_refused(place):

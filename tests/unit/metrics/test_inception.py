@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
+import pooch
 import pytest
 import torch
 from PIL import Image
+from pooch import HTTPDownloader
 from torch.nn import functional as F
 
 from couplet.config.extractors import INCEPTION_TORCHSCRIPT, InceptionConfig
 from couplet.errors import UserError
 from couplet.files import sha256
-from couplet.metrics import frechet_distance, measure
-from couplet.metrics.extractor import InceptionExtractor
+from couplet.metrics.distances import frechet_distance
+from couplet.metrics.extractor.inception import InceptionExtractor
+from couplet.metrics.extractor.weights import ADDRESSES
+from couplet.metrics.measure import measure
 
 CPU = torch.device("cpu")
 
 
 def extractor(path: Path, **settings) -> InceptionExtractor:
     config = InceptionConfig(weights=str(path), **{"sha256": sha256(path), "batch": 16, **settings})
-    return InceptionExtractor.load(config, path.parent, CPU)
+    return InceptionExtractor(config, path.parent, CPU)
 
 
 def loaded(path: Path):
@@ -57,9 +61,9 @@ def test_features_are_those_of_clean_fid_for_png_files(inception_file, pictures,
         warnings.simplefilter("ignore")
         theirs = InceptionV3W(str(inception_file.parent), False, resize_inside=mode != "clean").eval()
     expected = folder_features(as_png(pictures, tmp_path / "png"), theirs, mode)
-    found = extractor(inception_file, mode=mode)(pictures)
-    assert found.values.dtype == np.float32
-    np.testing.assert_allclose(found.values, expected, rtol=1e-4, atol=1e-5)
+    features = extractor(inception_file, mode=mode)(pictures)
+    assert features.values.dtype == np.float32
+    np.testing.assert_allclose(features.values, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_fid_is_that_of_clean_fid_for_png_files(narrow_inception_file, pictures, tmp_path):
@@ -97,12 +101,14 @@ def test_legacy_pytorch_is_clean_fid_with_the_weights_of_pytorch_fid(pictures, t
         warnings.simplefilter("ignore")
         theirs = features.build_feature_extractor("legacy_pytorch", CPU, use_dataparallel=False)
     expected = folder_features(as_png(pictures[:3], tmp_path / "png"), theirs, "legacy_pytorch")
-    monkeypatch.setattr(inception_pytorch, "load_state_dict_from_url", None)
+    monkeypatch.undo()
+    cache = torch.hub.get_dir()
     ours = extractor(path, mode="legacy_pytorch")
-    found = ours(pictures[:3])
-    assert found.values.shape == (3, 2048)
-    np.testing.assert_allclose(found.values, expected, rtol=1e-4, atol=1e-5)
-    assert found.logits.shape == (3, 1008)
+    assert torch.hub.get_dir() == cache
+    result = ours(pictures[:3])
+    assert result.values.shape == (3, 2048)
+    np.testing.assert_allclose(result.values, expected, rtol=1e-4, atol=1e-5)
+    assert result.logits.shape == (3, 1008)
     assert ours.name == f"inception-legacy_pytorch-{ours.digest[:8]}"
 
 
@@ -141,12 +147,12 @@ def _first_state(*_, **__) -> dict[str, torch.Tensor]:
 
 def test_logits_are_the_last_layer_without_its_bias(narrow_inception_file, pictures):
     network = loaded(narrow_inception_file)
-    found = extractor(narrow_inception_file, mode="legacy_tensorflow")(pictures)
+    features = extractor(narrow_inception_file, mode="legacy_tensorflow")(pictures)
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
     with torch.no_grad():
         expected = network(pixels, no_output_bias=True)
         biased = network(pixels)
-    probabilities = F.softmax(torch.from_numpy(found.logits), 1)
+    probabilities = F.softmax(torch.from_numpy(features.logits), 1)
     torch.testing.assert_close(probabilities, expected, rtol=1e-5, atol=1e-6)
     assert (probabilities - biased).abs().max() > 1e-2
 
@@ -155,18 +161,18 @@ def test_logits_are_the_last_layer_without_its_bias(narrow_inception_file, pictu
 def test_the_batch_changes_nothing_but_rounding(narrow_inception_file, pictures, mode):
     whole = extractor(narrow_inception_file, mode=mode, batch=64)(pictures)
     for batch in (1, 7):
-        found = extractor(narrow_inception_file, mode=mode, batch=batch)(pictures)
-        np.testing.assert_allclose(found.values, whole.values, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(found.logits, whole.logits, rtol=1e-5, atol=1e-6)
+        features = extractor(narrow_inception_file, mode=mode, batch=batch)(pictures)
+        np.testing.assert_allclose(features.values, whole.values, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(features.logits, whole.logits, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["clean", "legacy_tensorflow"])
 def test_grey_images_stand_in_all_three_channels(narrow_inception_file, pictures, mode):
     grey = pictures[:5, ..., :1]
-    found = extractor(narrow_inception_file, mode=mode)
-    np.testing.assert_array_equal(found(grey).values, found(grey.repeat(3, -1)).values)
+    inception = extractor(narrow_inception_file, mode=mode)
+    np.testing.assert_array_equal(inception(grey).values, inception(grey.repeat(3, -1)).values)
     with pytest.raises(UserError, match="images of 2 channels: this extractor takes 1 or 3"):
-        found(pictures[..., :2])
+        inception(pictures[..., :2])
 
 
 def test_names_tell_modes_apart(narrow_inception_file):
@@ -174,7 +180,7 @@ def test_names_tell_modes_apart(narrow_inception_file):
     assert extractor(narrow_inception_file).name == f"inception-{digest}"
     other = extractor(narrow_inception_file, mode="legacy_tensorflow")
     assert other.name == f"inception-legacy_tensorflow-{digest}"
-    assert other.kind == "inception"
+    assert other.config.label == f"inception_legacy_tensorflow_{digest}"
 
 
 def test_a_file_with_another_digest_is_refused_and_not_run(inception_file, monkeypatch):
@@ -194,7 +200,7 @@ def test_a_file_with_another_digest_is_refused_and_not_run(inception_file, monke
 def test_a_file_that_is_missing(tmp_path):
     config = InceptionConfig(weights=str(tmp_path / "none.pt"))
     with pytest.raises(UserError, match=r"none\.pt: cannot be read \(No such file.*features\.NAME\.weights"):
-        InceptionExtractor.load(config, tmp_path, CPU)
+        InceptionExtractor(config, tmp_path, CPU)
 
 
 def test_a_file_that_is_something_else(tmp_path):
@@ -218,25 +224,37 @@ def test_a_program_without_inceptions_interface(tmp_path):
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    return tmp_path / "hub" / "checkpoints" / "inception-2015-12-05.pt"
+def cache(tmp_path):
+    """The published file's place in a cache of torch's that is empty."""
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(tmp_path / "hub")
+    yield tmp_path / "hub" / "checkpoints" / "inception-2015-12-05.pt"
+    torch.hub.set_dir(before)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        URLError("no\nroute to host"),
-        RuntimeError(f'invalid hash value (expected "{INCEPTION_TORCHSCRIPT}", got "00")'),
-    ],
-)
+@pytest.fixture
+def published(inception_file, monkeypatch):
+    """A file on this machine in the place of the published one, by its address and digest."""
+
+    def publish(digest):
+        monkeypatch.setitem(ADDRESSES, digest, f"http://localhost/{inception_file.name}")
+        return InceptionConfig(sha256=digest)
+
+    def download(self, url, output_file, pooch, check_only=False):
+        shutil.copyfile(inception_file, output_file)
+
+    monkeypatch.setattr(HTTPDownloader, "__call__", download)
+    return publish
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no\nroute to host"), ValueError("another hash")])
 def test_a_download_that_fails_says_what_to_do(cache, monkeypatch, error):
     def download(*_, **__):
         raise error
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(pooch, "retrieve", download)
     with pytest.raises(UserError) as caught:
-        InceptionExtractor.load(InceptionConfig(), cache.parent, CPU)
+        InceptionExtractor(InceptionConfig(), cache.parent, CPU)
     message = str(caught.value)
     assert message.startswith("https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/")
     assert "features.NAME.weights" in message
@@ -245,21 +263,28 @@ def test_a_download_that_fails_says_what_to_do(cache, monkeypatch, error):
     assert not cache.exists()
 
 
-def test_a_download_goes_to_the_cache_once_and_is_checked(cache, monkeypatch):
-    asked = []
-
-    def download(address, path, hash_prefix):
-        asked.append((address.rpartition("/")[2], hash_prefix))
-        Path(path).write_bytes(b"damaged on the way")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+def test_a_download_goes_to_the_cache_once(cache, published, inception_file, monkeypatch):
+    config = published(sha256(inception_file))
     for _ in range(2):
-        with pytest.raises(UserError, match=rf"{INCEPTION_TORCHSCRIPT} as features\.NAME\.sha256 asks"):
-            InceptionExtractor.load(InceptionConfig(), cache.parent, CPU)
-    assert asked == [("inception-2015-12-05.pt", INCEPTION_TORCHSCRIPT)]
-    assert cache.read_bytes() == b"damaged on the way"
+        assert InceptionExtractor(config, cache.parent, CPU).digest == config.sha256
+        monkeypatch.setattr(pooch, "retrieve", None)
+    assert cache.read_bytes() == inception_file.read_bytes()
+    assert list(cache.parent.iterdir()) == [cache]
+
+
+def test_a_download_with_another_digest_leaves_nothing(cache, published):
+    with pytest.raises(UserError, match=r"^http://localhost/inception.*cannot be downloaded .*hash"):
+        InceptionExtractor(published("2" * 64), cache.parent, CPU)
+    assert list(cache.parent.iterdir()) == []
+
+
+def test_a_damaged_file_in_the_cache_is_refused(cache):
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=rf"{INCEPTION_TORCHSCRIPT} as features\.NAME\.sha256 asks"):
+        InceptionExtractor(InceptionConfig(), cache.parent, CPU)
 
 
 def test_nothing_is_downloaded_for_a_digest_that_nobody_published(cache):
     with pytest.raises(UserError, match="not a published file; give the file's path as features"):
-        InceptionExtractor.load(InceptionConfig(sha256="1" * 64), cache.parent, CPU)
+        InceptionExtractor(InceptionConfig(sha256="1" * 64), cache.parent, CPU)

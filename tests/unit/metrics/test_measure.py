@@ -1,31 +1,21 @@
-"""Many images through an extractor: what is kept, what is held, and the statistics of a data set."""
+"""Many images through an extractor: moments, features in memory, and the statistics of a data set."""
 
 from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from metric_helpers import moments
 
 from couplet.config.extractors import ClassifierConfig, DinoV2Config, ExtractorConfig, InceptionConfig
-from couplet.config.stages import EvaluateConfig
-from couplet.data import Archive, read_array
+from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError
-from couplet.metrics import (
-    Measured,
-    evenly_spaced,
-    frechet_distance,
-    inception_score_ect,
-    inception_score_torchmetrics,
-    kernel_distance,
-    measure,
-    moments,
-    precision_recall,
-    scores,
-)
-from couplet.metrics.extractor import Extractor, ahead, load_extractor
+from couplet.metrics.extractor.base import Extractor, ahead, load_extractor
+from couplet.metrics.measure import evenly_spaced, measure
 from couplet.metrics.reference import Reference, load_reference, save_reference
 from couplet.stages import reference as stage
 from couplet.stages.features import features
@@ -40,11 +30,7 @@ class Channels(Extractor):
     batch = 4
 
     def __init__(self, digest: str = "ab" * 32) -> None:
-        super().__init__(SMALL, digest, CPU)
-
-    @classmethod
-    def load(cls, config, folder, device):
-        return cls()
+        super().__init__(SMALL, Path(), CPU, digest=digest)
 
     def prepare(self, images):
         return torch.from_numpy(images.astype("f4"))
@@ -69,30 +55,30 @@ def ignore(done: int) -> None:
 def test_moments_are_of_all_images_and_features_of_some(mapped):
     expected = mapped.mean((1, 2), dtype="f8")
     done = []
-    found = measure(Channels(), mapped, done.append, keep=7)
-    np.testing.assert_allclose(found.moments.mean, expected.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(found.moments.covariance, np.cov(expected.T), rtol=1e-5)
-    assert found.moments.count == 30
-    np.testing.assert_allclose(found.features, expected[[0, 4, 8, 12, 17, 21, 25]], rtol=1e-6)
-    assert found.logits is None
+    result = measure(Channels(), mapped, done.append, most=7)
+    np.testing.assert_allclose(result.moments.mean, expected.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(result.moments.covariance, np.cov(expected.T), rtol=1e-5)
+    assert result.moments.count == 30
+    np.testing.assert_allclose(result.features, expected[[0, 4, 8, 12, 17, 21, 25]], rtol=1e-6)
+    assert result.logits is None
     assert done == [4] * 7 + [2]
 
 
 def test_logits_are_kept_when_asked_for(mapped):
-    found = measure(Channels(), mapped, ignore, logits=True)
-    np.testing.assert_array_equal(found.logits, 2 * found.features)
-    assert len(found.features) == 30
+    result = measure(Channels(), mapped, ignore, logits=True)
+    np.testing.assert_array_equal(result.logits, 2 * result.features)
+    assert len(result.features) == 30
 
 
 @pytest.mark.parametrize(("count", "most"), [(10, 3), (7, 7), (5, 9), (1_281_167, 50_000), (0, 4)])
 def test_evenly_spaced(count, most):
-    found = evenly_spaced(count, most)
-    assert len(found) == min(count, most)
+    result = evenly_spaced(count, most)
+    assert len(result) == min(count, most)
     if count:
-        gaps = np.diff([*found, count])
-        assert found[0] == 0
-        assert gaps.min() >= count // len(found)
-        assert gaps.max() <= -(-count // len(found))
+        gaps = np.diff([*result, count])
+        assert result[0] == 0
+        assert gaps.min() >= count // len(result)
+        assert gaps.max() <= -(-count // len(result))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -121,13 +107,13 @@ def test_what_goes_wrong_in_a_thread_is_raised(mapped):
 
 
 def test_reference_writes_each_split_that_there_is(make_archive, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "measure", lambda *a, **k: measure(*a, keep=10, **k))
-    data, made, out = make_archive(train=41, test=12), tmp_path / "features", tmp_path / "out"
-    features(SMALL, data, made, CPU)
+    monkeypatch.setattr(stage, "measure", lambda *a, **k: measure(*a, most=10, **k))
+    data, folder, out = make_archive(train=41, test=12), tmp_path / "features", tmp_path / "out"
+    features(SMALL, data, folder, CPU)
     done = []
-    stage.reference(data, made, out, CPU, done.append)
+    stage.reference(data, folder, out, CPU, done.append)
     assert sum(done) == stage.images_of(data) == 53
-    extractor = load_extractor(made, CPU)
+    extractor = load_extractor(folder, CPU)
     train = load_reference(out / "train.safetensors", extractor)
     everything = extractor(Archive(data).train.images).values
     np.testing.assert_allclose(train.moments.covariance, moments(everything).covariance, rtol=1e-5)
@@ -142,7 +128,7 @@ def test_reference_writes_each_split_that_there_is(make_archive, tmp_path, monke
     }
     assert load_reference(out / "test.safetensors", extractor).moments.count == 12
     # the same folder for data without a test split
-    stage.reference(make_archive(name="other", train=20), made, out, CPU, ignore)
+    stage.reference(make_archive(name="other", train=20), folder, out, CPU, ignore)
     assert [p.name for p in out.iterdir()] == ["train.safetensors"]
 
 
@@ -156,39 +142,6 @@ def test_statistics_of_another_extractor_are_refused(tmp_path):
     path.write_bytes(b"else")
     with pytest.raises(UserError, match="not reference statistics"):
         load_reference(path, Channels())
-
-
-REAL, MADE = (np.random.default_rng(i).normal(i / 4, 1, (60, 3)).astype("f4") for i in (0, 1))
-LOGITS = np.random.default_rng(2).normal(size=(60, 5)).astype("f4")
-TARGET = Reference("train", "name", "digest", REAL, moments(REAL))
-
-
-def test_scores():
-    settings = EvaluateConfig(kid_subsets=3, kid_subset_size=20)
-    found = scores(Measured(moments(MADE), MADE, None), TARGET, settings, seed=4)
-    assert found == {
-        "fd": frechet_distance(moments(MADE), moments(REAL)),
-        "kid": kernel_distance(MADE, REAL, subsets=3, subset_size=20, seed=4),
-    }
-
-
-@pytest.mark.parametrize("variant", ["torchmetrics", "ect"])
-def test_inception_score_where_there_are_logits(variant):
-    settings = EvaluateConfig(kid_subsets=1, inception_score=variant, inception_splits=7)
-    found = scores(Measured(moments(MADE), MADE, LOGITS), TARGET, settings, seed=0)
-    if variant == "ect":
-        odds = np.exp(LOGITS.astype("f8"))
-        expected = inception_score_ect(odds / odds.sum(1, keepdims=True), splits=7)
-    else:
-        expected = inception_score_torchmetrics(LOGITS, splits=7)
-    assert (found["is"], found["is_std"]) == pytest.approx(expected, rel=1e-12)
-
-
-def test_precision_and_recall_of_evenly_spaced_images():
-    settings = EvaluateConfig(kid_subsets=1, precision_recall_k=2, precision_recall_images=30)
-    found = scores(Measured(moments(MADE), MADE, None), TARGET, settings, seed=0)
-    expected = precision_recall(REAL[::2], MADE[::2], k=2)
-    assert (found["precision"], found["recall"]) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,20 @@
-"""An image's own values as its features."""
+"""The values of an image as its features."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from metric_helpers import moments
 
-from couplet import data
 from couplet.config.datasets import MixtureConfig
 from couplet.config.extractors import ExtractorConfig, ValuesConfig
+from couplet.data.archive import Archive, Split, write
+from couplet.data.sources.base import read
 from couplet.errors import UserError
-from couplet.metrics import frechet_distance, moments
-from couplet.metrics.extractor import ValuesExtractor, load_extractor
+from couplet.metrics.distances import frechet_distance
+from couplet.metrics.extractor.base import load_extractor
+from couplet.metrics.extractor.values import ValuesExtractor
 from couplet.metrics.reference import load_reference
 from couplet.stages.features import extractor_of, features
 from couplet.stages.prepare import prepare
@@ -22,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def extractor(tmp_path):
-    return ValuesExtractor.load(ValuesConfig(), tmp_path, CPU)
+    return ValuesExtractor(ValuesConfig(), tmp_path, CPU)
 
 
 def test_features_are_the_pixels(extractor):
@@ -41,7 +44,7 @@ def test_distance_of_two_gaussians(extractor, first, second):
     """|m1 - m2|² + 2 (s1 - s2)² for the plane's N(m, s² I): here the classes of mixtures of other widths."""
     found = []
     for std, label in (first, second):
-        with data.read(MixtureConfig(std=std, points=200_000), None) as source:
+        with read(MixtureConfig(std=std, points=200_000), None) as source:
             split = source.splits["train"]
         found.append(moments(extractor(split.images[split.labels == label]).values))
     (s1, k1), (s2, k2) = first, second
@@ -50,14 +53,14 @@ def test_distance_of_two_gaussians(extractor, first, second):
 
 
 def test_stages_write_a_card_and_the_moments_of_the_points(tmp_path):
-    prepare("toy", MixtureConfig(points=60, test_points=20), tmp_path / "toy", raw=tmp_path)
+    prepare("toy", MixtureConfig(points=60, test_points=20), out=tmp_path / "toy", raw=tmp_path)
     card = features(ValuesConfig(), tmp_path / "toy", tmp_path / "made", CPU)
     assert (card["kind"], card["name"], card["config"]) == ("values", "values-e3b0c442", {"kind": "values"})
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["card.json"]
     made = extractor_of(tmp_path / "made", ExtractorConfig.parse({"kind": "values"}), CPU)
     reference(tmp_path / "toy", tmp_path / "made", tmp_path / "out", CPU, lambda done: None)
     statistics = load_reference(tmp_path / "out/train.safetensors", made)
-    points = data.Archive(tmp_path / "toy").train.images.reshape(60, 2) / 127.5 - 1
+    points = Archive(tmp_path / "toy").train.images.reshape(60, 2) / 127.5 - 1
     np.testing.assert_allclose(statistics.moments.mean, points.mean(0), atol=1e-6)
     np.testing.assert_allclose(statistics.moments.covariance, np.cov(points.T), atol=1e-6)
 
@@ -72,8 +75,8 @@ def test_images_of_too_many_values_are_refused(extractor, tmp_path):
     message = r"images of 64×64×3 values; values as features are for 4096 at most: choose another extractor$"
     with pytest.raises(UserError, match=f"^extractor values: {message}"):
         extractor(large)
-    split = data.Split(large, np.zeros(2, np.int64))
-    data.write(tmp_path / "faces", dataset="faces", source="none", classes=(), splits={"train": split})
+    split = Split(large, np.zeros(2, np.int64))
+    write(tmp_path / "faces", dataset="faces", source="none", classes=(), splits={"train": split})
     with pytest.raises(UserError, match=f"faces: faces: {message}"):
         features(ValuesConfig(), tmp_path / "faces", tmp_path / "made", CPU)
     assert not (tmp_path / "made").exists()
@@ -81,9 +84,9 @@ def test_images_of_too_many_values_are_refused(extractor, tmp_path):
 
 def test_classifier_learns_points(tmp_path):
     """Images of one pixel go through convolutions too."""
-    prepare("toy", MixtureConfig(points=500, test_points=100), tmp_path / "toy", raw=tmp_path)
+    prepare("toy", MixtureConfig(points=500, test_points=100), out=tmp_path / "toy", raw=tmp_path)
     settings = ExtractorConfig.parse({"kind": "classifier", "steps": 100})
     card = features(settings, tmp_path / "toy", tmp_path / "made", CPU)
     assert card["test_accuracy"] > 0.95
-    images = data.Archive(tmp_path / "toy").test.images
+    images = Archive(tmp_path / "toy").split("test").images
     assert load_extractor(tmp_path / "made", CPU)(images).values.shape == (100, 64)

@@ -5,8 +5,8 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from couplet.data.preview import scatter
 from couplet.reporting.figures import panel_size, sample_grids, tile
+from couplet.reporting.preview import scatter
 
 
 @pytest.fixture

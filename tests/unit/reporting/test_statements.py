@@ -2,16 +2,22 @@
 
 import math
 
+import pandas as pd
 import pytest
 
 from couplet.config.study import Comparison
-from couplet.reporting.statements import spread, statements, summary, welch
+from couplet.reporting.statements import spread, welch
+from couplet.reporting.statements import statements as stated
 
 
 def rows(values, **names):
     """A row per seed."""
     base = {"dataset": "digits", "recipe": "ict", "kernel": "ve", "coupling": "ot", "nfe": 1}
     return [{**base, **names, "seed": seed, "value": value} for seed, value in enumerate(values)]
+
+
+def statements(rows, *arguments):
+    return list(stated(pd.DataFrame(rows), *arguments))
 
 
 def test_interval_is_welch_s_by_hand():
@@ -99,8 +105,3 @@ def test_single_seeds_make_no_claim():
 def test_spread_names_the_number_of_seeds():
     assert spread([1.0]) == "1 (1 seed)"
     assert spread([1.0, 2.0, 3.0]) == "2 ± 1 (3 seeds)"
-
-
-def test_summary_keeps_the_order_of_appearance():
-    made = [*rows([1.0, 2.0], coupling="vae"), *rows([3.0], coupling="independent")]
-    assert summary(made, ["coupling"]) == [(("vae",), [1.0, 2.0]), (("independent",), [3.0])]

@@ -30,7 +30,7 @@ def silent(*anything):
 def run_shared(layout, cell, extractor):
     """The stages that all cells of a data set share."""
     data, folder = layout.data(cell.dataset), layout.features(cell.dataset, extractor)
-    prepare(cell.dataset, layout.params.datasets[cell.dataset], data, raw=Path("raw"))
+    prepare(cell.dataset, layout.params.datasets[cell.dataset], out=data, raw=Path("raw"))
     features(layout.params.features[extractor], data, folder, CPU)
     reference(data, folder, layout.reference(cell.dataset, extractor), CPU, silent)
 
@@ -58,7 +58,7 @@ def small():
     content["train"] = {"snapshots": 2, "log_every": 1}
     content["select"] = {"samples": 16}
     content["sample"] = {"samples": 16}
-    content["evaluate"] = {"kid_subsets": 2, "kid_subset_size": 8}
+    content["evaluate"] = {"metrics": {"fd": {}, "kid": {"subsets": 2, "subset_size": 8}}}
     return content
 
 

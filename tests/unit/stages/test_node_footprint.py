@@ -13,7 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from couplet import data
+from couplet.data.archive import Split, write
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PACKAGES = {"torch", "numpy", "scipy", "pydantic", "safetensors", "pyyaml", "rich", "typer"}
@@ -86,10 +86,10 @@ def ended(tmp_path_factory):
     root = tmp_path_factory.mktemp("node")
     rng = np.random.default_rng(0)
     splits = {
-        name: data.Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 3)
+        name: Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 3)
         for name, count in (("train", 12), ("test", 6))
     }
-    data.write(root / "data", dataset="noise", source="random", classes=("a", "b", "c"), splits=splits)
+    write(root / "data", dataset="noise", source="random", classes=("a", "b", "c"), splits=splits)
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     params["recipes"]["ict"].update(steps=2, batch=4)
     params["recipes"]["ict"]["network"]["model_channels"] = 8

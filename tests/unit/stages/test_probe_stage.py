@@ -176,7 +176,7 @@ def test_wrong_input_is_one_line_and_writes_nothing(grid, changed, tmp_path):
     prepare(
         "digits",
         grid.params.datasets["digits"].model_copy(update={"test_images": 200}),
-        tmp_path / "d",
+        out=tmp_path / "d",
         raw=tmp_path,
     )
     assert refused(data=tmp_path / "d") == (

@@ -108,7 +108,7 @@ def test_every_file_of_a_stage_is_in_its_record(grid):
 def test_record_depends_on_no_time_but_in_its_own_file(grid, tmp_path):
     """The same work again changes the record and nothing else: what is made from it need not be again."""
     again = tmp_path / "again" / grid.data.name
-    prepare("digits", grid.params.datasets["digits"], again, raw=tmp_path)
+    prepare("digits", grid.params.datasets["digits"], out=again, raw=tmp_path)
     one, other = (read_json(path / "card.json") for path in (grid.data, again))
     assert one == other
     assert sorted(path.name for path in again.iterdir()) == sorted(path.name for path in grid.data.iterdir())
@@ -180,7 +180,7 @@ def test_file_in_no_record_and_other_code_are_notes(grid, monkeypatch):
 def test_what_was_made_from_another_file_is_found(grid):
     """The data set is prepared anew, with its record: only those who used the old one disagree."""
     other = grid.params.datasets["digits"].model_copy(update={"test_images": 200})
-    prepare("digits", other, grid.data, raw=grid.root)
+    prepare("digits", other, out=grid.data, raw=grid.root)
     problems = verified(grid.root).problems
     (line,) = [line for line in problems if "train-images.npy" in line]
     assert "prepare" not in line
@@ -268,7 +268,7 @@ def test_row_whose_stages_disagree_is_refused(grid, after, before, name):
 def test_training_on_data_that_was_prepared_anew_is_refused(grid):
     key = read_json(grid.records["prepare"])["key"]
     other = grid.params.datasets["digits"].model_copy(update={"test_images": 200})
-    prepare("digits", other, grid.data, raw=grid.root)
+    prepare("digits", other, out=grid.data, raw=grid.root)
     edited(grid.records["prepare"], key=key)
     message = refused(grid)
     assert f"used {grid.data}" in message

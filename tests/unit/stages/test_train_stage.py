@@ -10,9 +10,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from couplet import data, model, training
+from couplet import model, training
 from couplet.config.params import Params
 from couplet.config.sources import code_of
+from couplet.data.archive import Split, write
 from couplet.errors import Stopped, UserError
 from couplet.stages import record
 from couplet.stages import train as stage
@@ -41,10 +42,10 @@ def archive(tmp_path):
 def write_archive(folder, seed):
     rng = np.random.default_rng(seed)
     splits = {
-        name: data.Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 3)
+        name: Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 3)
         for name, count in (("train", 12), ("test", 6))
     }
-    data.write(folder, dataset="noise", source="random", classes=("a", "b", "c"), splits=splits)
+    write(folder, dataset="noise", source="random", classes=("a", "b", "c"), splits=splits)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""From an opened image to uint8 pixels of the wanted size and colours."""
+"""From an opened image to uint8 pixels of the configured size and channels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from couplet.config.datasets import Crop
 from couplet.data.archive import CorruptImage, Stream
 from couplet.data.crops import CROPS, WORDS
-from couplet.data.sources.containers import Collection
+from couplet.data.sources.collection import Collection
 from couplet.errors import UserError
 
 Channels = Literal[1, 3]
@@ -21,27 +21,27 @@ COLOURS = {
     1: "grey (colours by ITU-R 601-2 luma, transparency dropped)",
     3: "RGB (grey repeated, palettes looked up, transparency dropped)",
 }
-"""What is done to images of other colours, in words."""
+"""Description of the conversion in the card."""
 
 
 def stream(
     collection: Collection,
     where: str,
+    *,
     resolution: int,
     crop: Crop | None,
     channels: Channels,
-    *,
     convert: bool = True,
 ) -> Stream:
-    """The images of ``collection`` as pixels, decoded when asked for.
+    """The images of ``collection`` as pixels, decoded on demand.
 
     Args:
         collection: the images.
-        where: what it is called in messages.
-        resolution: wanted height and width.
-        crop: how that is reached; None: images must have that size.
-        channels: wanted colours.
-        convert: whether images of other colours are converted or refused.
+        where: name of the collection in messages.
+        resolution: height and width of the result.
+        crop: crop to that size; None: images must have it.
+        channels: channels of the result.
+        convert: whether to convert images with other channels or to refuse them.
     """
 
     def image(index: int) -> NDArray[np.uint8]:
@@ -50,7 +50,7 @@ def stream(
         _refuse_deep(opened, name)
         if not convert and _channels(opened) != channels:
             raise UserError(
-                f"{name}: {_channels(opened)} channels, others have {channels}; set channels: 3 or 1"
+                f"{name}: {_channels(opened)} channels, the first image has {channels}; set channels: 3 or 1"
             )
         if crop is None and opened.size != (resolution, resolution):
             size = "×".join(map(str, opened.size))
@@ -63,15 +63,15 @@ def stream(
 
 
 def words(resolution: int, crop: Crop, channels: Channels) -> str:
-    """What is done to the images, for the card."""
+    """Description of crop and conversion for the card."""
     return f"{resolution}×{resolution} by {crop} ({WORDS[crop]}), {COLOURS[channels]}"
 
 
 def channels_of(collection: Collection, where: str) -> Channels:
-    """The colours of the first image that can be opened.
+    """The number of channels of the first image that can be opened.
 
     Raises:
-        UserError: none can.
+        UserError: no image can be opened.
     """
     reasons = []
     for index in range(len(collection)):
@@ -87,10 +87,10 @@ def _channels(image: Image.Image) -> Channels:
 
 
 def _coloured(opened: Image.Image, channels: Channels) -> Image.Image:
-    """Decoded, in the wanted colours.
+    """The decoded image, grey or RGB.
 
     Raises:
-        CorruptImage: it cannot be decoded.
+        CorruptImage: the image cannot be decoded.
     """
     try:
         opened.load()
@@ -102,7 +102,7 @@ def _coloured(opened: Image.Image, channels: Channels) -> Image.Image:
 
 
 def _refuse_deep(image: Image.Image, name: str) -> None:
-    """Refuses more than 8 bits a channel, which Pillow would clip or cut, also behind the mode RGB."""
+    """Refuse more than 8 bits per channel, which Pillow would clip or truncate, even in mode RGB."""
     tiles: Any = getattr(image, "tile", [])
     if image.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in tiles):
-        raise UserError(f"{name}: more than 8 bits a channel ({image.mode}); convert it first")
+        raise UserError(f"{name}: more than 8 bits per channel ({image.mode}); convert it first")

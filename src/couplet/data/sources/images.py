@@ -1,4 +1,4 @@
-"""Images of one's own."""
+"""Images of the user."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy as np
 
 from couplet.config.datasets import ImagesConfig
 from couplet.data.archive import Split, Stream
-from couplet.data.sources.base import Source, reads, with_held_out
-from couplet.data.sources.containers import Collection, images_at
+from couplet.data.sources.base import Source, with_held_out
+from couplet.data.sources.collection import Collection
+from couplet.data.sources.containers import images_at
 from couplet.data.sources.decoding import channels_of, stream, words
 from couplet.data.sources.originals import digest_of
 from couplet.errors import UserError
 
 
-@reads(ImagesConfig)
 def read_images(config: ImagesConfig, raw: Path, stack: ExitStack) -> Source:
-    """What is at ``config.path``, by content; nothing is read from ``raw``."""
+    """The images at ``config.path``, whose format is recognised by content; ``raw`` is not used."""
     path = Path(config.path)
-    found = _collections(config, path, stack)
-    train = found["train"]
+    collections = _collections(config, path, stack)
+    train = collections["train"]
     channels = config.channels or channels_of(train, config.path)
 
     def as_stream(collection: Collection) -> Stream:
         return stream(
             collection,
             config.path,
-            config.resolution,
-            config.crop,
-            channels,
+            resolution=config.resolution,
+            crop=config.crop,
+            channels=channels,
             convert=config.channels is not None,
         )
 
@@ -39,7 +39,7 @@ def read_images(config: ImagesConfig, raw: Path, stack: ExitStack) -> Source:
     if config.test_images:
         splits = with_held_out(as_stream(train), config.test_images)
     else:
-        splits = {name: as_stream(collection) for name, collection in found.items()}
+        splits = {name: as_stream(collection) for name, collection in collections.items()}
     files = [path, *([Path(config.test_path)] if config.test_path else [])]
     return Source(
         description=f"{config.path}, {words(config.resolution, config.crop, channels)}",
@@ -54,22 +54,22 @@ def _collections(config: ImagesConfig, path: Path, stack: ExitStack) -> dict[str
     """The splits at ``path`` and ``test_path``.
 
     Raises:
-        UserError: two test splits are given, or their classes differ.
+        UserError: the settings give two test splits, or the test split has other classes.
     """
-    found = images_at(path, stack)
-    if "test" in found and (config.test_path or config.test_images):
+    collections = images_at(path, stack)
+    if "test" in collections and (config.test_path or config.test_images):
         key = "test_path" if config.test_path else "test_images"
-        raise UserError(f"{path}: holds a test split of its own; leave {key} out")
+        raise UserError(f"{path}: has its own test split; leave {key} out")
     if config.test_path is None:
-        return found
+        return collections
     test = images_at(Path(config.test_path), stack)
     if set(test) != {"train"}:
         raise UserError(
-            f"{config.test_path}: holds splits of its own; test_path is one folder or file of images"
+            f"{config.test_path}: has splits; test_path must be a folder or file of images without splits"
         )
-    train, held = found["train"], test["train"]
+    train, held = collections["train"], test["train"]
     if bool(train.classes) != bool(held.classes) or set(held.classes) - set(train.classes):
-        shown = [", ".join(sorted(part.classes)[:5]) or "no labels" for part in (held, train)]
-        raise UserError(f"{config.test_path}: {shown[0]} are not among the classes of {path}: {shown[1]}")
+        names = [", ".join(sorted(part.classes)[:5]) or "no labels" for part in (held, train)]
+        raise UserError(f"{config.test_path}: {names[0]} are not among the classes of {path}: {names[1]}")
     numbers = np.array([train.classes.index(name) for name in held.classes] or [0], np.int64)
     return {"train": train, "test": replace(held, labels=numbers[held.labels], classes=train.classes)}

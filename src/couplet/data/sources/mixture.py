@@ -1,4 +1,4 @@
-"""Points of a mixture of two Gaussians, drawn."""
+"""Random points of a mixture of two Gaussians."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 
 from couplet.config.datasets import MixtureConfig
 from couplet.data.archive import Split
-from couplet.data.sources.base import Source, reads
+from couplet.data.sources.base import Source
 
 MEANS = np.array([(0.0, 0.5), (0.0, -0.5)])
-"""Of the classes, in their order."""
+"""Mean of each class."""
 
 
-@reads(MixtureConfig)
 def read_mixture(config: MixtureConfig, raw: Path, stack: ExitStack) -> Source:
-    """``x = m_k + std z`` with ``k`` one of two classes at random and ``z ~ N(0, I)``, in [-1, 1]², as uint8
-    ``round((x + 1) 127.5)``; nothing is read from ``raw``."""
+    """Points ``x = m_k + std z``, clipped to [-1, 1]² and stored as uint8 ``round((x + 1) 127.5)``.
+
+    The class ``k`` is one of two with equal probability, and ``z ~ N(0, I)``; ``raw`` is not used.
+    """
     return Source(
         description="equal mixture of two Gaussians, means (0, 0.5) and (0, -0.5), "
         f"standard deviation {config.std:g}, seed {config.seed}",
@@ -31,7 +32,7 @@ def read_mixture(config: MixtureConfig, raw: Path, stack: ExitStack) -> Source:
 
 
 def _drawn(count: int, std: float, seed: tuple[int, int]) -> Split:
-    """A split's points as images [n, 1, 1, 2]."""
+    """Points of a split as images [n, 1, 1, 2]."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(len(MEANS), size=count)
     points = (MEANS[labels] + std * rng.standard_normal((count, 2))).clip(-1, 1)

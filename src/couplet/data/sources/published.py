@@ -1,4 +1,7 @@
-"""The papers' data sets, from the files that their authors published, below ``raw``."""
+"""The papers' data sets, read from their authors' files in ``raw/<kind>``.
+
+Names, addresses and checksums of the files come from torchvision.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,12 @@ from couplet.config.datasets import (
     MnistConfig,
 )
 from couplet.data.archive import Split
-from couplet.data.sources.base import Source, needed, reads, with_held_out
-from couplet.data.sources.containers import Collection, idx_file, images_at, lmdb_folder, zip_file
+from couplet.data.sources.base import Source, with_held_out
+from couplet.data.sources.collection import Collection
+from couplet.data.sources.containers import images_at, zip_file
 from couplet.data.sources.decoding import stream, words
+from couplet.data.sources.idx import idx_file
+from couplet.data.sources.lmdb_folder import lmdb_folder
 from couplet.data.sources.originals import Original, fetch
 from couplet.errors import UserError
 
@@ -36,11 +42,11 @@ COUNTS = {
     "church64": 126_227,
     "ffhq64": 70_000,
 }
-"""Images that the authors state, where files carry no checksum that would show that some are missing."""
+"""Numbers of images that the authors state, for files without a checksum that would show missing images."""
 
 LSUN = Original(
     "church_outdoor_train_lmdb.zip",
-    # As recorded by TensorFlow Datasets; LSUN itself publishes none.
+    # Recorded by TensorFlow Datasets; LSUN itself publishes no checksum.
     "sha256:91128ae026840ac0c5982b4445ab5fc4e092d6847cca76793b2b1a0815c2e74a",
     ("http://dl.yf.io/lsun/scenes/church_outdoor_train_lmdb.zip",),
 )
@@ -66,53 +72,54 @@ IMAGENET_ZIPS: Mapping[Crop, Original] = {
 }
 
 
-def _torchvision(kind: str) -> Any:
-    """torchvision's data sets, which know names, places and checksums of published files."""
-    return needed("torchvision.datasets", f"dataset {kind}", "pipeline")
-
-
-@reads(MnistConfig)
 def read_mnist(config: MnistConfig, raw: Path, stack: ExitStack) -> Source:
-    known = _torchvision(config.kind).MNIST
-    return _idx_source("MNIST", known, tuple("0123456789"), raw / config.kind)
+    from torchvision.datasets import MNIST
+
+    return _idx_source("MNIST", MNIST, tuple("0123456789"), raw / config.kind)
 
 
-@reads(FashionMnistConfig)
 def read_fashion_mnist(config: FashionMnistConfig, raw: Path, stack: ExitStack) -> Source:
-    known = _torchvision(config.kind).FashionMNIST
-    return _idx_source("Fashion-MNIST", known, tuple(known.classes), raw / config.kind)
+    from torchvision.datasets import FashionMNIST
+
+    return _idx_source("Fashion-MNIST", FashionMNIST, tuple(FashionMNIST.classes), raw / config.kind)
 
 
 def _idx_source(title: str, known: Any, classes: tuple[str, ...], folder: Path) -> Source:
     """The four IDX files that torchvision's class ``known`` names."""
-    originals: dict[str, str] = {}
-    for name, md5 in known.resources:
-        urls = tuple(f"{mirror}{name}" for mirror in known.mirrors)
-        originals |= fetch(Original(name, f"md5:{md5}", urls), folder)[1]
+    originals = fetch(
+        folder,
+        *(
+            Original(name, f"md5:{md5}", tuple(f"{mirror}{name}" for mirror in known.mirrors))
+            for name, md5 in known.resources
+        ),
+    )
     files = {"train": "train-images-idx3-ubyte.gz", "test": "t10k-images-idx3-ubyte.gz"}
     return Source(
         description=f"{title}, the original IDX files; 28×28, grey",
         classes=classes,
-        splits={name: stream(idx_file(folder / file), file, 28, None, 1) for name, file in files.items()},
+        splits={
+            name: stream(idx_file(folder / file), file, resolution=28, crop=None, channels=1)
+            for name, file in files.items()
+        },
         originals=originals,
     )
 
 
-@reads(Cifar10Config)
 def read_cifar10(config: Cifar10Config, raw: Path, stack: ExitStack) -> Source:
-    known = _torchvision(config.kind).CIFAR10
+    from torchvision.datasets import CIFAR10 as known
+    from torchvision.datasets.utils import extract_archive
+
     folder = raw / config.kind
     if not (folder / known.base_folder).is_dir():
-        archive, _ = fetch(Original(known.filename, f"md5:{known.tgz_md5}", (known.url,)), folder)
-        needed("torchvision.datasets.utils", "dataset cifar10", "pipeline").extract_archive(
-            str(archive), str(folder)
-        )
-    originals: dict[str, str] = {}
+        fetch(folder, Original(known.filename, f"md5:{known.tgz_md5}", (known.url,)))
+        extract_archive(str(folder / known.filename), str(folder))
+    note = f"part of {known.filename} from {known.url}"
     batches = [*known.train_list, *known.test_list, (known.meta["filename"], known.meta["md5"])]
-    for name, md5 in batches:
-        note = f"part of {known.filename} from {known.url}"
-        originals |= fetch(Original(f"{known.base_folder}/{name}", f"md5:{md5}", note=note), folder)[1]
-    # These are pickles: torchvision opens them only with the published content.
+    # Unpickling other content than the published could do anything.
+    originals = fetch(
+        folder,
+        *(Original(f"{known.base_folder}/{name}", f"md5:{md5}", note=note) for name, md5 in batches),
+    )
     parts = {name: known(str(folder), train=name == "train") for name in ("train", "test")}
     return Source(
         description="CIFAR-10, the python version; 32×32, RGB",
@@ -125,20 +132,18 @@ def read_cifar10(config: Cifar10Config, raw: Path, stack: ExitStack) -> Source:
     )
 
 
-@reads(CelebA64Config)
 def read_celeba(config: CelebA64Config, raw: Path, stack: ExitStack) -> Source:
-    known = {name: (key, md5) for key, md5, name in _torchvision(config.kind).CelebA.file_list}
+    from torchvision.datasets import CelebA
+
     folder = raw / config.kind
-    originals: dict[str, str] = {}
-    for name in ("list_eval_partition.txt", "img_align_celeba.zip"):
-        key, md5 = known[name]
-        note = "from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-        originals |= fetch(Original(name, f"md5:{md5}", drive=key, note=note), folder)[1]
+    note = "from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+    files = {name: Original(name, f"md5:{md5}", drive=key, note=note) for key, md5, name in CelebA.file_list}
+    originals = fetch(folder, files["list_eval_partition.txt"], files["img_align_celeba.zip"])
     images = zip_file(folder / "img_align_celeba.zip", stack)["train"]
     position = {Path(name).name: index for index, name in enumerate(images.names)}
     lines = (folder / "list_eval_partition.txt").read_text().split("\n")
     partition = [line.split() for line in lines if line]
-    everything = stream(images, "img_align_celeba.zip", 64, config.crop, 3)
+    everything = stream(images, "img_align_celeba.zip", resolution=64, crop=config.crop, channels=3)
     return Source(
         description=f"CelebA, aligned and cropped, {words(64, config.crop, 3)}",
         classes=(),
@@ -150,57 +155,58 @@ def read_celeba(config: CelebA64Config, raw: Path, stack: ExitStack) -> Source:
     )
 
 
-@reads(Church64Config)
 def read_church(config: Church64Config, raw: Path, stack: ExitStack) -> Source:
     folder = raw / config.kind
     database = folder / "church_outdoor_train_lmdb"
     originals: dict[str, str] = {}
     if not database.is_dir():
-        archive, originals = fetch(LSUN, folder)
+        originals = fetch(folder, LSUN)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            with zipfile.ZipFile(archive) as packed:
+            with zipfile.ZipFile(folder / LSUN.name) as packed:
                 packed.extractall(temporary)
             (Path(temporary) / database.name).rename(database)
     images = lmdb_folder(database, stack)
     _complete(database, images, "church64")
+    pixels = stream(images, database.name, resolution=64, crop=config.crop, channels=3)
     return Source(
         description=f"LSUN church outdoor, training images, {words(64, config.crop, 3)}",
         classes=(),
-        splits=with_held_out(stream(images, database.name, 64, config.crop, 3), config.test_images),
+        splits=with_held_out(pixels, config.test_images),
         originals=originals,
     )
 
 
-@reads(Ffhq64Config)
 def read_ffhq(config: Ffhq64Config, raw: Path, stack: ExitStack) -> Source:
     images, originals = _edm_zip(FFHQ_ZIP, raw / config.kind, "ffhq64", stack)
-    # dataset_tool takes FFHQ's folders of a thousand images each for classes.
+    # dataset_tool labels images by FFHQ's folders of a thousand images each.
     unlabelled = replace(images, labels=np.zeros(len(images), np.int64), classes=())
+    pixels = stream(unlabelled, FFHQ_ZIP.name, resolution=64, crop=None, channels=3)
     return Source(
         description=f"FFHQ, {FFHQ_ZIP.note} (square images resized by Lanczos); 64×64, RGB",
         classes=(),
-        splits=with_held_out(stream(unlabelled, FFHQ_ZIP.name, 64, None, 3), config.test_images),
+        splits=with_held_out(pixels, config.test_images),
         originals=originals,
     )
 
 
-@reads(ImageNet64Config)
 def read_imagenet64(config: ImageNet64Config, raw: Path, stack: ExitStack) -> Source:
     if config.originals == "ilsvrc":
         return _ilsvrc(raw, 64, config.crop, stack)
     original = IMAGENET_ZIPS[config.crop]
     images, originals = _edm_zip(original, raw / config.kind, "imagenet-train", stack)
     if len(images.classes) != 1000:
-        raise UserError(f"{raw / config.kind / original.name}: holds {len(images.classes)} classes, not 1000")
+        raise UserError(
+            f"{raw / config.kind / original.name}: contains {len(images.classes)} classes, must be 1000"
+        )
+    pixels = stream(images, original.name, resolution=64, crop=None, channels=3)
     return Source(
         description=f"ILSVRC-2012, {original.note}; 64×64, RGB",
         classes=images.classes,
-        splits=with_held_out(stream(images, original.name, 64, None, 3), config.test_images),
+        splits=with_held_out(pixels, config.test_images),
         originals=originals,
     )
 
 
-@reads(ImageNet32Config)
 def read_imagenet32(config: ImageNet32Config, raw: Path, stack: ExitStack) -> Source:
     return _ilsvrc(raw, 32, config.crop, stack)
 
@@ -208,25 +214,25 @@ def read_imagenet32(config: ImageNet32Config, raw: Path, stack: ExitStack) -> So
 def _edm_zip(
     original: Original, folder: Path, counted: str, stack: ExitStack
 ) -> tuple[Collection, dict[str, str]]:
-    """The images of a zip in the format of EDM's dataset_tool."""
-    path, digest = fetch(original, folder)
+    """The images of a zip in the format of EDM's dataset_tool, and its digest."""
+    digests, path = fetch(folder, original), folder / original.name
     images = zip_file(path, stack)["train"]
     _complete(path, images, counted)
-    return images, digest
+    return images, digests
 
 
 def _ilsvrc(raw: Path, size: int, crop: Crop, stack: ExitStack) -> Source:
-    """ILSVRC-2012 from ``raw/imagenet``, which torchvision unpacks into class folders in train and val."""
+    """ILSVRC-2012 from ``raw/imagenet``, where torchvision unpacks it to class folders in train and val."""
+    from torchvision.datasets import imagenet as known
+
     folder = raw / "imagenet"
-    known = needed("torchvision.datasets.imagenet", "dataset imagenet", "pipeline")
+    note = "from https://image-net.org/download-images, after registration"
+    files = {key: Original(name, f"md5:{md5}", note=note) for key, (name, md5) in known.ARCHIVE_META.items()}
     originals: dict[str, str] = {}
     unpack = {"train": known.parse_train_archive, "val": known.parse_val_archive}
     for split, parse in unpack.items():
         if not (folder / split).is_dir():
-            for key in ("devkit", split):
-                name, md5 = known.ARCHIVE_META[key]
-                note = "from https://image-net.org/download-images, after registration"
-                originals |= fetch(Original(name, f"md5:{md5}", note=note), folder)[1]
+            originals |= fetch(folder, files["devkit"], files[split])
             known.parse_devkit_archive(str(folder))
             parse(str(folder))
     parts = {}
@@ -237,14 +243,14 @@ def _ilsvrc(raw: Path, size: int, crop: Crop, stack: ExitStack) -> Source:
         description=f"ILSVRC-2012, {words(size, crop, 3)}; the test split is its validation split",
         classes=parts["train"].classes,
         splits={
-            "train": stream(parts["train"], "imagenet/train", size, crop, 3),
-            "test": stream(parts["val"], "imagenet/val", size, crop, 3),
+            name: stream(parts[split], f"imagenet/{split}", resolution=size, crop=crop, channels=3)
+            for name, split in (("train", "train"), ("test", "val"))
         },
         originals=originals,
     )
 
 
 def _complete(path: Path, images: Collection, counted: str) -> None:
-    """Refuses a collection with more or fewer images than its authors state."""
+    """Refuse a collection with more or fewer images than its authors state."""
     if len(images) != COUNTS[counted]:
-        raise UserError(f"{path}: holds {len(images)} images, the published data set {COUNTS[counted]}")
+        raise UserError(f"{path}: contains {len(images)} images, the published data set {COUNTS[counted]}")

@@ -1,4 +1,4 @@
-"""What an extractor is, how it streams, and the registry that finds it by its configuration class."""
+"""Base of all extractors: batches of images to features, and loading from a card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,20 +18,21 @@ from torch import Tensor
 
 from couplet.config.base import Invalid
 from couplet.config.extractors import ExtractorConfig
-from couplet.data import Archive
+from couplet.config.variants import build
+from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.files import read_json
 from couplet.ranks import ALONE, Ranks
 
 CARD = "card.json"
-"""What `couplet features` writes for every extractor."""
+"""File that `couplet features` writes for every extractor."""
 
 Pixels = NDArray[np.uint8]
 """Images [n, h, w, c], possibly mapped from disk."""
 
 
 class Features(NamedTuple):
-    """What an extractor makes of ``n`` images."""
+    """Output of an extractor for n images."""
 
     values: NDArray[np.float32]
     """Features [n, d]."""
@@ -40,54 +41,54 @@ class Features(NamedTuple):
 
 
 class Extractor(ABC):
-    """Maps images to features; its name and digest stand beside every number made with it."""
+    """Maps images to features; every number made with it carries its name and digest.
+
+    The context of :func:`couplet.config.variants.build` is the folder that :meth:`make` wrote to and the
+    device.
+    """
 
     batch: int
     """Images per network call."""
 
-    def __init__(self, config: ExtractorConfig, digest: str, device: torch.device) -> None:
-        self.config, self.digest, self.device = config, digest, device
-
-    @property
-    def kind(self) -> str:
-        """What it is called in the parameter file."""
-        return self.config.kind
-
-    @property
-    def name(self) -> str:
-        """Kind and first digits of the weights' digest: ``inception-f58cb9b6``."""
-        return f"{self.kind}-{self.digest[:8]}"
-
-    @classmethod
-    def make(cls, config: Any, data: Archive, out: Path) -> dict[str, Any]:
-        """Writes to the folder ``out`` what :meth:`load` needs besides ``config``, here nothing.
-
-        Returns what card.json should say about it.
-        """
-        return {}
-
-    @classmethod
-    @abstractmethod
-    def load(cls, config: Any, folder: Path, device: torch.device) -> Self:
-        """The extractor that ``config`` describes; ``folder`` is where :meth:`make` wrote.
+    def __init__(self, config: Any, folder: Path, device: torch.device, *, digest: str) -> None:
+        """Load the extractor that ``config`` describes. Subclasses determine ``digest``.
 
         Raises:
             UserError: weights are missing, damaged or of another digest, or a package is not installed.
         """
+        self.config: ExtractorConfig = config
+        self.device, self.digest = device, digest
+
+    @property
+    def name(self) -> str:
+        """Kind and first digits of the weights' digest: ``inception-f58cb9b6``."""
+        return f"{self.config.kind}-{self.digest[:8]}"
+
+    @classmethod
+    def make(cls, config: Any, data: Archive, out: Path) -> dict[str, Any]:
+        """Write to the folder ``out`` the files that loading needs besides ``config``; by default none.
+
+        Returns:
+            Further entries of card.json.
+
+        Raises:
+            UserError: the extractor does not suit ``data``, or ``out`` cannot be written.
+        """
+        return {}
 
     @abstractmethod
     def prepare(self, images: Pixels) -> Tensor:
-        """Images [b, h, w, c] as the network takes them, on the CPU; several threads call it."""
+        """Convert images [b, h, w, c] to the network's input, on the CPU. Several threads call it."""
 
     @abstractmethod
     def network(self, prepared: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features [b, d] and logits [b, k] or None of a prepared batch on the extractor's device."""
+        """Compute features [b, d] and logits [b, k] or None of a prepared batch on the extractor's device."""
 
     def batches(self, images: Pixels, ranks: Ranks = ALONE) -> Iterator[Features]:
-        """Features of ``images`` batch by batch, in order; the next batch is prepared meanwhile.
+        """Yield features of ``images`` batch by batch, in order, while threads prepare the next batch.
 
-        Each of ``ranks`` makes its share of the batches and yields them all. It never holds more than two in
-        the form that :meth:`prepare` gives them. TensorFloat32 is off: features are those of float32.
+        Each of ``ranks`` computes its share of the batches and yields all of them. No more than two prepared
+        batches are in memory. TensorFloat32 is off.
         """
         starts = range(0, len(images), self.batch)[ranks.rank :: ranks.size]
         parts = (images[start : start + self.batch] for start in starts)
@@ -100,7 +101,7 @@ class Extractor(ABC):
         return Features(values.cpu().numpy(), None if logits is None else logits.cpu().numpy())
 
     def __call__(self, images: Pixels) -> Features:
-        """Features of all ``images`` at once, made batch by batch."""
+        """Compute features of all ``images``, batch by batch."""
         parts = list(self.batches(images))
         logits = [part.logits for part in parts if part.logits is not None]
         values = np.concatenate([part.values for part in parts])
@@ -109,7 +110,7 @@ class Extractor(ABC):
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Products and convolutions in float32 and in a fixed order, whatever training was set to."""
+    """Compute products and convolutions in float32, in a fixed order, whatever the settings of training."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -120,9 +121,9 @@ def _full_precision() -> Iterator[None]:
 
 
 def ahead(batches: Iterable[Pixels], prepare: Callable[[Pixels], Tensor], workers: int) -> Iterator[Tensor]:
-    """``prepare`` of one of ``batches`` after the other, each shared out among ``workers`` threads.
+    """Yield ``prepare(batch)`` for each of ``batches``, in order, with ``workers`` threads.
 
-    While the caller works on one batch, the threads make the next one, and no more than that.
+    While the caller works on one batch, the threads prepare the next one and no more.
     """
     waiting: deque[list[Future[Tensor]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -136,12 +137,12 @@ def ahead(batches: Iterable[Pixels], prepare: Callable[[Pixels], Tensor], worker
 
 
 def _joined(pieces: list[Future[Tensor]]) -> Tensor:
-    found = [piece.result() for piece in pieces]
-    return found[0] if len(found) == 1 else torch.cat(found)
+    parts = [piece.result() for piece in pieces]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def rgb(images: Pixels) -> Pixels:
-    """Images [n, h, w, 3] of images of 3 channels, or of 1 that is repeated (as VCT does for MNIST).
+    """Return images [n, h, w, 3]; a single channel is repeated, as VCT does for MNIST.
 
     Raises:
         UserError: another number of channels.
@@ -152,35 +153,8 @@ def rgb(images: Pixels) -> Pixels:
     return images if channels == 3 else np.repeat(images, 3, axis=-1)
 
 
-_IMPLEMENTATIONS: dict[type[ExtractorConfig], type[Extractor]] = {}
-
-Implementation = TypeVar("Implementation", bound=type[Extractor])
-
-
-def extracts(config: type[ExtractorConfig]) -> Callable[[Implementation], Implementation]:
-    """Registers what implements a configuration class: a class decorator, open to plug-ins."""
-
-    def register(implementation: Implementation) -> Implementation:
-        _IMPLEMENTATIONS[config] = implementation
-        return implementation
-
-    return register
-
-
-def implementation(config: ExtractorConfig) -> type[Extractor]:
-    """The class that implements ``config``.
-
-    Raises:
-        TypeError: nothing is registered for it.
-    """
-    try:
-        return _IMPLEMENTATIONS[type(config)]
-    except KeyError:
-        raise TypeError(f"no feature extractor for {type(config).__name__}") from None
-
-
 def load_extractor(folder: Path, device: torch.device) -> Extractor:
-    """The extractor whose card `couplet features` wrote to ``folder``.
+    """Load the extractor whose card `couplet features` wrote to ``folder``.
 
     Raises:
         UserError: card or weights are missing, damaged, or do not match.
@@ -192,7 +166,7 @@ def load_extractor(folder: Path, device: torch.device) -> Extractor:
         digest = card["sha256"]
     except (KeyError, TypeError, Invalid, ValidationError):
         raise UserError(f"{path}: not a card of `couplet features`; run it again") from None
-    extractor = implementation(config).load(config, folder, device)
+    extractor: Extractor = build(config, folder, device)
     if extractor.digest != digest:
         raise UserError(
             f"{folder}: weights have SHA-256 {extractor.digest}, the card says {digest}; "

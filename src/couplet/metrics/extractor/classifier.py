@@ -1,11 +1,11 @@
-"""A small classifier trained on the data set itself, for images that mean nothing to Inception."""
+"""A small classifier trained on the data set itself, for images that Inception was not trained on."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,24 +16,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from couplet.config.extractors import ClassifierConfig, ExtractorConfig
-from couplet.data import Archive, Loader, Split, to_float
+from couplet.data.archive import Archive, Split
+from couplet.data.loader import Loader, to_float
 from couplet.errors import UserError
 from couplet.files import replacing, sha256
-from couplet.metrics.extractor.base import Extractor, Pixels, extracts
+from couplet.metrics.extractor.base import Extractor, Pixels
 from couplet.tensors import default_stream, seed_of
 
 EXTRACTOR = "extractor.safetensors"
-"""The classifier's file beside its card."""
+"""The classifier's file, next to its card."""
 
 CHUNK = 2000
-"""Images that the classifier looks at together when it is not trained."""
+"""Images per call outside training."""
 
 HELD_OUT = 10
-"""Without a test split, one training image in so many is kept from training and tells the accuracy."""
+"""Without a test split, every tenth training image is held out to measure the accuracy."""
 
 
 class Classifier(nn.Module):
-    """Convolutions, each after the first at half the resolution, and one hidden layer."""
+    """Convolutions, each after the first with stride 2, and one hidden layer."""
 
     scale: Tensor
 
@@ -50,28 +51,28 @@ class Classifier(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def features(self, images: Tensor) -> Tensor:
-        """The hidden layer's activations [b, d] for images [b, c, h, w] in [-1, 1].
+        """Activations [b, d] of the hidden layer for images [b, c, h, w] in [-1, 1].
 
-        Scaled by one number so that their variance over the training images is 1 on average: distances
-        then do not depend on how large the training let them grow.
+        One common scale makes their mean variance over the training images 1. So distances do not depend on
+        the size that activations reached in training.
         """
         return self.scale * F.silu(self.hidden(self.trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class logits [b, k]."""
+        """Class logits [b, k] of images [b, c, h, w] in [-1, 1]."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
 
 class Trained(NamedTuple):
-    """A classifier and the share of images it was not trained on that it names correctly."""
+    """A classifier and its accuracy on images that it was not trained on."""
 
     classifier: Classifier
     test_accuracy: float
 
 
 def train_classifier(config: ClassifierConfig, train: Split, test: Split | None, classes: int) -> Trained:
-    """A classifier of the training split, trained on the CPU from ``config.seed``.
+    """Train a classifier of the training split on the CPU, from ``config.seed``.
 
     Without a ``test`` split every tenth training image is held out for the accuracy. Images are converted
     batch by batch, so that a data set mapped from disk is never in memory as a whole.
@@ -83,7 +84,7 @@ def train_classifier(config: ClassifierConfig, train: Split, test: Split | None,
     everything = np.arange(len(train))
     held_out = everything[:0] if test is not None else everything[::HELD_OUT]
     seen = np.delete(everything, held_out)
-    # The loader only draws positions in `seen`; which images these are, it need not know.
+    # The loader only draws positions in `seen`, so any images of that number do.
     loader = Loader(
         Split(train.images[: len(seen)], train.labels[: len(seen)]),
         batch=config.batch,
@@ -113,13 +114,13 @@ def train_classifier(config: ClassifierConfig, train: Split, test: Split | None,
 
 
 def _chunks(split: Split, positions: NDArray[np.int64]) -> Iterator[Tensor]:
-    """The images at ``positions`` as float32, a few at a time."""
+    """Yield the images at ``positions`` as float32, ``CHUNK`` at a time."""
     for start in range(0, len(positions), CHUNK):
         yield to_float(split.images[positions[start : start + CHUNK]], torch.device("cpu"))
 
 
 def save_classifier(path: Path, trained: Trained, config: ClassifierConfig, split: Split) -> None:
-    """Writes the classifier with what rebuilds it."""
+    """Write the classifier with the settings and shapes to rebuild it."""
     _, resolution, _, channels = split.images.shape
     described = {
         "config": config.model_dump(mode="json"),
@@ -137,36 +138,29 @@ def save_classifier(path: Path, trained: Trained, config: ClassifierConfig, spli
         )
 
 
-@extracts(ClassifierConfig)
 class ClassifierExtractor(Extractor):
-    """The hidden layer of a classifier file; no logits, for no paper reports a score of such classes."""
+    """The hidden layer of a trained classifier; no logits: no paper reports a score of such classes."""
 
     batch = CHUNK
 
-    def __init__(self, path: Path, device: torch.device) -> None:
-        """Reads a file that :func:`save_classifier` wrote.
-
-        Raises:
-            UserError: the file is missing, damaged, or something else.
-        """
+    def __init__(self, config: ClassifierConfig, folder: Path, device: torch.device) -> None:
+        path = folder / EXTRACTOR
         digest = sha256(path)
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
-                described: dict[str, Any] = json.loads((file.metadata() or {})["couplet"])
+                shape: dict[str, int] = json.loads((file.metadata() or {})["couplet"])["shape"]
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            config = ClassifierConfig.model_validate(described["config"])
-            shape = described["shape"]
             self.model = Classifier(config, **shape)
             self.shape = (shape["resolution"], shape["resolution"], shape["channels"])
             self.model.load_state_dict(tensors)
         except (KeyError, ValueError, TypeError, RuntimeError, SafetensorError):
             raise UserError(f"{path}: not a classifier that `couplet features` wrote") from None
-        super().__init__(config, digest, device)
+        super().__init__(config, folder, device, digest=digest)
         self.model.to(device).eval()
 
     @classmethod
     def make(cls, config: ClassifierConfig, data: Archive, out: Path) -> dict[str, Any]:
-        """Trains the classifier on the training split of ``data`` and writes it.
+        """Train the classifier on the training split of ``data`` and write it.
 
         Raises:
             UserError: the data set has no classes, or the file cannot be written.
@@ -188,12 +182,8 @@ class ClassifierExtractor(Extractor):
             "data": dict(card.files),
         }
 
-    @classmethod
-    def load(cls, config: ClassifierConfig, folder: Path, device: torch.device) -> Self:
-        return cls(folder / EXTRACTOR, device)
-
     def prepare(self, images: Pixels) -> Tensor:
-        """float32 [b, c, h, w] in [-1, 1].
+        """Convert to float32 [b, c, h, w] in [-1, 1].
 
         Raises:
             UserError: the classifier was trained on images of another size.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -12,25 +11,21 @@ from torch.nn import functional as F
 
 from couplet.config.extractors import DinoV2Config
 from couplet.errors import UserError
-from couplet.metrics.extractor.base import Extractor, Pixels, extracts, rgb
+from couplet.metrics.extractor.base import Extractor, Pixels, rgb
 from couplet.metrics.extractor.weights import read_weights, tensors
 
 SIDE = 224
 """Pixels per side that the network sees."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's channels on the scale 0 to 1."""
+"""Mean and standard deviation of ImageNet's channels, on the scale 0 to 1."""
 
 
-@extracts(DinoV2Config)
 class DinoV2Extractor(Extractor):
     """Features are the normalised class token; there are no logits."""
 
-    config: DinoV2Config
-
-    def __init__(self, config: DinoV2Config, device: torch.device) -> None:
-        """See :meth:`Extractor.load`; weights are where ``config`` says."""
+    def __init__(self, config: DinoV2Config, folder: Path, device: torch.device) -> None:
         weights = read_weights(config)
-        super().__init__(config, config.sha256, device)
+        super().__init__(config, folder, device, digest=config.sha256)
         self.batch = config.batch
         self.model = _transformer(config.architecture)
         try:
@@ -40,12 +35,8 @@ class DinoV2Extractor(Extractor):
         self.model.to(device).eval()
         self.mean, self.std = (torch.tensor(v, device=device).reshape(1, 3, 1, 1) for v in (MEAN, STD))
 
-    @classmethod
-    def load(cls, config: DinoV2Config, folder: Path, device: torch.device) -> Self:
-        return cls(config, device)
-
     def prepare(self, images: Pixels) -> Tensor:
-        """uint8 [b, 3, 224, 224]: PIL's bicubic, whatever the aspect."""
+        """Resize to uint8 [b, 3, 224, 224] by PIL's bicubic, whatever the aspect."""
         from PIL import Image
 
         resized = [
@@ -60,7 +51,7 @@ class DinoV2Extractor(Extractor):
 
 
 def _transformer(architecture: str) -> nn.Module:
-    """timm's network of that name at 224 × 224, without a head.
+    """Build timm's network of that name for 224 × 224 pixels, without a head.
 
     Raises:
         UserError: timm is not installed, or has no such vision transformer.
@@ -68,7 +59,7 @@ def _transformer(architecture: str) -> nn.Module:
     try:
         import timm
     except ImportError as error:
-        raise UserError(f"extractor dinov2 needs timm ({error}): pip install 'couplet[dinov2]'") from None
+        raise UserError(f"extractor dinov2 needs timm ({error}): pip install timm") from None
     try:
         model = timm.create_model(architecture, pretrained=False, img_size=SIDE, num_classes=0)
     except (RuntimeError, TypeError, ValueError):
@@ -79,17 +70,16 @@ def _transformer(architecture: str) -> nn.Module:
 
 
 def _fitted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """DINOv2's own tensors, or timm's, whose names are the same, as ``model`` takes them."""
-    state = {name: tensor for name, tensor in state.items() if name != "mask_token"}  # of training only
+    """Adapt tensors of DINOv2's or timm's file, whose names are the same, to ``model``."""
+    state = {name: tensor for name, tensor in state.items() if name != "mask_token"}  # used only in training
     side = round((model.get_parameter("pos_embed").shape[1] - 1) ** 0.5)
     return state | {"pos_embed": positions_at(state["pos_embed"], side)}
 
 
 def positions_at(embedding: Tensor, side: int) -> Tensor:
-    """Position embedding [1, 1 + m², d], class token first, for a grid of ``side``² patches.
+    """Interpolate a position embedding [1, 1 + m², d], class token first, to a grid of ``side``² patches.
 
-    As DINOv2's own code does, which timm's differs from: bicubic without antialiasing, scaled by
-    (side + 0.1)/m.
+    As in DINOv2's own code and unlike timm's: bicubic without antialiasing, scaled by (side + 0.1)/m.
     """
     token, grid = embedding[:, :1], embedding[:, 1:]
     before = round(grid.shape[1] ** 0.5)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
-from unittest import mock
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,23 +16,21 @@ from torch.nn import functional as F
 
 from couplet.config.extractors import InceptionConfig
 from couplet.errors import UserError
-from couplet.metrics.extractor.base import Extractor, Pixels, extracts, rgb
+from couplet.metrics.extractor.base import Extractor, Pixels, rgb
 from couplet.metrics.extractor.weights import Weights, read_weights, tensors
 
 
-@extracts(InceptionConfig)
 class InceptionExtractor(Extractor):
-    """Features are the 2048 averages before the last layer, logits that layer without its bias.
+    """Features are the 2048 averages before the last layer; logits are that layer without its bias.
 
-    Without the bias as in the Inception Score of the original code, StyleGAN, ECT and torchmetrics.
+    The Inception Scores of the original code, StyleGAN, ECT and torchmetrics leave out the bias as well.
     """
 
     config: InceptionConfig
 
-    def __init__(self, config: InceptionConfig, device: torch.device) -> None:
-        """See :meth:`Extractor.load`; weights are where ``config`` says."""
+    def __init__(self, config: InceptionConfig, folder: Path, device: torch.device) -> None:
         weights = read_weights(config)
-        super().__init__(config, config.sha256, device)
+        super().__init__(config, folder, device, digest=config.sha256)
         self.batch = config.batch
         load = _pytorch_fid if config.mode == "legacy_pytorch" else _torchscript
         try:
@@ -41,34 +39,25 @@ class InceptionExtractor(Extractor):
                 self.resize = _cleanfid_resizer(config.mode)
                 self.features, self.output = load(config.mode, weights, device)
         except ImportError as error:
-            raise UserError(
-                f"extractor inception needs clean-fid ({error}): pip install 'couplet[pipeline]'"
-            ) from None
+            raise UserError(f"extractor inception needs clean-fid ({error}): pip install clean-fid") from None
         except (RuntimeError, AttributeError, KeyError, ValueError):
-            raise UserError(
-                f"{weights.path}: not the Inception network of mode {config.mode}"
-            ) from None
+            raise UserError(f"{weights.path}: not the Inception network of mode {config.mode}") from None
 
     @property
     def name(self) -> str:
-        """``inception-f58cb9b6``, with the mode between where it is not clean-fid's own."""
+        """``inception-f58cb9b6``; modes other than clean-fid's own are in between."""
         mode = "" if self.config.mode == "clean" else f"-{self.config.mode}"
-        return f"{self.kind}{mode}-{self.digest[:8]}"
-
-    @classmethod
-    def load(cls, config: InceptionConfig, folder: Path, device: torch.device) -> Self:
-        return cls(config, device)
+        return f"{self.config.kind}{mode}-{self.digest[:8]}"
 
     def prepare(self, images: Pixels) -> Tensor:
-        """Values in [0, 255], [b, 3, 299, 299]; in mode legacy_tensorflow the network resizes."""
+        """Resize to [b, 3, 299, 299] in [0, 255]; in mode legacy_tensorflow the network itself resizes."""
         if self.config.mode == "legacy_tensorflow":
             return torch.from_numpy(np.ascontiguousarray(rgb(images).transpose(0, 3, 1, 2))).float()
         resized = np.stack([self.resize(image) for image in rgb(images)])
         return torch.from_numpy(resized).permute(0, 3, 1, 2)
 
     def network(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
-        # The resized images are channels_last, which is faster on the CPU and equal but for rounding;
-        # elsewhere they go in as clean-fid's do.
+        # The resized images are channels_last, which is faster on the CPU and equal up to rounding.
         features = self.features(prepared if self.device.type == "cpu" else prepared.contiguous())
         return features, F.linear(features, self.output)
 
@@ -85,32 +74,40 @@ def _cleanfid_resizer(mode: str) -> Callable[[Any], Any]:
 
 
 def _torchscript(mode: str, weights: Weights, device: torch.device) -> Network:
-    """What `cleanfid.inception_torchscript` computes, with the file from memory instead of /tmp."""
+    """Load the network of `cleanfid.inception_torchscript`, with the file from memory instead of /tmp."""
     network = torch.jit.load(io.BytesIO(weights.content), map_location=device).eval()
     layers, output = network.layers, network.output.weight
 
     def clean(images: Tensor) -> Tensor:
-        found: Tensor = layers((images - 128) / 128)
-        return found.flatten(1)
+        features: Tensor = layers((images - 128) / 128)
+        return features.flatten(1)
 
     def resizing(images: Tensor) -> Tensor:
-        found: Tensor = network(images, return_features=True)
-        return found.flatten(1)
+        features: Tensor = network(images, return_features=True)
+        return features.flatten(1)
 
     return clean if mode == "clean" else resizing, output
 
 
 def _pytorch_fid(mode: str, weights: Weights, device: torch.device) -> Network:
-    """What `cleanfid.features` makes of `cleanfid.inception_pytorch`, which can only download its weights."""
+    """Load the network of `cleanfid.inception_pytorch`, which reads its weights from torch's cache."""
     from cleanfid import inception_pytorch
 
     state = tensors(weights)
-    with mock.patch.object(inception_pytorch, "load_state_dict_from_url", return_value=state):
-        network = inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False)
+    cache = torch.hub.get_dir()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "checkpoints", inception_pytorch.FID_WEIGHTS_URL.rpartition("/")[2])
+        file.parent.mkdir()
+        torch.save(state, file)
+        torch.hub.set_dir(folder)
+        try:
+            network = inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False)
+        finally:
+            torch.hub.set_dir(cache)
     network.to(device).eval()
 
     def features(images: Tensor) -> Tensor:
-        found: Tensor = network(images / 255)[0]
-        return found.flatten(1)
+        averages: Tensor = network(images / 255)[0]
+        return averages.flatten(1)
 
     return features, state["fc.weight"].to(device)

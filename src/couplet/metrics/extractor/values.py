@@ -1,34 +1,37 @@
-"""The values of an image themselves as its features."""
+"""The values of an image as its features."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from couplet.config.extractors import ValuesConfig
-from couplet.data import Archive, to_float
+from couplet.data.archive import Archive
+from couplet.data.loader import to_float
 from couplet.errors import UserError
-from couplet.metrics.extractor.base import Extractor, Pixels, extracts
+from couplet.metrics.extractor.base import Extractor, Pixels
 
 MOST = 4096
-"""Values of an image: Fréchet distances take the square root of a matrix of so many rows."""
+"""Largest number of values of an image: Fréchet distances decompose a matrix of as many rows."""
 
 NO_WEIGHTS = hashlib.sha256(b"").hexdigest()
 
 
-@extracts(ValuesConfig)
 class ValuesExtractor(Extractor):
-    """``x/127.5 - 1`` of every value, one channel after the other; no logits, for nothing classifies."""
+    """``x/127.5 - 1`` of every value, one channel after the other, without logits."""
 
     batch = 2000
 
+    def __init__(self, config: ValuesConfig, folder: Path, device: torch.device) -> None:
+        super().__init__(config, folder, device, digest=NO_WEIGHTS)
+
     @classmethod
     def make(cls, config: ValuesConfig, data: Archive, out: Path) -> dict[str, Any]:
-        """Writes nothing.
+        """Check the shape of images; there is nothing to write.
 
         Raises:
             UserError: the images of ``data`` have too many values.
@@ -36,17 +39,13 @@ class ValuesExtractor(Extractor):
         _check(data.card.shape, f"{data.folder}: {data.card.dataset}")
         return {}
 
-    @classmethod
-    def load(cls, config: ValuesConfig, folder: Path, device: torch.device) -> Self:
-        return cls(config, NO_WEIGHTS, device)
-
     def prepare(self, images: Pixels) -> Tensor:
-        """float32 [b, c h w] in [-1, 1].
+        """Convert to float32 [b, c h w] in [-1, 1].
 
         Raises:
             UserError: the images have too many values.
         """
-        _check(images.shape[1:], f"extractor {self.kind}")
+        _check(images.shape[1:], f"extractor {self.config.kind}")
         return to_float(images, torch.device("cpu")).flatten(1)
 
     def network(self, prepared: Tensor) -> tuple[Tensor, None]:

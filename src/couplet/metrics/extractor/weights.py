@@ -1,14 +1,14 @@
-"""Files of published weights: found, fetched where they may be, and refused unless their digest matches."""
+"""Files of published weights, downloaded if needed and checked against their digest."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import pickle
-from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
+import pooch
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -34,21 +34,20 @@ ADDRESSES = {
     ),
     DINOV2: "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
 }
-"""Where the authors publish the file of each digest."""
+"""The authors' address of the file with each digest."""
 
 
 class Weights(NamedTuple):
-    """A file whose digest has been checked, with the very bytes that were checked."""
+    """A file whose digest has been checked, with the bytes that were checked."""
 
     path: Path
     content: bytes
 
 
 def read_weights(config: InceptionConfig | DinoV2Config) -> Weights:
-    """The file that ``config`` asks for: the one it names, else the published one from torch's cache.
+    """Read the file that ``config`` names, else the published one from torch's cache.
 
-    A published file that the cache does not hold is downloaded into it, with progress on stderr; it appears
-    there whole, checked, or not at all.
+    A published file that the cache lacks is downloaded into it, checked and then moved into place.
 
     Raises:
         UserError: the file cannot be read or downloaded, or has another digest.
@@ -71,7 +70,7 @@ def read_weights(config: InceptionConfig | DinoV2Config) -> Weights:
 
 
 def tensors(weights: Weights) -> dict[str, Tensor]:
-    """The tensors in a .safetensors file or one of `torch.save`, of which nothing else is executed.
+    """Read the tensors of a .safetensors file or one of `torch.save`, without executing code in it.
 
     Raises:
         UserError: the file is neither, or holds something else.
@@ -79,27 +78,28 @@ def tensors(weights: Weights) -> dict[str, Tensor]:
     try:
         if weights.path.suffix == ".safetensors":
             return safetensors.torch.load(weights.content)
-        found = torch.load(io.BytesIO(weights.content), map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(weights.content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError):
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        content = None
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{weights.path}: not a file of tensors (.safetensors, or one of torch.save)")
-    return found
+    return content
 
 
 def _cached(config: InceptionConfig | DinoV2Config) -> Path:
-    """Where torch's cache holds the published file, downloaded if need be."""
+    """Return the path of the published file in torch's cache, after downloading it if needed."""
     others = ", ".join(sorted({*ExtractorConfig.family} - {config.kind}))
     options = f"give the file's path as features.NAME.weights, or choose another extractor: {others}"
     if config.sha256 not in ADDRESSES:
         raise UserError(f"SHA-256 {config.sha256}: not a published file; {options}")
     address = ADDRESSES[config.sha256]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
-    if not path.exists():
+    folder, name = Path(torch.hub.get_dir(), "checkpoints"), address.rpartition("/")[2]
+    if not (folder / name).exists():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(address, str(path), hash_prefix=config.sha256)
-        except (OSError, HTTPException, RuntimeError) as error:
+            pooch.retrieve(address, f"sha256:{config.sha256}", name, folder, progressbar=True)
+        except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"{address}: cannot be downloaded to {path} ({reason}); {options}") from None
-    return path
+            raise UserError(
+                f"{address}: cannot be downloaded to {folder / name} ({reason}); {options}"
+            ) from None
+    return folder / name

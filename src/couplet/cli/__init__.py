@@ -1,0 +1,1 @@
+"""The command line. torch is imported inside commands, so that ``couplet --help`` answers at once."""

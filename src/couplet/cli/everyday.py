@@ -1,0 +1,111 @@
+"""Commands for people: a run of one's own, a look at one that goes on, weights from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from couplet.cli import options as o
+from couplet.errors import UserError
+
+
+def run(
+    out: Annotated[Path, typer.Option(help="Folder for everything that this run makes.")],
+    params: o.Params = o.DEFAULT,
+    scale: o.Scale = None,
+    dataset: o.Dataset = None,
+    recipe: o.Recipe = None,
+    kernel: o.Kernel = None,
+    coupling: o.Coupling = None,
+    extractor: o.Extractor = None,
+    seed: o.Seed = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per training step.")] = None,
+    changes: o.Changes = None,
+    live: o.Live = None,
+    tensorboard: o.TensorBoard = None,
+    threads: o.Threads = None,
+    device: o.Device = "auto",
+) -> None:
+    """Run one cell ad hoc, from data to numbers and a picture, into one folder."""
+    from couplet.config.resolve import resolve, standalone
+    from couplet.process import process
+
+    names = o.names_of(
+        dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, extractor=extractor, seed=seed
+    )
+    settings = [*names, *(changes or ())]
+    chosen = resolve(params, scale, settings).recipe
+    settings += [f"recipes.{chosen}.{change}" for change in o.names_of(steps=steps, batch=batch)]
+    checked = resolve(params, scale, settings)
+    text = standalone(params, scale, settings)
+    with process(threads, device, say=o.say) as context:
+        from couplet.adhoc import run_cell
+        from couplet.files import locked
+
+        with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), o.say):
+            run_cell(context, checked, out, text=text, live=live, tensorboard=tensorboard)
+    from couplet.cli.inspection import show
+
+    show(out)
+
+
+def watch(
+    train: Annotated[Path, typer.Argument(help="Folder that a `couplet train` is going to write.")],
+    live: o.Live = None,
+    tensorboard: o.TensorBoard = None,
+    every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 10.0,
+    threads: o.Threads = None,
+    device: o.Device = "cpu",
+) -> None:
+    """Show a run of another process, on another node or under Snakemake, until it is finished."""
+    if live is None and tensorboard is None:
+        raise UserError("couplet watch: give --live FOLDER or --tensorboard FOLDER")
+    from couplet.process import start
+
+    chosen = start(threads, device)
+    from couplet.live import follow, sinks
+
+    follow(train, sinks(live, tensorboard), chosen, every)
+
+
+def adopt(
+    folder: Annotated[
+        Path, typer.Argument(help="A run of earlier code: a folder of `couplet train`, or its .partial.")
+    ],
+    data: Annotated[Path, typer.Option(help="Output of `couplet prepare`.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run under its new key.", show_default="beside it in a grid, else in place"),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps to replay, at most.", min=1)] = 50,
+    frozen: o.Frozen = None,
+    threads: o.Threads = None,
+    device: o.Device = "auto",
+) -> None:
+    """Take a run over to today's code, if its first steps give the recorded losses again.
+
+    The steps are replayed from the run's own settings. On the same kind of machine every scalar must be equal
+    to the last bit, elsewhere to a relative 1e-4. The proof is kept in the record.
+    """
+    from couplet.process import process
+
+    with process(threads, device, say=o.say) as context:
+        from couplet.adopt import adopt as take_over
+
+        typer.echo(take_over(context, folder, data=data, out=out, steps=steps, frozen=frozen))
+
+
+def import_edm(
+    file: Annotated[Path, typer.Argument(help="A network snapshot (.pkl) of EDM or EDM2.")],
+    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+) -> None:
+    """Turn a published EDM or EDM2 snapshot into safetensors, without executing any of it."""
+    from couplet.process import start
+
+    start(1)
+    from couplet.interop.import_edm import import_edm as convert
+
+    typer.echo(str(convert(file, out)))

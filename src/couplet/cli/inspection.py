@@ -1,0 +1,173 @@
+"""Commands that look: parameters, runs, records, recipes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from couplet.cli import options as o
+from couplet.errors import UserError
+
+
+def check(
+    params: o.Params = o.DEFAULT,
+    scale: o.Scale = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for what each stage of the experiment is made of, for DVC.")
+    ] = None,
+) -> None:
+    """Check the parameter file and summarise it."""
+    from couplet.config.resolve import resolve
+
+    checked = resolve(params, scale)
+    if out is not None:
+        from couplet.plan.dvc import write_plan
+
+        write_plan(checked, out)
+    at = f" at scale {checked.scale}" if checked.scale else ""
+    typer.echo(f"{params}{at}: experiment {checked.experiment}; table1 has {len(checked.cells())} cells")
+
+
+def settings(
+    params: o.Params = o.DEFAULT,
+    scale: o.Scale = None,
+    dataset: o.Dataset = None,
+    recipe: o.Recipe = None,
+    kernel: o.Kernel = None,
+    coupling: o.Coupling = None,
+    extractor: o.Extractor = None,
+    seed: o.Seed = None,
+    changes: o.Changes = None,
+) -> None:
+    """Print the resolved settings of a cell with the file or layer that each value is from."""
+    from couplet.config.resolve import settings_with_origins
+
+    names = o.names_of(
+        dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, extractor=extractor, seed=seed
+    )
+    rows = settings_with_origins(params, scale, [*names, *(changes or ())])
+    table = ((key, json.dumps(value, ensure_ascii=False), origin) for key, value, origin in rows)
+    print_table(("setting", "value", "from"), table)
+
+
+def show(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Show the content of a run's folder: configuration, selected snapshot, metrics."""
+    from couplet.provenance.show import contents
+
+    print_pairs(contents(folder))
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder of a grid, an experiment or a run.")],
+) -> None:
+    """Read every recorded file again and compare it with its record; exit code 1 if one differs.
+
+    Prints a line for each file that is missing or has another SHA-256 than its record. Notes are no failure:
+    files that no record names, and results of other code than is installed.
+    """
+    from couplet.process import counted
+    from couplet.progress import shown, silent
+    from couplet.provenance import verify as provenance
+
+    inventory = provenance.inventory(folder)
+    few = inventory.size < 1 << 28
+    with counted(
+        silent if few else shown, f"{folder}: verify, MiB", inventory.size, "MiB/s", 1 << 20
+    ) as advance:
+        findings = provenance.verify(inventory, advance)
+    for problem in findings.problems:
+        typer.echo(problem)
+    for note in findings.notes:
+        typer.echo(f"note: {note}")
+    count = len(findings.problems)
+    result = f"{count} problem{'s' if count > 1 else ''}" if count else "all as recorded"
+    typer.echo(f"{folder}: {len(inventory.files)} files of {len(inventory.records)} records read: {result}")
+    raise typer.Exit(1 if count else 0)
+
+
+def why(
+    file: Annotated[Path, typer.Argument(help="A table's CSV, or a file that a stage wrote.")],
+    row: Annotated[
+        str | None, typer.Option(help="Of a table: 3, or coupling=vae,nfe=2, or vae,nfe=2,seed=1.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the whole records as JSON.")] = False,
+) -> None:
+    """Print the chain from a number to its checkpoint, configuration, data and commit."""
+    from couplet.provenance import why as provenance
+
+    answer = provenance.why(file, row)
+    if json_:
+        typer.echo(json.dumps(answer.plain, indent=2))
+    else:
+        print_pairs(provenance.described(answer))
+
+
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(help="A row, `gc/cifar10-gc-ict-ve-ot`: all its settings, with sources.")
+    ] = None,
+    params: Annotated[
+        list[Path] | None,
+        typer.Option("--params", help="Parameter files.", show_default="params.yaml, workflow/papers/*.yaml"),
+    ] = None,
+    scale: o.Scale = None,
+    tflops: Annotated[
+        float, typer.Option(help="Throughput that GPU-hours assume, TFLOP/s; an H200 has 990 dense in bf16.")
+    ] = 200.0,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+) -> None:
+    """List the rows of the papers' tables, or print one with the source of every setting."""
+    if not 0 < tflops < float("inf"):
+        raise UserError(f"--tflops {tflops}: must be a positive number")
+    files = params or [o.DEFAULT, *sorted(Path("workflow/papers").glob("*.yaml"))]
+    from couplet.process import start
+
+    start(1)
+    from couplet import recipes as papers
+
+    if name is not None:
+        row = papers.find(files, name, scale)
+        print_table(("setting", "value", "source"), papers.settings(row), markdown)
+        return
+    listed = list(papers.rows(files, scale))
+    print_table(papers.SUMMARY, (papers.summary(row, tflops) for row in listed), markdown)
+    counts = ", ".join(f"{count} {table}" for table, count in Counter(row.table for row in listed).items())
+    typer.echo(
+        f"\n{len(listed)} rows ({counts}). GPU-hours are modelled: operations counted, "
+        f"{tflops:g} TFLOP/s assumed."
+    )
+
+
+def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    """Print names and values in two columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for name, value in pairs:
+        grid.add_row(name, value)
+    width = None if sys.stdout.isatty() else 10_000
+    Console(width=width, markup=False, emoji=False, highlight=False).print(grid)
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool = False) -> None:
+    """Print a table: for a terminal, uncut in a pipe, or Markdown."""
+    if markdown:
+        for cells in (heads, ["---"] * len(heads), *rows):
+            escaped = (cell.replace("|", r"\|") for cell in cells)
+            typer.echo(f"| {' | '.join(escaped)} |")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*heads, box=None, header_style="bold", pad_edge=False)
+    for cells in rows:
+        table.add_row(*cells)
+    width = None if sys.stdout.isatty() else 10_000
+    Console(width=width, markup=False, emoji=False).print(table)

@@ -1,0 +1,97 @@
+"""The console script: commands in groups, and errors as one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from couplet.cli import everyday, inspection, pipeline
+from couplet.errors import Stopped, UserError
+from couplet.process import rank
+
+RANK_PATIENCE = 10.0
+"""Seconds before a process other than the first one prints its error."""
+
+app = typer.Typer(
+    name="couplet",
+    help="Train, sample and compare consistency models, stage by stage.",
+    pretty_exceptions_enable=False,
+)
+
+for _name, _command in pipeline.commands():
+    app.command(_name, rich_help_panel="Pipeline")(_command)
+for _command in (everyday.run, everyday.watch, everyday.adopt):
+    app.command(rich_help_panel="Everyday")(_command)
+app.command("import-edm", rich_help_panel="Everyday")(everyday.import_edm)
+for _command in (
+    inspection.check,
+    inspection.settings,
+    inspection.show,
+    inspection.why,
+    inspection.verify,
+    inspection.recipes,
+):
+    app.command(rich_help_panel="Inspection")(_command)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"couplet {installed('couplet')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+    else:
+        from couplet.plan.code import check_running
+
+        check_running(Path())
+
+
+def main() -> None:
+    """Run a command.
+
+    An error that a user can cause becomes one line on stderr and exit code 2; a signal that stopped a run, one
+    line and exit code 75.
+    """
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error))
+    except Stopped as stop:
+        if rank() == 0:
+            print(f"couplet: {stop}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)
+    except OSError as error:
+        _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+    except MemoryError as error:
+        _fail(f"not enough memory: {error or 'for what was asked'}")
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        # Usage errors of click, whichever copy of click typer carries.
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message())
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    if number := rank():
+        # An error that the first process meets too is printed there, and torchrun then ends this one.
+        time.sleep(RANK_PATIENCE)
+        message = f"process {number}: {message}"
+    print(f"couplet: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,334 @@
+"""Commands of the pipeline: one for each stage, and the tables and figures at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from couplet.cli import options as o
+from couplet.errors import UserError
+
+GENERATED = ("features", "reference", "select", "sample", "evaluate")
+"""Stages whose command follows from their row in the table of stages."""
+
+
+def commands() -> list[tuple[str, Callable[..., None]]]:
+    """Name and function of every command, in the order in which stages run."""
+    from couplet.plan.stages import STAGES
+
+    own = {"prepare": prepare, "train": train, "probe": probe}
+    stages = [(name, own[name] if name in own else stage_command(name)) for name in STAGES]
+    return [*stages, ("table", table), ("figure", figure), ("paper", paper)]
+
+
+def stage_command(name: str) -> Callable[..., None]:
+    """The command of a stage, with an option for each output that it reads."""
+    from couplet.plan.stages import STAGES
+
+    stage = STAGES[name]
+    reads = {STAGES[read].option: f"Output of `couplet {read}`." for read in stage.reads}
+    parameters = {
+        **{option: (Annotated[Path, typer.Option(help=text)], ...) for option, text in reads.items()},
+        "out": (o.Out, ...),
+        "params": (Annotated[Path | None, typer.Option(help=PARAMS_HELP)], None),
+        "scale": (o.Scale, None),
+        **({"extractor": (o.Extractor, None)} if name == "features" else {}),
+        "threads": (o.Threads, None),
+        "device": (o.Device, "auto"),
+        "processes": (o.Processes, 1),
+    }
+
+    def command(**given: Any) -> None:
+        paths = {option: given[option] for option in reads}
+        settings = settings_for(paths, given["params"], given["scale"], given.get("extractor"))
+        from couplet.process import process
+
+        with process(given["threads"], given["device"], given["processes"], o.say) as context:
+            run = import_module(f"couplet.stages.{name}").run
+            message = run(context, settings, **paths, out=given["out"])
+            typer.echo(f"{given['out']}: {message}")
+
+    command.__name__, command.__doc__ = name, stage.summary
+    command.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(
+                key,
+                Parameter.KEYWORD_ONLY,
+                annotation=annotation,
+                default=Parameter.empty if default is ... else default,
+            )
+            for key, (annotation, default) in parameters.items()
+        ]
+    )
+    return command
+
+
+PARAMS_HELP = "The parameter file; without one, the run's own settings and the defaults of measuring."
+
+
+def settings_for(
+    paths: dict[str, Path], params: Path | None, scale: str | None, extractor: str | None = None
+) -> Any:
+    """The settings of a stage, from the outputs that it is given and the parameter file.
+
+    The cell is that of the run, the extractor that of its folder, the data set that of its archive.
+    """
+    from couplet.config.cells import Measurement
+    from couplet.config.resolve import resolve
+    from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
+    from couplet.plan.stages import Settings
+    from couplet.plan.stored import dataset_in, extractor_in, training_in
+
+    checked = None if params is None else resolve(params, scale)
+    if scale is not None and params is None:
+        raise UserError(f"--scale {scale}: belongs to --params FILE")
+    config = extractor_in(paths["features"]) if "features" in paths else None
+    if "train" not in paths:
+        if config is None:
+            checked = checked or resolve(o.DEFAULT, scale)
+            config = located(params or o.DEFAULT, checked.extractor_named, extractor or checked.extractor)
+        return Settings(dataset_in(paths["data"]), config)
+    training = training_in(paths["train"])
+    if checked is not None:
+        cell = training.cell
+        training = located(params, checked.training, cell)
+        measurement = located(params, checked.measurement, cell)
+    else:
+        recipe = training.recipe
+        measurement = Measurement(
+            mid_sigmas=recipe.mid_sigmas,
+            boundary=recipe.boundary.sampling,
+            select=SelectConfig(),
+            sample=SampleConfig(nfe=tuple(range(1, min(2, 1 + len(recipe.mid_sigmas)) + 1))),
+            evaluate=EvaluateConfig(),
+        )
+    return Settings.of(training, measurement=measurement, extractor=config)
+
+
+def located(path: Path | None, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of ``function``; a value that it does not allow is the parameter file's.
+
+    Raises:
+        UserError: one line with the file, the key and what is allowed.
+    """
+    from couplet.config.base import Invalid
+
+    try:
+        return function(*arguments)
+    except Invalid as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def prepare(
+    dataset: Annotated[
+        str | None,
+        typer.Argument(
+            help="A name from `datasets`, a kind of data set, or with --from a name of your own.",
+            show_default="the experiment's",
+        ),
+    ] = None,
+    params: o.Params = o.DEFAULT,
+    scale: o.Scale = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="data/NAME")] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="A folder, zip, tar, IDX file or LMDB of images to make it from."),
+    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="With --from: pixels per side.")] = None,
+    channels: Annotated[
+        int | None, typer.Option(help="With --from: 3 for colour, 1 for grey.", show_default="as they are")
+    ] = None,
+    test_images: Annotated[
+        int | None, typer.Option(help="With --from: images held out where there is no test split.")
+    ] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="With --from: leave out images that cannot be read.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Threads that decode images.", min=1)] = 1,
+) -> None:
+    """Write a data set as an archive of arrays with a card and a picture."""
+    from couplet.config.datasets import from_path
+    from couplet.plan.stages import Settings
+    from couplet.process import process
+
+    own = {
+        "resolution": resolution,
+        "channels": channels,
+        "test_images": test_images,
+        "skip_corrupt": skip_corrupt or None,
+    }
+    if from_ is None:
+        for flag, value in own.items():
+            if value is not None:
+                raise UserError(
+                    f"--{flag.replace('_', '-')}: belongs to --from; a named data set is set up in {params}"
+                )
+        name, config, raw = _dataset(params, scale, dataset)
+    elif dataset is None:
+        raise UserError("--from: needs a name for the data set, as in `couplet prepare NAME --from PATH`")
+    else:
+        name, raw = dataset, Path("raw")
+        config = from_path(name, from_, **{key: value for key, value in own.items() if value is not None})
+    folder = out or Path("data") / name
+    with process(1, say=o.say) as context:
+        from couplet.stages.prepare import run
+
+        message = run(context, Settings(config), name=name, out=folder, raw=raw, workers=workers)
+        typer.echo(f"{folder}: {message}")
+
+
+def _dataset(path: Path, scale: str | None, name: str | None) -> tuple[str, Any, Path]:
+    """Name, settings and folder of originals: as the parameter file has them, or of a kind as it comes."""
+    from couplet.config.base import Invalid, choices
+    from couplet.config.datasets import DatasetConfig
+    from couplet.config.plugins import load_plugins
+    from couplet.config.resolve import resolve
+
+    load_plugins()
+    if name is None or path.exists() or path != o.DEFAULT:
+        params = resolve(path, scale)
+        known, raw, name = params.datasets, Path(params.raw), name or params.dataset
+        if name in known:
+            return name, known[name], raw
+    else:
+        known, raw = {}, Path("raw")
+    kinds = [kind for kind, config in DatasetConfig.family.items() if not config.by_content]
+    if name not in kinds:
+        raise UserError(
+            f"dataset = {name}: {choices(name, {*known, *kinds})}; "
+            "for a folder, zip, tar, IDX file or LMDB of images: --from PATH --resolution N"
+        )
+    try:
+        return name, DatasetConfig.parse(name), raw
+    except Invalid as error:
+        raise UserError(f"dataset = {name}: {error}") from None
+
+
+def train(
+    data: Annotated[Path, typer.Option(help="Output of `couplet prepare`.")],
+    out: o.Out,
+    params: o.Params = o.DEFAULT,
+    scale: o.Scale = None,
+    dataset: o.Dataset = None,
+    recipe: o.Recipe = None,
+    kernel: o.Kernel = None,
+    coupling: o.Coupling = None,
+    seed: o.Seed = None,
+    changes: o.Changes = None,
+    live: o.Live = None,
+    tensorboard: o.TensorBoard = None,
+    frozen: o.Frozen = None,
+    threads: o.Threads = None,
+    device: o.Device = "auto",
+    processes: o.Processes = 1,
+) -> None:
+    """Train one cell; started again after an interruption, resume from its last state."""
+    from couplet.config.resolve import resolve
+    from couplet.plan.stages import Settings
+    from couplet.process import process
+
+    names = o.names_of(dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed)
+    checked = resolve(params, scale, [*names, *(changes or ())])
+    training = checked.training(checked.experiment)
+    with process(threads, device, processes, o.say) as context:
+        from couplet.live import observed
+        from couplet.stages.train import run
+
+        folders = {"live": live, "tensorboard": tensorboard} if context.ranks.first else {}
+        with observed(out, context, **folders) as observe:
+            message = run(context, Settings.of(training), data=data, out=out, frozen=frozen, observe=observe)
+        typer.echo(f"{out}: {message}")
+
+
+def probe(
+    name: Annotated[str, typer.Argument(help="A name from `probes`, or a kind of probe.")],
+    train: Annotated[Path, typer.Option(help="Output of `couplet train`.")],
+    data: Annotated[Path, typer.Option(help="Output of `couplet prepare`.")],
+    out: o.Out,
+    params: Annotated[Path | None, typer.Option(help=PARAMS_HELP)] = None,
+    scale: o.Scale = None,
+    frozen: o.Frozen = None,
+    threads: o.Threads = None,
+    device: o.Device = "auto",
+) -> None:
+    """Measure a finished run besides its samples, as CSV.
+
+    gradient: its variance from batch to batch, for each snapshot. transport: the squared distance between the
+    ends of the coupling's pairs, for each noise level. regulariser: the distance of their velocity from the
+    mean velocity, for each noise level; needs a run whose schedule is `denoising`. plane: one-step samples,
+    pairs and posteriors of a run on points.
+    """
+    from couplet.config.probes import ProbeConfig
+    from couplet.config.resolve import resolve
+    from couplet.plan.stages import Settings
+    from couplet.process import process
+
+    settings = settings_for({"train": train}, params, scale)
+    find = ProbeConfig.parse if params is None else resolve(params, scale).probe_named
+    config = located(params or Path("probe"), find, name)
+    with process(threads, device, say=o.say) as context:
+        from couplet.stages.probe import run
+
+        chosen = Settings.of(settings.training, probe=config)
+        typer.echo(f"{out}: {run(context, chosen, data=data, train=train, out=out, frozen=frozen)}")
+
+
+def table(
+    out: o.Out,
+    params: o.Params = o.DEFAULT,
+    scale: o.Scale = None,
+    root: o.Root = Path("results"),
+    part: Annotated[str, typer.Option(help="Only cells whose names begin with it: cifar10-gc-ict.")] = "",
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Leave out cells that are missing, and name them.")
+    ] = False,
+) -> None:
+    """Write the grid's table (CSV and Markdown) and its figures."""
+    from couplet.config.resolve import resolve
+    from couplet.process import start
+
+    checked = resolve(params, scale)
+    start(1)
+    from couplet.stages.table import run
+
+    typer.echo(f"{out}: {run(checked, root, out, part, partial=partial)}")
+
+
+def figure(
+    params: Annotated[Path, typer.Option(help="A parameter file with a `study`.")],
+    out: Annotated[Path, typer.Option(help="The .csv file; .svg, .png and .json are written beside it.")],
+    root: o.Root = Path("results"),
+    scale: o.Scale = None,
+) -> None:
+    """Draw the cells of a study, with a caption of what the seeds show."""
+    if out.suffix != ".csv":
+        raise UserError(f"--out = {out}: must end in .csv")
+    from couplet.config.resolve import resolve
+    from couplet.process import start
+
+    checked = resolve(params, scale)
+    start(1)
+    from couplet.stages.figure import run
+
+    typer.echo(f"{out}: {run(checked, out.stem, root, out)}")
+
+
+def paper(
+    captions: Annotated[list[Path], typer.Argument(help=".json files of `couplet figure`.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")],
+    rebuild: Annotated[
+        str, typer.Option(help="The command that makes one of the figures, with {name}.")
+    ] = "snakemake --cores all results/paper/{name}.csv",
+) -> None:
+    """Put all figures with their captions on one page."""
+    from couplet.process import start
+
+    start(1)
+    from couplet.stages.paper import run
+
+    typer.echo(f"{out}: {run(captions, out, rebuild)}")

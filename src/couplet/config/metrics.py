@@ -1,0 +1,118 @@
+"""Metrics: how samples are compared with real images, and how the numbers are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from couplet.config.base import Variant
+from couplet.config.extractors import ExtractorConfig
+
+
+class Number(NamedTuple):
+    """How tables and figures print a number."""
+
+    heading: str
+    decimals: int
+    lower_is_better: bool
+    is_spread: bool = False
+    """Whether it is the spread of another number within one run; tables leave it out."""
+
+
+class MetricConfig(Variant):
+    """How samples are compared with real images.
+
+    The implementation is a function of the settings, the samples, the reference and a ``seed`` in [0, 2^32)
+    that returns its numbers by the names that ``numbers`` declares.
+    """
+
+    noun = "metric"
+    numbers: ClassVar[Mapping[str, Number]]
+    """The numbers by name, as they are printed."""
+    needs_logits: ClassVar[bool] = False
+    """Whether the metric applies only to extractors that classify."""
+
+    def name_of(self, number: str, name: str) -> str:
+        """Name of ``number`` where the metric is listed as ``name``: `kid`, or `small_kid` under `small`."""
+        return number if name == self.kind else f"{name}_{number}"
+
+
+class FrechetDistanceConfig(MetricConfig):
+    """Fréchet distance between Gaussians fitted to the features (Heusel et al. 2017)."""
+
+    implementation: ClassVar[str] = "couplet.metrics.distances:fd"
+    # `fid` is the name of `fd` in Inception's features.
+    numbers: ClassVar[Mapping[str, Number]] = {
+        "fd": Number("Fréchet distance", 3, lower_is_better=True),
+        "fid": Number("FID", 3, lower_is_better=True),
+    }
+    kind: Literal["fd"] = "fd"
+
+
+class KernelDistanceConfig(MetricConfig):
+    """Kernel distance of the features, averaged over random subsets (Bińkowski et al. 2018)."""
+
+    implementation: ClassVar[str] = "couplet.metrics.distances:kid"
+    numbers: ClassVar[Mapping[str, Number]] = {"kid": Number("KID", 5, lower_is_better=True)}
+    kind: Literal["kid"] = "kid"
+    subsets: int = Field(100, ge=1)
+    """Number of random subsets."""
+    subset_size: int = Field(1000, ge=2)
+    """Largest number of images in a subset."""
+
+
+class InceptionScoreConfig(MetricConfig):
+    """Inception Score of the class probabilities (Salimans et al. 2016)."""
+
+    implementation: ClassVar[str] = "couplet.metrics.inception_score:scores"
+    numbers: ClassVar[Mapping[str, Number]] = {
+        "is": Number("IS", 3, lower_is_better=False),
+        "is_std": Number("IS, spread over splits", 3, lower_is_better=True, is_spread=True),
+    }
+    needs_logits: ClassVar[bool] = True
+    kind: Literal["is"] = "is"
+    variant: Literal["torchmetrics", "ect"] = "torchmetrics"
+    """Splits of ceil(n / splits) images and the unbiased standard deviation over them (torchmetrics, VCT), or
+    splits of equal size and the biased one (StyleGAN, ECT)."""
+    splits: int = Field(10, ge=1)
+    """Parts of the samples, each scored on its own."""
+
+
+class PrecisionRecallConfig(MetricConfig):
+    """Improved precision and recall (Kynkäänniemi et al. 2019)."""
+
+    implementation: ClassVar[str] = "couplet.metrics.precision_recall:fractions"
+    numbers: ClassVar[Mapping[str, Number]] = {
+        "precision": Number("precision", 4, lower_is_better=False),
+        "recall": Number("recall", 4, lower_is_better=False),
+    }
+    kind: Literal["precision_recall"] = "precision_recall"
+    k: int = Field(3, ge=1)
+    """Neighbours that span the manifold; 3 in the paper."""
+    images: int = Field(10_000, ge=2)
+    """Largest number of images of each side, evenly spaced: the cost is its square."""
+
+
+def described(name: str) -> Number:
+    """How the number ``name`` is printed: `kid`, or `small_kid` of a metric that is called `small`.
+
+    Raises:
+        KeyError: no metric declares it.
+    """
+    numbers: dict[str, Number] = {}
+    for metric in MetricConfig.family.values():
+        numbers |= metric.numbers  # type: ignore[attr-defined]
+    if name in numbers:
+        return numbers[name]
+    for number in sorted(numbers, key=len, reverse=True):
+        if name.endswith(f"_{number}"):
+            prefix = name.removesuffix(f"_{number}")
+            return numbers[number]._replace(heading=f"{numbers[number].heading}, {prefix}")
+    raise KeyError(name)
+
+
+def column(number: str, extractor: ExtractorConfig, nfe: int) -> str:
+    """Name of a number in metrics.json: ``fid_nfe1``, ``fd_classifier_nfe2``."""
+    return f"{extractor.metric(number)}_nfe{nfe}"

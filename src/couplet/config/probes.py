@@ -1,0 +1,114 @@
+"""Probes: measurements of a finished run besides its samples."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from couplet.config.base import Floats, Invalid, Variant
+from couplet.config.datasets import is_plane
+
+if TYPE_CHECKING:
+    from couplet.config.cells import Training
+
+
+class ProbeConfig(Variant):
+    """A measurement of a finished run besides its samples.
+
+    Implementations are functions of the settings and a :class:`couplet.probes.base.Subject`; they return rows
+    of the table, whose columns the class names.
+    """
+
+    noun = "probe"
+    columns: ClassVar[tuple[str, ...]]
+    """Columns of the probe's table."""
+
+    def misfit(self, training: Training) -> str | None:
+        """Why a run of ``training`` cannot have this probe, with the key and what is allowed; None if it can."""
+        return None
+
+    def images(self, training: Training) -> int:
+        """Number of images that the probe passes through the model, for the progress bar."""
+        return 0
+
+
+class GradientConfig(ProbeConfig):
+    """How much gradients vary from batch to batch, at each snapshot (VCT)."""
+
+    implementation: ClassVar[str] = "couplet.probes.gradient:probe"
+    columns = ("step", "variance", "mean_norm2", "ratio")
+    kind: Literal["gradient"] = "gradient"
+    batches: int = Field(32, ge=2)
+    """Minibatches of the run's size whose gradients are compared."""
+
+    def images(self, training: Training) -> int:
+        return len(training.snapshot_steps) * self.batches * training.recipe.batch
+
+
+class LevelsConfig(ProbeConfig):
+    """Settings shared by probes that measure pairs at each noise level."""
+
+    columns = ("level", "mean", "std_error")
+    pairs: int = Field(2000, ge=2)
+    """Pairs at each noise level."""
+    levels: Floats = Field(
+        (0.02, 0.0425, 0.0904, 0.192, 0.408, 0.868, 1.84, 3.92, 8.33, 17.7, 37.6, 80.0), min_length=1
+    )
+    """Noise levels in (0, sigma_max], rising."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        for i, (before, level) in enumerate(pairwise((0.0, *self.levels))):
+            if level <= before:
+                raise Invalid(("levels", i), level, f"must be above {before:g}: levels are positive and rise")
+        return self
+
+    def misfit(self, training: Training) -> str | None:
+        top = training.recipe.sigma_max
+        for level in self.levels:
+            if level > top:
+                return f"levels = {level:g}: must be at most {top:g}, sigma_max of {training.cell.recipe}"
+        return None
+
+    def images(self, training: Training) -> int:
+        return self.pairs
+
+
+class TransportConfig(LevelsConfig):
+    """Transport cost of the coupling's pairs at each noise level (GC, figure 3)."""
+
+    implementation: ClassVar[str] = "couplet.probes.levels:transport"
+    kind: Literal["transport"] = "transport"
+
+
+class RegulariserConfig(LevelsConfig):
+    """Distance of the pairs' velocity from the mean velocity at each noise level (GC, figure 2)."""
+
+    implementation: ClassVar[str] = "couplet.probes.levels:velocity"
+    kind: Literal["regulariser"] = "regulariser"
+
+    def misfit(self, training: Training) -> str | None:
+        schedule = training.recipe.schedule
+        if not schedule.makes_denoiser:
+            return (
+                f"recipes.{training.cell.recipe}.schedule.kind = {schedule.kind}: this probe needs a denoiser's "
+                "run; allowed: denoising"
+            )
+        return super().misfit(training)
+
+
+class PlaneConfig(ProbeConfig):
+    """One-step samples, pairs and posteriors of a run on points of the plane (VCT, figure 1)."""
+
+    implementation: ClassVar[str] = "couplet.probes.plane:probe"
+    columns = ("part", "component", "x0", "y0", "x1", "y1")
+    kind: Literal["plane"] = "plane"
+    points: int = Field(300, ge=1)
+    """Samples and pairs, at most: a picture cannot show more."""
+
+    def misfit(self, training: Training) -> str | None:
+        if not is_plane(training.dataset.native):
+            return f"dataset = {training.cell.dataset}: this probe needs points of the plane, as of `mixture`"
+        return None

@@ -1,0 +1,75 @@
+"""Digests of files and folders that results are made from, whatever they are called."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from couplet.errors import UserError
+from couplet.files import replacing, sha256
+
+ABSENT = "absent"
+"""Digest of a file that is not there (yet)."""
+
+
+def content_of(path: Path) -> str:
+    """SHA-256 of a file, or of all files of a folder with their names; :data:`ABSENT` if there is none.
+
+    Files are read again only when their names, sizes or times have changed since the last time.
+    """
+    files = list(_files(path))
+    if not files:
+        return ABSENT
+    listing = hashlib.sha256()
+    for name, file in files:
+        status = file.stat()
+        listing.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n".encode())
+    stamp, place = listing.hexdigest(), str(path.absolute())
+    remembered = _read_memory()
+    if remembered.get(place, {}).get("stamp") == stamp:
+        return str(remembered[place]["digest"])
+    content = hashlib.sha256()
+    for name, file in files:
+        content.update(f"{name}\0{sha256(file)}\n".encode())
+    digest = sha256(path) if path.is_file() else content.hexdigest()
+    _write_memory({**_read_memory(), place: {"stamp": stamp, "digest": digest}})
+    return digest
+
+
+def _files(path: Path) -> Iterator[tuple[str, Path]]:
+    """Names below ``path`` and files, in order; a file itself has an empty name."""
+    if path.is_file():
+        yield "", path
+        return
+    for folder, inner, names in os.walk(path):
+        inner.sort()
+        for name in sorted(names):
+            file = Path(folder, name)
+            if file.is_file():
+                yield file.relative_to(path).as_posix(), file
+
+
+def _memory() -> Path:
+    """The file that remembers digests: a cache, which may be deleted at any time."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "couplet" / "content.json"
+
+
+def _read_memory() -> dict[str, Any]:
+    try:
+        content = json.loads(_memory().read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_memory(content: dict[str, Any]) -> None:
+    try:
+        with replacing(_memory()) as temporary:
+            temporary.write_text(json.dumps(content))
+    except UserError:
+        return  # A home that cannot be written costs time, no result.

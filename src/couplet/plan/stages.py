@@ -1,0 +1,299 @@
+"""The stages, written once: what each reads and writes, which settings decide it, and the code behind it.
+
+Cache keys, folders, `couplet run`, the commands of the pipeline, dvc.yaml and the checks of records follow from
+:data:`STAGES`. A new stage is an entry here, a module in ``couplet.stages`` with a function ``run``, and a rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from couplet.config.base import Variant
+from couplet.config.cells import Measurement, Training
+from couplet.config.datasets import DatasetConfig
+from couplet.config.extractors import ExtractorConfig
+from couplet.config.probes import ProbeConfig
+from couplet.config.stages import TrainConfig
+from couplet.config.variants import variants_in
+from couplet.plan.code import definitions
+from couplet.plan.content import content_of
+
+
+class Settings(NamedTuple):
+    """The settings that stages work with; each reads some of them."""
+
+    dataset: DatasetConfig
+    extractor: ExtractorConfig | None = None
+    training: Training | None = None
+    measurement: Measurement | None = None
+    probe: ProbeConfig | None = None
+
+    @classmethod
+    def of(cls, training: Training, **more: Any) -> Settings:
+        """The settings of a cell, with ``more`` of the fields above."""
+        return cls(training.dataset, training=training, **more)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the pipeline: files in, files out."""
+
+    summary: str
+    """The stage in one sentence, for the command line and dvc.yaml."""
+    option: str
+    """Command-line option by which later stages are given its output."""
+    output: str
+    """Name of its output, a folder or a file, in a folder of one run."""
+    reads: tuple[str, ...]
+    """The stages whose outputs it reads."""
+    settings: Callable[[Any], Any]
+    """The settings that decide its output, as JSON, of :class:`Settings`."""
+    numerics: tuple[str, ...]
+    """``module:name`` of the functions and classes that decide its output, besides those of variants."""
+    absent: str
+    """Message for a cell in which this is the first stage without a record."""
+    record_inside: bool = False
+    """Whether its record lies in its output, a folder, because both are published together."""
+    variants: Callable[[Any], Iterable[Variant]] = lambda settings: ()
+    """The variants whose implementations decide its output too, of :class:`Settings`."""
+
+
+def _prepare(settings: Settings) -> Any:
+    """A data set counts by the content of the files that it names, not by their path."""
+    config = settings.dataset
+    paths = {name: getattr(config, name) for name in config.by_content}
+    content = {name: content_of(Path(path)) for name, path in paths.items() if path is not None}
+    return {**config.model_dump(mode="json", exclude={*config.by_content}), "content": content}
+
+
+def _train(settings: Settings) -> Any:
+    """The settings on which the weights depend.
+
+    Settings that only sampling, logging or the table reads are left out, except in the coupling, which is
+    saved with the weights; so are a microbatch, which changes the rounding of a sum, and the default ways of
+    computing. Files of weights count by content.
+    """
+    training = settings.training
+    assert training is not None
+    decide = training.model_dump(mode="json", exclude={"frozen_run", "dataset"})
+    recipe, train = decide["recipe"], decide["train"]
+    for name in ("published_as", "sources", "mid_sigmas"):
+        del recipe[name]
+    del recipe["boundary"]["sampling"], train["log_every"], train["save_every"], train["microbatch"]
+    for name in ("precision", "compile"):
+        if train[name] == TrainConfig.model_fields[name].default:
+            del train[name]
+    train["snapshots"] = list(training.snapshot_steps)
+    for name in ("init_from", "frozen_from"):
+        recipe[name] = None if recipe[name] is None else content_of(Path(recipe[name]))
+    frozen = training.frozen_run
+    return {**decide, "frozen_run": None if frozen is None else key_of("train", Settings.of(frozen))}
+
+
+def _sampling(settings: Settings) -> dict[str, Any]:
+    """The settings on which the samples of a snapshot depend; a batch size is none of them."""
+    measurement = settings.measurement
+    assert measurement is not None
+    return {
+        "mid_sigmas": list(measurement.mid_sigmas),
+        "boundary": measurement.boundary,
+        "quantise": measurement.sample.quantise,
+    }
+
+
+def _select(settings: Settings) -> Any:
+    measurement = settings.measurement
+    assert measurement is not None
+    chosen = measurement.select.model_dump(mode="json")
+    return {**_sampling(settings), **chosen, "scored_nfe": list(measurement.selected_nfe)}
+
+
+def _sample(settings: Settings) -> Any:
+    measurement = settings.measurement
+    assert measurement is not None
+    return {**_sampling(settings), **measurement.sample.model_dump(mode="json", exclude={"batch"})}
+
+
+def _of_training(settings: Settings) -> list[Variant]:
+    """The variants of which a model and its training consist."""
+    training = settings.training
+    assert training is not None
+    return [training.kernel, training.coupling, *variants_in(training.recipe)]
+
+
+STAGES = {
+    "prepare": Stage(
+        summary="Write a data set as an archive of arrays with a card and a picture.",
+        option="data",
+        output="data",
+        reads=(),
+        settings=_prepare,
+        numerics=("couplet.data.archive:write", "couplet.data.sources.base:read"),
+        variants=lambda settings: [settings.dataset],
+        absent="no data set",
+    ),
+    "features": Stage(
+        summary="Make an extractor ready for a data set: train the classifier, or look weights up and check them.",
+        option="features",
+        output="features",
+        reads=("prepare",),
+        settings=lambda settings: settings.extractor.model_dump(mode="json"),
+        numerics=(),
+        variants=lambda settings: [settings.extractor],
+        absent="no extractor",
+    ),
+    "reference": Stage(
+        summary="Write features and moments of the real images, a file per split.",
+        option="reference",
+        output="reference",
+        reads=("prepare", "features"),
+        settings=lambda settings: {},
+        numerics=("couplet.metrics.measure:measure", "couplet.metrics.reference:save_reference"),
+        absent="no reference statistics",
+    ),
+    "train": Stage(
+        summary="Train one cell; started again after an interruption, resume from its last state.",
+        option="train",
+        output="train",
+        reads=("prepare",),
+        settings=_train,
+        numerics=(
+            "couplet.training.loop:initial_state",
+            "couplet.training.loop:loader_of",
+            "couplet.training.loop:run",
+            "couplet.model:save",
+        ),
+        variants=_of_training,
+        absent="not trained",
+        record_inside=True,
+    ),
+    "select": Stage(
+        summary="Score every snapshot and name the best.",
+        option="selection",
+        output="selection.json",
+        reads=("train", "features", "reference"),
+        settings=_select,
+        numerics=("couplet.selection:score", "couplet.selection:best", "couplet.model:load"),
+        absent="no snapshot selected",
+    ),
+    "sample": Stage(
+        summary="Generate images from the selected snapshot.",
+        option="samples",
+        output="samples",
+        reads=("train", "select"),
+        settings=_sample,
+        numerics=("couplet.sampling.generate:samples_of", "couplet.model:load"),
+        absent="no samples",
+    ),
+    "evaluate": Stage(
+        summary="Compare samples with the training split: Fréchet distance, KID and the other metrics.",
+        option="evaluation",
+        output="evaluation.json",
+        reads=("train", "features", "reference", "select", "sample"),
+        settings=lambda settings: settings.measurement.evaluate.model_dump(mode="json"),
+        numerics=("couplet.metrics.evaluation:evaluate",),
+        variants=lambda settings: variants_in(settings.measurement.evaluate),
+        absent="not evaluated",
+    ),
+    "probe": Stage(
+        summary="Measure a finished run besides its samples, as CSV.",
+        option="probe",
+        output="probe.csv",
+        reads=("prepare", "train"),
+        settings=lambda settings: settings.probe.model_dump(mode="json"),
+        numerics=("couplet.probes.base:Subject",),
+        variants=lambda settings: [settings.probe],
+        absent="no probe",
+    ),
+}
+"""Every stage that makes a cell's results, in the order in which they run."""
+
+RUN = tuple(name for name in STAGES if name != "probe")
+"""The stages from data to numbers: those of `couplet run` and of `dvc repro`."""
+
+
+RECORD = "record.json"
+RECORD_SUFFIX = ".record.json"
+
+ADOPTED = "adopted.json"
+"""Proofs by which an unfinished run passed to other code; they move into its record."""
+
+
+def record_of(stage: str, output: Path) -> Path:
+    """The record of a stage's output.
+
+    Beside the output where that is possible: a record holds times and machines, and results that are made
+    from the output must not depend on them.
+    """
+    if STAGES[stage].record_inside:
+        return output / RECORD
+    return beside(output)
+
+
+def beside(output: Path) -> Path:
+    """The record beside a folder or a .json, .csv or .html file."""
+    name = output.name
+    for suffix in (".json", ".csv", ".html"):
+        name = name.removesuffix(suffix)
+    return output.with_name(name + RECORD_SUFFIX)
+
+
+def code_of(stage: str, settings: Settings) -> dict[str, str]:
+    """The definitions that decide a stage's output, each with its digest."""
+    row = STAGES[stage]
+    named = {type(variant).implementation for variant in row.variants(settings)}
+    return definitions(*row.numerics, *sorted(named))
+
+
+class Ingredients(NamedTuple):
+    """What an output is made of, besides the outputs that its stage reads."""
+
+    settings: Any
+    code: Mapping[str, str]
+
+    def key(self, inputs: Mapping[str, str]) -> str:
+        """The cache key of the output, from the keys of the outputs that its stage reads."""
+        return digest({"settings": self.settings, "code": code_digest(self.code), "inputs": dict(inputs)})
+
+
+def ingredients(stage: str, settings: Settings) -> Ingredients:
+    """What the output of ``stage`` is made of."""
+    return Ingredients(STAGES[stage].settings(settings), code_of(stage, settings))
+
+
+def keys_of(settings: Settings, stage: str) -> dict[str, str]:
+    """The cache keys of the outputs of ``stage`` and of the stages before it, by stage.
+
+    A key changes with the settings and the code of its stage, and with the keys of what the stage reads.
+    """
+    keys: dict[str, str] = {}
+    for read in STAGES[stage].reads:
+        keys |= keys_of(settings, read) if read not in keys else {}
+    keys[stage] = ingredients(stage, settings).key({read: keys[read] for read in STAGES[stage].reads})
+    return keys
+
+
+def key_of(stage: str, settings: Settings) -> str:
+    """The cache key of a stage's output."""
+    return keys_of(settings, stage)[stage]
+
+
+@cache
+def _code_digest(code: tuple[tuple[str, str], ...]) -> str:
+    return digest(code)
+
+
+def code_digest(code: Mapping[str, str]) -> str:
+    """Eight digits for the code of an output."""
+    return _code_digest(tuple(code.items()))
+
+
+def digest(content: Any) -> str:
+    """Eight hexadecimal digits that change with ``content``, JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

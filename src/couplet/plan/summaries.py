@@ -1,0 +1,122 @@
+"""Tables, figures and the page: summaries of many cells, under names of their own.
+
+Their names carry no key, so their records do: a summary is current if its record has the key that the present
+settings, results and code give.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from couplet.config.base import Invalid
+from couplet.config.probes import ProbeConfig
+from couplet.config.study import Study
+from couplet.config.variants import variants_in
+from couplet.files import sha256
+from couplet.plan.code import PACKAGE, definitions
+from couplet.plan.layout import Layout
+from couplet.plan.stages import beside, digest, record_of
+
+TABLE = (
+    "couplet.reporting.table:table",
+    "couplet.reporting.figures:sample_grids",
+    "couplet.reporting.figures:distance_curves",
+)
+FIGURE = ("couplet.figures.base:Cells",)
+"""Definitions that decide a summary, besides those of variants."""
+
+TABLE_FILES = ("reporting/couplet.mplstyle", "reporting/page.html.j2", "reporting/published.csv")
+FIGURE_FILES = ("reporting/couplet.mplstyle",)
+"""Files of the package that decide a summary."""
+
+
+def table_files(layout: Layout, part: str = "") -> list[Path]:
+    """The files from which a table is made.
+
+    Raises:
+        Invalid: no cell's name begins with ``part``.
+    """
+    files: dict[Path, None] = {}
+    for cell, extractor in layout.params.measured(part):
+        outputs = layout.outputs(cell, extractor)
+        results = [outputs[stage] for stage in ("select", "sample", "evaluate")]
+        files |= dict.fromkeys([outputs["prepare"] / "card.json", *results])
+        files |= dict.fromkeys(layout.records(cell, extractor).values())
+    return list(files)
+
+
+def table_key(layout: Layout, part: str = "") -> str:
+    """Changes with the cells of a table, with what they were made from and with the table's code."""
+    params = layout.params
+    rows = [
+        [
+            layout.evaluation(cell, extractor).as_posix(),
+            params.training(cell).model_dump(mode="json", exclude={"frozen_run"}),
+        ]
+        for cell, extractor in params.measured(part)
+    ]
+    return digest([rows, params.scale, definitions(*TABLE), _contents(TABLE_FILES)])
+
+
+def figure_path(layout: Layout, name: str) -> Path:
+    """The numbers of a study's figure; picture and caption have the same name."""
+    return layout.root / "paper" / f"{name}.csv"
+
+
+def study_of(layout: Layout) -> Study:
+    """The study of a parameter file.
+
+    Raises:
+        Invalid: it has none.
+    """
+    if layout.params.study is None:
+        raise Invalid(("study",), None, "this key is required for a figure")
+    return layout.params.study
+
+
+def figure_files(layout: Layout) -> list[Path]:
+    """The files from which a study's figure is made.
+
+    Raises:
+        Invalid: the parameter file has no `study`.
+    """
+    study, files = study_of(layout), dict[Path, None]()
+    if study.needs in {*layout.params.probes, *ProbeConfig.family}:
+        for cell in layout.params.cells():
+            probe = layout.probe(cell, study.needs)
+            trained = record_of("train", layout.train(cell))
+            card = layout.data(cell.dataset) / "card.json"
+            files |= dict.fromkeys((card, trained, probe, beside(probe)))
+        return list(files)
+    unread = ("sample", "evaluate") if study.needs == "select" else ()
+    for cell, extractor in layout.params.measured():
+        outputs, records = layout.outputs(cell, extractor), layout.records(cell, extractor)
+        files |= dict.fromkeys([outputs["prepare"] / "card.json"])
+        results = [outputs[stage] for stage in ("select", "sample", "evaluate") if stage not in unread]
+        files |= dict.fromkeys(results)
+        files |= dict.fromkeys(path for stage, path in records.items() if stage not in unread)
+    return list(files)
+
+
+def figure_key(layout: Layout) -> str:
+    """Changes with the study, with what its figure is made from and with the figure's code."""
+    study = study_of(layout)
+    names = [file.as_posix() for file in figure_files(layout)]
+    kinds = {type(variant).implementation for variant in variants_in(study)}
+    code = definitions(*FIGURE, *sorted(kinds))
+    settings = study.model_dump(mode="json")
+    return digest([settings, names, layout.params.scale, code, _contents(FIGURE_FILES)])
+
+
+def is_current(summary: Path, key: str) -> bool:
+    """Whether a summary is there, with a record that has this key."""
+    record = beside(summary)
+    try:
+        return summary.exists() and json.loads(record.read_text()).get("key") == key
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _contents(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: sha256(PACKAGE / name) for name in names}

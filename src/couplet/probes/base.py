@@ -1,0 +1,71 @@
+"""The run that a probe measures: its snapshots, its data, and batches as its coupling is given them.
+
+Everything is measured at the weights of EMA snapshots, the only ones that a run keeps: gradients too, though
+the run took them at the raw weights. Only gradients have dropout, as in a step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from couplet.config.cells import Training
+from couplet.data.archive import Archive
+from couplet.data.loader import Loader
+from couplet.model import ConsistencyModel, load
+from couplet.tensors import generator, seed_of
+from couplet.training.step import Batch, Models, Objective, build_objective
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A finished run."""
+
+    training: Training
+    archive: Archive
+    checkpoints: dict[int, Path]
+    """Files of the snapshots by step, rising."""
+    frozen: ConsistencyModel | None
+    """The model of a frozen predictor."""
+    device: torch.device
+    advance: Callable[[int], None] = lambda images: None
+    """Called with the number of images just measured."""
+
+    def snapshot(self, step: int) -> Models:
+        """A snapshot in evaluation mode, which is its own running average."""
+        average, _ = load(self.checkpoints[step], self.device)
+        average.requires_grad_(False)
+        return Models(average, average, self.frozen)
+
+    @property
+    def last(self) -> int:
+        """The step of the last snapshot."""
+        return max(self.checkpoints)
+
+    def objective(self, models: Models) -> Objective:
+        """The recipe's objective."""
+        dimensions = math.prod(self.archive.card.shape)
+        return build_objective(self.training.recipe, models.online.kernel, dimensions)
+
+    def arranged(self, models: Models, count: int) -> Iterator[tuple[Batch, Tensor]]:
+        """``count`` batches of the run's size, each with noise as the coupling arranges it.
+
+        Neither order nor noise are the run's own; both are the same for all snapshots and couplings.
+        """
+        recipe, seed = self.training.recipe, self.training.cell.seed
+        loader = Loader(
+            self.archive.train,
+            batch=recipe.batch,
+            seed=seed_of(seed, "probe"),
+            flip=recipe.flip,
+            num_classes=len(self.archive.card.classes) if recipe.conditional else 0,
+        )
+        for number, (images, labels) in enumerate(loader.batches(0, count, self.device)):
+            stream = generator(self.device, seed, "noise", "probe", number)
+            noise = torch.randn(images.shape, generator=stream, device=self.device)
+            yield Batch(images, labels), models.online.coupling.arrange(images, noise)

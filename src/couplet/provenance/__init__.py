@@ -1,0 +1,1 @@
+"""Records of what results were made from and with, and the questions that they answer."""

@@ -1,0 +1,148 @@
+"""`couplet recipes`: every row of the papers, what it costs, and where its settings come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from couplet.config.cells import Cell, Training
+from couplet.config.resolve import resolve
+from couplet.cost import Cost, cost, native_shape
+from couplet.errors import UserError
+from couplet.reporting.published import reported
+
+ASSUMED = ("assumed", "not published")
+"""What a source says where no paper and no code tells a value."""
+
+
+class Row(NamedTuple):
+    """One row of a paper, seeds apart."""
+
+    table: str
+    """The parameter file's name: `gc` of workflow/papers/gc.yaml."""
+    cell: Cell
+    training: Training
+    nfe: Sequence[int]
+
+    @property
+    def name(self) -> str:
+        """What `couplet recipes NAME` takes; `results/NAME.csv` is the row's table."""
+        return f"{self.table}/{self.cell.name}"
+
+    @property
+    def cost(self) -> Cost | None:
+        """Parameters and operations; None where the images' shape is known only once they are prepared.
+
+        Raises:
+            UserError: the network does not fit the data set.
+        """
+        shape = native_shape(self.training.dataset)
+        return None if shape is None else cost(self.training, shape)
+
+    @property
+    def published(self) -> dict[int, str]:
+        """The papers' FID by NFE, blank where they have none."""
+        found = {nfe: reported(self.training, nfe, "fid").value for nfe in self.nfe}
+        return {nfe: "" if value is None else f"{value:.2f}" for nfe, value in found.items()}
+
+    @property
+    def assumed(self) -> list[str]:
+        """Settings that no paper and no code tells."""
+        sources = self.training.recipe.sources.items()
+        return [key for key, source in sources if any(word in source for word in ASSUMED)]
+
+
+def rows(files: Sequence[Path], scale: str | None = None) -> Iterator[Row]:
+    """The rows of parameter files, in the files' order.
+
+    Raises:
+        UserError: a file is wrong.
+    """
+    for path in files:
+        params = resolve(path, scale)
+        for cell in dict.fromkeys(cell.model_copy(update={"seed": 0}) for cell in params.cells()):
+            yield Row(path.stem, cell, params.training(cell), params.sample.nfe)
+
+
+def summary(row: Row, tflops: float) -> tuple[str, ...]:
+    """What a line of the list shows of a row.
+
+    Raises:
+        UserError: the network does not fit the data set.
+    """
+    recipe = row.training.recipe
+    fid, made = row.published, row.cost
+    return (
+        row.table,
+        row.cell.dataset,
+        row.cell.recipe,
+        row.cell.kernel,
+        row.cell.coupling,
+        ", ".join(f"{value} (NFE {nfe})" for nfe, value in fid.items() if value),
+        f"{recipe.steps:,} × {recipe.batch}",
+        f"{made.parameters / 1e6:.1f} M" if made else "",
+        f"{made.hours(row.training, tflops):.3g}" if made else "",
+        str(len(row.assumed) or ""),
+    )
+
+
+SUMMARY = (
+    "table",
+    "data set",
+    "recipe",
+    "kernel",
+    "coupling",
+    "published FID",
+    "steps × batch",
+    "parameters",
+    "GPU-hours",
+    "assumed",
+)
+"""What :func:`summary` tells, in order; `assumed` counts settings that neither paper nor code tells."""
+
+
+def find(files: Sequence[Path], name: str, scale: str | None = None) -> Row:
+    """The row called ``name``: `gc/cifar10-gc-ict-ve-ot`, or without the table where that is clear.
+
+    Raises:
+        UserError: no row, or more than one, has this name.
+    """
+    found = list(rows(files, scale))
+    matches = [row for row in found if name in (row.name, row.cell.name)]
+    if len(matches) > 1:
+        raise UserError(f"recipe {name}: more than one row: {', '.join(row.name for row in matches)}")
+    if not matches:
+        close = get_close_matches(name, [row.name for row in found]) or sorted({row.table for row in found})
+        raise UserError(
+            f"recipe {name}: no row of this name; close: {', '.join(close)}; `couplet recipes` lists all"
+        )
+    return matches[0]
+
+
+def settings(row: Row) -> Iterator[tuple[str, str, str]]:
+    """Dotted key, value and source of every setting that decides the row's weights or samples.
+
+    A source of a group of settings (`network`) holds for each of them; blank: the default of the
+    configuration class, which is documented there.
+    """
+    content: Mapping[str, Any] = {
+        "dataset": row.training.dataset.model_dump(mode="json"),
+        "coupling": row.training.coupling.model_dump(mode="json"),
+        **row.training.recipe.model_dump(mode="json", exclude={"sources"}),
+    }
+    for key, value in _flat(content):
+        parts = key.split(".")
+        prefixes = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+        sources = row.training.recipe.sources
+        yield key, json.dumps(value), next((sources[p] for p in prefixes if p in sources), "")
+
+
+def _flat(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value

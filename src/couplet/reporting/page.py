@@ -1,0 +1,87 @@
+"""HTML pages: of a table, and of all studies with the papers' claims."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from couplet.config.study import PAPERS
+from couplet.reporting.statements import VERDICTS
+
+LEAD = (
+    "The claims of the papers next to the results of these runs. Marks are means over training seeds, bars "
+    "and bands their sample standard deviation; a single seed has none. Intervals are not corrected for the "
+    "number of comparisons, so a few verdicts are expected by chance."
+)
+
+
+def render(title: str, lead: str, **content: Any) -> str:
+    """A page that refers to no other file and needs no script: a `table`, or `groups` of studies.
+
+    Raises:
+        jinja2.UndefinedError: a part of ``content`` lacks a key.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode()
+    template = environment.get_template("page.html.j2")
+    return template.render({"table": None, "groups": None} | content, title=title, lead=lead)
+
+
+def page(entries: Sequence[Mapping[str, Any]], title: str) -> str:
+    """The page of studies, with their pictures inside.
+
+    Args:
+        entries: in the page's order within their paper; each with
+
+            - ``name``, ``paper`` (a key of PAPERS), ``result``, ``title``, ``claim``, ``source``, ``note``;
+            - ``statements``: of ``text`` and ``verdict`` (one of VERDICTS);
+            - ``measured`` (extractor and seeds), ``budget``, ``target`` (the command that makes it);
+            - ``svg``: the figure's text; ``links``: paths of ``csv``, ``svg`` and ``png`` from the page;
+            - ``table``: ``columns``, and ``rows`` of as many texts.
+        title: the page's heading.
+
+    Raises:
+        ValueError: a paper or a verdict is unknown, or a name is there twice.
+        KeyError, jinja2.UndefinedError: an entry lacks a key.
+    """
+    for name, count in Counter(entry["name"] for entry in entries).items():
+        if count > 1:
+            raise ValueError(f"{name}: is there twice")
+    for entry in entries:
+        for key, values, allowed in (
+            ("paper", [entry["paper"]], PAPERS),
+            ("verdict", _verdicts([entry]), VERDICTS),
+        ):
+            for value in values:
+                if value not in allowed:
+                    raise ValueError(f"{entry['name']}: {key} = {value!r} is none of {', '.join(allowed)}")
+    groups = {
+        heading: [
+            entry | {"counts": _counts([entry])} for entry in map(dict, entries) if entry["paper"] == paper
+        ]
+        for paper, heading in PAPERS.items()
+    }
+    groups = {heading: members for heading, members in groups.items() if members}
+    return render(title, LEAD, groups=groups, totals=_counts(entries), verdicts=VERDICTS)
+
+
+def _verdicts(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [statement["verdict"] for entry in entries for statement in entry["statements"]]
+
+
+def _counts(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Number of statements with each verdict."""
+    counts = Counter(_verdicts(entries))
+    return {verdict: counts[verdict] for verdict in VERDICTS}
