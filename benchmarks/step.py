@@ -36,8 +36,10 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from couplet.config import Cell, Training
-from couplet.config.params import Params, merge, read_params
+from couplet.config.cells import Cell, Training
+from couplet.config.layers import merge
+from couplet.config.params import Params
+from couplet.config.resolve import resolve
 from couplet.cost import cost, native_shape
 from couplet.data.archive import Split
 from couplet.data.loader import Loader
@@ -313,7 +315,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     ways = list(dict.fromkeys([*options.compare, options.precision + "+compile" * options.compile]))
     try:
-        params = read_params(options.params, options.scale)
+        params = resolve(options.params, options.scale)
         results = []
         for coupling in options.coupling or [params.coupling]:
             settings, shape = settings_of(params, coupling, options)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from couplet.config import Training
+from couplet.config.cells import Training
 from couplet.data.archive import Split
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
