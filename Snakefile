@@ -15,7 +15,6 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/probe.smk"
 include: "workflow/rules/table.smk"
 include: "workflow/rules/paper.smk"
-include: "workflow/rules/failure.smk"
 
 
 localrules:
@@ -39,4 +38,3 @@ onsuccess:
 
 onerror:
     shell("python workflow/scripts/record.py")
-    say_what_failed(workflow.scheduler.failed, workflow.dag.needrun_jobs())

@@ -1,5 +1,5 @@
 """``python -m couplet``, as torchrun starts it."""
 
-from couplet.cli.main import main
+from couplet.cli import main
 
 main()

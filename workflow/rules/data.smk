@@ -1,3 +1,26 @@
+DATA = "results/data/{data}"
+FEATURES = "results/features/{features}"
+REFERENCE = "results/reference/{reference}"
+
+
+def flags_of_archive(wildcards):
+    table, cell = found(DATA.format(**wildcards))
+    return f"{cell.dataset} {flags(table)}"
+
+
+def originals_of_archive(wildcards):
+    """Files and folders of images that the parameters name."""
+    table, cell = found(DATA.format(**wildcards))
+    dataset = layout(table).params.dataset_named(cell.dataset)
+    paths = [getattr(dataset, key) for key in dataset.by_content]
+    return [as_it_is(path) for path in paths if path is not None]
+
+
+def flags_of_extractor(wildcards):
+    table, _, extractor = found(FEATURES.format(**wildcards))
+    return f"{flags(table)} --extractor {extractor}"
+
+
 rule prepare:
     input:
         originals=originals_of_archive,
@@ -18,7 +41,7 @@ rule prepare:
     resources:
         mem_mb=2000,
     params:
-        dataset=name_and_file_of_archive,
+        dataset=flags_of_archive,
         out=subpath(output.card, parent=True),
     shell:
         "couplet prepare {params.dataset} --out {params.out}"
@@ -27,18 +50,18 @@ rule prepare:
 
 rule features:
     input:
-        card=archive_of_extractor,
+        card=card_of("prepare", FEATURES),
     output:
         # The card names the weights by their digest; only a trained classifier lies beside it.
-        card="results/features/{extractor}/card.json",
-        record="results/features/{extractor}.record.json",
+        card="results/features/{features}/card.json",
+        record="results/features/{features}.record.json",
     log:
-        "logs/features/{extractor}.log",
+        "logs/features/{features}.log",
     benchmark:
-        "logs/features/{extractor}.tsv"
+        "logs/features/{features}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: threads_of_extractor
+    threads: setting_of("threads", FEATURES)
     resources:
         mem_mb=4000,
     params:
@@ -52,21 +75,21 @@ rule features:
 
 rule reference:
     input:
-        card=archive_of_extractor,
-        extractor=ancient("results/features/{extractor}/card.json"),
+        card=card_of("prepare", REFERENCE),
+        extractor=card_of("features", REFERENCE),
     output:
-        statistics=directory("results/reference/{extractor}"),
-        record="results/reference/{extractor}.record.json",
+        statistics=directory("results/reference/{reference}"),
+        record="results/reference/{reference}.record.json",
     log:
-        "logs/reference/{extractor}.log",
+        "logs/reference/{reference}.log",
     benchmark:
-        "logs/reference/{extractor}.tsv"
+        "logs/reference/{reference}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: threads_of_extractor
+    threads: setting_of("threads", REFERENCE)
     resources:
         mem_mb=8000,
-        gpu=gpus_of_extractor,
+        gpu=setting_of("gpus", REFERENCE),
     params:
         data=subpath(input.card, parent=True),
         features=subpath(input.extractor, parent=True),

@@ -1,27 +1,32 @@
+SELECT = "results/runs/{run}/{selection}/selection.json"
+SAMPLE = "results/runs/{run}/{samples}/samples"
+EVALUATE = "results/runs/{run}/{evaluation}/evaluation.json"
+
+
 rule select:
     input:
         record=ancient("results/runs/{run}/train/record.json"),
-        extractor=extractor_of_eval,
-        reference=reference_of_eval,
+        extractor=card_of("features", SELECT),
+        reference=inputs_of("reference", SELECT),
     output:
-        selection="results/runs/{run}/{eval}/selection.json",
-        record="results/runs/{run}/{eval}/selection.record.json",
+        selection="results/runs/{run}/{selection}/selection.json",
+        record="results/runs/{run}/{selection}/selection.record.json",
     log:
-        "logs/select/{run}/{eval}.log",
+        "logs/select/{run}/{selection}.log",
     benchmark:
-        "logs/select/{run}/{eval}.tsv"
+        "logs/select/{run}/{selection}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: threads_of_run
+    threads: setting_of("threads", SELECT)
     resources:
         mem_mb=8000,
-        gpu=gpus_of_run,
+        gpu=setting_of("gpus", SELECT),
     params:
-        cell=flags_of_eval,
+        settings=flags_of(SELECT),
         train=subpath(input.record, parent=True),
         features=subpath(input.extractor, parent=True),
     shell:
-        "couplet select {params.cell} --train {params.train}"
+        "couplet select {params.settings} --train {params.train}"
         " --features {params.features} --reference {input.reference}"
         " --out {output.selection} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
 
@@ -29,25 +34,25 @@ rule select:
 rule sample:
     input:
         record=ancient("results/runs/{run}/train/record.json"),
-        selection=ancient("results/runs/{run}/{eval}/selection.json"),
+        selection=inputs_of("select", SAMPLE),
     output:
-        samples=directory("results/runs/{run}/{eval}/samples"),
-        record="results/runs/{run}/{eval}/samples.record.json",
+        samples=directory("results/runs/{run}/{samples}/samples"),
+        record="results/runs/{run}/{samples}/samples.record.json",
     log:
-        "logs/sample/{run}/{eval}.log",
+        "logs/sample/{run}/{samples}.log",
     benchmark:
-        "logs/sample/{run}/{eval}.tsv"
+        "logs/sample/{run}/{samples}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: threads_of_run
+    threads: setting_of("threads", SAMPLE)
     resources:
         mem_mb=4000,
-        gpu=gpus_of_run,
+        gpu=setting_of("gpus", SAMPLE),
     params:
-        cell=flags_of_eval,
+        settings=flags_of(SAMPLE),
         train=subpath(input.record, parent=True),
     shell:
-        "couplet sample {params.cell} --train {params.train}"
+        "couplet sample {params.settings} --train {params.train}"
         " --selection {input.selection} --out {output.samples}"
         " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
 
@@ -55,30 +60,30 @@ rule sample:
 rule evaluate:
     input:
         record=ancient("results/runs/{run}/train/record.json"),
-        selection=ancient("results/runs/{run}/{eval}/selection.json"),
-        samples=ancient("results/runs/{run}/{eval}/samples"),
-        extractor=extractor_of_eval,
-        reference=reference_of_eval,
+        extractor=card_of("features", EVALUATE),
+        reference=inputs_of("reference", EVALUATE),
+        selection=inputs_of("select", EVALUATE),
+        samples=inputs_of("sample", EVALUATE),
     output:
-        metrics="results/runs/{run}/{eval}/metrics.json",
-        evaluation="results/runs/{run}/{eval}/evaluation.json",
-        record="results/runs/{run}/{eval}/evaluation.record.json",
+        evaluation="results/runs/{run}/{evaluation}/evaluation.json",
+        metrics="results/runs/{run}/{evaluation}/evaluation.metrics.json",
+        record="results/runs/{run}/{evaluation}/evaluation.record.json",
     log:
-        "logs/evaluate/{run}/{eval}.log",
+        "logs/evaluate/{run}/{evaluation}.log",
     benchmark:
-        "logs/evaluate/{run}/{eval}.tsv"
+        "logs/evaluate/{run}/{evaluation}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: threads_of_run
+    threads: setting_of("threads", EVALUATE)
     resources:
         mem_mb=8000,
-        gpu=gpus_of_run,
+        gpu=setting_of("gpus", EVALUATE),
     params:
-        cell=flags_of_eval,
+        settings=flags_of(EVALUATE),
         train=subpath(input.record, parent=True),
         features=subpath(input.extractor, parent=True),
-        out=subpath(output.metrics, parent=True),
     shell:
-        "couplet evaluate {params.cell} --train {params.train}"
-        " --selection {input.selection} --samples {input.samples} --features {params.features}"
-        " --reference {input.reference} --out {params.out} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        "couplet evaluate {params.settings} --train {params.train}"
+        " --features {params.features} --reference {input.reference}"
+        " --selection {input.selection} --samples {input.samples} --out {output.evaluation}"
+        " --threads {threads} --processes {resources.gpu} > {log} 2>&1"

@@ -12,7 +12,6 @@ rule figure:
         ),
         caption="results/paper/{study}.json",
         record="results/paper/{study}.record.json",
-        key="results/paper/{study}.key",
     log:
         "logs/figure/{study}.log",
     benchmark:
@@ -24,10 +23,8 @@ rule figure:
         mem_mb=2000,
     params:
         study=lambda wildcards: flags(wildcards.study),
-        key=key_of_figure,
     shell:
         "couplet figure {params.study} --root results --out {output.numbers} > {log} 2>&1"
-        " && echo {params.key} > {output.key}"
 
 
 rule paper:

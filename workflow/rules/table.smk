@@ -1,6 +1,6 @@
 rule table:
     input:
-        results_of_table,
+        files_of_table,
     output:
         csv=report(
             "results/{table}.csv",
@@ -23,8 +23,6 @@ rule table:
             labels={"figure": "{figure}", "of": "{group}", "table": "{table}"},
         ),
         record="results/{table}.record.json",
-        # Says what the table is of: common.smk forces the rule where this is not what it would be of now.
-        key="results/{table}.key",
     log:
         "logs/table/{table}.log",
     benchmark:
@@ -37,7 +35,5 @@ rule table:
     params:
         table=flags_of_table,
         about=about_table,
-        key=key_of_table,
     shell:
         "couplet table {params.table} --root results --out {output.csv} > {log} 2>&1"
-        " && echo {params.key} > {output.key}"

@@ -1,7 +1,17 @@
+TRAIN = "results/runs/{run}/train"
+
+
+def flags_of_run(wildcards):
+    table, cell = found(TRAIN.format(**wildcards))
+    return f"{flags(table)} " + " ".join(f"--{name} {value}" for name, value in cell)
+
+
+# A job that was warned or killed resumes from its last state, in {run}/train.partial: see `retries` in the
+# profiles. Not here: it would be in force inside the job of a cluster too, which a scheduler told to end.
 rule train:
     input:
-        card=archive_of_run,
-        frozen=lender_of_run,
+        card=card_of("prepare", TRAIN),
+        frozen=frozen_runs(TRAIN),
     output:
         record="results/runs/{run}/train/record.json",
         config="results/runs/{run}/train/config.json",
@@ -11,20 +21,17 @@ rule train:
         "logs/train/{run}.log",
     benchmark:
         "logs/train/{run}.tsv"
-    # A job that was warned or killed goes on from its last state, in {run}/train.partial. The engine does
-    # not tell a mistake of the user's from that: it costs one more start, and the same line.
-    retries: retries_of_training()
     conda:
         "../envs/couplet.yaml"
-    threads: threads_of_run
+    threads: setting_of("threads", TRAIN)
     resources:
         # A command to run the training under, where a scheduler ends jobs: `timeout 23h`.
         time_limit="",
         mem_mb=8000,
-        gpu=gpus_of_run,
+        gpu=setting_of("gpus", TRAIN),
     params:
         cell=flags_of_run,
-        frozen=flag_of_lender,
+        frozen=flag_of_frozen,
         data=subpath(input.card, parent=True),
         out=subpath(output.record, parent=True),
     shell:

@@ -1,1 +1,5 @@
 """The command line. torch is imported inside commands, so that ``couplet --help`` answers at once."""
+
+from couplet.cli.app import main
+
+__all__ = ["main"]

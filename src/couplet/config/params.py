@@ -123,7 +123,7 @@ class Params(Closed):
     @model_validator(mode="after")
     def _every_cell_resolves(self) -> Self:
         self.training(self.experiment)
-        self.extractornamed(self.extractor)
+        self.extractor_named(self.extractor)
         for number, grid in enumerate(self.table1):
             with located("table1", *([number] if len(self.table1) > 1 else [])):
                 for key in ("datasets", "recipes", "kernels", "couplings", "extractors"):
@@ -173,7 +173,7 @@ class Params(Closed):
             return family.parse(name)
         raise Invalid((), name, choices(name, {*entries, *(family.family if family else ())}))
 
-    def datasetnamed(self, name: str) -> DatasetConfig:
+    def dataset_named(self, name: str) -> DatasetConfig:
         """The data set of that name.
 
         Raises:
@@ -183,7 +183,7 @@ class Params(Closed):
             config: DatasetConfig = self._lookup("datasets", name)
             return config
 
-    def extractornamed(self, name: str) -> ExtractorConfig:
+    def extractor_named(self, name: str) -> ExtractorConfig:
         """The extractor of that name.
 
         Raises:
@@ -193,7 +193,7 @@ class Params(Closed):
             config: ExtractorConfig = self._lookup("features", name)
             return config
 
-    def probenamed(self, name: str) -> ProbeConfig:
+    def probe_named(self, name: str) -> ProbeConfig:
         """The probe of that name.
 
         Raises:
@@ -276,7 +276,7 @@ class Params(Closed):
                         f"must lie between 1 and {levels}: recipe {cell.recipe} samples with "
                         f"sigma_max and {levels - 1} mid_sigmas",
                     )
-        if self.select.split == "test" and self.datasetnamed(cell.dataset).has_test is False:
+        if self.select.split == "test" and self.dataset_named(cell.dataset).has_test is False:
             raise Invalid(
                 ("select", "split"),
                 "test",
@@ -295,4 +295,4 @@ class Params(Closed):
         """Names of the probes that a run of ``cell`` can have: the file's, and the built-in kinds."""
         training = self.training(cell)
         names = dict.fromkeys((*self.probes, *ProbeConfig.family))
-        return [name for name in names if self.probenamed(name).misfit(training) is None]
+        return [name for name in names if self.probe_named(name).misfit(training) is None]

@@ -15,7 +15,6 @@ from typing import Any
 import yaml
 
 from couplet.config.base import Invalid, choices, validated
-from couplet.config.cells import Cell
 from couplet.config.layers import merge, recipe_layers, settings_of
 from couplet.config.params import FAMILIES, Params
 from couplet.config.plugins import load_plugins
@@ -57,14 +56,15 @@ def resolved_content(path: Path, scale: str | None = None, changes: Sequence[str
 
 
 def settings_with_origins(
-    path: Path, cell: Cell, scale: str | None = None, changes: Sequence[str] = ()
+    path: Path, scale: str | None = None, changes: Sequence[str] = ()
 ) -> list[tuple[str, Any, str]]:
-    """Dotted key, value and origin of every setting of a cell: a file, a scale, ``--set`` or ``default``.
+    """Dotted key, value and origin of every setting of the experiment: a file, a scale, ``--set`` or ``default``.
 
     Raises:
-        UserError: see :func:`resolve`; or the cell's names are not in the file.
+        UserError: see :func:`resolve`.
     """
     params = resolve(path, scale, changes)
+    cell = params.experiment
     layer = _with_base(path, scale, mark=_Marked)
     scales = layer.pop("scales", None) or {}
     if params.scale is not None:
@@ -245,7 +245,12 @@ def _parts(key: str, content: Mapping[str, Any]) -> list[str]:
     return key.split(".")
 
 
-def standalone(params: Params, content: Mapping[str, Any]) -> str:
-    """The text of a parameter file that needs no other: ``content`` with the experiment as its only cell."""
-    cell = params.experiment
+def standalone(path: Path, scale: str | None, changes: Sequence[str]) -> str:
+    """The text of a parameter file that needs no other, with the experiment as its only cell.
+
+    Raises:
+        UserError: see :func:`resolve`.
+    """
+    cell = resolve(path, scale, changes).experiment
+    content = {key: value for key, value in resolved_content(path, scale, changes).items() if key != "scale"}
     return dump_yaml({**content, "table1": {f"{key}s": [value] for key, value in cell}})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from couplet.config.params import Params
-from couplet.config.probes import GradientConfig
 from couplet.config.study import ProbeFigureConfig
 from couplet.figures import marks
 from couplet.figures.base import Cells, FigureKind
@@ -51,10 +52,10 @@ class Probe(FigureKind):
         return picture
 
     def measured(self, cells: Cells) -> str:
-        probe = cells.params.probe_named(self.config.probe)
+        probe: Any = cells.params.probe_named(self.config.probe)
         sample = (
             f"{probe.batches} minibatches at the averaged weights of each snapshot"
-            if isinstance(probe, GradientConfig)
+            if self.of_steps
             else f"{probe.pairs} pairs at each noise level"
         )
         return f"{sample}; {cells.seeds}, bars are their standard deviation."

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from couplet.config import Training
+from couplet.config.cells import Training
 from couplet.config.study import SweepConfig
 from couplet.errors import UserError
 from couplet.figures import marks

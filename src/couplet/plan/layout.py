@@ -72,28 +72,29 @@ class Layout:
 
     def selection(self, cell: Cell, extractor: str) -> Path:
         """File of a cell's selected snapshot."""
-        return self.run(cell) / f"{self._measured('select', cell, extractor)}.json"
+        return in_folder(self._measured("select", cell, extractor), "select")
 
     def samples(self, cell: Cell, extractor: str) -> Path:
         """Folder of a cell's samples."""
-        return self.run(cell) / self._measured("sample", cell, extractor)
+        return in_folder(self._measured("sample", cell, extractor), "sample")
 
     def evaluation(self, cell: Cell, extractor: str) -> Path:
         """File of a cell's numbers in an extractor's features."""
-        return self.run(cell) / f"{self._measured('evaluate', cell, extractor)}.json"
+        return in_folder(self._measured("evaluate", cell, extractor), "evaluate")
 
-    def _measured(self, stage: str, cell: Cell, extractor: str) -> str:
+    def _measured(self, stage: str, cell: Cell, extractor: str) -> Path:
+        """Folder of the output of a stage that measures a run."""
         key = self._key(
             stage, str(cell), extractor, last="evaluate", settings=lambda: self.settings(cell, extractor)
         )
-        return f"{stage}-{extractor}-{key}"
+        return self.run(cell) / f"{stage}-{extractor}-{key}"
 
     def probe(self, cell: Cell, name: str) -> Path:
         """File of a probe of a cell's run."""
         key = self._key(
             "probe", str(cell), name, last="probe", settings=lambda: self.settings(cell, probe=name)
         )
-        return self.run(cell) / f"probe-{name}-{key}.csv"
+        return in_folder(self.run(cell) / f"probe-{name}-{key}", "probe")
 
     def keys(self, cell: Cell, extractor: str) -> dict[str, str]:
         """The cache keys of all these outputs, by stage."""

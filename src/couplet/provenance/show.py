@@ -39,10 +39,8 @@ def contents(folder: Path) -> Iterator[tuple[str, str]]:
         step for step in settings.snapshot_steps if (train / "checkpoints" / checkpoint_name(step)).exists()
     ]
     yield "snapshots", "after steps " + ", ".join(map(str, saved))
-    for file in (*folder.glob("evaluation.json"), *sorted(folder.glob("evaluate-*[!s].json"))):
+    for file in sorted(folder.rglob("evaluation.json")):
         evaluation = read_json(file)
-        if "numbers" not in evaluation:
-            continue
         yield "measured in", str(file)
         yield "selected", f"step {evaluation['selected']['step']}"
         yield "features", evaluation["extractor"]

@@ -90,12 +90,11 @@ def distance_curves(path: Path, scores: pd.DataFrame, *, ylabel: str) -> None:
 
     with mpl.rc_context(fname=STYLE), replacing(path) as temporary:
         figure, axis = plt.subplots(figsize=(5.6, 3.6))
-        for style, (name, curve) in zip(
-            cycle(mpl.rcParams["axes.prop_cycle"]), scores.groupby("coupling", sort=False), strict=False
-        ):
-            sns.lineplot(
-                curve, x="step", y="value", errorbar=("pi", 100), label=name, ax=axis, legend=False, **style
-            )
+        styles = cycle(mpl.rcParams["axes.prop_cycle"])
+        for name, curve in scores.groupby("coupling", sort=False):
+            style = {**next(styles), "markeredgecolor": "auto", "errorbar": ("pi", 100), "legend": False}
+            err_kws = {"alpha": 0.15, "lw": 0}
+            sns.lineplot(curve, x="step", y="value", label=name, ax=axis, err_kws=err_kws, **style)
         log_scale(axis, "y", scores["value"])
         axis.set(xlabel="training steps", ylabel=ylabel)
         axis.legend(title="coupling")

@@ -112,7 +112,7 @@ def table(results: Iterable[Result | Missing]) -> Table:
             }
             for result in measured
             for number in result.evaluation["numbers"]
-            if described(number["metric"]).heading
+            if not described(number["metric"]).is_spread
         ),
         columns=["cell", "nfe", "column", "metric", "heading", "value"],
     )
@@ -125,8 +125,10 @@ def table(results: Iterable[Result | Missing]) -> Table:
         planned = {nfe for member in members if isinstance(member, Missing) for nfe in member.nfe}
         for nfe in sorted(planned | set(own["nfe"])):
             row = {"nfe": str(nfe), **_names(members), **_training(members)}
-            for (column, metric), values in own[own["nfe"] == nfe].groupby(["column", "metric"])["value"]:
-                row |= _statistics(column, metric, values.tolist(), members[0].training, nfe)
+            for (column, metric), values in own[own["nfe"] == nfe].groupby(["column", "metric"], sort=False)[
+                "value"
+            ]:
+                row = _statistics(column, metric, values.tolist(), members[0].training, nfe) | row
             rows.append(row)
     columns = [
         Column("data set", "dataset"),
@@ -222,4 +224,6 @@ def _heading(metric: str, features: ExtractorConfig) -> str:
     """The heading of a metric in an extractor's features: ``Fréchet distance ↓ (classifier)``."""
     suffix = features.metric("")
     plain = "fid" if features.metric(metric) == f"fid{suffix}" else metric
-    return described(plain).heading + (f" ({suffix.strip('_')})" if suffix else "")
+    number = described(plain)
+    arrow = "↓" if number.lower_is_better else "↑"
+    return f"{number.heading} {arrow}" + (f" ({suffix.strip('_')})" if suffix else "")

@@ -98,7 +98,7 @@ def _result(chains: Chains, cell: Cell, extractor: str) -> Result:
 
 
 Measured = tuple[Cell, str]
-"""A cell, and the extractor that it is measured with."""
+"""A cell and its extractor."""
 
 
 def _groups(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
@@ -119,10 +119,10 @@ def _lacking(layout: Layout, cell: Cell, extractor: str) -> str | None:
 def _incomplete(layout: Layout, lacking: Mapping[Measured, str], count: int, partial: bool) -> str:
     (cell, extractor), stage = next(iter(lacking.items()))
     path = layout.records(cell, extractor)[stage]
-    others = "no cell is there" if partial else "`couplet table --partial` makes the table of the others"
+    others = "no cell is finished" if partial else "`couplet table --partial` makes the table of the others"
     return (
         f"{layout.root}: {len(lacking)} of {count} cells are missing, first {cell}: {STAGES[stage].absent}, "
-        f"{path} is not there; {others}"
+        f"{path} does not exist; {others}"
     )
 
 
@@ -132,7 +132,7 @@ def _missing(params: Params, cell: Cell, extractor: str, stage: str) -> Missing:
 
 
 def _samples(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
-    """Samples of the first seed, all couplings from the same noise, beside as many real images."""
+    """Samples of the first seed, all couplings from the same noise, next to as many real images."""
     first: dict[str, Path] = {}
     for cell, extractor in measured:
         first.setdefault(cell.coupling, layout.samples(cell, extractor))

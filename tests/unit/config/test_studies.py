@@ -190,10 +190,11 @@ def test_every_study_of_the_repository_is_right_at_every_scale(path, scale):
     params = read_params(path, scale)
     files = Layout(params, Path("results")).figure_files()
     assert len(set(files)) == len(files)
-    if params.study.figure.probed:
+    needs = params.study.needs
+    if needs not in ("select", "evaluate"):
         for cell in params.cells():
-            assert params.study.figure.probed in params.probes(cell)
-    elif not params.study.of_selection:
+            assert needs in params.probes(cell)
+    elif needs == "evaluate":
         assert any(file.name == "evaluation.json" for file in files)
     datasets = {cell.dataset for cell in params.cells()}
     assert (

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from couplet.config import Params
 from couplet.config.extractors import ClassifierConfig, DinoV2Config, InceptionConfig
+from couplet.config.params import Params
 from couplet.reporting.published import reported
 from couplet.reporting.table import Missing, Result, table
 

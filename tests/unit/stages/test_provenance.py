@@ -313,7 +313,7 @@ def test_missing_cells_are_refused_unless_they_are_left_out(grid):
     path.unlink()
     message = refused(grid)
     assert message == (
-        f"results: 1 of 2 cells are missing, first {grid.cells[0]}: not evaluated, {path} is not there; "
+        f"results: 1 of 2 cells are missing, first {grid.cells[0]}: not evaluated, {path} does not exist; "
         "`couplet table --partial` makes the table of the others"
     )
     made = table(grid.params, grid.root, grid.root / "part.csv", partial=True)
@@ -336,7 +336,7 @@ def test_partial_table_of_nothing_or_of_wrong_rows_is_refused(grid):
     shutil.rmtree(grid.root / "runs")
     message = refused(grid, partial=True)
     assert message.startswith(f"results: 2 of 2 cells are missing, first {grid.cells[0]}: not trained, ")
-    assert message.endswith("no cell is there")
+    assert message.endswith("no cell is finished")
 
 
 def test_whole_table_is_the_same_with_partial(grid):

@@ -92,6 +92,3 @@ def _fail(message: str) -> None:
     print(f"couplet: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,175 @@
+"""Figure kinds on made-up cells: rows, statements and texts of the caption."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from couplet.config.params import Params
+from couplet.config.variants import build
+from couplet.errors import UserError
+from couplet.figures.base import Cells, Measured
+from couplet.figures.steps import at_equal_budget
+from couplet.model import ImageShape
+
+COUPLINGS = ("independent", "vae")
+
+
+@pytest.fixture
+def cells(params_content):
+    """Makes the cells of two couplings and two seeds; ``measured(coupling, seed)`` are a cell's numbers."""
+
+    def make(figure, measured, *, changes=None, **study):
+        content = params_content | {"table1": {"datasets": ["digits"], "recipes": ["ict"], "kernels": ["ve"]}}
+        content["table1"] |= {"couplings": list(COUPLINGS), "seeds": [0, 1]}
+        content |= changes or {}
+        texts = dict.fromkeys(("result", "title", "claim", "source"), "text")
+        content["study"] = {"paper": "GC", "order": 1, "figure": figure, **texts, **study}
+        params = Params.model_validate(content)
+        shape = ImageShape(1, 8, 10)
+        return Cells(
+            params,
+            params.study,
+            [
+                Measured(
+                    cell, params.training(cell), shape, 10.0 + cell.seed, measured(cell.coupling, cell.seed)
+                )
+                for cell in params.cells()
+            ],
+        )
+
+    return make
+
+
+def tidy(coupling, seed):
+    """The numbers of an evaluation: vae is lower."""
+    base = (4.0 if coupling == "vae" else 8.0) + 0.1 * seed
+    metrics = {"kid": 0.0, "fd": base}
+    return [
+        {"metric": metric, "extractor": "classifier", "nfe": nfe, "seed": seed, "value": value / nfe}
+        for metric, value in metrics.items()
+        for nfe in (1, 2)
+    ]
+
+
+def scores(coupling, seed):
+    """The scores of two snapshots by `select`."""
+    return [
+        {"step": step, "fd_nfe1": value, "fd_nfe2": value / 2}
+        for step, value in ((100, 16.0 + seed), (200, (4.0 if coupling == "vae" else 8.0) + 0.1 * seed))
+    ]
+
+
+def test_distances_are_those_of_evaluate_or_of_the_last_snapshot(cells):
+    expected = [8.0, 4.0, 8.1, 4.05, 4.0, 2.0, 4.1, 2.05]
+    for numbers, source in ((tidy, "evaluate"), (scores, "select")):
+        made = cells("evaluations", numbers, numbers=source)
+        rows = build(made.study.figure).rows(made)
+        assert rows["value"].tolist() == pytest.approx(expected)
+        assert rows["nfe"].tolist() == [1, 2] * 4
+        assert rows["row"].tolist() == ["independent"] * 4 + ["vae"] * 4
+        assert set(rows["seconds"]) == {10.0, 11.0}
+
+
+def test_statements_and_table_come_from_the_same_rows(cells):
+    compare = [{"lower": "vae", "than": "independent", "nfe": [1]}]
+    made = cells("evaluations", tidy, compare=compare, labels={"vae": "encoder"})
+    kind = build(made.study.figure)
+    rows = kind.rows(made)
+    (statement,) = kind.statements(rows, made.study)
+    assert statement.verdict == "shown"
+    assert statement.text.startswith("NFE 1: encoder 4.05 ± 0.071 (2 seeds), independent 8.05")
+    table = kind.table(rows)
+    assert table["columns"] == ["", "nfe", "mean ± std"]
+    assert table["rows"][0] == ["independent", "1", "8.05 ± 0.071 (2 seeds)"]
+    assert "100" not in kind.measured(made).split(";")[0]
+    assert "samples of the selected snapshot against the training split; 2 seeds each" in kind.measured(made)
+
+
+def test_dots_have_the_cost_of_training(cells, monkeypatch):
+    monkeypatch.setattr(Measured, "evaluations_per_step", property(lambda cell: 4.0 + cell.cell.seed))
+    made = cells("dots", tidy)
+    kind = build(made.study.figure)
+    rows = kind.rows(made)
+    assert rows["evaluations"].tolist() == [4.0, 4.0, 5.0, 5.0] * 2
+    assert kind.table(rows)["rows"][0][-2:] == ["10.5 ± 0.71 (2 seeds)", "4.00"]
+
+
+def test_sweep_has_the_setting_of_each_cell(cells):
+    figure = {"kind": "sweep", "x": "coupling.kl_weight", "xlabel": "weight", "zero": {"independent": 0.0}}
+    made = cells(figure, tidy)
+    rows = build(made.study.figure).rows(made)
+    assert rows.groupby("coupling")["x"].unique().map(list).to_dict() == {"independent": [0.0], "vae": [10.0]}
+    assert set(rows["row"]) == {""}
+    made = cells(figure | {"zero": {}}, tidy)
+    with pytest.raises(UserError, match=r"study.figure.x = coupling.kl_weight.*study.figure.zero"):
+        build(made.study.figure).rows(made)
+
+
+def test_steps_have_every_snapshot_at_each_budget(cells):
+    made = cells({"kind": "steps", "against": ["steps", "seconds"]}, scores)
+    kind = build(made.study.figure)
+    rows = kind.rows(made)
+    first = rows[(rows["coupling"] == "vae") & (rows["seed"] == 1)]
+    assert first["against"].tolist() == ["steps"] * 2 + ["seconds"] * 2
+    steps = made.members[0].training.recipe.steps
+    assert first["x"].tolist() == pytest.approx([100, 200, 1100 / steps, 2200 / steps])
+    assert first["value"].tolist() == pytest.approx([17.0, 4.1] * 2)
+    assert "samples of every snapshot against the" in kind.measured(made)
+
+
+def test_probe_rows_are_numbers(cells):
+    lines = [{"level": "0.1", "mean": "2.5"}, {"level": "80.0", "mean": "0.5"}]
+    made = cells(
+        {"kind": "probe", "probe": "transport"},
+        lambda coupling, seed: lines,
+        compare=[{"lower": "vae", "than": "independent"}],
+    )
+    kind = build(made.study.figure)
+    rows = kind.rows(made)
+    assert rows[["x", "value"]].to_numpy().tolist() == [[0.1, 2.5], [80.0, 0.5]] * 4
+    assert kind.ylabel(made.params).startswith("transport cost")
+    assert [statement.text.split(":")[0] for statement in kind.statements(rows, made.study)] == ["t = 80"]
+    assert "pairs at each noise level; 2 seeds each" in kind.measured(made)
+
+
+def test_labels_must_be_different(cells):
+    with pytest.raises(UserError, match=r"study.labels: .*have the same label 'mine'"):
+        cells("dots", tidy, labels=dict.fromkeys(COUPLINGS, "mine"))
+
+
+def test_a_figure_has_one_extractor(cells, params_content):
+    table1 = {"datasets": ["digits"], "recipes": ["ict"], "couplings": ["vae"], "seeds": [0]}
+    changes = {"table1": table1 | {"extractors": ["classifier", "values"]}}
+    with pytest.raises(UserError, match=r"table1.extractors = \['classifier', 'values'\]"):
+        cells("dots", tidy, changes=changes)
+    figure = {"kind": "probe", "probe": "transport"}
+    assert cells(figure, lambda *names: [], changes=changes).members
+
+
+def curve(row, xs, values=(8.0, 2.0), seed=0):
+    names = {"dataset": "digits", "recipe": "ict", "kernel": "ve", "coupling": row, "row": row, "seed": seed}
+    return [
+        {**names, "nfe": 1, "against": "seconds", "x": x, "value": v} for x, v in zip(xs, values, strict=True)
+    ]
+
+
+def test_equal_budget_is_where_the_cheapest_run_ended():
+    rows = pd.DataFrame([*curve("cheap", (10.0, 20.0)), *curve("dear", (10.0, 30.0))])
+    compared, remark = at_equal_budget(rows)
+    assert compared["x"].tolist() == [20.0, 20.0]
+    assert compared["value"].tolist() == pytest.approx([2.0, np.sqrt(8.0 * 2.0)])
+    assert remark == ""
+
+
+def test_a_row_whose_first_snapshot_lies_beyond_the_budget_is_left_out():
+    rows = pd.DataFrame(
+        [
+            *curve("cheap", (10.0, 20.0)),
+            *curve("cheap", (10.0, 20.0), seed=1),
+            *curve("late", (19.0, 40.0)),
+            *curve("late", (21.0, 40.0), seed=1),
+        ]
+    )
+    compared, remark = at_equal_budget(rows)
+    assert compared["row"].tolist() == ["cheap", "cheap"]
+    assert remark == " Without late at equal seconds: the first snapshot lies beyond the budget."
