@@ -111,7 +111,7 @@ MUTATIONS = (
         "noise not dealt out before a step",
         "training/loop.py",
         "arrange = state.model.coupling.arrange",
-        "arrange = lambda images, noise: noise",
+        "arrange = lambda images, noise, rows: noise[rows]",
     ),
     Mutation(
         "sampler skips the coupling",
