@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from couplet.config import Training, read_params
+from couplet.config.cells import Training
+from couplet.config.resolve import resolve
+from couplet.cost import native_shape
 from couplet.data.archive import Split
 from couplet.data.loader import Loader
 from couplet.model import build
-from couplet.cost import native_shape
 from couplet.training.loop import initial_state, run
 
 PAPERS = Path(__file__).parents[2] / "workflow/papers"
@@ -63,7 +64,7 @@ SAME = {
 
 
 def training_of(paper, name):
-    params = read_params(PAPERS / f"{paper}.yaml", "paper")
+    params = resolve(PAPERS / f"{paper}.yaml", "paper")
     return next(params.training(cell) for cell in params.cells() if cell.name == name)
 
 
@@ -135,7 +136,7 @@ def test_no_recipe_is_left_out():
         trained.add((paper, cell.dataset, cell.recipe))
     wanted, families = set(), set()
     for path in PAPERS.glob("*.yaml"):
-        params = read_params(path, "paper")
+        params = resolve(path, "paper")
         for cell in params.cells():
             wanted.add((path.stem, cell.dataset, cell.recipe))
             made = params.training(cell)
