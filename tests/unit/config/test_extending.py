@@ -308,9 +308,7 @@ def test_settings_with_a_kind_without_code_are_refused(make_training, family):
 
 
 @pytest.mark.usefixtures("forget")
-@pytest.mark.parametrize(
-    "name", ["couplet.nowhere:Thing", "couplet.training.optim:nothing", "no name"]
-)
+@pytest.mark.parametrize("name", ["couplet.nowhere:Thing", "couplet.training.optim:nothing", "no name"])
 def test_code_that_cannot_be_imported_is_one_line(name):
     kind = unmapped(FAMILIES["distance"])
     kind.implementation = name
