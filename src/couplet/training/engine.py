@@ -66,7 +66,7 @@ def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.dev
 
 
 def _compiled(forward: Forward) -> Forward:
-    """``forward`` through torch.compile, with eager's random numbers: student and teacher share dropout masks.
+    """``forward`` through torch.compile, with eager's random numbers: teacher and student share their masks.
 
     Raises:
         UserError: on the first call, where torch cannot compile the network as a whole.
