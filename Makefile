@@ -5,7 +5,7 @@ VENV ?= .venv
 
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: help table1 paper report record push pull accept experiments test lint format readme schema requirements
+.PHONY: help table1 paper report record push pull  experiments test lint format readme generate requirements
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,9 +29,6 @@ push: record ## the grid and the experiment to the DVC remote
 pull: $(VENV)/installed ## what was pushed with this commit; nothing of it needs to run again
 	dvc pull --recursive results workflow $(if $(wildcard dvc.lock),dvc.yaml)
 
-accept: $(VENV)/installed ## an edit of the code since SINCE (HEAD) that changes no result, as a reformat
-	python workflow/scripts/accept.py $(SINCE)
-
 experiments: $(VENV)/installed ## what experiments changed and what came out
 	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor|step|loss|images_per_second)$$'
 
@@ -46,7 +43,7 @@ lint: $(VENV)/installed ## formatting, types, import layers, workflow
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-format: $(VENV)/installed schema ## format Python and Snakemake files, renew the schema
+format: $(VENV)/installed generate ## format Python and Snakemake files, renew generated ones
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
@@ -55,8 +52,9 @@ readme: table1 ## the pipeline's table and pictures into README.md
 	snakemake --cores all results/paper/vct-fig1.csv
 	python workflow/scripts/update_readme.py
 
-schema: $(VENV)/installed ## workflow/schemas/params.schema.json from the configuration classes
-	python -m couplet.config.schema > workflow/schemas/params.schema.json
+generate: $(VENV)/installed ## dvc.yaml and workflow/schemas/params.schema.json from the package
+	python -m couplet.plan.dvc > dvc.new && mv dvc.new dvc.yaml
+	python -m couplet.config.schema > schema.new && mv schema.new workflow/schemas/params.schema.json
 
 # Without Slurm's plugin, which makes every call of Snakemake a second longer.
 EXTRAS = pipeline s3 lion lmdb dinov2 tensorboard dev

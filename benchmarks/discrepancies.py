@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,23 +27,22 @@ from couplet import model
 from couplet.config import recipes
 from couplet.config.datasets import DigitsConfig
 from couplet.config.extractors import ClassifierConfig
+from couplet.config.variants import build
 from couplet.couplings.minibatch_ot import cheapest
 from couplet.data.loader import to_float
 from couplet.data.sources.base import read
-from couplet.kernels.variance_exploding import VarianceExploding
 from couplet.losses.distance import elementwise_pseudo_huber, ict_c, pseudo_huber
-from couplet.losses.weighting import InverseGap
-from couplet.metrics import moments
 from couplet.metrics.distances import frechet_distance
 from couplet.metrics.extractor.classifier import train_classifier
+from couplet.metrics.moments import Moments, MomentsAccumulator
 from couplet.sampling.generate import generate
 from couplet.sampling.multistep import to_uint8
-from couplet.schedules.continuous import Continuous
-from couplet.schedules.discretised import Discretised, lognormal_probabilities, sigma_grid
+from couplet.schedules.discretised import lognormal_probabilities, sigma_grid
 from couplet.training.ema import ema_pytorch_ramp, power_decay, power_exponent
 
 SIGMA_MIN, SIGMA_MAX, SIGMA_DATA, RHO = 0.002, 80.0, 0.5, 7.0
 CIFAR = (3, 32, 32)
+INVERSE_GAP = build(recipes.InverseGapConfig(), sigma_data=SIGMA_DATA)
 
 
 class Row(NamedTuple):
@@ -97,7 +97,7 @@ def single_precision() -> Iterator[Row]:
     theirs = (low + torch.arange(n, dtype=torch.float32) / (n - 1) * (high - low)) ** RHO
     exact = 1 / grid.diff()
     for name, single in (("all in float32", theirs), ("grid rounded to float32", grid.float())):
-        error = (InverseGap()(single[1:], single[:-1]).double() / exact - 1).abs()
+        error = (INVERSE_GAP(single[1:], single[:-1]).double() / exact - 1).abs()
         yield Row("float32", f"largest relative error of a weight, {name}", float(error.max()))
         yield Row("float32", f"median relative error of a weight, {name}", float(error.median()))
     exact = lognormal_probabilities(grid, -1.1, 2.0)
@@ -113,12 +113,21 @@ def covariance_divisor() -> Iterator[Row]:
     real = rng.standard_normal((50_000, 64))
     for n in (2_000, 50_000):
         generated = 0.05 + 1.05 * rng.standard_normal((n, 64))
-        unbiased, biased = (
-            frechet_distance(moments(generated, ddof=ddof), moments(real, ddof=ddof)) for ddof in (1, 0)
-        )
+        pair = [moments(generated), moments(real)]
+        unbiased, biased = (frechet_distance(*both) for both in (pair, map(with_divisor_n, pair)))
         yield Row("covariance", f"Frechet distance, N - 1, {n} samples", unbiased)
         yield Row("covariance", f"Frechet distance, N, {n} samples", biased)
         yield Row("covariance", f"N over N - 1, relative difference, {n} samples", biased / unbiased - 1)
+
+
+def moments(values: NDArray[np.floating]) -> Moments:
+    """Mean and covariance, with divisor N - 1."""
+    return MomentsAccumulator().add(values).result()
+
+
+def with_divisor_n(unbiased: Moments) -> Moments:
+    """The same moments with divisor N."""
+    return replace(unbiased, covariance=unbiased.covariance * (unbiased.count - 1) / unbiased.count)
 
 
 def stretching() -> Iterator[Row]:
@@ -161,25 +170,23 @@ def truncated(images: Tensor) -> Tensor:
 
 def penalty() -> Iterator[Row]:
     """The factor on VCT's KL term as training goes on, before kl_weight."""
-    discretised = Discretised(
-        recipes.DiscretisedConfig(), sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, total_steps=400_000
-    )
-    continuous = Continuous(
-        recipes.ContinuousConfig(), sigma_max=SIGMA_MAX, max_level=math.inf, total_steps=400_000
-    )
+    context = {"sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX, "max_level": math.inf, "total_steps": 400_000}
+    discretised = build(recipes.DiscretisedConfig(), **context)
+    continuous = build(recipes.ContinuousConfig(), **context)
     for name, schedule in (("iCT, N", discretised), ("ECM, stage", continuous)):
         for step in (0, 200_000, 399_999):
-            factor = InverseGap().penalty_scale(*schedule.last_pair(step))
-            yield Row("kl_scale", f"{name} = {schedule.fineness(step)}", factor)
+            factor = INVERSE_GAP.penalty_scale(*schedule.last_pair(step))
+            yield Row("kl_scale", f"{name} = {schedule.curriculum(step)}", factor)
     yield Row("kl_scale", "ECM with weighting karras, every stage", 1.0)
 
 
 def boundary() -> Iterator[Row]:
     """What the shift by sigma_min changes in the preconditioning at small noise levels."""
-    kernel = VarianceExploding(0.003, SIGMA_MAX, SIGMA_DATA)
-    levels = torch.tensor([0.003, 0.01, 0.1, 0.821], dtype=torch.float64)
-    shifted, plain = (kernel.scalings(levels, boundary=on).c_out for on in (True, False))
-    for level, change in zip(levels.tolist(), (shifted / plain - 1).tolist(), strict=True):
+    levels = {"sigma_min": 0.003, "sigma_max": SIGMA_MAX, "sigma_data": SIGMA_DATA}
+    kernel = build(recipes.VarianceExplodingConfig(), **levels)
+    t = torch.tensor([0.003, 0.01, 0.1, 0.821], dtype=torch.float64)
+    shifted, plain = (kernel.scalings(t, boundary=on).c_out for on in (True, False))
+    for level, change in zip(t.tolist(), (shifted / plain - 1).tolist(), strict=True):
         yield Row("boundary", f"c_out, relative change by the shift at t = {level}", change)
 
 

@@ -24,8 +24,8 @@ import report
 import torch
 from torch import Tensor
 
-from couplet.config import read_params
 from couplet.config.couplings import IndependentConfig, MinibatchCouplingConfig
+from couplet.config.resolve import resolve
 from couplet.config.variants import build
 from couplet.couplings.base import Coupling, Setting
 from couplet.tensors import generator
@@ -112,7 +112,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     configs = {
         name: config
-        for name, config in read_params(options.params).couplings.items()
+        for name, config in resolve(options.params).couplings.items()
         if isinstance(config, IndependentConfig | MinibatchCouplingConfig)
     }
     couplings = {name: build(config, Setting(1, 0.5, None)) for name, config in configs.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from couplet.files import write_json
-from couplet.stages.record import environment
+from couplet.provenance.record import environment
 
 
 def write(path: Path, device: torch.device = torch.device("cpu"), **numbers: Any) -> None:  # noqa: B008

@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 from step import changed, memory_growth, shape_of
 
-from couplet.config import Training
-from couplet.config.params import read_params
+from couplet.config.cells import Training
+from couplet.config.resolve import resolve
 from couplet.config.stages import TrainConfig
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape
@@ -149,12 +149,12 @@ def main() -> None:
     names = {name: getattr(options, name) for name in ("dataset", "recipe", "kernel", "coupling")}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            params = read_params(options.params, options.scale)
+            params = resolve(options.params, options.scale)
             given = {name: value for name, value in names.items() if value is not None}
             cell = params.experiment.model_copy(update=given)
             settings = changed(params.training(cell), "recipe", {"init_from": None})
             shape = shape_of(params, cell)
-            model = initial_state(settings, shape, options.device).averaged
+            model = initial_state(settings, shape, options.device).ema.module
             extract = None
             if options.features == "inception":
                 extract = inception(Path(folder), options.batch, options.device)

@@ -5,12 +5,12 @@
     python benchmarks/step.py --params workflow/papers/ict.yaml --recipe ict --dataset cifar10 \\
         --device cuda --precision bf16 --compile --compare plain float32 --peak-tflops 989
 
-A way of taking the step is `plain` (benchmarks/plain.py) or a precision, with `+compile` where the networks
-are compiled. All ways take turns in one process, each with a training of its own, on images of noise; a
-ratio is the median over rounds of the first way's time divided by that of the way, so that what else the
-machine does weighs on both. `student` and `teacher` are forward passes; `other` is the loss, the check of the
-gradients and what the step does besides. On a GPU the parts are timed in rounds of their own, as waiting for
-each part takes time.
+A way of taking the step is `plain` (tests/unit/training/plain.py) or a precision, with `+compile` where the
+networks are compiled. All ways take turns in one process, each with a run of its own, on images of noise; a
+ratio is the median over rounds of the first way's time divided by that of the way, so that the load of the
+machine weighs on both. Parts are those that `torch.profiler` sees, in rounds of their own, since recording
+takes time: on a GPU the time of the kernels launched in each part. `student` and `teacher` are forward
+passes; `other` is the rest: the loss, the check of the gradients, the profiler itself.
 
 Memory is what a step needs beyond what is there before it: on a GPU what torch allocates, on the CPU the
 growth of the resident set. FLOP utilisation is what `couplet.cost` counts, over the step's time and
@@ -25,31 +25,34 @@ import re
 import statistics
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import plain
 import report
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
 
-from couplet import training
-from couplet.config import Cell, Training
-from couplet.config.params import Params, merge, read_params
+from couplet.config.cells import Cell, Training
+from couplet.config.layers import merge
+from couplet.config.params import Params
+from couplet.config.resolve import resolve
+from couplet.cost import cost, native_shape
 from couplet.data.archive import Split
 from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape, build
-from couplet.cost import cost, native_shape
+from couplet.training.loop import initial_state, run
 
-PARTS = ("data", "coupling", "student", "teacher", "backward", "optimiser", "ema")
+sys.path.append(str(Path(__file__).parents[1] / "tests/unit/training"))
+import plain
+
+PARTS = ("data", "arrange", "coupling", "student", "teacher", "backward", "optimiser", "ema")
 LENGTH = 10_000
-"""Steps of the trainings, of which only some are taken."""
+"""Steps of the runs, of which only some are taken."""
 
 
 class Result(NamedTuple):
@@ -70,72 +73,66 @@ class Result(NamedTuple):
     """Bytes; None where the system does not tell."""
 
 
-class Clock:
-    """Seconds of each part of a step; `phase` of a training."""
-
-    def __init__(self, device: torch.device, now: Callable[[], float]) -> None:
-        self.device, self.now, self.on = device, now, False
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        if not self.on:
-            yield
-            return
-        self.wait()
-        began = self.now()
-        yield
-        self.wait()
-        self.seconds[name] += self.now() - began
-
-
 class Runner:
-    """A training that is taken step by step in one way."""
+    """A run that is taken step by step in one way."""
 
     def __init__(
         self,
         settings: Training,
         shape: ImageShape,
         way: str,
-        clock: Clock,
+        device: torch.device,
+        now: Callable[[], float],
         frozen: ConsistencyModel | None,
     ) -> None:
-        self.way, self.clock = way, clock
-        self.whole: list[float] = []
+        self.way, self.device, self.now = way, device, now
+        self.seconds: list[float] = []
         self.parts: list[dict[str, float]] = []
         loader = noise_loader(settings, shape)
-        state = training.initial_state(settings, shape, clock.device)
+        state = initial_state(settings, shape, device, frozen=frozen)
         if way == "plain":
-            self.steps: Iterator[object] = plain.run(settings, state, loader, frozen, phase=self.clock.phase)
+            self.steps: Iterator[object] = plain.run(settings, state, loader)
             return
         precision, *compiled = way.split("+")
         changes = {"precision": precision, "compile": compiled == ["compile"]}
-        settings = changed(settings, "train", changes)
-        self.steps = training.run(settings, state, loader, frozen, phase=self.clock.phase)
+        self.steps = run(changed(settings, "train", changes), state, loader)
 
-    def step(self, *, split: bool, whole: bool) -> None:
-        """One step; ``split`` times its parts, ``whole`` counts its time."""
-        self.clock.on = split
-        self.clock.seconds.clear()
-        self.clock.wait()
-        began = self.clock.now()
+    def step(self) -> float:
+        """Take one step; return its seconds."""
+        wait = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
+        wait()
+        began = self.now()
         next(self.steps)
-        self.clock.wait()
-        passed = self.clock.now() - began
-        if whole:
-            self.whole.append(passed)
-        if split:
-            parts = {name: self.clock.seconds[name] for name in PARTS}
-            self.parts.append({**parts, "other": passed - sum(parts.values())})
+        wait()
+        return self.now() - began
+
+    def timed(self) -> None:
+        """Take one step that counts."""
+        self.seconds.append(self.step())
+
+    def profiled(self) -> None:
+        """Take one step whose parts count."""
+        on_gpu = self.device.type == "cuda"
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+        with profile(activities=activities) as recorded:
+            passed = self.step()
+        events = recorded.events()
+        parts = dict.fromkeys(PARTS, 0.0)
+        for part in (event for event in events if event.name in PARTS):
+            span = part.time_range
+            if on_gpu:
+                inside = (event for event in events if span.start <= event.time_range.start < span.end)
+                parts[part.name] += 1e-6 * sum(
+                    kernel.duration for event in inside for kernel in event.kernels
+                )
+            else:
+                parts[part.name] += 1e-6 * span.elapsed_us()
+        self.parts.append({**parts, "other": passed - sum(parts.values())})
 
     def memory(self) -> int | None:
         """Bytes that one step needs at most beyond those before it."""
-        growth = memory_growth(self.clock.device)
-        self.step(split=False, whole=False)
+        growth = memory_growth(self.device)
+        self.step()
         return growth()
 
 
@@ -223,20 +220,21 @@ def measure(
     device = options.device
     frozen = build(settings, shape).to(device).eval() if settings.coupling.wants_frozen else None
     now = time.process_time if options.cpu_time else time.perf_counter
-    runners = [Runner(settings, shape, way, Clock(device, now), frozen) for way in ways]
+    runners = [Runner(settings, shape, way, device, now, frozen) for way in ways]
     for runner in runners:
         for _ in range(options.warmup):
-            runner.step(split=False, whole=False)
-    together = device.type == "cpu"  # nothing runs behind the clock's back
-    for number in range(options.steps if together else 2 * options.steps):
-        split = together or number % 2 == 1
-        for runner in runners[:: 1 if number // 2 % 2 else -1]:
-            runner.step(split=split, whole=together or not split)
+            runner.step()
+    for number in range(options.steps):
+        in_turn = runners[:: 1 if number % 2 else -1]
+        for runner in in_turn:
+            runner.timed()
+        for runner in in_turn:
+            runner.profiled()
     flops = cost(settings, shape).flops * settings.recipe.batch
     results = []
     for runner in runners:
-        seconds = statistics.median(runner.whole)
-        ratios = [first / own for first, own in zip(runners[0].whole, runner.whole, strict=True)]
+        seconds = statistics.median(runner.seconds)
+        ratios = [first / own for first, own in zip(runners[0].seconds, runner.seconds, strict=True)]
         results.append(
             Result(
                 coupling=settings.cell.coupling,
@@ -317,7 +315,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     ways = list(dict.fromkeys([*options.compare, options.precision + "+compile" * options.compile]))
     try:
-        params = read_params(options.params, options.scale)
+        params = resolve(options.params, options.scale)
         results = []
         for coupling in options.coupling or [params.coupling]:
             settings, shape = settings_of(params, coupling, options)

@@ -152,8 +152,8 @@ def _replay(
                 largest = max(largest, difference)
                 if not isclose(now, value, rel_tol=allowed, abs_tol=0.0):
                     raise UserError(
-                        f"{folder}: step {progress.step}: {name} {now!r} today, {value!r} recorded; allowed is a "
-                        f"relative difference of {allowed:g}: this code trains something else"
+                        f"{folder}: step {progress.step}: {name} {now!r} today, {value!r} recorded; a "
+                        f"relative difference of {allowed:g} is allowed: this code trains something else"
                     )
     return {
         "steps": last,

@@ -1,4 +1,4 @@
-"""Tells DVC which results of the grid are finished; the Snakefile runs it after each run, `make record` by hand.
+"""Tells DVC which results of the grid are finished: after each run of Snakemake, or by `make record`.
 
 Every finished folder gets a .dvc file beside it, to be committed with git. A folder's name carries the
 settings and the code of its content, so its content never changes, and restoring what DVC knows, as
@@ -24,7 +24,7 @@ PAGE = ("results/paper", "results/paper.html", "results/paper.record.json")
 
 
 def finished(root: Path) -> Iterator[tuple[Path, Path]]:
-    """Finished folders, and records that lie beside theirs, each with the record, which a stage writes last."""
+    """Finished folders, and records beside theirs, each with the record, which a stage writes last."""
     for kind in ("data", "features", "reference"):
         for record in sorted((root / kind).glob(f"*{RECORD_SUFFIX}")):
             yield record.with_name(record.name.removesuffix(RECORD_SUFFIX)), record

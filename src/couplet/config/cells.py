@@ -88,7 +88,7 @@ class Training(Closed):
 
     @property
     def frozen_step(self) -> int | None:
-        """The snapshot of :attr:`frozen_run` that predicts: the nearest to the wanted fraction of its steps."""
+        """The snapshot of :attr:`frozen_run` that predicts: nearest to the wanted fraction of its steps."""
         named = self.coupling.frozen_run
         if self.frozen_run is None or named is None:
             return None

@@ -176,9 +176,9 @@ class ImageNet64Config(HeldOutConfig):
     """`zip`: the archive of EDM's or EDM2's dataset_tool, training images only, as the papers use it.
     `ilsvrc`: the original images; the 50,000 validation images are the test split."""
     crop: Crop = "center-crop-dhariwal"
-    """The crop of EDM2, and so of ECT and VCT, which start from its weights. EDM's is center-crop. Images in a
-    zip are cropped already: there the crop selects the file, img64.zip or, for EDM's, imagenet-64x64.zip, and
-    no other crop is allowed."""
+    """The crop of EDM2, and so of ECT and VCT, which start from its weights. EDM's is center-crop. Images in
+    a zip are cropped already: there the crop selects the file, img64.zip or, for EDM's, imagenet-64x64.zip,
+    and no other crop is allowed."""
 
     @property
     def has_test(self) -> bool | None:

@@ -57,7 +57,7 @@ def _base(draft: Any) -> Any:
 def settings_of(
     layers: Sequence[Mapping[str, Any]], cell: Cell | None, value: Callable[[Any], Any] = lambda leaf: leaf
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of the recipe and, from overrides, of the coupling of ``cell``; without one, no override holds.
+    """Settings of the recipe and, from overrides, of the coupling of ``cell``; without it no override holds.
 
     Args:
         layers: see :func:`recipe_layers`.

@@ -26,7 +26,7 @@ class ProbeConfig(Variant):
     """Columns of the probe's table."""
 
     def misfit(self, training: Training) -> str | None:
-        """Why a run of ``training`` cannot have this probe, with the key and what is allowed; None if it can."""
+        """Reason why a run of ``training`` cannot have this probe, with key and allowed value, if any."""
         return None
 
     def images(self, training: Training) -> int:
@@ -93,8 +93,8 @@ class RegulariserConfig(LevelsConfig):
         schedule = training.recipe.schedule
         if not schedule.makes_denoiser:
             return (
-                f"recipes.{training.cell.recipe}.schedule.kind = {schedule.kind}: this probe needs a denoiser's "
-                "run; allowed: denoising"
+                f"recipes.{training.cell.recipe}.schedule.kind = {schedule.kind}: this probe needs a run "
+                "of a denoiser; allowed: denoising"
             )
         return super().misfit(training)
 

@@ -13,7 +13,8 @@ from couplet.config.networks import NetworkConfig
 class KernelConfig(Variant):
     """How an image becomes noisy, and the preconditioning that belongs to it.
 
-    Implementations are called with the settings and the recipe's ``sigma_min``, ``sigma_max``, ``sigma_data``.
+    Implementations are called with the settings and the recipe's ``sigma_min``, ``sigma_max`` and
+    ``sigma_data``.
     """
 
     noun = "kernel"

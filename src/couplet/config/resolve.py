@@ -58,7 +58,7 @@ def resolved_content(path: Path, scale: str | None = None, changes: Sequence[str
 def settings_with_origins(
     path: Path, scale: str | None = None, changes: Sequence[str] = ()
 ) -> list[tuple[str, Any, str]]:
-    """Dotted key, value and origin of every setting of the experiment: a file, a scale, ``--set`` or ``default``.
+    """Dotted key, value and origin (file, scale, ``--set``, ``default``) of every setting of the experiment.
 
     Raises:
         UserError: see :func:`resolve`.
@@ -138,7 +138,7 @@ def _with_base(
     if scale is not None:
         content["scale"] = scale
     chosen, scales = content.get("scale"), content.get("scales")
-    scales = content["scales"] = {} if scales is None else scales
+    scales = {} if scales is None else scales
     if not isinstance(scales, dict):
         raise UserError(f"{path}: {Invalid(('scales',), scales, 'must be a mapping from names to layers')}")
     if not isinstance(chosen, str | None):
@@ -152,14 +152,13 @@ def _with_base(
                 expected = f"unknown key; {choices(key, LAYER_KEYS)}"
                 raise UserError(f"{path}: {Invalid(('scales', name, key), value, expected)}")
     base = (scales.get(chosen) or {}).get("base", content.pop("base", None))
-    for name, layer in scales.items():
-        scales[name] = _marked(layer, f"{path}, scale {name}", mark)
-    own = {
-        key: _marked(value, str(path), mark, (key,))
-        for key, value in content.items()
-        if key not in ("scale", "scales")
+    content["scales"] = {
+        name: _marked(layer, f"{path}, scale {name}", mark) for name, layer in scales.items()
     }
-    content = {**own, **{key: content[key] for key in ("scale", "scales") if key in content}}
+    content = {
+        key: value if key in ("scale", "scales") else _marked(value, str(path), mark, (key,))
+        for key, value in content.items()
+    }
     if base is None:
         return lay_over({}, content)
     if not isinstance(base, str):

@@ -76,13 +76,13 @@ class ADM(Network):
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
         emb = self._embed(noise_labels, class_labels)
-        kept: list[Tensor] = []
+        skips: list[Tensor] = []
         for module in self.enc.values():
             x = module(x, emb) if isinstance(module, UNetBlock) else module(x)
-            kept.append(x)
+            skips.append(x)
         for name, module in self.dec.items():
             if "_block" in name:
-                x = torch.cat([x, kept.pop()], dim=1)
+                x = torch.cat([x, skips.pop()], dim=1)
             x = module(x, emb)
         return self.out_conv(F.silu(self.out_norm(x)))
 

@@ -63,13 +63,13 @@ def definitions(*entries: str) -> dict[str, str]:
         symbol = _resolve(waiting.pop(), followed)
         if symbol is None or str(symbol) in digests:
             continue
-        module = _module(symbol.module)
-        assert module is not None
+        content = _module(symbol.module)
+        assert content is not None
         if symbol.name is None:
             digests[str(symbol)] = ""
-            waiting += [Symbol(symbol.module, name) for name in (*module.statements, *module.imports)]
+            waiting += [Symbol(symbol.module, each) for each in (*content.statements, *content.imports)]
             continue
-        for name, statements in ((symbol.name, module.statements[symbol.name]), (EFFECTS, module.effects)):
+        for name, statements in ((symbol.name, content.statements[symbol.name]), (EFFECTS, content.effects)):
             digest, references = _examined(symbol.module, name, tuple(statements))
             digests[f"{symbol.module}:{name}"] = digest
             waiting += references
@@ -77,7 +77,7 @@ def definitions(*entries: str) -> dict[str, str]:
 
 
 def current(definition: str) -> str | None:
-    """Sixteen digits of the present digest of a definition that :func:`definitions` named; None if it is gone."""
+    """The present digest of a definition that :func:`definitions` named; None if it is gone."""
     module, _, name = definition.partition(":")
     content = _module(module)
     if content is None or name not in (*content.statements, EFFECTS):
@@ -233,7 +233,7 @@ def _references(tree: ast.AST, module: str, imports: dict[str, Symbol]) -> Itera
         if isinstance(node, ast.Name):
             yield imports.get(node.id, Symbol(module, node.id))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
-            # A quoted annotation.
+            # It may be a quoted annotation.
             yield imports.get(node.value, Symbol(module, node.value))
         waiting += ast.iter_child_nodes(node)
 

@@ -1,7 +1,8 @@
 """The stages, written once: what each reads and writes, which settings decide it, and the code behind it.
 
-Cache keys, folders, `couplet run`, the commands of the pipeline, dvc.yaml and the checks of records follow from
-:data:`STAGES`. A new stage is an entry here, a module in ``couplet.stages`` with a function ``run``, and a rule.
+Cache keys, folders, `couplet run`, the commands of the pipeline, dvc.yaml and the checks of records follow
+from :data:`STAGES`. A new stage is an entry here, a module in ``couplet.stages`` with a function ``run``, and
+a rule.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ STAGES = {
         absent="no data set",
     ),
     "features": Stage(
-        summary="Make an extractor ready for a data set: train the classifier, or look weights up and check them.",
+        summary="Make an extractor ready for a data set: train a classifier, or check published weights.",
         option="features",
         output="features",
         reads=("prepare",),

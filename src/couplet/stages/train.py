@@ -1,9 +1,9 @@
 """Stage `train`: one cell's weights, as EMA snapshots.
 
 While it works, everything lies in ``OUT.partial``: the last two complete states, the curve and the snapshots
-so far. Steps after the newest state are repeated, to the same bytes. A finished run gets its record.json, loses
-its states and takes the place of ``OUT``. So a process may be killed at any moment, and a workflow engine may
-remove a failed job's outputs.
+so far. Steps after the newest state are repeated, to the same bytes. A finished run gets its record.json,
+loses its states and takes the place of ``OUT``. So a process may be killed at any moment, and a workflow
+engine may remove a failed job's outputs.
 """
 
 from __future__ import annotations

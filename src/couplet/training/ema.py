@@ -79,7 +79,7 @@ class Warmup:
 
 
 class Power:
-    """:func:`power_decay` of a relative width; ``inverted``, its complement, as VCT's released code has it."""
+    """:func:`power_decay` of a relative width; ``inverted``: its complement, as in VCT's released code."""
 
     def __init__(self, config: PowerEMAConfig) -> None:
         self.gamma, self.inverted = power_exponent(config.std), config.inverted

@@ -53,9 +53,7 @@ def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.dev
     for network in found:
         forward: Forward = network.forward
         if config.compile:
-            # Eager's random numbers, so that student and teacher share dropout masks. fullgraph: a network
-            # that torch can compile only in part is an error.
-            forward = torch.compile(forward, fullgraph=True, options={"fallback_random": True})
+            forward = _compiled(forward)
         if config.precision == "bf16":
             forward = _in_bfloat16(forward, device)
         # On the object, so that hooks and names of weights stay as they are.
@@ -65,6 +63,32 @@ def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.dev
     finally:
         for network in found:
             del network.forward
+
+
+def _compiled(forward: Forward) -> Forward:
+    """``forward`` through torch.compile, with eager's random numbers: teacher and student share their masks.
+
+    Raises:
+        UserError: on the first call, where torch cannot compile the network as a whole.
+    """
+    compiled = torch.compile(forward, fullgraph=True, options={"fallback_random": True})
+    works = False
+
+    def call(*arguments: Any) -> Tensor:
+        nonlocal works
+        try:
+            output: Tensor = compiled(*arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if works:
+                raise
+            cause = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+            raise UserError(f"train.compile = true: torch.compile fails here ({cause.strip()})") from error
+        works = True
+        return output
+
+    return call
 
 
 def _in_bfloat16(forward: Forward, device: torch.device) -> Forward:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -52,14 +52,14 @@ def _split(whole: Tensor, parts: list[Tensor]) -> tuple[Tensor, ...]:
 def radam(config: RAdamConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
     """Rectified Adam."""
     return torch.optim.RAdam(
-        [weights], config.lr, config.betas, weight_decay=config.weight_decay, foreach=True
+        [weights], config.lr, _pair(config.betas), weight_decay=config.weight_decay, foreach=True
     )
 
 
 def adam(config: AdamConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
     """Adam."""
     return torch.optim.Adam(
-        [weights], config.lr, config.betas, weight_decay=config.weight_decay, foreach=True
+        [weights], config.lr, _pair(config.betas), weight_decay=config.weight_decay, foreach=True
     )
 
 
@@ -68,3 +68,8 @@ def lion(config: LionConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
     from lion_pytorch import Lion
 
     return Lion([weights], config.lr, config.betas, weight_decay=config.weight_decay)
+
+
+def _pair(betas: Sequence[float]) -> tuple[float, float]:
+    first, second = betas
+    return first, second

@@ -91,9 +91,9 @@ class State:
             )
         if header["key"] != key:
             raise UserError(
-                f"{path}: state of a run with key {header['key']}, this is {key}: other settings, code or initial "
-                f"weights; delete {path.parent} to start again, choose another folder, or, if only code changed "
-                f"without changing a number, run `couplet adopt {path.parent}`"
+                f"{path}: state of a run with key {header['key']}, this is {key}: other settings, code or "
+                f"initial weights; delete {path.parent} to start again, choose another folder, or, if "
+                f"only code changed and no number, run `couplet adopt {path.parent}`"
             )
         try:
             self.model.load_state_dict(_below("model.", tensors))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from couplet.selection.rule import Score, best
+from couplet.selection import Score, best
 
 
 def test_lowest_distance_wins():

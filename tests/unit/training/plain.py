@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from couplet.config import Training
+from couplet.config.cells import Training
 from couplet.config.recipes import AdamConfig, LionConfig, OptimizerConfig, RAdamConfig
 from couplet.config.variants import build
 from couplet.couplings.base import Predictors

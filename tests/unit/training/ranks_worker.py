@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from couplet.config import Training
+from couplet.config.cells import Training
 from couplet.data.archive import Split
 from couplet.data.loader import Loader
 from couplet.model import ImageShape

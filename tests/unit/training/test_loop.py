@@ -90,10 +90,10 @@ def test_stopping_and_going_on_changes_no_bit(make_training, start, loader, tmp_
     first = start(training)
     steps = run(training, first, loader(training))
     cut = [next(steps) for _ in range(3)]
-    first.save(tmp_path / "state", key=training.key, data="d")
+    first.save(tmp_path / "state", key="key", data="d")
     torch.rand(5)  # what happens between the processes does not matter
     second = start(training)
-    second.restore(tmp_path / "state", key=training.key, data="d")
+    second.restore(tmp_path / "state", key="key", data="d")
     assert_same(first, second)
     assert second.seconds == first.seconds
     rest = list(run(training, second, loader(training)))
