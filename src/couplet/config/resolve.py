@@ -197,6 +197,11 @@ def lay_over(under: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, An
                 return {**merged, "recipes": each}
         stacked = {name: _steps(recipes.get(name)) + _steps(draft) for name, draft in own.items()}
         merged["recipes"] = {**{name: _steps(draft) for name, draft in recipes.items()}, **stacked}
+    if isinstance(under.get("scales"), Mapping) and isinstance(layer.get("scales"), Mapping):
+        below, above = under["scales"], layer["scales"]
+        merged["scales"] = {
+            name: lay_over(below.get(name) or {}, above.get(name) or {}) for name in (*below, *above)
+        }
     if "every_recipe" in layer:
         merged["every_recipe"] = _steps(under.get("every_recipe")) + _steps(layer["every_recipe"])
     if "table1" in layer:

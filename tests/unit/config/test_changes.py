@@ -93,6 +93,15 @@ def test_later_layers_win(write, params_content, last, change):
     assert training(params).recipe.steps == (99 if change else last + 1)
 
 
+def test_a_scale_lies_over_the_scale_of_that_name_of_its_base(write, params_content):
+    override = {"when": {"kernel": "ve"}, "steps": 5, "batch": 5}
+    params_content["scales"] = {"s": {"every_recipe": {"overrides": [override]}, "sample": {"samples": 9}}}
+    over = {"base": "base.yaml", "scales": {"s": {"every_recipe": {"steps": 6}}}}
+    params = resolve(write(over=over), "s")
+    recipe = training(params).recipe
+    assert (recipe.steps, recipe.batch, params.sample.samples) == (6, 5, 9)
+
+
 def test_a_change_wins_over_the_recipe_s_overrides_of_the_coupling(write, params_content):
     override = {"when": {"coupling": "vae"}, "coupling": {"kl_weight": 3.0}}
     params_content["recipes"]["ict"]["overrides"] = [override]
