@@ -263,11 +263,12 @@ def _parts(key: str, content: Mapping[str, Any]) -> list[str]:
 
 
 def standalone(path: Path, scale: str | None, changes: Sequence[str]) -> str:
-    """The text of a parameter file that needs no other, with the experiment as its only cell.
+    """The text of a parameter file that needs no other, with the experiment as its only cell and no study.
 
     Raises:
         UserError: see :func:`resolve`.
     """
     cell = resolve(path, scale, changes).experiment
-    content = {key: value for key, value in resolved_content(path, scale, changes).items() if key != "scale"}
+    content = resolved_content(path, scale, changes)
+    content = {key: value for key, value in content.items() if key not in ("scale", "study")}
     return dump_yaml({**content, "table1": {f"{key}s": [value] for key, value in cell}})
