@@ -95,5 +95,6 @@ def test_named_setting_is_one(setting: str, params_content: dict) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_lines_are_short(document: Path) -> None:
+    """Rows of tables are exempt: Markdown cannot break them."""
     lines = document.read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if len(line) > 120] == []
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
