@@ -1,11 +1,10 @@
-# `make table1` and `make test` need python3 (3.11 or newer), make and git; everything else goes
-# into $(VENV).
+# `make table1` and `make test` need python3 (3.11 or newer), make and git; everything else is installed in $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
 
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: help table1 paper report record push pull accept experiments test lint format readme schema requirements
+.PHONY: help table1 paper report record push pull experiments test lint format readme schema requirements
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -14,25 +13,22 @@ help: ## list the targets
 table1: $(VENV)/installed ## results/table1.csv, table1.md and figures, from nothing
 	snakemake --cores all results/table1.csv
 
-paper: $(VENV)/installed ## results/paper.html: every other result of the papers, forty minutes on two cores
+paper: $(VENV)/installed ## results/paper.html, all studies: forty minutes on two cores
 	snakemake --cores all results/paper.html
 
-report: table1 ## report.html: table, figures and captions as one page that needs nothing else
+report: table1 ## report.html: table, figures and captions as one file
 	snakemake --report report.html results/table1.csv
 
-record: $(VENV)/installed ## what is finished in results/, for DVC; Snakemake does it after each run
+record: $(VENV)/installed ## tell DVC which results are finished; Snakemake does so after each run
 	python workflow/scripts/record.py
 
-push: record ## the grid and the experiment to the DVC remote
+push: record ## send the grid and the experiment to the DVC remote
 	dvc push
 
-pull: $(VENV)/installed ## what was pushed with this commit; nothing of it needs to run again
+pull: $(VENV)/installed ## fetch the results that were pushed with this commit
 	dvc pull --recursive results workflow $(if $(wildcard dvc.lock),dvc.yaml)
 
-accept: $(VENV)/installed ## an edit of the code since SINCE (HEAD) that changes no result, as a reformat
-	python workflow/scripts/accept.py $(SINCE)
-
-experiments: $(VENV)/installed ## what experiments changed and what came out
+experiments: $(VENV)/installed ## list the changes and numbers of `dvc exp run`
 	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor|step|loss|images_per_second)$$'
 
 test: $(VENV)/tested ## all tests
@@ -46,19 +42,19 @@ lint: $(VENV)/installed ## formatting, types, import layers, workflow
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-format: $(VENV)/installed schema ## format Python and Snakemake files, renew the schema
+format: $(VENV)/installed schema ## format Python and Snakemake files, write the schema
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
 
-readme: table1 ## the pipeline's table and pictures into README.md
+readme: table1 ## write the pipeline's table and pictures into README.md
 	snakemake --cores all results/paper/vct-fig1.csv
 	python workflow/scripts/update_readme.py
 
 schema: $(VENV)/installed ## workflow/schemas/params.schema.json from the configuration classes
 	python -m couplet.config.schema > workflow/schemas/params.schema.json
 
-# Without Slurm's plugin, which makes every call of Snakemake a second longer.
+# Without Slurm's plugin, which adds a second to every call of Snakemake.
 EXTRAS = pipeline s3 lion lmdb dinov2 tensorboard dev
 
 requirements: $(VENV)/installed ## pin the newest versions that fit pyproject.toml
