@@ -22,8 +22,8 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
 def seed_of(*purpose: int | str) -> int:
     """A seed in [0, 2^63) that depends on every part of ``purpose`` and on nothing else.
 
-    All random numbers are seeded this way, ``seed_of(seed, "noise", step)``, so a step or a sample has the same
-    draws wherever a process starts.
+    All random numbers are seeded this way, ``seed_of(seed, "noise", step)``, so a step or a sample has the
+    same draws wherever a process starts.
     """
     return int.from_bytes(hashlib.sha256(repr(purpose).encode()).digest()[:8], "little") >> 1
 

@@ -71,7 +71,7 @@ class Coupling(nn.Module, ABC):
     predictions: float = 0.0
 
     def arrange(self, images: Tensor, noise: Tensor, rows: slice = slice(None)) -> Tensor:
-        """Arrange the noise of the whole batch before `forward`, for the images of ``rows``; by default as drawn.
+        """Arrange the whole batch's noise before `forward`; returns that of ``rows``, by default as drawn.
 
         It gets the whole batch even where a step works through parts of it or several processes share it. It
         may run in a thread, some steps ahead of the training: it must depend on its arguments alone, and has
@@ -102,7 +102,8 @@ class Coupling(nn.Module, ABC):
             images: clean images in [-1, 1], [b, c, h, w].
             noise: standard normal as :meth:`arrange` left it, [b, c, h, w].
             labels: one-hot classes [b, k], or None.
-            level: noise level at which a generated data endpoint is evaluated, [b]: the teacher's r; a denoiser's t.
+            level: noise level at which a generated data endpoint is evaluated, [b]: the teacher's r; a
+                denoiser's t.
             predictors: the model in training, its average and the frozen model.
             progress: fraction of training done, in [0, 1).
             uniform: one number in [0, 1) per image, for couplings that choose at random, [b].

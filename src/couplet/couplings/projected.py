@@ -12,10 +12,10 @@ from couplet.tensors import generator
 
 
 def sorted_along(images: Tensor, noise: Tensor, directions: Tensor) -> Tensor:
-    """The permutation [b] of least ``sum_i ||x_i - sigma z_pi(i)||²`` among those that sort along a direction.
+    """The permutation pi [b] of least ``sum_i ||x_i - sigma z_pi(i)||²`` that sorts along a direction.
 
-    The image with the n-th smallest ``x·theta`` gets the noise with the n-th smallest ``z·theta``: optimal for
-    the components along theta, and overall where D = 1.
+    The image with the n-th smallest ``x·theta`` gets the noise with the n-th smallest ``z·theta``: optimal
+    for the components along theta, and overall where D = 1.
 
     Args:
         images: finite, [b, c, h, w].
@@ -32,8 +32,8 @@ def sorted_along(images: Tensor, noise: Tensor, directions: Tensor) -> Tensor:
 class Projected(MinibatchCoupling):
     """The best of a few one-dimensional assignments, along directions that are the same for every batch.
 
-    Takes ``O(b ln b)`` for each direction, without a b x b matrix. Immiscible diffusion (Li et al. 2024, arXiv
-    2406.12303) lowers the cost in another way: an exact assignment on distances in half precision.
+    Takes ``O(b ln b)`` for each direction, without a b x b matrix. Immiscible diffusion (Li et al. 2024,
+    arXiv 2406.12303) lowers the cost in another way: an exact assignment on distances in half precision.
     """
 
     def __init__(self, config: ProjectedConfig, setting: Setting) -> None:

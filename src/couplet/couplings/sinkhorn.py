@@ -14,8 +14,8 @@ def transport_plan(images: Tensor, noise: Tensor, epsilon: float, iterations: in
     """Logarithm of b times the plan P that minimises ``<P, C> + epsilon s sum P ln P``, [b, b], float64.
 
     ``C_ij = ||x_i - sigma z_j||²`` and P has uniform marginals. Terms of one row or one column do not change
-    the plan, so ``-(x_i - mean x)·(z_j - mean z)`` is an equivalent cost; s is its root mean square, which makes
-    the plan the same for every sigma and every scale of the images.
+    the plan, so ``-(x_i - mean x)·(z_j - mean z)`` is an equivalent cost; s is its root mean square, which
+    makes the plan the same for every sigma and every scale of the images.
 
     Args:
         images: finite, [b, c, h, w].
@@ -26,7 +26,7 @@ def transport_plan(images: Tensor, noise: Tensor, epsilon: float, iterations: in
     """
     x, z = (values.flatten(1).double() for values in (images, noise))
     gain = (x - x.mean(0)) @ (z - z.mean(0)).T
-    scale = gain.square().mean().sqrt().clamp_min(torch.finfo(gain.dtype).tiny)  # 0 where all images are equal
+    scale = gain.square().mean().sqrt().clamp_min(torch.finfo(gain.dtype).tiny)  # 0 for equal images
     plan = gain / scale / epsilon
     for _ in range(iterations):
         plan = plan.log_softmax(1).log_softmax(0)

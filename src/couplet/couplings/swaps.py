@@ -12,7 +12,7 @@ from couplet.tensors import generator
 
 
 def swapped(images: Tensor, noise: Tensor, meetings: Tensor) -> Tensor:
-    """Apply all swaps that lower the transport cost, starting from the identity; returns the permutation pi [b].
+    """Swap noise where that lowers the transport cost; returns the permutation pi [b].
 
     Images i and j exchange their noise if ``(x_i - x_j)·(z_pi(j) - z_pi(i)) > 0``: then
     ``sum_i ||x_i - sigma z_pi(i)||²`` falls, for every sigma > 0.
@@ -34,8 +34,8 @@ def swapped(images: Tensor, noise: Tensor, meetings: Tensor) -> Tensor:
 class Swaps(MinibatchCoupling):
     """Rounds of swaps between random pairs of images (cf. Sadr and Gorji 2024, arXiv 2412.16385).
 
-    Takes one float32 matrix product, then ``O(b)`` for each round, without a solver. The pairs are the same in
-    every batch.
+    Takes one float32 matrix product, then ``O(b)`` for each round, without a solver. The pairs are the same
+    in every batch.
     """
 
     def __init__(self, config: SwapsConfig, setting: Setting) -> None:
