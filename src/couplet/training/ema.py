@@ -79,7 +79,7 @@ class Warmup:
 
 
 class Power:
-    """:func:`power_decay` of a relative width, or with ``inverted`` its complement, as in VCT's released code."""
+    """:func:`power_decay` of a relative width; with ``inverted`` its complement, as in VCT's code."""
 
     def __init__(self, config: PowerEMAConfig) -> None:
         self.gamma, self.inverted = power_exponent(config.std), config.inverted
