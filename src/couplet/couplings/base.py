@@ -15,7 +15,7 @@ class Pair(NamedTuple):
     """Coupled data and noise."""
 
     data: Tensor
-    """Data endpoints in [-1, 1], [b, c, h, w]."""
+    """Data endpoints, [b, c, h, w]."""
     noise: Tensor
     """Noise of unit scale, [b, c, h, w]."""
     labels: Tensor | None
