@@ -167,7 +167,8 @@ class OneOf:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Any:
         family = schema["metadata"]["family"].family
-        return {"anyOf": [handler(member.__pydantic_core_schema__) for member in family.values()]}
+        members = [handler(member.__pydantic_core_schema__) for member in family.values()]
+        return {"anyOf": [*members, {"enum": sorted(family)}]}
 
 
 def path_safe(name: object) -> None:
@@ -190,7 +191,7 @@ def named(family: type[Variant]) -> Any:
         return members
 
     member: Any = Annotated[family, OneOf()]
-    return PlainValidator(parse, json_schema_input_type=dict[str, member])
+    return PlainValidator(parse, json_schema_input_type=dict[str, member | None])
 
 
 def with_kind(family: type[Variant], name: str, settings: Any) -> Any:
@@ -219,7 +220,7 @@ def validated(model: type[Model], content: Any, source: str) -> Model:
 
 def choices(value: object, allowed: Iterable[str]) -> str:
     """``did you mean 'vae'? allowed: generator, independent, ot, vae``."""
-    names = sorted(allowed)
+    names = sorted(map(str, allowed))
     close = difflib.get_close_matches(str(value), names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}allowed: {', '.join(names)}"
