@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from couplet.data.archive import Split, write
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-PACKAGES = {"torch", "numpy", "scipy", "pydantic", "safetensors", "pyyaml", "rich", "typer"}
+PACKAGES = {"torch", "numpy", "scipy", "pydantic", "safetensors", "pyyaml", "filelock", "rich", "typer"}
 COUPLINGS = ("independent", "ot", "vae", "generator")
 
 NODE = """
