@@ -17,10 +17,11 @@ import yaml
 from couplet import cli
 from couplet.config.cells import Training
 from couplet.config.params import Params
-from couplet.data.archive import Split
+from couplet.data.archive import Archive, Split, write
 from couplet.plan.layout import Layout
-from couplet.plan.stages import RUN, STAGES, record_of
+from couplet.plan.stages import RUN, STAGES, Settings, record_of
 from couplet.process import Context
+from couplet.provenance.record import Recorder, archive_digests
 from couplet.stages import table
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
@@ -80,6 +81,25 @@ def make_training():
                 "train": train or {},
             }
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def noise_archive():
+    """Writes a small archive of noise under the name `digits`, with the record of `couplet prepare`."""
+
+    def make(folder, dataset, seed=0):
+        rng = np.random.default_rng(seed)
+        splits = {
+            name: Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 3)
+            for name, count in (("train", 12), ("test", 6))
+        }
+        write(folder, dataset="digits", source="random", classes=("a", "b", "c"), splits=splits)
+        record = Recorder("prepare", Settings(dataset), folder, torch.device("cpu"), reads={})
+        config = dataset.model_dump(mode="json")
+        record.write(config=config, inputs={}, outputs=archive_digests(Archive(folder)))
+        return folder
 
     return make
 
@@ -201,7 +221,7 @@ def made_grid(tmp_path_factory):
 
 @pytest.fixture
 def grid(made_grid, tmp_path, monkeypatch):
-    """A copy of the grid below the working folder; outputs, records and settings are those of its first cell."""
+    """A copy of the grid below the working folder, with outputs and settings of its first cell."""
     params, made = made_grid
     monkeypatch.chdir(tmp_path)
     root = Path("results")
