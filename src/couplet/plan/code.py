@@ -192,9 +192,7 @@ def _resolve(symbol: Symbol, followed: set[str]) -> Symbol | None:
     """Where a symbol is defined, imports followed; None outside the packages and in silent modules."""
     for _ in range(100):
         module, name = symbol
-        if _top(module) not in followed or f"{module}.".startswith(
-            tuple(f"{silent}." for silent in SILENT)
-        ):
+        if _top(module) not in followed or f"{module}.".startswith(tuple(f"{silent}." for silent in SILENT)):
             return None
         content = _module(module)
         if content is None:
