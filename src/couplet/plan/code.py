@@ -27,6 +27,8 @@ EFFECTS = "*effects"
 
 PACKAGE = Path(__file__).parents[1]
 
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
 NO_NUMBER = {"annotation", "returns", "ctx", "type_comment", "type_params", "kind"}
 """Fields of a syntax tree that change no number."""
 
@@ -51,7 +53,7 @@ def definitions(*entries: str) -> dict[str, str]:
     Raises:
         ValueError: an entry is not in the source of its package.
     """
-    followed = {"couplet", *(entry.partition(".")[0].partition(":")[0] for entry in entries)}
+    followed = {_top(__name__), *(_top(entry.partition(":")[0]) for entry in entries)}
     waiting: list[Symbol] = []
     for entry in entries:
         source, _, defined = entry.partition(":")
@@ -114,6 +116,7 @@ class _Module(NamedTuple):
     """Statements that bind no name."""
 
 
+@cache
 def _path(module: str) -> Path | None:
     """The source file of a module, found without importing it; None if it is none or a built-in one."""
     top, *rest = module.split(".")
@@ -130,16 +133,22 @@ def _path(module: str) -> Path | None:
     return None
 
 
+def _is_package(module: str) -> bool:
+    path = _path(module)
+    return path is not None and path.name == "__init__.py"
+
+
 @cache
 def _module(name: str) -> _Module | None:
     path = _path(name)
     if path is None or path.suffix != ".py":
         return None
     tree = ast.parse(path.read_bytes())
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    package = name if _is_package(name) else name.rpartition(".")[0]
     module = _Module({}, {}, [])
     for statement in tree.body:
-        names = dict(_imported(statement, package))
+        # The imports of a function or class are looked up where its digest is taken.
+        names = {} if isinstance(statement, DEFINITIONS) else dict(_imported(statement, package))
         module.imports.update(names)
         bound = _bound(statement)
         for each in bound:
@@ -165,7 +174,7 @@ def _imported(statement: ast.AST, package: str) -> Iterator[tuple[str, Symbol]]:
 
 def _bound(statement: ast.stmt) -> list[str]:
     """The names that a statement at the top level binds, those of imports apart."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    if isinstance(statement, DEFINITIONS):
         return [statement.name]
     if isinstance(statement, ast.Import | ast.ImportFrom):
         return []
@@ -183,9 +192,7 @@ def _resolve(symbol: Symbol, followed: set[str]) -> Symbol | None:
     """Where a symbol is defined, imports followed; None outside the packages and in silent modules."""
     for _ in range(100):
         module, name = symbol
-        if module.partition(".")[0] not in followed or f"{module}.".startswith(
-            tuple(f"{silent}." for silent in SILENT)
-        ):
+        if _top(module) not in followed or f"{module}.".startswith(tuple(f"{silent}." for silent in SILENT)):
             return None
         content = _module(module)
         if content is None:
@@ -194,7 +201,7 @@ def _resolve(symbol: Symbol, followed: set[str]) -> Symbol | None:
             return symbol
         if name in content.imports:
             symbol = content.imports[name]
-        elif _module(f"{module}.{name}") is not None:
+        elif _is_package(module) and _module(f"{module}.{name}") is not None:
             symbol = Symbol(f"{module}.{name}", None)
         else:
             return None
@@ -205,12 +212,11 @@ def _resolve(symbol: Symbol, followed: set[str]) -> Symbol | None:
 def _examined(module: str, name: str, statements: tuple[ast.stmt, ...]) -> tuple[str, list[Symbol]]:
     """The digest of statements of a module, and what they refer to."""
     content = _module(module)
-    path = _path(module)
-    assert content is not None and path is not None
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    assert content is not None
+    package = module if _is_package(module) else module.rpartition(".")[0]
     if not statements:
         return "", []
-    pure = [_Pure().visit(ast.parse(ast.unparse(statement))) for statement in statements]
+    pure = [_Pure().visit(statement) for statement in statements]
     local = {**content.imports, **{k: v for tree in pure for k, v in _imported(tree, package)}}
     references: list[Symbol] = []
     for tree in pure:
@@ -221,12 +227,13 @@ def _examined(module: str, name: str, statements: tuple[ast.stmt, ...]) -> tuple
 
 def _references(tree: ast.AST, module: str, imports: dict[str, Symbol]) -> Iterator[Symbol]:
     """Symbols that a syntax tree names; of an attribute of a module, the attribute."""
-    waiting = [tree]
+    # Modules of other packages are not followed, so they need not be read.
+    waiting, own = [tree], (_top(__name__), _top(module))
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             symbol = imports.get(node.value.id)
-            inner = None if symbol is None else _as_module(symbol)
+            inner = None if symbol is None or _top(symbol.module) not in own else _as_module(symbol)
             if inner is not None:
                 yield Symbol(inner, node.attr)
                 continue
@@ -236,6 +243,10 @@ def _references(tree: ast.AST, module: str, imports: dict[str, Symbol]) -> Itera
             # It may be a quoted annotation.
             yield imports.get(node.value, Symbol(module, node.value))
         waiting += ast.iter_child_nodes(node)
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _as_module(symbol: Symbol) -> str | None:

@@ -273,10 +273,14 @@ def keys_of(settings: Settings, stage: str) -> dict[str, str]:
 
     A key changes with the settings and the code of its stage, and with the keys of what the stage reads.
     """
+    needed = {stage}
+    for name in reversed(STAGES):
+        needed |= {*STAGES[name].reads} if name in needed else set()
     keys: dict[str, str] = {}
-    for read in STAGES[stage].reads:
-        keys |= keys_of(settings, read) if read not in keys else {}
-    keys[stage] = ingredients(stage, settings).key({read: keys[read] for read in STAGES[stage].reads})
+    for name in STAGES:
+        if name in needed:
+            inputs = {read: keys[read] for read in STAGES[name].reads}
+            keys[name] = ingredients(name, settings).key(inputs)
     return keys
 
 

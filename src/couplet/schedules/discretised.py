@@ -1,4 +1,4 @@
-"""iCT: noise levels are neighbours on a grid that becomes finer as training goes on."""
+"""iCT: noise levels are neighbours on a grid that becomes finer during training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def grid_points(step: int, total_steps: int, s0: int, s1: int, curriculum: Curri
     """N(k), the number of noise levels on the grid at 0-based step k of K.
 
     exponential (iCT, the discretisation curriculum): ``min(s0 2^floor(k/K'), s1) + 1`` with
-    ``K' = floor(K / (log2(floor(s1/s0)) + 1))``, at least 1 so that tiny trainings work too.
+    ``K' = floor(K / (log2(floor(s1/s0)) + 1))``, at least 1 so that very short runs work too.
     square_root (CM, App. C): ``ceil(sqrt(k/K ((s1 + 1)² - s0²) + s0²) - 1) + 1``. constant: ``s1 + 1``.
     Never fewer than 2, the ends of one interval.
     """

@@ -1,4 +1,4 @@
-"""The training loop: draws, steps, and yields what happened. No files, no printing."""
+"""The training loop, which yields the scalars of every step. No files, no printing."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def initial_state(
 
     Args:
         training: what to train.
-        shape: of the images.
-        device: where to train.
-        weights: replace those of the network by name.
-        frozen: the model of a frozen predictor.
+        shape: shape of the images.
+        device: device to train on.
+        weights: initial weights of the network, by name.
+        frozen: the frozen predictor.
 
     Raises:
         UserError: ``weights`` do not fit the network.
@@ -86,7 +86,7 @@ def initial_state(
 
 
 def shape_of(archive: Archive) -> ImageShape:
-    """Shape of an archive's images, as a model must know it."""
+    """Shape of an archive's images and its number of classes."""
     height, _, channels = archive.card.shape
     return ImageShape(channels, height, len(archive.card.classes))
 
@@ -118,21 +118,21 @@ def run(
 
     Every draw comes from a generator of (seed, purpose, step): a run that stops after any step and resumes
     from its state takes the same steps. Several processes take the steps of one: each draws for the whole
-    batch, works on its rows, and has the mean of all gradients. Only dropout masks differ: they are those of
-    one process whose ``train.microbatch`` is what a process has at once.
+    batch, evaluates its rows, and gets the mean of all gradients. Only dropout masks differ: they are those
+    of one process with ``train.microbatch`` set to the images that each process evaluates at once.
 
     Args:
         training: what to train.
-        state: where to start; changed in place, alike in all processes.
+        state: the state to start from; changed in place, alike in all processes.
         loader: see :func:`loader_of`.
         ranks: the processes that share each batch.
         ahead: number of steps by which a thread arranges the noise in advance (:meth:`Coupling.arrange`); 0
-            arranges it within the step. By default 2 for a GPU and 0 for the CPU, whose cores are taken.
+            arranges it within the step. By default 2 for a GPU and 0 for the CPU, whose cores are busy.
             Changes no number.
 
     Raises:
-        UserError: loss or gradient is not finite and the recipe does not say to zero it; or the device
-            cannot compute as `train` says.
+        UserError: loss or gradient is not finite and the recipe does not replace it; or the device does not
+            support the settings of `train`.
     """
     recipe = training.recipe
     device = next(state.model.parameters()).device
@@ -166,12 +166,12 @@ def run(
 
 
 class _Shared(nn.Module):
-    """The loss as the forward pass of a module that owns the model: what DDP can synchronise."""
+    """The loss as the forward pass of a module that owns the model, as DDP needs it."""
 
     def __init__(self, models: Models, loss: Callable[..., Terms]) -> None:
         super().__init__()
         self.model = models.online
-        # In a tuple: the average's parameters are not DDP's.
+        # A tuple hides the average's parameters from DDP.
         self.models, self.loss = (models,), loss
 
     def forward(self, *arguments: Any, **options: Any) -> Terms:
@@ -179,7 +179,7 @@ class _Shared(nn.Module):
 
 
 def _loss(models: Models, objective: Objective, ranks: Ranks) -> Callable[..., Terms]:
-    """The loss of batch and draws; its backward pass leaves the mean gradient of all ranks."""
+    """The loss as a function of batch and draws; its backward pass averages gradients over ranks."""
     loss = partial(consistency_loss, objective=objective)
     if ranks.size == 1:
         return partial(loss, models)
@@ -193,11 +193,11 @@ Input = tuple[Batch, Callable[[], Tensor]]
 def _inputs(
     training: Training, state: State, loader: Loader, rows: slice, ahead: int
 ) -> Generator[Input, None, None]:
-    """The inputs of each step, from the state's step to the last; see `ahead` of :func:`run`."""
+    """Yield the inputs of each step, from the state's step to the last; `ahead` as in :func:`run`."""
     start, stop, seed = state.step, training.recipe.steps, training.cell.seed
     device = next(state.model.parameters()).device
     arrange = state.model.coupling.arrange
-    # Which of the loader's images are this rank's.
+    # This rank's share of the loader's images.
     own = rows if loader.world == 1 else slice(None)
 
     def drawn(step: int, like: Tensor) -> Tensor:
@@ -228,9 +228,9 @@ def draws_of(
     *purpose: int | str,
     rows: slice = slice(None),
 ) -> Draws:
-    """The step's randomness besides its noise, drawn for the whole batch, of the rows of ``noise``.
+    """Draw the randomness of a step besides its noise for the whole batch, and return that of ``rows``.
 
-    ``purpose`` seeds it, with the cell's seed: in training the step itself.
+    The seed is derived from the cell's seed and ``purpose``: in training, the step.
     """
     seed, count, device = training.cell.seed, training.recipe.batch, noise.device
     t, r = objective.schedule.draw_pair(step, count, generator(device, seed, "t", *purpose))
@@ -247,7 +247,7 @@ def _backward(
     draws: Draws,
     ranks: Ranks,
 ) -> Terms:
-    """Leave the batch's gradient, summed over its parts; return this rank's terms without theirs."""
+    """Accumulate the batch's gradient over its parts; return this rank's terms, detached."""
     count = len(batch.images)
     size = training.train.microbatch or count
     begins = range(0, count, size)
@@ -259,7 +259,7 @@ def _backward(
         alone = nullcontext() if last or ranks.size == 1 else batch_loss.no_sync()  # type: ignore[attr-defined]
         with alone:
             terms = batch_loss(batch.rows(rows), draws.part(number, rows), step=step)
-            # The part's share of the mean over this rank's images.
+            # The part's contribution to the mean over this rank's images.
             loss = terms.loss * (len(terms.distance) / count)
             with record_function("backward"):
                 loss.backward()
@@ -287,7 +287,7 @@ def _update(
     curriculum: int,
     ranks: Ranks,
 ) -> Progress:
-    """Step optimiser and average; ``state.step`` goes up by one."""
+    """Step the optimiser and the average, and increment ``state.step``."""
     recipe, step = training.recipe, state.step
     parameters = [p for p in state.model.parameters() if p.grad is not None]
     norm = _norm(parameters)
