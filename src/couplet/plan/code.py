@@ -168,8 +168,13 @@ def _imported(statement: ast.AST, package: str) -> Iterator[tuple[str, Symbol]]:
                 yield alias.asname or alias.name, Symbol(source, alias.name)
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                # `import a.b` binds a; all of a.b counts, wherever it is used.
-                yield alias.asname or alias.name.partition(".")[0], Symbol(alias.name, None)
+                if alias.asname is not None:
+                    yield alias.asname, Symbol(alias.name, None)
+                    continue
+                # `import a.b` binds a, by which a.b is reached too.
+                parts = alias.name.split(".")
+                for end in range(1, len(parts) + 1):
+                    yield ".".join(parts[:end]), Symbol(".".join(parts[:end]), None)
 
 
 def _bound(statement: ast.stmt) -> list[str]:
@@ -249,6 +254,24 @@ def _top(module: str) -> str:
     return module.partition(".")[0]
 
 
+def _of_module(node: ast.Attribute, imports: dict[str, Symbol]) -> Symbol | None:
+    """The attribute of an imported module that ``node``, as ``a.b.name``, stands for or begins with."""
+    parts: list[str] = []
+    value: ast.expr = node
+    while isinstance(value, ast.Attribute):
+        parts.insert(0, value.attr)
+        value = value.value
+    if not isinstance(value, ast.Name):
+        return None
+    parts.insert(0, value.id)
+    for end in range(len(parts) - 1, 0, -1):
+        symbol = imports.get(".".join(parts[:end]))
+        module = None if symbol is None else _as_module(symbol)
+        if module is not None:
+            return Symbol(module, parts[end])
+    return None
+
+
 def _as_module(symbol: Symbol) -> str | None:
     """The module that an imported name stands for, if it is one."""
     if symbol.name is None:
@@ -270,7 +293,7 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 class _Pure(ast.NodeTransformer):
-    """Removes what changes no number: docstrings, and the messages of errors and warnings."""
+    """Removes what changes no number: docstrings, and the messages of errors and assertions."""
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)

@@ -128,6 +128,9 @@ def _of_training(settings: Settings) -> list[Variant]:
     return [training.kernel, training.coupling, *variants_in(training.recipe)]
 
 
+EXTRACTOR = "couplet.metrics.extractor.base:load_extractor"
+REFERENCE = "couplet.metrics.reference:load_reference"
+
 STAGES = {
     "prepare": Stage(
         summary="Write a data set as an archive of arrays with a card and a picture.",
@@ -155,7 +158,7 @@ STAGES = {
         output="reference",
         reads=("prepare", "features"),
         settings=lambda settings: {},
-        numerics=("couplet.metrics.measure:measure", "couplet.metrics.reference:save_reference"),
+        numerics=(EXTRACTOR, "couplet.metrics.measure:measure", "couplet.metrics.reference:save_reference"),
         absent="no reference statistics",
     ),
     "train": Stage(
@@ -165,10 +168,13 @@ STAGES = {
         reads=("prepare",),
         settings=_train,
         numerics=(
+            "couplet.training.loop:shape_of",
+            "couplet.networks.initial:read_weights",
             "couplet.training.loop:initial_state",
             "couplet.training.loop:loader_of",
             "couplet.training.loop:run",
             "couplet.model:save",
+            "couplet.model:load",
         ),
         variants=_of_training,
         absent="not trained",
@@ -180,7 +186,13 @@ STAGES = {
         output="selection.json",
         reads=("train", "features", "reference"),
         settings=_select,
-        numerics=("couplet.selection:score", "couplet.selection:best", "couplet.model:load"),
+        numerics=(
+            EXTRACTOR,
+            REFERENCE,
+            "couplet.selection:score",
+            "couplet.selection:best",
+            "couplet.model:load",
+        ),
         absent="no snapshot selected",
     ),
     "sample": Stage(
@@ -198,7 +210,7 @@ STAGES = {
         output="evaluation.json",
         reads=("train", "features", "reference", "select", "sample"),
         settings=lambda settings: settings.measurement.evaluate.model_dump(mode="json"),
-        numerics=("couplet.metrics.evaluation:evaluate",),
+        numerics=(EXTRACTOR, REFERENCE, "couplet.metrics.evaluation:evaluate"),
         variants=lambda settings: variants_in(settings.measurement.evaluate),
         absent="not evaluated",
     ),
