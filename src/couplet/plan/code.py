@@ -234,14 +234,12 @@ def _references(tree: ast.AST, module: str, imports: dict[str, Symbol]) -> Itera
     """Symbols that a syntax tree names; of an attribute of a module, the attribute."""
     # Modules of other packages are not followed, so they need not be read.
     waiting, own = [tree], (_top(__name__), _top(module))
+    modules = {name: symbol for name, symbol in imports.items() if _top(symbol.module) in own}
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            symbol = imports.get(node.value.id)
-            inner = None if symbol is None or _top(symbol.module) not in own else _as_module(symbol)
-            if inner is not None:
-                yield Symbol(inner, node.attr)
-                continue
+        if isinstance(node, ast.Attribute) and (symbol := _of_module(node, modules)) is not None:
+            yield symbol
+            continue
         if isinstance(node, ast.Name):
             yield imports.get(node.id, Symbol(module, node.id))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
@@ -254,7 +252,7 @@ def _top(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _of_module(node: ast.Attribute, imports: dict[str, Symbol]) -> Symbol | None:
+def _of_module(node: ast.Attribute, modules: dict[str, Symbol]) -> Symbol | None:
     """The attribute of an imported module that ``node``, as ``a.b.name``, stands for or begins with."""
     parts: list[str] = []
     value: ast.expr = node
@@ -265,7 +263,7 @@ def _of_module(node: ast.Attribute, imports: dict[str, Symbol]) -> Symbol | None
         return None
     parts.insert(0, value.id)
     for end in range(len(parts) - 1, 0, -1):
-        symbol = imports.get(".".join(parts[:end]))
+        symbol = modules.get(".".join(parts[:end]))
         module = None if symbol is None else _as_module(symbol)
         if module is not None:
             return Symbol(module, parts[end])
