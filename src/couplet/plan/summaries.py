@@ -49,11 +49,9 @@ def table_files(layout: Layout, part: str = "") -> list[Path]:
 def table_key(layout: Layout, part: str = "") -> str:
     """Changes with the cells of a table, with what they were made from and with the table's code."""
     params = layout.params
+    # The folder's name stands for every setting that decides the numbers.
     rows = [
-        [
-            layout.evaluation(cell, extractor).as_posix(),
-            params.training(cell).model_dump(mode="json", exclude={"frozen_run"}),
-        ]
+        [layout.evaluation(cell, extractor).as_posix(), params.training(cell).recipe.published_as]
         for cell, extractor in params.measured(part)
     ]
     return digest([rows, params.scale, definitions(*TABLE), _contents(TABLE_FILES)])
