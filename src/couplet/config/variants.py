@@ -12,6 +12,19 @@ from couplet.config.base import Variant
 from couplet.errors import UserError, installed
 
 
+def name_of(config: Variant) -> str:
+    """``package.module:Name`` of the implementation of ``config``.
+
+    Raises:
+        UserError: the class of ``config`` names none of its own.
+    """
+    name: str = vars(type(config)).get("implementation", "")
+    if not name:
+        kind, cls = f"{config.noun} {config.kind}", type(config).__name__
+        raise UserError(f"{kind}: {cls} names no implementation, 'package.module:Name'")
+    return name
+
+
 def implementation(config: Variant) -> Any:
     """The class or function that ``config.implementation`` names, imported.
 
@@ -19,10 +32,7 @@ def implementation(config: Variant) -> Any:
         UserError: the class of ``config`` names nothing, what it names cannot be imported, or a package
             that it needs is not installed.
     """
-    kind = f"{config.noun} {config.kind}"
-    name = vars(type(config)).get("implementation", "")
-    if not name:
-        raise UserError(f"{kind}: {type(config).__name__} names no implementation, 'package.module:Name'")
+    kind, name = f"{config.noun} {config.kind}", name_of(config)
     try:
         with installed(kind):
             return resolve_name(name)

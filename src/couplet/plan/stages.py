@@ -21,7 +21,7 @@ from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.probes import ProbeConfig
 from couplet.config.stages import TrainConfig
-from couplet.config.variants import variants_in
+from couplet.config.variants import name_of, variants_in
 from couplet.plan.code import definitions
 from couplet.plan.content import content_of
 
@@ -260,7 +260,7 @@ def beside(output: Path) -> Path:
 def code_of(stage: str, settings: Settings) -> dict[str, str]:
     """The definitions that decide a stage's output, each with its digest."""
     row = STAGES[stage]
-    named = {type(variant).implementation for variant in row.variants(settings)}
+    named = {name_of(variant) for variant in row.variants(settings)}
     return definitions(*row.numerics, *sorted(named))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from couplet.config.base import Invalid
 from couplet.config.probes import ProbeConfig
 from couplet.config.study import Study
-from couplet.config.variants import variants_in
+from couplet.config.variants import name_of, variants_in
 from couplet.files import sha256
 from couplet.plan.code import PACKAGE, definitions
 from couplet.plan.layout import Layout
@@ -101,7 +101,7 @@ def figure_key(layout: Layout) -> str:
     """Changes with the study, with what its figure is made from and with the figure's code."""
     study = study_of(layout)
     names = [file.as_posix() for file in figure_files(layout)]
-    kinds = {type(variant).implementation for variant in variants_in(study)}
+    kinds = {name_of(variant) for variant in variants_in(study)}
     code = definitions(*FIGURE, *sorted(kinds))
     settings = study.model_dump(mode="json")
     return digest([settings, names, layout.params.scale, code, _contents(FIGURE_FILES)])

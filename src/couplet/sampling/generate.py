@@ -60,7 +60,10 @@ def generate(
 
     def made(start: int) -> Images:
         chosen = range(start, min(start + batch, count))
-        noises = [sample_noise(seed, purpose, chosen, i, size).to(device) for i in range(len(levels))]
+        noises = [
+            sample_noise(seed, purpose, chosen, evaluation=i, shape=size).to(device)
+            for i in range(len(levels))
+        ]
         labels = None
         if conditional:
             classes = torch.tensor(chosen, device=device) % shape.num_classes

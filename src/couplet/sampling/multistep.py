@@ -50,7 +50,7 @@ def multistep(
 
 
 def sample_noise(
-    seed: int, purpose: str, indices: range, evaluation: int, shape: tuple[int, int, int]
+    seed: int, purpose: str, indices: range, *, evaluation: int, shape: tuple[int, int, int]
 ) -> Tensor:
     """Standard normal noise of the samples ``indices`` before an evaluation, float32 [n, c, h, w].
 

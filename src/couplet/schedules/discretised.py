@@ -15,7 +15,7 @@ from couplet.schedules.base import Schedule
 Curriculum = Literal["exponential", "square_root", "constant"]
 
 
-def grid_points(step: int, total_steps: int, s0: int, s1: int, curriculum: Curriculum) -> int:
+def grid_points(step: int, total_steps: int, *, s0: int, s1: int, curriculum: Curriculum) -> int:
     """N(k), the number of noise levels on the grid at 0-based step k of K.
 
     exponential (iCT, the discretisation curriculum): ``min(s0 2^floor(k/K'), s1) + 1`` with
@@ -69,7 +69,7 @@ class Discretised(Schedule):
 
     def curriculum(self, step: int) -> int:
         config = self.config
-        return grid_points(step, self.total_steps, config.s0, config.s1, config.curriculum)
+        return grid_points(step, self.total_steps, s0=config.s0, s1=config.s1, curriculum=config.curriculum)
 
     def pair_at(self, step: int, interval: Tensor) -> tuple[Tensor, Tensor]:
         """(t, r) of the given intervals i [n] in [0, N(k) - 2], float32 [n]."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch.profiler import record_function
 
 from couplet.config.recipes import Boundary, Recipe
 from couplet.config.variants import build
-from couplet.couplings.base import Pair, Predictors
+from couplet.couplings.base import Pair, Predictor, Predictors
 from couplet.kernels.base import Kernel
 from couplet.losses.weighting import Weighting
 from couplet.model import ConsistencyModel
@@ -170,12 +169,12 @@ def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: O
         default_stream(device, draws.dropout_seed),
         _in_mode(teacher, models.online.training),
     ):
-        target = _denoise(teacher, objective, pair.data, pair.noise, r, pair.labels)
+        target = _predictor(teacher, objective)(pair.data, pair.noise, r, pair.labels)
     distance = objective.distance(student, target)
     weight = objective.weighting(t, r)
     scale = objective.weighting.penalty_scale(*objective.schedule.last_pair(step))
     loss = (weight * distance + scale * pair.penalty).mean()
-    return Terms(loss, distance, weight, pair.penalty, scale)
+    return Terms(loss=loss, distance=distance, weight=weight, penalty=pair.penalty, penalty_scale=scale)
 
 
 def couple(
@@ -199,8 +198,8 @@ def couple(
         objective: the recipe's loss.
         step: k, on which the share of generator-induced pairs depends.
     """
-    online, average = (partial(_denoise, model, objective) for model in models[:2])
-    frozen = None if models.frozen is None else partial(_denoise, models.frozen, objective)
+    online, average = (_predictor(model, objective) for model in models[:2])
+    frozen = None if models.frozen is None else _predictor(models.frozen, objective)
     pair: Pair = models.online.coupling(
         batch.images,
         noise,
@@ -226,24 +225,21 @@ def _in_mode(module: nn.Module, training: bool) -> Iterator[None]:
         module.train(not training)
 
 
-@torch.no_grad()
-def _denoise(
-    source: ConsistencyModel,
-    objective: Objective,
-    data: Tensor,
-    noise: Tensor,
-    level: Tensor,
-    labels: Tensor | None,
-) -> Tensor:
-    """f(x_r, r), or the data endpoint where r = 0, because the network's input ln(r)/4 has no value there."""
-    if not objective.schedule.reaches_zero:
-        # No comparison on the device, so no synchronisation with a GPU.
+def _predictor(model: ConsistencyModel, objective: Objective) -> Predictor:
+    """f(x_r, r) of ``model`` without gradient; the data itself where r = 0, since ln(r)/4 has no value."""
+    boundary = objective.boundary.training
+
+    @torch.no_grad()
+    def predict(data: Tensor, noise: Tensor, level: Tensor, labels: Tensor | None) -> Tensor:
         noisy = objective.kernel.noise(data, noise, level)
-        return source(noisy, level, labels, boundary=objective.boundary.training)
-    clean = level == 0
-    if clean.all():
-        return data.detach()
-    noisy = objective.kernel.noise(data, noise, level)
-    level = torch.where(clean, torch.ones_like(level), level)
-    answer = source(noisy, level, labels, boundary=objective.boundary.training)
-    return torch.where(per_image(clean, answer), data.to(answer.dtype), answer)
+        # Schedules that stay above 0 need no look at the levels, for which a GPU would be waited for.
+        if not objective.schedule.reaches_zero:
+            return model(noisy, level, labels, boundary=boundary)
+        clean = level == 0
+        if clean.all():
+            return data.detach()
+        level = torch.where(clean, torch.ones_like(level), level)
+        answer = model(noisy, level, labels, boundary=boundary)
+        return torch.where(per_image(clean, answer), data.to(answer.dtype), answer)
+
+    return predict

@@ -28,7 +28,7 @@ from couplet.data.crops import CROPS
 from couplet.data.sources import published
 from couplet.data.sources.originals import Original, fetch
 from couplet.errors import UserError
-from couplet.stages.prepare import prepare
+from stage_functions import prepare
 
 GET = requests.get
 
