@@ -57,7 +57,7 @@ OUTPUTS = {
 }
 
 # The file that stands for a folder as the input of a later job.
-IN_FOLDER = {"prepare": "card.json", "features": "card.json", "train": "record.json"}
+IN_FOLDER = {"prepare": "card.json", "features": "card.json"}
 
 
 wildcard_constraints:

@@ -1,6 +1,6 @@
 rule select:
     input:
-        record=input_of("select", "train"),
+        record=ancient("results/runs/{run}/train/record.json"),
         extractor=input_of("select", "features"),
         reference=input_of("select", "reference"),
     output:
@@ -28,7 +28,7 @@ rule select:
 
 rule sample:
     input:
-        record=input_of("sample", "train"),
+        record=ancient("results/runs/{run}/train/record.json"),
         selection=input_of("sample", "select"),
     output:
         samples=directory("results/runs/{run}/{samples}/samples"),
@@ -54,7 +54,7 @@ rule sample:
 
 rule evaluate:
     input:
-        record=input_of("evaluate", "train"),
+        record=ancient("results/runs/{run}/train/record.json"),
         extractor=input_of("evaluate", "features"),
         reference=input_of("evaluate", "reference"),
         selection=input_of("evaluate", "select"),

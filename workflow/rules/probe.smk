@@ -1,6 +1,6 @@
 rule probe:
     input:
-        record=input_of("probe", "train"),
+        record=ancient("results/runs/{run}/train/record.json"),
         card=input_of("probe", "prepare"),
         frozen=frozen_run("probe"),
     output:

@@ -50,7 +50,7 @@ def table_files(layout: Layout, part: str = "") -> list[Path]:
         outputs = layout.outputs(cell, extractor)
         results = [outputs[stage] for stage in ("select", "sample", "evaluate")]
         files |= dict.fromkeys([outputs["prepare"] / "card.json", *results])
-        files |= dict.fromkeys(layout.records(cell, extractor).values())
+        files |= dict.fromkeys(record_of(stage, path) for stage, path in outputs.items())
     return list(files)
 
 
