@@ -1,11 +1,10 @@
-# `make table1` and `make test` need python3 (3.11 or newer), make and git; everything else goes
-# into $(VENV).
+# `make table1` and `make test` need python3 (3.11 or newer), make and git; everything else is installed in $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
 
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: help table1 paper report record push pull  experiments test lint format readme generate requirements
+.PHONY: help table1 paper report record push pull experiments test lint format readme generate requirements
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -14,22 +13,22 @@ help: ## list the targets
 table1: $(VENV)/installed ## results/table1.csv, table1.md and figures, from nothing
 	snakemake --cores all results/table1.csv
 
-paper: $(VENV)/installed ## results/paper.html: every other result of the papers, forty minutes on two cores
+paper: $(VENV)/installed ## results/paper.html, all studies: forty minutes on two cores
 	snakemake --cores all results/paper.html
 
-report: table1 ## report.html: table, figures and captions as one page that needs nothing else
+report: table1 ## report.html: table, figures and captions as one file
 	snakemake --report report.html results/table1.csv
 
-record: $(VENV)/installed ## what is finished in results/, for DVC; Snakemake does it after each run
+record: $(VENV)/installed ## tell DVC which results are finished; Snakemake does so after each run
 	python workflow/scripts/record.py
 
-push: record ## the grid and the experiment to the DVC remote
+push: record ## send the grid and the experiment to the DVC remote
 	dvc push
 
-pull: $(VENV)/installed ## what was pushed with this commit; nothing of it needs to run again
+pull: $(VENV)/installed ## fetch the results that were pushed with this commit
 	dvc pull --recursive results workflow $(if $(wildcard dvc.lock),dvc.yaml)
 
-experiments: $(VENV)/installed ## what experiments changed and what came out
+experiments: $(VENV)/installed ## list the changes and numbers of `dvc exp run`
 	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor|step|loss|images_per_second)$$'
 
 test: $(VENV)/tested ## all tests
@@ -43,20 +42,21 @@ lint: $(VENV)/installed ## formatting, types, import layers, workflow
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-format: $(VENV)/installed generate ## format Python and Snakemake files, renew generated ones
+format: $(VENV)/installed generate ## format Python and Snakemake files, write the generated ones
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
 
-readme: table1 ## the pipeline's table and pictures into README.md
+readme: table1 ## write the pipeline's table and pictures into README.md
 	snakemake --cores all results/paper/vct-fig1.csv
 	python workflow/scripts/update_readme.py
 
-generate: $(VENV)/installed ## dvc.yaml and workflow/schemas/params.schema.json from the package
+generate: $(VENV)/installed ## write dvc.yaml, the schema of parameter files and the table of studies
 	python -m couplet.plan.dvc > dvc.new && mv dvc.new dvc.yaml
 	python -m couplet.config.schema > schema.new && mv schema.new workflow/schemas/params.schema.json
+	python workflow/scripts/list_studies.py
 
-# Without Slurm's plugin, which makes every call of Snakemake a second longer.
+# Without Slurm's plugin, which adds a second to every call of Snakemake.
 EXTRAS = pipeline s3 lion lmdb dinov2 tensorboard dev
 
 requirements: $(VENV)/installed ## pin the newest versions that fit pyproject.toml

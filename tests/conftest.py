@@ -1,18 +1,28 @@
-"""What tests share: one thread, the repository's parameters, a training of a few milliseconds a step."""
+"""Shared fixtures: one thread, the command line, a run of a few milliseconds a step, a grid of two cells."""
 
 import resource
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from couplet import cli
 from couplet.config.cells import Training
-from couplet.data.archive import Split
+from couplet.config.params import Params
+from couplet.data.archive import Archive, Split, write
+from couplet.plan.layout import Layout
+from couplet.plan.stages import RUN, STAGES, Settings, record_of
+from couplet.process import Context
+from couplet.provenance.record import Recorder, archive_digests
+from couplet.stages import table
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
@@ -75,6 +85,25 @@ def make_training():
     return make
 
 
+@pytest.fixture(scope="session")
+def noise_archive():
+    """Writes a small archive of noise under the name `digits`, with the record of `couplet prepare`."""
+
+    def make(folder, dataset, seed=0):
+        rng = np.random.default_rng(seed)
+        splits = {
+            name: Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 3)
+            for name, count in (("train", 12), ("test", 6))
+        }
+        write(folder, dataset="digits", source="random", classes=("a", "b", "c"), splits=splits)
+        record = Recorder("prepare", Settings(dataset), folder, torch.device("cpu"), reads={})
+        config = dataset.model_dump(mode="json")
+        record.write(config=config, inputs={}, outputs=archive_digests(Archive(folder)))
+        return folder
+
+    return make
+
+
 @pytest.fixture
 def random_split():
     """Ten grey 8x8 images of noise in three classes."""
@@ -100,6 +129,21 @@ def full_disk():
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+@pytest.fixture
+def couplet(monkeypatch, capsys):
+    """Runs the command line; gives exit code, stdout and stderr."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["couplet", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out, printed.err
+
+    return run
 
 
 HOLD = """
@@ -128,3 +172,71 @@ def hold():
                 process.kill()
 
     return holding
+
+
+def small():
+    """The content of the repository's file at the size of the grid here."""
+    content = yaml.safe_load(PARAMS.read_text())
+    del content["scale"], content["scales"]
+    content["table1"] |= {"couplings": ["independent"], "seeds": [0, 1]}
+    content["recipes"]["ict"] |= {"steps": 2, "batch": 4}
+    content["recipes"]["ict"]["network"]["model_channels"] = 8
+    content["features"]["classifier"] = {"steps": 2, "channels": [8, 8], "features": 8}
+    content["train"] = {"snapshots": 2, "log_every": 1}
+    content["select"] = {"samples": 16}
+    content["sample"] = {"samples": 16}
+    content["evaluate"] = {"metrics": {"fd": {}, "kid": {"subsets": 2, "subset_size": 8}}}
+    return content
+
+
+@pytest.fixture
+def grid_content():
+    """The parameters of the grid as a file has them, to be edited at will."""
+    return small()
+
+
+def run_stage(stage, settings, outputs, **more):
+    """Run a stage on the outputs of the stages before it."""
+    if stage == "prepare":
+        more = {"name": "digits", **more}
+    paths = {STAGES[read].option: outputs[read] for read in STAGES[stage].reads}
+    run = import_module(f"couplet.stages.{stage}").run
+    return run(Context(), settings, **{**paths, "out": outputs[stage], **more})
+
+
+@pytest.fixture(scope="session")
+def made_grid(tmp_path_factory):
+    """Parameters of two seeds of one coupling, and the folder of their results with a table."""
+    params = Params.model_validate(small())
+    root = tmp_path_factory.mktemp("grid") / "results"
+    layout = Layout(params, root)
+    for cell, extractor in params.measured():
+        outputs = layout.outputs(cell, extractor)
+        for stage in RUN:
+            if not record_of(stage, outputs[stage]).exists():
+                run_stage(stage, layout.settings(cell, extractor), outputs)
+    table.run(params, root, root / "table1.csv")
+    return params, root
+
+
+@pytest.fixture
+def grid(made_grid, tmp_path, monkeypatch):
+    """A copy of the grid below the working folder, with outputs and settings of its first cell."""
+    params, made = made_grid
+    monkeypatch.chdir(tmp_path)
+    root = Path("results")
+    shutil.copytree(made, root)
+    layout = Layout(params, root)
+    first, second = (cell for cell, _ in params.measured())
+    outputs = layout.outputs(first, "classifier")
+    return SimpleNamespace(
+        params=params,
+        root=root,
+        layout=layout,
+        cells=(first, second),
+        settings=layout.settings(first, "classifier"),
+        outputs=outputs,
+        records=layout.records(first, "classifier"),
+        run_stage=run_stage,
+        **{STAGES[stage].option: path for stage, path in outputs.items()},
+    )

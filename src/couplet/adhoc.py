@@ -8,13 +8,12 @@ from typing import Any
 
 from couplet.config.params import Params
 from couplet.data.archive import read_array
-from couplet.errors import UserError
+from couplet.errors import UserError, installed
 from couplet.files import read_json, replacing
 from couplet.live import observed
 from couplet.plan.layout import in_folder
 from couplet.plan.stages import RUN, STAGES, Settings, key_of, record_of
 from couplet.process import Context
-from couplet.reporting.figures import sample_grids
 from couplet.stages.sample import samples_name
 
 
@@ -41,6 +40,8 @@ def run_cell(
         Stopped: a signal came; the state is saved.
         UserError: a stage met bad input, or ``out`` cannot be written or holds a run with other settings.
     """
+    with installed("couplet run"):
+        from couplet.reporting.figures import sample_grids
     cell = params.experiment
     settings = Settings.of(
         params.training(cell),
@@ -49,13 +50,13 @@ def run_cell(
     )
     assert settings.training is not None
     _check_same_run(out, settings)
-    with replacing(out / "params.yaml") as temporary:
-        temporary.write_text(text)
     outputs = {stage: in_folder(out, stage) for stage in RUN}
     more: dict[str, dict[str, Any]] = {"prepare": {"name": cell.dataset, "raw": Path(params.raw)}}
     if (frozen := settings.training.frozen_run) is not None:
         more["train"] = {"frozen": out / "pretrained"}
     with observed(outputs["train"], context, live=live, tensorboard=tensorboard) as observe:
+        with replacing(out / "params.yaml") as temporary:
+            temporary.write_text(text)
         more["train"] = {**more.get("train", {}), "observe": observe}
         for stage in RUN:
             run = import_module(f"couplet.stages.{stage}").run

@@ -1,26 +1,26 @@
-"""Which device a process computes on."""
+"""The device that a process computes on."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from pathlib import Path
-from typing import IO
 
 import torch
+from filelock import FileLock
 
 from couplet.errors import UserError
 
 
 def find(name: str) -> torch.device:
-    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """Find the device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
-    ``auto`` is a GPU that no other process chose that way, so that jobs side by side spread over those
-    there are; the CPU where there is none.
+    ``auto`` is a GPU that no other process chose in this way, so that concurrent jobs spread over the GPUs of
+    the machine; without a GPU, the CPU.
 
     Raises:
-        UserError: it is unknown or not there, or torchrun started more processes than there are GPUs.
+        UserError: the name is unknown, the machine has no such device, or torchrun started more processes
+            than there are GPUs.
     """
     if name == "auto":
         return _free_gpu() if torch.cuda.is_available() else torch.device("cpu")
@@ -34,12 +34,12 @@ def find(name: str) -> torch.device:
     return chosen
 
 
-_HELD: list[IO[str]] = []
+_HELD: list[FileLock] = []
 """Locks that this process holds until it ends."""
 
 
 def _free_gpu() -> torch.device:
-    """A GPU whose lock this process now has; where all are taken, one alone shares the first."""
+    """Lock a GPU; where all are taken, a process that works alone shares the first."""
     count, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
     if local >= count:
         raise UserError(f"torchrun --nproc-per-node: process {local + 1}, but this machine has {count} GPUs")
@@ -54,15 +54,13 @@ def _free_gpu() -> torch.device:
 
 
 def _take(path: Path) -> bool:
-    """Whether this process has got the lock."""
+    """Whether no other process holds the lock; if so, this one holds it until it ends."""
+    lock = FileLock(path, mode=0o666, blocking=False, fallback_to_soft=False)
     try:
-        file = path.open("a")
-    except OSError:  # of another user
+        lock.acquire()
+    except TimeoutError:
         return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return False
-    _HELD.append(file)
+    except OSError:  # a file that this user may not open tells nothing, and so does a disk without locks
+        return True
+    _HELD.append(lock)
     return True

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""Exceptions whose message is written for users."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ class UserError(Exception):
     """Bad input: a file, key or value that couplet cannot work with.
 
     The message is one line that names the file or key, the value and what is allowed.
-    The command line prints it to stderr and exits with code 2; nothing else does.
+    The command line prints it to stderr and exits with code 2; no other exception does so.
     """
 
 
 class Stopped(Exception):
-    """A signal ended a training after a whole step; its state is saved and the same command goes on.
+    """A signal ended a run after a complete step; its state is saved and the same command resumes it.
 
-    The command line prints the message to stderr and exits with code 75, EX_TEMPFAIL of sysexits.h: not a
-    mistake, try again.
+    The command line prints the message to stderr and exits with code 75, EX_TEMPFAIL of sysexits.h: not an
+    error, try again.
     """
 
 
@@ -29,7 +29,7 @@ PACKAGES = {
     "lion_pytorch": "lion-pytorch",
     "sklearn": "scikit-learn",
 }
-"""Package to install for a module of another name."""
+"""Packages to install, by module, where the names differ."""
 
 
 @contextmanager

@@ -1,9 +1,8 @@
-"""Files appear whole or not at all, also when the process is killed or the power fails."""
+"""Files that appear complete or not at all, even if the process is killed or the power fails."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -11,14 +10,16 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from couplet.errors import UserError
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block succeeds.
+    """Give a temporary path beside ``path``, which replaces it when the block succeeds.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
@@ -39,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Returns when the disk has what was written."""
+    """Wait until the disk has the content of a file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,13 +49,13 @@ def _sync(path: Path) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Removes what killed processes left of :func:`replacing`; only for who alone works in ``folder``."""
+    """Delete temporary files of killed processes. Call only while holding the folder's lock."""
     for path in folder.rglob(".*.tmp"):
         path.unlink()
 
 
 def append(path: Path, text: str) -> None:
-    """Adds ``text`` to a file. Who is killed or out of space here leaves a part of it.
+    """Add ``text`` to a file. Not atomic: a kill or a full disk may leave a part of it.
 
     Raises:
         UserError: the file cannot be written, or the disk is full.
@@ -68,66 +69,58 @@ def append(path: Path, text: str) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""Errors of a disk that has no locks."""
+
+LOCK_SECONDS = 0.1
+"""Time for a lock file that its holder has just removed; a lock that is held is refused after it."""
+
+
 @contextmanager
 def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds the lock ``path``, a file of this name, for the time of the block; a dead process holds none.
+    """Hold the lock file ``path`` during the block; a dead process holds nothing.
 
-    It is a POSIX record lock: other nodes that share a network disk see it, and child processes do not
-    inherit it. Where the disk has no locks, ``say`` is called with a warning, and nothing is held.
+    Nodes that share a network disk see each other's locks if the disk passes them on. Where it has none,
+    ``say`` is called with a warning, and nothing is held.
 
     Raises:
         UserError: another process holds it, or the file cannot be written.
     """
+    lock = FileLock(path, timeout=LOCK_SECONDS, fallback_to_soft=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _open_locked(path, say)
+        lock.acquire()
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    except Timeout:
+        raise UserError(f"{path}: {_holder(path)} is at work; wait for it or choose another folder") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
-    with file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        lock.release()
+        if error.errno not in NO_LOCKS:
+            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+        say(f"{path}: this disk has no locks; make sure that no other process works here")
+    try:
+        yield
+    finally:
+        # Before the release: a lock on a removed file counts for nobody.
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-
-
-def _open_locked(path: Path, say: Callable[[str], None]) -> TextIO:
-    """The file, made if need be, with an exclusive lock on it."""
-    while True:
-        file = path.open("a+")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who held it removes it before letting go: only a lock on the file that is there now counts.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                    return file
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            holder = file.read() or "another process"
-            file.close()
-            raise UserError(f"{path}: {holder} is at work; wait for it or choose another folder") from None
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                say(f"{path}: this disk has no locks; see to it that no other process works here")
-                return file
-            file.close()
-            raise
-        file.close()
+def _holder(path: Path) -> str:
+    """The process that holds a lock, from its file."""
+    with suppress(OSError):
+        return path.read_text() or "another process"
+    return "another process"
 
 
 def write_json(path: Path, content: Any) -> None:
-    """``content`` as readable JSON with sorted keys: the same content gives the same bytes."""
+    """Write readable JSON with sorted keys: the same content gives the same bytes."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Raises:
         UserError: the file is missing or is not JSON.
@@ -141,7 +134,7 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal.
+    """Compute the SHA-256 of a file, in hexadecimal.
 
     Raises:
         UserError: the file cannot be read.

@@ -1,7 +1,7 @@
-"""A training as one sees it while it goes on: files for DVC, and for TensorBoard.
+"""Live view of a running training: files for DVC, events for TensorBoard.
 
-A view is made of what the training writes anyway, its curve and its snapshots. So it shows all that was done,
-whichever process did it and whenever one began to look, and the training knows nothing of it.
+A view is made from files that the run writes anyway, its curve and its snapshots. So it is complete whenever
+one begins to look and however often the run was resumed, and the run does not depend on it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from couplet import model
 from couplet.config.datasets import is_plane
-from couplet.errors import Stopped, UserError
+from couplet.errors import Stopped, UserError, installed
 from couplet.files import remove_temporary, replacing, write_json
 from couplet.process import Context
 from couplet.sampling.generate import generate
@@ -33,53 +33,51 @@ COLUMNS, LEAST_SIDE = 6, 32
 
 
 class Seen(NamedTuple):
-    """What a training has written so far, one line of its curve at least."""
+    """The files of a run so far, with one line of its curve at least."""
 
     columns: list[str]
-    """Of curve.csv; the first is `step`."""
+    """Columns of curve.csv; the first is `step`."""
     lines: list[str]
-    """Of curve.csv, without its head."""
+    """Lines of curve.csv, without its head."""
     rate: float | None
     """Images per second up to the last line, where known."""
     snapshots: list[int]
-    """The steps of which there is a grid."""
+    """Steps of the snapshots."""
     grid: Callable[[int], NDArray[np.uint8]]
-    """The grid of a step, see :func:`sample_grid`."""
+    """The grid of a snapshot's step, see :func:`sample_grid`."""
 
 
 Sink = Callable[[Seen], None]
-"""Shows a training. It is called again and again and has to find out by itself what is new."""
+"""Shows a run. It is called again and again, and determines what is new."""
 
 
 def sinks(live: Path | None, tensorboard: Path | None) -> list[Sink]:
     """A sink for every folder that is given.
 
     Raises:
-        UserError: a library is missing, or ``live`` holds something else.
+        UserError: a package is missing, or ``live`` holds something else.
     """
-    made: list[Sink] = []
+    chosen: list[Sink] = []
     if live is not None:
-        _require("matplotlib", f"--live {live}", "pipeline")
-        made.append(DVCFiles(live))
+        with installed(f"--live {live}"):
+            import_module("couplet.reporting.figures")
+        chosen.append(DVCFiles(live))
     if tensorboard is not None:
-        _require("tensorboard", f"--tensorboard {tensorboard}", "tensorboard")
-        made.append(TensorBoard(tensorboard))
-    return made
-
-
-def _require(module: str, option: str, extra: str) -> None:
-    if find_spec(module) is None:
-        raise UserError(f"{option}: needs {module}, which is not installed; pip install 'couplet[{extra}]'")
+        with installed(f"--tensorboard {tensorboard}"):
+            import_module("tensorboard")
+            import_module("couplet.reporting.figures")
+        chosen.append(TensorBoard(tensorboard))
+    return chosen
 
 
 class DVCFiles:
-    """Keeps files in a folder that `dvc plots` and `dvc exp show` read.
+    """Updates files that `dvc plots` and `dvc exp show` read.
 
-    curve.csv: that of the training. speed.csv: images per second, of the steps at which one looked on.
-    metrics.json: the last of both. samples/STEP.png: a grid for every snapshot.
+    curve.csv is that of the run; speed.csv has the images per second at the steps of which they are known;
+    metrics.json has the last line of both; samples/STEP.png is the grid of a snapshot.
 
-    These are DVC's own formats, not DVCLive: that reads all that it has written again after every line, and
-    where it finds a Git repository without DVC, it initialises DVC there.
+    DVCLive writes the same formats, but reads all its files again after every line and initialises DVC in a
+    Git repository that has none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -100,11 +98,11 @@ class DVCFiles:
         if seen.rate is not None:
             metrics["images_per_second"] = round(seen.rate, 1)
         write_json(self.folder / "metrics.json", metrics)
-        # The first line says whether what was here is of this training.
+        # The first line tells whether the old pictures are of this run.
         self._draw(seen, keep=seen.snapshots if seen.lines[0] in before else [])
 
     def _lines(self, name: str) -> list[str]:
-        """Of a file that is here, without its head."""
+        """The present lines of a file, without its head."""
         path = self.folder / name
         return path.read_text().splitlines()[1:] if path.exists() else []
 
@@ -113,7 +111,7 @@ class DVCFiles:
             temporary.write_text("\n".join([head, *lines]) + "\n")
 
     def _rates(self, seen: Seen, before: Sequence[str]) -> list[str]:
-        """Lines of speed.csv: those here of steps that went as they did ``before``, and the last."""
+        """Lines of speed.csv: those of steps whose line of the curve has not changed, and the last."""
         same = {_step(line) for line in set(before) & set(seen.lines)}
         rates = {_step(line): line for line in self._lines("speed.csv") if _step(line) in same}
         if seen.rate is not None:
@@ -140,7 +138,7 @@ def _step(line: str) -> int:
 
 
 class TensorBoard:
-    """Adds events to a folder of TensorBoard's."""
+    """Writes events for TensorBoard."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -166,7 +164,7 @@ class TensorBoard:
         self.writer.flush()
 
     def _start(self) -> None:
-        """Hides what was shown before; all of it comes again."""
+        """Hide all earlier events; they are written again."""
         from torch.utils.tensorboard import SummaryWriter
 
         if self.writer is not None:
@@ -176,9 +174,9 @@ class TensorBoard:
 
 
 def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
-    """Samples of a snapshot, NFE 1, side by side, uint8 [h, w, c]; of the same noise for every snapshot.
+    """Draw samples of a snapshot, NFE 1, side by side, uint8 [h, w, c]; every snapshot has the same noise.
 
-    Points of the plane are drawn as such. Draws from named generators and leaves torch's own as they were.
+    Points of the plane become a scatter plot. The state of torch's own generators does not change.
 
     Raises:
         UserError: the file cannot be read.
@@ -208,7 +206,7 @@ def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
 
 
 class View:
-    """What ``sinks`` show of the training that writes, or wrote, the folder ``train``."""
+    """Passes the files of the run in the folder ``train`` to ``sinks``, finished or not."""
 
     def __init__(self, train: Path, sinks: Sequence[Sink], device: torch.device) -> None:
         self.train, self.sinks, self.device = train, sinks, device
@@ -217,11 +215,11 @@ class View:
 
     @property
     def folder(self) -> Path:
-        """Where the training is now."""
+        """The folder that the run has at present."""
         return self.partial if self.partial.exists() else self.train
 
     def update(self, rate: float | None = None) -> None:
-        """Shows what has come since the last time, the last line with the images per second.
+        """Show new lines and snapshots, with the images per second up to the last line.
 
         Raises:
             UserError: a file cannot be read or written.
@@ -234,7 +232,7 @@ class View:
                 self._show(folder, rate)
                 self.stamp = stamp
         except (OSError, UserError):
-            # Moved in the meantime: next time.
+            # The finished run has just moved: next time.
             if self.folder == folder:
                 raise
 
@@ -244,17 +242,17 @@ class View:
         if not lines:
             return
         last = _step(lines[-1])
-        found = {
+        paths = {
             int(path.stem.removeprefix("step-")): path
             for path in sorted((folder / "checkpoints").glob("step-*.safetensors"))
         }
 
         @cache
         def grid(step: int) -> NDArray[np.uint8]:
-            return sample_grid(found[step], self.device)
+            return sample_grid(paths[step], self.device)
 
-        # Later ones are of a process that was killed, and will be written again.
-        snapshots = [step for step in found if step <= last]
+        # Later ones are of a process that was killed; the resumed run writes them again.
+        snapshots = [step for step in paths if step <= last]
         for sink in self.sinks:
             sink(Seen(head.split(","), lines, rate, snapshots, grid))
 
@@ -263,12 +261,12 @@ class View:
 def observed(
     train: Path, context: Context, live: Path | None = None, tensorboard: Path | None = None
 ) -> Iterator[Observer]:
-    """A function to call after every step, which shows the run in ``train`` in the folders that are given.
+    """Give a function to call after every step, which shows the run in ``train`` in the given folders.
 
     A view that fails ends with a line to a person, and the run continues.
 
     Raises:
-        UserError: a library is missing, or ``live`` holds something else.
+        UserError: a package is missing, or ``live`` holds something else.
     """
     view = View(train, sinks(live, tensorboard), context.device)
     latest: float | None = None
@@ -283,7 +281,7 @@ def observed(
 
     def observe(progress: Progress, rate: float) -> None:
         nonlocal latest
-        # The files hold the steps before this one, and so does the rate, but for a first step.
+        # The files hold the steps before this one; so must the rate, except at the first step.
         latest = latest or rate
         update()
         latest = rate
@@ -301,14 +299,14 @@ def observed(
 
 
 def follow(train: Path, sinks: Sequence[Sink], device: torch.device, seconds: float) -> None:
-    """Shows a training that another process does, looking every so many seconds, until it is whole.
+    """Show the run of another process, looking every so many seconds, until it is finished.
 
     Raises:
-        UserError: there is no training, or a file cannot be read or written.
+        UserError: there is no such run, or a file cannot be read or written.
     """
     view = View(train, sinks, device)
     if not (view.folder / "curve.csv").exists():
-        raise UserError(f"{train}: no training here, nor in {view.partial}")
+        raise UserError(f"{train}: no run here, nor in {view.partial}")
     while view.partial.exists():
         view.update()
         time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Network, kernel and coupling as one module, and the file that holds it."""
+"""Network, kernel and coupling as one module, and its file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from couplet.tensors import per_image
 
 
 class ImageShape(NamedTuple):
-    """What a model must know of its data set."""
+    """Facts of a data set that determine a model's shape."""
 
     channels: int
     resolution: int
@@ -59,14 +59,14 @@ class ConsistencyModel(nn.Module):
         return c_skip * x + c_out * inner.float()
 
     def normalize_weights_(self) -> None:
-        """Re-normalises the stored weights of networks that want it (EDM2), once per training step."""
+        """Normalise the stored weights of networks that need it (EDM2); call once per training step."""
         for module in self.modules():
             if isinstance(module, Network):
                 module.normalize_weights_()
 
 
 def build(training: Training, shape: ImageShape) -> ConsistencyModel:
-    """A freshly initialised model, drawing from torch's default generator.
+    """Build a model with initial weights from torch's default generator.
 
     Raises:
         UserError: the recipe's network does not fit the images.
@@ -114,7 +114,7 @@ def resized(config: NetworkConfig, *, model_channels: int, num_blocks: int) -> N
 
 
 class Saved(NamedTuple):
-    """What a model file holds beside the weights."""
+    """Content of a model file besides the weights."""
 
     training: Training
     shape: ImageShape
@@ -122,7 +122,7 @@ class Saved(NamedTuple):
 
 
 def save(path: Path, model: ConsistencyModel, saved: Saved) -> None:
-    """Writes weights and the configuration that rebuilds them as one safetensors file."""
+    """Write weights, and the configuration that rebuilds the model, as one safetensors file."""
     described = {
         "training": saved.training.model_dump(mode="json"),
         "shape": saved.shape._asdict(),
@@ -134,10 +134,10 @@ def save(path: Path, model: ConsistencyModel, saved: Saved) -> None:
 
 
 def load(path: Path, device: torch.device) -> tuple[ConsistencyModel, Saved]:
-    """The model in a file that :func:`save` wrote, in evaluation mode.
+    """Load a file of :func:`save`; the model is in evaluation mode.
 
     Raises:
-        UserError: the file is missing, damaged, or not one of ours.
+        UserError: the file is missing, damaged, or not a model of couplet.
     """
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:

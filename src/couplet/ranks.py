@@ -1,4 +1,4 @@
-"""The processes that share a piece of work: one alone, or those that torchrun started."""
+"""The processes that share work: one alone, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is. Every method is called by all of them, in the same order."""
+    """This process's number and the number of processes. All of them call every method, in the same order."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def part(self, count: int) -> slice:
-        """This rank's rows of ``count``: equal parts, one after the other.
+        """This rank's rows out of ``count``, in equal consecutive parts.
 
         Raises:
             UserError: ``count`` is no multiple of the number of processes.
@@ -47,7 +47,7 @@ class Ranks:
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def gather(self, value: T) -> list[T]:
-        """What each rank has, in the order of ranks, on every rank."""
+        """The values of all ranks, in order, on every rank."""
         if self.size == 1:
             return [value]
         found: list[T | None] = [None] * self.size
@@ -57,7 +57,7 @@ class Ranks:
     def in_turn(self, own: Iterator[T]) -> Iterator[T]:
         """The items of all ranks on every rank: the first of each, then the second of each, and so on.
 
-        Work that is dealt out in turn, ``work[rank::size]``, comes back in its order.
+        Work divided as ``work[rank::size]`` comes back in its original order.
         """
         if self.size == 1:
             yield from own
@@ -73,7 +73,7 @@ class Ranks:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on some rank."""
+        """Whether ``flag`` is set on some rank."""
         if self.size == 1:
             return flag
         flags = torch.tensor(int(flag))
@@ -81,7 +81,7 @@ class Ranks:
         return bool(flags)
 
     def wait(self) -> None:
-        """Returns when all ranks are here."""
+        """Wait until all ranks have called it."""
         self.any(False)
 
 
@@ -89,18 +89,18 @@ ALONE = Ranks()
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Runs Python with ``arguments`` in so many processes of this machine, as torchrun does.
+    """Run Python with ``arguments`` in several processes of this machine, as torchrun does.
 
-    A signal to stop is passed on to them. Returns the exit code of the one that failed first, 0 if none did.
+    Signals to stop are passed on to them. Returns the exit code of the first that failed, or 0.
     """
-    # Elsewhere torch is imported without these, which take a second.
+    # Imported here because they take a second and most processes do not need them.
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # A scheduler's warning, which not every version of torch passes on.
+    # Not every version of torch passes on SIGUSR1, which schedulers send as a warning.
     signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
-    # The processes speak for themselves.
+    # The processes print their own errors.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
@@ -122,21 +122,21 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The processes that torchrun started this one with, connected inside the block; else this one alone.
+    """Connect the processes that torchrun started, inside the block; without torchrun, this process alone.
 
-    Tensors on a GPU travel by NCCL, all else by Gloo.
+    NCCL exchanges tensors on GPUs, Gloo everything else.
     """
     if not dist.is_torchelastic_launched():
         yield ALONE
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, size = next(dist.rendezvous("env://"))
-    # torchrun keeps its store when it starts processes anew: addresses of dead ones must not be found.
+    # torchrun keeps its store when it restarts processes; a prefix hides the addresses of dead ones.
     store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         with warnings.catch_warnings():
-            # Of gradients with a side of length 1, whose strides may be anything; they are copied.
+            # Raised for gradients with a side of length 1, whose strides are arbitrary; they are copied.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             yield Ranks(rank, size)
     finally:

@@ -1,4 +1,4 @@
-"""The few helpers that every room shares.
+"""Helpers shared by all rooms.
 
 Shapes in docstrings: ``b`` images in a batch, ``c`` channels, ``h`` height, ``w`` width, ``k`` classes,
 ``n`` samples, ``d`` features. Images are float32 in [-1, 1], noise levels are positive float32.
@@ -22,8 +22,8 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
 def seed_of(*purpose: int | str) -> int:
     """A seed in [0, 2^63) that depends on every part of ``purpose`` and on nothing else.
 
-    All randomness is drawn this way, ``seed_of(seed, "noise", step)``, so that a step or a sample has
-    the same draws whether it is the first of a process or the thousandth.
+    All random numbers are seeded this way, ``seed_of(seed, "noise", step)``, so a step or a sample has the
+    same draws wherever a process starts.
     """
     return int.from_bytes(hashlib.sha256(repr(purpose).encode()).digest()[:8], "little") >> 1
 
@@ -35,15 +35,15 @@ def generator(device: torch.device, *purpose: int | str) -> torch.Generator:
 
 @contextmanager
 def default_stream(device: torch.device, seed: int) -> Iterator[None]:
-    """Seeds torch's default generators inside the block and puts their states back after it.
+    """Seed torch's default generators inside the block and restore their states after it.
 
-    Dropout can only draw from the default generator of its device; two blocks with one seed see the
-    same masks, on CPU and GPU alike.
+    Dropout can only draw from the default generator of its device; two blocks with one seed have the same
+    masks, on CPU and GPU alike.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if device.type == "cuda":
             torch.manual_seed(seed)
         else:
-            # torch.manual_seed notes for every absent accelerator who called it: a millisecond a call.
+            # torch.manual_seed records its caller for every absent accelerator, which takes a millisecond.
             torch.default_generator.manual_seed(seed)
         yield

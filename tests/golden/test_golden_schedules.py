@@ -53,7 +53,8 @@ def test_grid_points(name: str, array: str) -> None:
     steps = [int(step) for step in group.get(f"{key}/step")]
     mine = [schedule.curriculum(step) for step in steps]
     assert mine == [
-        grid_points(step, case["total_training_steps"], s0, s1, config.curriculum) for step in steps
+        grid_points(step, case["total_training_steps"], s0=s0, s1=s1, curriculum=config.curriculum)
+        for step in steps
     ]
     group.check(array, mine)
 

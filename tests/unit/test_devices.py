@@ -20,8 +20,8 @@ def two_gpus(monkeypatch, tmp_path):
     monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(devices, "_HELD", [])
     yield tmp_path
-    for file in devices._HELD:
-        file.close()
+    for lock in devices._HELD:
+        lock.release()
 
 
 def test_each_call_takes_a_free_gpu_and_then_shares(two_gpus, monkeypatch):
@@ -46,6 +46,31 @@ def test_gpu_of_another_process_is_left_to_it_until_that_ends(two_gpus):
         assert devices.find("auto").index == 1
         other.kill()
     assert devices.find("auto").index == 0
+
+
+AS_ANOTHER_USER = """
+import os, sys
+from pathlib import Path
+from couplet import devices
+
+if os.getuid() == 0:
+    os.setuid(65534)
+print(devices._take(Path(sys.argv[1])))
+"""
+
+
+def test_lock_file_of_another_user_does_not_count_as_taken(two_gpus):
+    """Files in /tmp outlive their process; whoever wrote them must not keep others off a free GPU."""
+    assert devices.find("auto").index == 0
+    path = two_gpus / "couplet-gpu-gpu-0.lock"
+    assert path.stat().st_mode & 0o777 == 0o666
+    devices._HELD.pop().release()
+    path.touch()
+    path.chmod(0o000)
+    done = subprocess.run(
+        [sys.executable, "-c", AS_ANOTHER_USER, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_more_processes_than_gpus(two_gpus, monkeypatch):

@@ -1,29 +1,36 @@
-"""The documents name functions, tests, vectors and settings that exist."""
+"""The documents name functions, tests, settings and files that exist, and their examples are true."""
 
 import importlib
 import json
 import re
+import runpy
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from couplet.cli.app import app
 from couplet.config.params import Params
+from couplet.plan.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
-EQUATIONS, DISCREPANCIES = (ROOT / "docs" / name for name in ("equations.md", "discrepancies.md"))
-DOCUMENTS = (EQUATIONS, DISCREPANCIES)
+EQUATIONS, DISCREPANCIES, PARAMETERS, PIPELINE, RESULTS = (
+    ROOT / f"docs/{name}.md" for name in ("equations", "discrepancies", "parameters", "pipeline", "results")
+)
+DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 TEST_FILES = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
 
 
-def found(pattern: str, *documents: Path) -> list[str]:
-    """What the documents' text holds of a pattern, each once, in order."""
+def matches(pattern: str, *documents: Path) -> list[str]:
+    """The matches of a pattern in the documents, each once, in order."""
     text = "\n".join(document.read_text(encoding="utf-8") for document in documents)
     return list(dict.fromkeys(re.findall(pattern, text)))
 
 
 def resolve(name: str) -> object:
-    """The module, class, function or method that a dotted name means."""
+    """The module, class, function or method with a dotted name."""
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
         try:
@@ -36,12 +43,12 @@ def resolve(name: str) -> object:
     raise ModuleNotFoundError(name)
 
 
-@pytest.mark.parametrize("name", found(r"`(couplet(?:\.\w+)+)`", *DOCUMENTS))
+@pytest.mark.parametrize("name", matches(r"`(couplet(?!\.plugins`)(?:\.\w+)+)`", *DOCUMENTS))
 def test_named_function_exists(name: str) -> None:
     assert resolve(name) is not None
 
 
-@pytest.mark.parametrize("name", found(r"`(test_\w+\.py::test_\w+)`", *DOCUMENTS))
+@pytest.mark.parametrize("name", matches(r"`(test_\w+\.py::test_\w+)`", *DOCUMENTS))
 def test_named_test_exists(name: str) -> None:
     file, function = name.split("::")
     assert re.search(rf"^def {function}\(", TEST_FILES[file].read_text(encoding="utf-8"), re.MULTILINE)
@@ -54,18 +61,18 @@ def test_test_files_have_names_of_their_own() -> None:
 def test_named_groups_of_vectors_exist() -> None:
     index = json.loads((ROOT / "tests/golden/data/index.json").read_text(encoding="utf-8"))
     groups = {group["name"] for group in index["groups"]}
-    last_column = found(r"\| ([^|\n]+) \|\n", EQUATIONS)
+    last_column = matches(r"\| ([^|\n]+) \|\n", EQUATIONS)
     named = {name for cell in last_column for name in re.findall(r"`(\w+)`", cell)}
     assert named
     assert named <= groups
     assert groups - named == set(), "a group that no row of the document leads to"
-    vectors = found(r"\*\*Vectors\*\* ([^.]+)\.", DISCREPANCIES)
+    vectors = matches(r"\*\*Vectors\*\* ([^.]+)\.", DISCREPANCIES)
     assert set(re.findall(r"`(\w+)`", " ".join(vectors))) <= groups
 
 
-@pytest.mark.parametrize("setting", found(r"`(\w+: \{[^`]*\}|\w+: [^`{}]+)`", DISCREPANCIES))
+@pytest.mark.parametrize("setting", matches(r"`(\w+: \{[^`]*\}|\w+: [^`{}]+)`", DISCREPANCIES))
 def test_named_setting_is_one(setting: str, params_content: dict) -> None:
-    """What is quoted as `key: value` is accepted by a recipe, coupling, extractor, stage or part of it."""
+    """A quoted `key: value` is accepted by a recipe, coupling, extractor, stage or part of it."""
     ((key, value),) = yaml.safe_load(setting).items()
     recipe = params_content["recipes"]["ict"]
     places = [
@@ -95,6 +102,50 @@ def test_named_setting_is_one(setting: str, params_content: dict) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_lines_are_short(document: Path) -> None:
-    """Except rows of tables, which cannot be broken."""
+    """Rows of tables are exempt, because Markdown cannot break them, and so are commands with a comment."""
     lines = document.read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+    assert [line for line in lines if len(line) > 120 and not line.startswith(("|", "    "))] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files_and_headings(document: Path) -> None:
+    for target in matches(r"\]\(([^)\s]+)\)", document):
+        path, _, anchor = target.partition("#")
+        file = document.parent / path if path else document
+        assert target.startswith("http") or file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+            assert anchor in slugs, target
+
+
+def test_parameters_names_every_section() -> None:
+    rows = "".join(matches(r"(?m)^\| (`.*?) \|", PARAMETERS))
+    assert {*Params.model_fields, "base", "scales"} - {"set"} <= {*re.findall(r"`(\w+)`", rows)}
+
+
+def test_example_of_precedence_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PARAMETERS.read_text(encoding="utf-8")
+    for name, content in re.findall(r"`(\w+\.yaml)`:\n\n```yaml\n(.*?)```", text, re.DOTALL):
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```text\n\$ couplet (.*?)\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 4
+    for command, expected in examples:
+        result = CliRunner().invoke(app, shlex.split(command))
+        printed = [re.split(r"\s{2,}", line.strip()) for line in result.output.splitlines()]
+        for line in expected.splitlines():
+            assert re.split(r"\s{2,}", line) in printed, result.output
+
+
+def test_picture_of_the_pipeline_has_the_stages() -> None:
+    arrows = {tuple(arrow.split(" --> ")) for arrow in matches(r"\w+ --> \w+", PIPELINE)}
+    assert {arrow for arrow in arrows if arrow[1] in STAGES} == {
+        (read, name) for name, stage in STAGES.items() for read in stage.reads
+    }
+
+
+def test_table_of_studies_is_current() -> None:
+    script = runpy.run_path(str(ROOT / "workflow/scripts/list_studies.py"))
+    text = RESULTS.read_text(encoding="utf-8")
+    assert script["page"](text, ROOT / "workflow/studies") == text, "python workflow/scripts/list_studies.py"

@@ -1,7 +1,6 @@
-"""The live view: what it shows while a training goes on, and that the training is the same without it."""
+"""The live view: its content while a run goes on, and a run that is the same without it."""
 
 import csv
-import json
 import sys
 import threading
 from contextlib import nullcontext
@@ -12,45 +11,36 @@ import pytest
 import torch
 from PIL import Image
 
-from couplet import cli, live, model
+from couplet import live, model
 from couplet.config.datasets import MixtureConfig
-from couplet.data.archive import Split, write
 from couplet.errors import Stopped, UserError
-from couplet.live import follow, sample_grid, sinks, watched
+from couplet.files import read_json
+from couplet.live import follow, observed, sample_grid, sinks
+from couplet.plan.stages import Settings
+from couplet.process import Context
 from couplet.reporting.preview import scatter
-from couplet.sampling import sample_noise, to_uint8
-from couplet.stages.prepare import prepare
-from couplet.stages.train import train
+from couplet.sampling.generate import sample_noise, to_uint8
+from couplet.stages import prepare, train
+from couplet.training.loop import Progress
 
 CPU = torch.device("cpu")
 PARAMS = Path(__file__).parents[2] / "params.yaml"
-COLUMNS = [
-    "step",
-    "loss",
-    "consistency",
-    "distance",
-    "penalty",
-    "gradient_norm",
-    "learning_rate",
-    "fineness",
-    "ema_decay",
-]
 
 
 @pytest.fixture
-def archive(tmp_path):
-    rng = np.random.default_rng(0)
-    splits = {
-        name: Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 3)
-        for name, count in (("train", 12), ("test", 6))
-    }
-    write(tmp_path / "data", dataset="noise", source="random", classes=("a", "b", "c"), splits=splits)
-    return tmp_path / "data"
+def archive(tmp_path, noise_archive, settings):
+    return noise_archive(tmp_path / "data", settings.dataset)
+
+
+@pytest.fixture(autouse=True)
+def few_first_steps(monkeypatch):
+    """Lines of the curve after steps 1 and 2, then after every second step and each snapshot."""
+    monkeypatch.setattr(train, "FIRST_STEPS", 2)
 
 
 @pytest.fixture
 def settings(make_training):
-    """Six steps with a line after 1, 2, 4 and 6, a snapshot after 3 and 6, a state after 2, 4 and 6."""
+    """Six steps with a line after 1, 2, 3, 4 and 6, a snapshot after 3 and 6, a state after 2, 4 and 6."""
     return make_training("vae", steps=6, train={"snapshots": 2, "log_every": 2, "save_every": 2})
 
 
@@ -60,24 +50,28 @@ class Killed(Exception):
 
 @pytest.fixture
 def go(archive):
-    """Trains into ``out`` with a live view and returns what was said."""
+    """Trains into ``out`` with a live view and returns the lines that a person reads."""
 
     def run(settings, out, folder=None, tensorboard=None, *, kill=None, stop=None, each=None):
-        said, came = [], []
+        lines, came = [], []
 
-        def report(progress, rate):
-            if progress.step == kill:
-                raise Killed
-            if progress.step == stop:
-                came.append("SIGTERM")
-            if each is not None:
-                each(progress.step)
+        def signals():
+            return nullcontext(lambda: came[0] if came else None)
 
-        shown = sinks(folder, tensorboard)
-        with watched(report, out, shown, CPU, said.append) as both:
-            signals = nullcontext(lambda: came[0] if came else None)
-            train(settings, archive, out, CPU, both, said.append, signals)
-        return said
+        context = Context(say=lines.append, signals=signals)
+        with observed(out, context, folder, tensorboard) as view:
+
+            def observe(progress, rate):
+                if progress.step == kill:
+                    raise Killed
+                if progress.step == stop:
+                    came.append("SIGTERM")
+                if each is not None:
+                    each(progress.step)
+                view(progress, rate)
+
+            train.run(context, Settings.of(settings), data=archive, out=out, observe=observe)
+        return lines
 
     return run
 
@@ -129,13 +123,13 @@ def test_files_grow_while_a_training_goes_on(go, settings, tmp_path):
 def test_curve_has_the_trainings_numbers_and_metrics_the_last_of_them(go, settings, tmp_path):
     go(settings, tmp_path / "run", tmp_path / "live")
     shown = rows(tmp_path / "live")
-    assert list(shown[0]) == COLUMNS
+    assert list(shown[0]) == list(Progress._fields)
     assert (tmp_path / "live/curve.csv").read_bytes() == (tmp_path / "run/curve.csv").read_bytes()
     speed = rows(tmp_path / "live", "speed.csv")
     assert [row["step"] for row in speed] == [row["step"] for row in shown]
     assert all(float(row["images_per_second"]) > 0 for row in speed)
-    record = json.loads((tmp_path / "run/record.json").read_text())
-    metrics = json.loads((tmp_path / "live/metrics.json").read_text())
+    record = read_json(tmp_path / "run/record.json")
+    metrics = read_json(tmp_path / "live/metrics.json")
     assert metrics.pop("images_per_second") == pytest.approx(record["images_per_second"], abs=0.1)
     assert metrics == {"step": 6, "loss": float(shown[-1]["loss"])}
 
@@ -217,8 +211,8 @@ def test_view_that_fails_is_named_once_and_the_training_goes_on(go, settings, tm
             (folder / "samples").rmdir()
             (folder / "samples").write_text("in the way")
 
-    [said] = go(settings, tmp_path / "run", folder, each=obstruct)
-    assert said.startswith(f"the live view ends, the training goes on: {folder}/samples/3.png: cannot be ")
+    [line] = go(settings, tmp_path / "run", folder, each=obstruct)
+    assert line.startswith(f"the live view ends, the run continues: {folder}/samples/3.png: cannot be ")
     assert content_of(tmp_path / "run") == content_of(tmp_path / "plain")
 
 
@@ -230,25 +224,21 @@ def test_folder_of_something_else_is_refused_and_left_alone(archive):
 
 @pytest.mark.parametrize(("option", "module"), [("--live", "matplotlib"), ("--tensorboard", "tensorboard")])
 @pytest.mark.parametrize("command", ["train", "run", "watch"])
-def test_missing_library_is_one_line_before_anything_is_done(
-    command, option, module, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(live, "find_spec", lambda name: None)
+def test_missing_library_is_one_line_before_any_work(command, option, module, tmp_path, monkeypatch, couplet):
+    monkeypatch.delitem(sys.modules, "couplet.reporting.figures", raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.chdir(tmp_path)
     arguments = {
-        "train": ["--data", "data", "--out", "run", "--params", str(PARAMS)],
-        "run": ["--out", "run", "--params", str(PARAMS)],
+        "train": ["--data", "data", "--out", "run", "--params", PARAMS],
+        "run": ["--out", "run", "--params", PARAMS],
         "watch": ["run"],
     }[command]
-    monkeypatch.setattr(sys, "argv", ["couplet", command, *arguments, option, "folder"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith(
-        f"couplet: {option} folder: needs {module}, which is not installed; pip install 'couplet["
-    )
-    written = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
-    assert written == (["run/params.yaml"] if command == "run" else [])
+    code, out, err = couplet(command, *arguments, option, "folder")
+    assert (code, out) == (2, "")
+    # `couplet run` needs matplotlib anyway.
+    needs = "couplet run" if (command, module) == ("run", "matplotlib") else f"{option} folder"
+    assert err == f"couplet: {needs}: {module} is not installed; pip install {module}\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_grid_is_of_the_average_with_the_noise_of_its_seed(go, make_training, tmp_path):
@@ -272,13 +262,16 @@ def test_grid_is_of_the_average_with_the_noise_of_its_seed(go, make_training, tm
 
 
 def test_points_of_the_plane_are_drawn_as_such(make_training, tmp_path):
-    prepare("toy", MixtureConfig(points=16, test_points=4), out=tmp_path / "toy", raw=tmp_path)
-    settings = make_training(steps=2, boundary={"sampling": True}, train={"snapshots": 1})
-    train(settings, tmp_path / "toy", tmp_path / "run", CPU, lambda progress, rate: None, print)
+    dataset = MixtureConfig(points=16, test_points=4)
+    training = make_training(steps=2, boundary={"sampling": True}, train={"snapshots": 1})
+    training = training.model_copy(update={"dataset": dataset})
+    settings = Settings.of(training)
+    prepare.run(Context(), settings, name="digits", out=tmp_path / "toy")
+    train.run(Context(), settings, data=tmp_path / "toy", out=tmp_path / "run")
     path = tmp_path / "run/checkpoints/step-00000002.safetensors"
     network, _ = model.load(path, CPU)
     noise = sample_noise(0, "live", range(1000), 0, (2, 1, 1)).double()
-    level = torch.tensor([settings.recipe.sigma_max], dtype=torch.float64)
+    level = torch.tensor([training.recipe.sigma_max], dtype=torch.float64)
     with torch.no_grad():
         points = to_uint8(network(level * noise, level, None, boundary=True).double())
     assert np.array_equal(sample_grid(path, CPU), scatter(points.permute(0, 2, 3, 1).numpy()))
@@ -312,11 +305,11 @@ def test_follower_shows_a_training_of_another_process_to_its_end(go, settings, t
     assert steps(tmp_path / "live") == [1, 2, 3, 4, 6]
     assert sorted(pictures(tmp_path / "live")) == [3, 6]
     assert rows(tmp_path / "live", "speed.csv") == []
-    assert "images_per_second" not in json.loads((tmp_path / "live/metrics.json").read_text())
+    assert "images_per_second" not in read_json(tmp_path / "live/metrics.json")
 
 
 def test_follower_without_a_training_says_so(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere: no training here, nor in \S+/nowhere\.partial"):
+    with pytest.raises(UserError, match=r"nowhere: no run here, nor in \S+/nowhere\.partial"):
         follow(tmp_path / "nowhere", [], CPU, 1.0)
 
 
@@ -331,7 +324,7 @@ def test_tensorboard_reads_every_step_once_after_a_restart(go, settings, tmp_pat
     assert len(list(folder.iterdir())) == 2
     read = EventAccumulator(str(folder)).Reload()
     tags = read.Tags()
-    assert set(tags["scalars"]) == {*COLUMNS[1:], "images_per_second"}
+    assert set(tags["scalars"]) == {*Progress._fields[1:], "images_per_second"}
     losses = read.Scalars("loss")
     assert [event.step for event in losses] == [1, 2, 3, 4, 6]
     with (tmp_path / "run/curve.csv").open() as file:

@@ -1,11 +1,11 @@
-"""What the command line does with signals while it trains: notes them, and gives them back."""
+"""Signals during a run: they are noted, and their handlers restored afterwards."""
 
 import os
 import signal
 
 import pytest
 
-from couplet.cli import _signals
+from couplet.process import signals
 
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -27,7 +27,7 @@ def handlers():
 @pytest.mark.parametrize("number", WATCHED)
 def test_first_signal_is_named_and_ends_nothing(number):
     before = handlers()
-    with _signals() as stopped_by:
+    with signals() as stopped_by:
         assert stopped_by() is None
         os.kill(os.getpid(), number)
         assert stopped_by() == number.name
@@ -40,7 +40,7 @@ def test_second_interrupt_acts_at_once():
     before = handlers()
 
     def interrupt_twice():
-        with _signals():
+        with signals():
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -52,7 +52,7 @@ def test_second_interrupt_acts_at_once():
 def test_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with _signals() as stopped_by:
+        with signals() as stopped_by:
             os.kill(os.getpid(), signal.SIGINT)
             assert stopped_by() is None
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,6 +1,6 @@
 """Closed configuration models, and families of variants that others may extend.
 
-Nothing here or elsewhere in ``couplet.config`` imports torch: Snakemake and ``couplet --help`` stay quick.
+``couplet.config`` does not import torch, so that Snakemake and ``couplet --help`` start quickly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Floats = Annotated[tuple[float, ...], Field(strict=False)]
 
 
 class Invalid(ValueError):
-    """A value that configuration does not allow: where it stands, what it is, what is allowed."""
+    """A value that configuration does not allow, with its key and the allowed values."""
 
     def __init__(self, at: tuple[str | int, ...], value: object, expected: str) -> None:
         super().__init__(expected)
@@ -48,7 +48,7 @@ class Invalid(ValueError):
 
 @contextmanager
 def located(*keys: str | int) -> Iterator[None]:
-    """Puts ``keys`` before the location of what is found invalid inside the block."""
+    """Prefix the location of an invalid value inside the block with ``keys``."""
     try:
         yield
     except Invalid as error:
@@ -59,7 +59,7 @@ def located(*keys: str | int) -> Iterator[None]:
 
 
 def invalid(error: ValidationError) -> Invalid:
-    """The first finding of a failed validation, with its full location."""
+    """The first error of a failed validation, with its full location."""
     found = error.errors(include_url=False)[0]
     cause = found.get("ctx", {}).get("error")
     if isinstance(cause, ValidationError):
@@ -102,10 +102,9 @@ class Closed(BaseModel):
 class Variant(Closed):
     """Base of a family of alternatives, told apart by ``kind``.
 
-    A direct subclass opens a family; each of its subclasses that sets ``kind`` joins it, wherever it
-    is defined, so a plug-in's variant is as good as a built-in one. Such a class names the code that
-    implements it, which :func:`couplet.config.variants.build` imports and calls. A field is annotated
-    with :class:`OneOf`.
+    A direct subclass defines a family; each of its subclasses that sets ``kind`` becomes a member, also in
+    other packages. ``implementation`` names the code of a member, which
+    :func:`couplet.config.variants.build` imports and calls. Annotate a field with :class:`OneOf`.
     """
 
     family: ClassVar[dict[str, type[Variant]]]
@@ -152,7 +151,7 @@ class Variant(Closed):
 
 
 class OneOf:
-    """Marks a field as any member of a family, including those registered later.
+    """Annotation: any member of a family, including those defined later.
 
     ``schedule: Annotated[ScheduleConfig, OneOf()]``
     """
@@ -168,17 +167,18 @@ class OneOf:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Any:
         family = schema["metadata"]["family"].family
-        return {"anyOf": [handler(member.__pydantic_core_schema__) for member in family.values()]}
+        members = [handler(member.__pydantic_core_schema__) for member in family.values()]
+        return {"anyOf": [*members, {"enum": sorted(family)}]}
 
 
 def path_safe(name: object) -> None:
-    """Raises Invalid unless ``name`` can stand in a path and on a command line."""
+    """Raise Invalid unless ``name`` is allowed in a path and on a command line."""
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name, re.ASCII):
-        raise Invalid((str(name),), name, "a name is made of letters, digits and . + - _")
+        raise Invalid((str(name),), name, "a name consists of letters, digits and . + - _")
 
 
 def named(family: type[Variant]) -> Any:
-    """Annotation: a mapping from names to members of ``family``; a name that is a kind need not repeat it."""
+    """Annotation: a mapping from names to members of ``family``; a name that is a kind needs no ``kind``."""
 
     def parse(value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
@@ -191,7 +191,7 @@ def named(family: type[Variant]) -> Any:
         return members
 
     member: Any = Annotated[family, OneOf()]
-    return PlainValidator(parse, json_schema_input_type=dict[str, member])
+    return PlainValidator(parse, json_schema_input_type=dict[str, member | None])
 
 
 def with_kind(family: type[Variant], name: str, settings: Any) -> Any:
@@ -207,7 +207,7 @@ Model = TypeVar("Model", bound=Closed)
 
 
 def validated(model: type[Model], content: Any, source: str) -> Model:
-    """``content`` as ``model``.
+    """Validate ``content`` as ``model``.
 
     Raises:
         UserError: one line with source, key, value and what is allowed.
@@ -220,7 +220,7 @@ def validated(model: type[Model], content: Any, source: str) -> Model:
 
 def choices(value: object, allowed: Iterable[str]) -> str:
     """``did you mean 'vae'? allowed: generator, independent, ot, vae``."""
-    names = sorted(allowed)
+    names = sorted(map(str, allowed))
     close = difflib.get_close_matches(str(value), names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}allowed: {', '.join(names)}"

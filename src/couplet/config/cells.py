@@ -18,14 +18,14 @@ Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 
 
 class Cell(Closed):
-    """The five names that identify one training."""
+    """The five names that identify one run."""
 
     dataset: str
     recipe: str
     kernel: str = "ve"
     coupling: str
     seed: int = Field(0, ge=0)
-    """Seeds training; selection and sampling derive streams of their own from it."""
+    """Training seed; selection and sampling derive their own seeds from it."""
 
     @property
     def name(self) -> str:
@@ -45,13 +45,13 @@ class Grid(Closed):
     couplings: Names
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)]
     extractors: Names | None = None
-    """Extractors that each cell is measured with, one row each; null is the experiment's."""
+    """Extractors to measure each cell with, one row each; null is the experiment's."""
 
     @model_validator(mode="after")
     def _no_name_twice(self) -> Self:
         for key, values in self:
             if values is not None and len(set(values)) < len(values):
-                raise Invalid((key,), values, "every entry must be there once")
+                raise Invalid((key,), values, "must not repeat an entry")
         return self
 
     def cells(self) -> Iterator[Cell]:
@@ -75,20 +75,20 @@ class Training(Closed):
     """The run whose snapshot is the frozen predictor, where the coupling's `pretrained` names one."""
 
     def with_seed(self, seed: int) -> Training:
-        """The same with another seed, the frozen predictor's run included."""
+        """The same settings with another seed, also for the frozen predictor's run."""
         frozen = None if self.frozen_run is None else self.frozen_run.with_seed(seed)
         cell = self.cell.model_copy(update={"seed": seed})
         return self.model_copy(update={"cell": cell, "frozen_run": frozen})
 
     @property
     def snapshot_steps(self) -> tuple[int, ...]:
-        """Steps after which an EMA snapshot is saved: equally spaced, up to the last."""
+        """Steps after which an EMA snapshot is saved, equally spaced up to the last."""
         count = min(self.train.snapshots, self.recipe.steps)
         return tuple(self.recipe.steps * (i + 1) // count for i in range(count))
 
     @property
     def frozen_step(self) -> int | None:
-        """The snapshot of :attr:`frozen_run` that predicts: nearest to the wanted fraction of its steps."""
+        """Step of the predicting snapshot of :attr:`frozen_run`, nearest to `progress`."""
         named = self.coupling.frozen_run
         if self.frozen_run is None or named is None:
             return None

@@ -1,4 +1,4 @@
-"""How data and noise are paired; one class per coupling, in step with ``couplet.couplings``."""
+"""Settings of couplings: how data and noise are paired."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from couplet.config.base import Closed, Invalid, Variant
 
 
 class FrozenRun(Closed):
-    """Another run of the same file, data set, kernel and seed, whose model predicts."""
+    """Another run of the same file, data set, kernel and seed, whose model is the frozen predictor."""
 
     coupling: str
     """A name from `couplings`."""
     recipe: str | None = None
-    """A name from `recipes`; null is the recipe of the training that wants it."""
+    """A name from `recipes`; null is the recipe of the run that needs it."""
     progress: float = Field(1.0, gt=0, le=1)
-    """The fraction of its steps after which the model is taken: the nearest snapshot (GC, Fig. 4: 1, 0.2)."""
+    """Fraction of its steps; the nearest snapshot predicts (GC, Fig. 4: 1, 0.2)."""
 
 
 class CouplingConfig(Variant):
@@ -30,12 +30,12 @@ class CouplingConfig(Variant):
 
     @property
     def wants_frozen(self) -> bool:
-        """Whether the recipe must name a pre-trained model in `frozen_from`."""
+        """Whether the coupling needs a frozen predictor."""
         return False
 
     @property
     def frozen_run(self) -> FrozenRun | None:
-        """The run whose model is the frozen predictor, where it is one of the same file."""
+        """The run of the same file whose model is the frozen predictor, if there is one."""
         return None
 
     @property
@@ -52,17 +52,17 @@ class IndependentConfig(CouplingConfig):
 
 
 class MinibatchCouplingConfig(CouplingConfig):
-    """What couplings share that deal the noise of a batch out to its images."""
+    """Settings shared by couplings that permute noise within a minibatch."""
 
     parts: int = Field(1, ge=1)
-    """Equal parts of a batch, each with an assignment of its own: 1 is the whole batch, whatever number of
-    devices shares it; as many as the devices is what a code does where every process deals out its own."""
+    """Equal parts of a batch, each with an assignment of its own. 1 is the whole batch of all devices; the
+    number of devices gives the behaviour of codes in which every process permutes its own noise."""
     recouple_when_sampling: bool = True
-    """Solve the assignment again at each later sampling step, as VCT's code does; the trained model
-    expects noise that was dealt out (without: NFE 2 is worse than NFE 1)."""
+    """Solve the assignment again at each later sampling step, as VCT's code does. The trained model expects
+    permuted noise: without it, NFE 2 is worse than NFE 1."""
     sampling_group: int = Field(500, ge=1)
-    """Consecutive samples that share such an assignment (VCT evaluates in batches of 500). Part of what
-    a sample is, unlike `sample.batch`, which it then replaces."""
+    """Consecutive samples that share such an assignment (VCT evaluates in batches of 500). It changes samples
+    and replaces `sample.batch`, which does not."""
 
     @property
     def batch_parts(self) -> int:
@@ -70,34 +70,34 @@ class MinibatchCouplingConfig(CouplingConfig):
 
 
 class MinibatchOTConfig(MinibatchCouplingConfig):
-    """Noise re-assigned within the batch by exact optimal transport."""
+    """Noise permuted within the batch by exact optimal transport."""
 
     implementation: ClassVar[str] = "couplet.couplings.minibatch_ot:MinibatchOT"
     kind: Literal["ot"] = "ot"
 
 
 class SinkhornConfig(MinibatchCouplingConfig):
-    """Noise re-assigned within the batch by entropic optimal transport, without a solver on the CPU."""
+    """Noise permuted within the batch by entropic optimal transport, without a solver on the CPU."""
 
     implementation: ClassVar[str] = "couplet.couplings.sinkhorn:Sinkhorn"
     kind: Literal["sinkhorn"] = "sinkhorn"
     epsilon: float = Field(0.1, ge=1e-6)
-    """Weight of the plan's entropy, in units of the centred cost's root mean square. Towards 0 the plan is
-    that of exact transport, and takes more iterations."""
+    """Weight of the plan's entropy, in units of the centred cost's root mean square. As it goes to 0 the plan
+    becomes that of exact transport, and needs more iterations."""
     iterations: int = Field(20, ge=1)
-    """Of Sinkhorn's algorithm. At these two defaults about 2 % of what exact transport gains is lost
+    """Iterations of Sinkhorn's algorithm. These two defaults lose about 2 % of the gain of exact transport
     (`benchmarks/ot.py`)."""
 
 
 class ProjectedConfig(MinibatchCouplingConfig):
-    """Noise re-assigned within the batch by sorting along random directions, the best of which is taken."""
+    """Noise permuted within the batch by sorting along the best of several random directions."""
 
     implementation: ClassVar[str] = "couplet.couplings.projected:Projected"
     kind: Literal["projected"] = "projected"
     directions: int = Field(16, ge=1)
-    """Random directions that are tried, the same ones in every batch."""
+    """Number of random directions, the same in every batch."""
     seed: int = Field(0, ge=0)
-    """Of the directions; whatever the seed of the training."""
+    """Seed of the random directions; independent of the training seed."""
 
 
 class SwapsConfig(MinibatchCouplingConfig):
@@ -106,9 +106,9 @@ class SwapsConfig(MinibatchCouplingConfig):
     implementation: ClassVar[str] = "couplet.couplings.swaps:Swaps"
     kind: Literal["swaps"] = "swaps"
     rounds: int = Field(128, ge=1)
-    """In each of which every image meets one other: the more, the nearer to optimal transport."""
+    """Rounds in which every image is compared with one other; more come closer to optimal transport."""
     seed: int = Field(0, ge=0)
-    """Of who meets whom; whatever the seed of the training."""
+    """Seed of the random pairings; independent of the training seed."""
 
 
 class Encoder(Closed):
@@ -131,7 +131,7 @@ class VariationalConfig(CouplingConfig):
 
 
 class GeneratorInducedConfig(CouplingConfig):
-    """The model's own output as data end of the pair (GC)."""
+    """The model's own output as data endpoint of the pair (GC)."""
 
     implementation: ClassVar[str] = "couplet.couplings.generator_induced:GeneratorInduced"
     kind: Literal["generator"] = "generator"
@@ -141,10 +141,10 @@ class GeneratorInducedConfig(CouplingConfig):
     mu_end: float | None = Field(None, ge=0, le=1)
     """mu at the end of training, reached linearly; null keeps it constant."""
     predictor: Literal["ema", "online", "frozen"] = "ema"
-    """Which model makes the data end: the running average (GC's choice), the model in training, or the
+    """Model that makes the data endpoint: the running average (GC's choice), the model in training, or the
     frozen one that `pretrained` or the recipe's `frozen_from` names (GC, Fig. 4)."""
     pretrained: FrozenRun | None = None
-    """With `predictor: frozen`: the training to predict with; the grid runs it first."""
+    """With `predictor: frozen`: the run that predicts; the grid trains it first."""
 
     @property
     def frozen_run(self) -> FrozenRun | None:
@@ -162,7 +162,7 @@ class GeneratorInducedConfig(CouplingConfig):
 
 
 class VariationalGeneratorConfig(VariationalConfig, GeneratorInducedConfig):
-    """Noise from an encoder and the model's own output as data end (VCT and GC in one; in neither paper)."""
+    """Noise from an encoder, the model's output as data endpoint (VCT and GC combined; in neither paper)."""
 
     implementation: ClassVar[str] = "couplet.couplings.variational_generator:VariationalGenerator"
     kind: Literal["vae_generator"] = "vae_generator"  # type: ignore[assignment]

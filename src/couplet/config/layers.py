@@ -93,7 +93,9 @@ def overrides(layer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     Raises:
         Invalid: they are no list of mappings, or a condition names something else than a cell's names.
     """
-    listed = layer.get("overrides") or []
+    listed = layer.get("overrides")
+    if listed is None:
+        return []
     if not isinstance(listed, list):
         raise Invalid(("overrides",), listed, "must be a list of mappings")
     for i, override in enumerate(listed):

@@ -38,20 +38,20 @@ class NetworkConfig(Variant):
     noun: ClassVar[str] = "network"
 
     model_channels: PositiveInt = 128
-    """Channels, or a unit of them (EDM, Appendix F; DDPM++ on CIFAR-10 has 128)."""
+    """Channels, or the unit of `channel_mult` (EDM, Appendix F; DDPM++ on CIFAR-10: 128)."""
 
     num_blocks: PositiveInt | Levels = 4
-    """Residual blocks, of a U-Net per level."""
+    """Residual blocks; of a U-Net, per level."""
 
     dropout: Probability | Probabilities = 0.0
     """Probability that dropout inside a block zeroes an activation. iCT on CIFAR-10: 0.3."""
 
 
 class UNetConfig(NetworkConfig):
-    """What the U-Nets have in common.
+    """Settings shared by the U-Nets.
 
-    A level is one resolution of the U-Net: level 0 has that of the images, each next level half of
-    it. Encoder and decoder of a level share its entry in every per-level list.
+    A level is one resolution of the U-Net: level 0 has that of the images, each next level half the
+    previous one. Encoder and decoder of a level share its entry in every per-level list.
     """
 
     model_channels: PositiveInt = 128
@@ -86,7 +86,7 @@ class UNetConfig(NetworkConfig):
 
 
 class SongConfig(UNetConfig):
-    """What DDPM++ and NCSN++ have in common (Song et al. 2021, in the form of EDM)."""
+    """Settings shared by DDPM++ and NCSN++ (Song et al. 2021, in the form of EDM)."""
 
     embedding_type: Literal["positional", "fourier"]
     """Features of the noise label: sinusoids of fixed or of random frequencies."""
@@ -168,9 +168,9 @@ class MultiHeadConfig(UNetConfig):
     ``C // channels_per_head`` heads."""
 
     attention_below_head_width: Literal["error", "absent"] = "error"
-    """What a block that is to have attention, but has fewer channels than one head, does: ``error``
-    refuses to build the network; ``absent`` leaves its attention out, as the official code does
-    without a word. Small networks want a smaller ``channels_per_head``."""
+    """Behaviour of a block with attention that has fewer channels than one head: ``error`` refuses to build
+    the network; ``absent`` leaves the attention out, as the official code does silently. Small networks need
+    a smaller ``channels_per_head``."""
 
 
 class ADMConfig(MultiHeadConfig):
@@ -199,7 +199,7 @@ class EDM2Config(MultiHeadConfig):
 
 
 class MLPConfig(NetworkConfig):
-    """A residual multilayer perceptron over all values of an image: for points and small images."""
+    """A residual multilayer perceptron over the flattened image: for points and small images."""
 
     implementation: ClassVar[str] = "couplet.networks.mlp:MLP"
     kind: Literal["mlp"] = "mlp"

@@ -130,6 +130,9 @@ class Params(Closed):
                     for i, name in enumerate(getattr(grid, key) or ()):
                         with located(key, i):
                             self._lookup("features" if key == "extractors" else key, name)
+        for name in self.set.get("recipes", {}):
+            with located("recipes"):
+                self._lookup("recipes", name)
         for name in self.recipes:
             with located("recipes"):
                 path_safe(name)

@@ -13,7 +13,7 @@ from couplet.config.networks import NetworkConfig
 class KernelConfig(Variant):
     """How an image becomes noisy, and the preconditioning that belongs to it.
 
-    Implementations are called with the settings and the recipe's ``sigma_min``, ``sigma_max`` and
+    Implementations are called with the settings and the recipe's ``sigma_min``, ``sigma_max``,
     ``sigma_data``.
     """
 
@@ -48,12 +48,12 @@ class ScheduleConfig(Variant):
 
     @property
     def makes_denoiser(self) -> bool:
-        """Whether the target is always the data end, so that the model learns its mean given x_t."""
+        """Whether the target is always the data endpoint, so that the model learns its mean given x_t."""
         return False
 
 
 class DiscretisedConfig(ScheduleConfig):
-    """iCT: neighbours on a grid of noise levels that becomes finer as training goes on."""
+    """iCT: neighbours on a grid of noise levels that becomes finer during training."""
 
     implementation: ClassVar[str] = "couplet.schedules.discretised:Discretised"
     kind: Literal["discretised"] = "discretised"
@@ -89,15 +89,15 @@ class ContinuousConfig(ScheduleConfig):
     b: float = Field(1.0, gt=0)
     """Slope of the sigmoid."""
     stages: int = Field(8, ge=1)
-    """Stages of equal length over the whole training."""
+    """Number of stages, which divide training equally."""
 
 
 class DenoisingConfig(ScheduleConfig):
-    """t lognormal, r = 0: the target is the data end of the pair, and the model a denoiser E[x | x_t].
+    """t lognormal, r = 0: the target is the data endpoint of the pair, and the model a denoiser E[x | x_t].
 
-    With `distance: {kind: squared_l2}` and `weighting: karras` EDM's training, whose levels have p_mean -1.2
-    and p_std 1.2. GC's figure 2 has one for each coupling. A generator-induced end point is made at t, not at
-    r, and by another model than the denoiser with `predictor: frozen`; `boundary` is then that model's too.
+    With `distance: {kind: squared_l2}`, `weighting: karras`, p_mean -1.2 and p_std 1.2 this is EDM's
+    training. GC's figure 2 has a denoiser for each coupling. A generator-induced data endpoint is made at t,
+    not at r; with `predictor: frozen` another model makes it, with the recipe's `boundary`.
     """
 
     implementation: ClassVar[str] = "couplet.schedules.denoising:Denoising"
@@ -123,11 +123,11 @@ class PseudoHuberConfig(DistanceConfig):
     implementation: ClassVar[str] = "couplet.losses.distance:PseudoHuber"
     kind: Literal["pseudo_huber"] = "pseudo_huber"
     c: float | None = Field(None, ge=0)
-    """null is iCT's 0.00054 sqrt(D) for D values per image; 0 is the plain norm."""
+    """null is iCT's 0.00054 sqrt(D); 0 is the plain norm."""
 
 
 class ElementwisePseudoHuberConfig(DistanceConfig):
-    """Sum over pixels of sqrt((a - b)² + c²) - c, with the whole image's c (VCT's iCT code)."""
+    """Sum over dimensions of sqrt((a - b)² + c²) - c, with the whole image's c (VCT's iCT code)."""
 
     implementation: ClassVar[str] = "couplet.losses.distance:ElementwisePseudoHuber"
     kind: Literal["elementwise_pseudo_huber"] = "elementwise_pseudo_huber"
@@ -185,8 +185,8 @@ class Boundary(Closed):
 class OptimizerConfig(Variant):
     """The optimiser of network and coupling together.
 
-    Implementations are called with the settings and one parameter that holds all weights end to end; they
-    return a :class:`torch.optim.Optimizer`.
+    Implementations are called with the settings and one flat parameter of all weights; they return a
+    :class:`torch.optim.Optimizer`.
     """
 
     noun = "optimizer"
@@ -220,14 +220,14 @@ class LionConfig(OptimizerConfig):
 
 
 class LearningRateConfig(Variant):
-    """Factor on the learning rate as a function of the step, beside the warm-up.
+    """Factor on the learning rate as a function of the step, apart from the warm-up.
 
     Implementations are called with the settings and ``total_steps``; they map a 0-based step to a factor.
     """
 
     noun = "learning-rate schedule"
     warmup: int = Field(0, ge=0)
-    """Steps of linear warm-up, before and on top of the rest."""
+    """Steps of linear warm-up, which multiplies the factor."""
 
 
 class ConstantRateConfig(LearningRateConfig):
@@ -258,9 +258,9 @@ class CosineConfig(LearningRateConfig):
 
 
 class EMAConfig(Variant):
-    """Running average of the weights, from which samples are made.
+    """Running average of the weights, from which samples are generated.
 
-    Implementations are called with the settings; they map the 0-based update n to the decay: the weight of
+    Implementations are called with the settings; they map the 0-based update n to the decay, the weight of
     the old average.
     """
 
@@ -276,7 +276,7 @@ class ConstantEMAConfig(EMAConfig):
 
 
 class WarmupEMAConfig(EMAConfig):
-    """beta_n = min(beta, (1 + n)/(10 + n)) at update n, for short trainings."""
+    """beta_n = min(beta, (1 + n)/(10 + n)) at update n, for short runs."""
 
     implementation: ClassVar[str] = "couplet.training.ema:Warmup"
     kind: Literal["warmup"] = "warmup"
@@ -289,7 +289,7 @@ class PowerEMAConfig(EMAConfig):
     implementation: ClassVar[str] = "couplet.training.ema:Power"
     kind: Literal["power"] = "power"
     std: float = Field(0.1, gt=0, lt=0.2886)
-    """Width of the average relative to training so far."""
+    """Width of the average, relative to the steps so far."""
     inverted: bool = False
     """Swap the two weights, as VCT's released code does: the average then follows the raw network."""
 
@@ -309,15 +309,15 @@ class Recipe(Closed):
     """A paper's method on one data set, complete but for kernel and coupling."""
 
     published_as: str = ""
-    """The method's name in published.csv; empty when no published number belongs beside it."""
+    """The method's name in published.csv; empty if no published number is comparable."""
     sources: dict[str, str] = {}
-    """Where values come from, by dotted key: a table of a paper, official code, or an assumption."""
+    """Sources of values by dotted key: a table of a paper, official code, or an assumption."""
     steps: int = Field(400_000, ge=1)
     """Optimisation steps K."""
     batch: int = Field(512, ge=2)
     """Images per step."""
     flip: bool = False
-    """Mirror half of the images."""
+    """Mirror images at random with probability 1/2."""
     conditional: bool = False
     """Give the class to the network."""
     sigma_min: float = Field(0.002, gt=0)
@@ -331,7 +331,7 @@ class Recipe(Closed):
     distance: Annotated[DistanceConfig, OneOf()] = PseudoHuberConfig()
     weighting: Annotated[WeightingConfig, OneOf()] = InverseGapConfig()
     teacher: Literal["online", "ema"] = "online"
-    """Whose output at r is the target; "online" in all three papers, "ema" as in the first CM paper."""
+    """Model whose output at r is the target: "online" in all three papers, "ema" in the first CM paper."""
     network: Annotated[NetworkConfig, OneOf()]
     optimizer: Annotated[OptimizerConfig, OneOf()] = RAdamConfig()
     learning_rate: Annotated[LearningRateConfig, OneOf()] = ConstantRateConfig()
@@ -339,12 +339,12 @@ class Recipe(Closed):
     clip_norm: float | None = Field(None, gt=0)
     """Largest global gradient norm (VCT's variational runs: 200); null for no clipping."""
     nonfinite_gradients: Literal["stop", "zero", "large"] = "stop"
-    """Stop the run; or put 0 in their place (VCT, ECT on ImageNet); or 0 for NaN and ±1e5 for infinities
-    (ECT on CIFAR-10). Steps with such gradients are counted in the record."""
+    """Stop the run; or replace them by 0 (VCT, ECT on ImageNet); or NaN by 0 and infinities by ±1e5 (ECT on
+    CIFAR-10). The record counts steps with such gradients."""
     init_from: str | None = None
-    """Weights that the network starts from: a file made by `couplet import-edm`."""
+    """Initial weights of the network: a file written by `couplet import-edm`."""
     frozen_from: str | None = None
-    """A checkpoint of this project for couplings whose predictor is frozen."""
+    """A checkpoint of this project, for couplings with a frozen predictor."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -48,7 +48,7 @@ def resolved_content(path: Path, scale: str | None = None, changes: Sequence[str
         return layer
     chosen, scales = layer.get("scale"), layer.pop("scales", None) or {}
     if chosen is not None:
-        if not isinstance(scales, Mapping) or not isinstance(chosen, str) or chosen not in scales:
+        if chosen not in scales:
             allowed = choices(chosen, scales) if scales else "this file has no scales"
             raise UserError(f"{path}: {Invalid(('scale',), chosen, allowed)}")
         layer = lay_over(layer, {k: v for k, v in (scales[chosen] or {}).items() if k != "base"})
@@ -137,23 +137,26 @@ def _with_base(
         return content
     if scale is not None:
         content["scale"] = scale
-    scales = content.get("scales")
-    for name, layer in scales.items() if isinstance(scales, dict) else ():
-        for key in layer if isinstance(layer, dict) else ():
-            if key not in {*LAYER_KEYS, "base"}:
-                expected = f"unknown key; {choices(key, LAYER_KEYS)}"
-                raise UserError(f"{path}: {Invalid(('scales', name, key), layer[key], expected)}")
-        if layer is not None and not isinstance(layer, dict):
+    chosen, scales = content.get("scale"), content.get("scales")
+    scales = {} if scales is None else scales
+    if not isinstance(scales, dict):
+        raise UserError(f"{path}: {Invalid(('scales',), scales, 'must be a mapping from names to layers')}")
+    if not isinstance(chosen, str | None):
+        raise UserError(f"{path}: {Invalid(('scale',), chosen, 'must be a name from `scales`')}")
+    for name, layer in scales.items():
+        if not isinstance(layer, dict | None):
             expected = "must be a mapping with keys of a parameter file"
             raise UserError(f"{path}: {Invalid(('scales', name), layer, expected)}")
-    chosen = scales.get(content.get("scale")) if isinstance(scales, dict) else None
-    base = (chosen or {}).get("base", content.pop("base", None))
-    if isinstance(scales, dict):
-        content["scales"] = {
-            name: _marked(layer, f"{path}, scale {name}", mark) for name, layer in scales.items()
-        }
+        for key, value in (layer or {}).items():
+            if key not in {*LAYER_KEYS, "base"}:
+                expected = f"unknown key; {choices(key, LAYER_KEYS)}"
+                raise UserError(f"{path}: {Invalid(('scales', name, key), value, expected)}")
+    base = (scales.get(chosen) or {}).get("base", content.pop("base", None))
+    content["scales"] = {
+        name: _marked(layer, f"{path}, scale {name}", mark) for name, layer in scales.items()
+    }
     content = {
-        key: value if key in ("scale", "scales") else _marked(value, str(path), mark)
+        key: value if key in ("scale", "scales") else _marked(value, str(path), mark, (key,))
         for key, value in content.items()
     }
     if base is None:
@@ -169,24 +172,36 @@ def _with_base(
     return lay_over(under, content)
 
 
-def _marked(value: Any, origin: str, mark: Mark) -> Any:
-    """``value`` with its leaves marked: all that is neither a mapping nor a list of mappings."""
+def _marked(value: Any, origin: str, mark: Mark, at: tuple[str, ...] = ()) -> Any:
+    """``value`` with its leaves marked: all that is neither a mapping nor a list of mappings.
+
+    At a key ``at`` of which a mapping or a list of layers is expected, null and an empty list are no leaves.
+    """
     if isinstance(value, dict):
-        return {key: _marked(each, origin, mark) for key, each in value.items()}
+        return {key: _marked(each, origin, mark, (*at, key)) for key, each in value.items()}
     if isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        return [_marked(each, origin, mark) for each in value]
+        return [_marked(each, origin, mark, at) for each in value]
+    named = {"recipes": 2, **dict.fromkeys(FAMILIES, 2), "set": 3}
+    if value in (None, []) and (len(at) <= named.get(at[0] if at else "", 1) or at[-1] == "overrides"):
+        return value
     return mark(value, origin)
 
 
 def lay_over(under: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """``layer`` over ``under``: mappings are merged, recipes stacked, and a grid is laid over each grid."""
     merged = merge(under, {key: value for key, value in layer.items() if key not in ("recipes", "table1")})
-    recipes, own = under.get("recipes") or {}, layer.get("recipes")
-    if own is not None or recipes:
-        if not isinstance(own or {}, Mapping):
-            return {**merged, "recipes": own}
-        stacked = {name: _steps(recipes.get(name)) + _steps(draft) for name, draft in (own or {}).items()}
+    recipes, own = ({} if each is None else each for each in (under.get("recipes"), layer.get("recipes")))
+    if "recipes" in {*under, *layer}:
+        for each in (recipes, own):
+            if not isinstance(each, Mapping):
+                return {**merged, "recipes": each}
+        stacked = {name: _steps(recipes.get(name)) + _steps(draft) for name, draft in own.items()}
         merged["recipes"] = {**{name: _steps(draft) for name, draft in recipes.items()}, **stacked}
+    if isinstance(under.get("scales"), Mapping) and isinstance(layer.get("scales"), Mapping):
+        below, above = under["scales"], layer["scales"]
+        merged["scales"] = {
+            name: lay_over(below.get(name) or {}, above.get(name) or {}) for name in (*below, *above)
+        }
     if "every_recipe" in layer:
         merged["every_recipe"] = _steps(under.get("every_recipe")) + _steps(layer["every_recipe"])
     if "table1" in layer:
@@ -214,7 +229,10 @@ def _with_changes(
     Raises:
         UserError: a change is not KEY=VALUE, names no key of a parameter file, or its value is not YAML.
     """
-    layer: dict[str, Any] = dict(content.pop("set", None) or {})
+    written = content.pop("set", None)
+    layer = {} if written is None else written
+    if not isinstance(layer, dict):
+        return {**content, "set": layer}
     for change in changes:
         key, separator, text = change.partition("=")
         parts = _parts(key, content)
@@ -228,10 +246,9 @@ def _with_changes(
             raise UserError(f"--set {change}: the value is not YAML") from None
         for part in reversed(parts[1:]):
             value = {part: value}
-        layer = lay_over(layer, {parts[0]: _marked(value, "--set", mark)})
-    recipes = layer.pop("recipes", {})
-    content = lay_over(content, layer)
-    return {**content, "set": {"recipes": recipes}} if recipes else content
+        layer = lay_over(layer, {parts[0]: _marked(value, "--set", mark, (parts[0],))})
+    recipes = {"recipes": layer.pop("recipes")} if "recipes" in layer else {}
+    return lay_over(content, layer) | ({"set": recipes} if recipes else {})
 
 
 def _parts(key: str, content: Mapping[str, Any]) -> list[str]:
@@ -246,11 +263,12 @@ def _parts(key: str, content: Mapping[str, Any]) -> list[str]:
 
 
 def standalone(path: Path, scale: str | None, changes: Sequence[str]) -> str:
-    """The text of a parameter file that needs no other, with the experiment as its only cell.
+    """The text of a parameter file that needs no other, with the experiment as its only cell and no study.
 
     Raises:
         UserError: see :func:`resolve`.
     """
     cell = resolve(path, scale, changes).experiment
-    content = {key: value for key, value in resolved_content(path, scale, changes).items() if key != "scale"}
+    content = resolved_content(path, scale, changes)
+    content = {key: value for key, value in content.items() if key not in ("scale", "study")}
     return dump_yaml({**content, "table1": {f"{key}s": [value] for key, value in cell}})

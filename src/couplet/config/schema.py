@@ -1,44 +1,73 @@
-"""The JSON schema of params.yaml, for editors: ``python -m couplet.config.schema``."""
+"""The JSON schema of a parameter file, for editors: ``python -m couplet.config.schema``."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from couplet.config.layers import WHEN
 from couplet.config.params import Params
 from couplet.config.recipes import Recipe
 
+OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": False}
+
 
 def schema() -> dict[str, Any]:
-    """The schema of a parameter file, recipes with their overrides included."""
-    made = Params.model_json_schema()
+    """The schema of a parameter file.
+
+    Nothing is required within a section, because another layer may have the rest: the file's base, a scale or
+    another recipe.
+    """
+    file = Params.model_json_schema()
     recipe = Recipe.model_json_schema(ref_template="#/$defs/{model}")
-    made["$defs"].update(recipe.pop("$defs"))
-    recipe["properties"]["overrides"] = {
-        "type": "array",
-        "items": {
-            "type": "object",
-            "required": ["when"],
-            "properties": {
-                "when": {
-                    "type": "object",
-                    "properties": {
-                        name: {"type": ["string", "array"], "items": {"type": "string"}}
-                        for name in ("dataset", "kernel", "coupling", "scale")
-                    },
-                    "additionalProperties": False,
-                    "minProperties": 1,
-                }
-            },
+    definitions = {**file["$defs"], **recipe.pop("$defs")}
+    for definition in (recipe, *definitions.values()):
+        definition.pop("required", None)
+    definitions["Recipe"] = _draft(recipe)
+    either = {"$ref": "#/$defs/Recipe"}
+    layered = {"anyOf": [either, {"type": "array", "items": either}]}
+    by_name = {"type": "object", "additionalProperties": layered}
+    properties = {
+        **file["properties"],
+        "base": {"type": "string", "description": "The file that this one lies over."},
+        "recipes": {**file["properties"]["recipes"], **by_name},
+        "every_recipe": {
+            "anyOf": [*layered["anyOf"], {"type": "null"}],
+            "description": file["properties"]["every_recipe"]["description"],
+        },
+        "set": {
+            **OBJECT,
+            "properties": {"recipes": by_name},
+            "description": file["properties"]["set"]["description"],
         },
     }
-    # What is left out stands in the recipe that it is like, or in the file that its file lies over.
-    recipe.pop("required")
-    recipe["properties"]["like"] = {"type": "string", "description": "The recipe that this one lies over."}
-    made["properties"]["recipes"]["additionalProperties"] = recipe
-    made["properties"]["base"] = {"type": "string", "description": "The file that this one lies over."}
-    made["anyOf"] = [{"required": ["base"]}, {"required": made.pop("required")}]
-    return made
+    of_scale = {key: {"$ref": f"#/properties/{key}"} for key in properties.keys() - {"scale", "set"}}
+    definitions["Scale"] = {**OBJECT, "properties": of_scale}
+    properties["scales"] = {
+        "type": "object",
+        "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Scale"}, {"type": "null"}]},
+        "description": "Layers by name, each with the keys of a file; `--scale` chooses one.",
+    }
+    complete = [{"required": ["base"]}, {"required": file.pop("required")}]
+    return {**file, "$defs": definitions, "properties": properties, "anyOf": complete}
+
+
+def _draft(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a recipe as it is written: with a base and overrides."""
+    names = {"type": ["string", "array"], "items": {"type": "string"}}
+    when = {**OBJECT, "properties": dict.fromkeys(WHEN, names), "minProperties": 1}
+    coupling = {"type": "object", "description": "Settings of the cell's coupling."}
+    settings = {key: {"$ref": f"#/$defs/Recipe/properties/{key}"} for key in recipe["properties"]}
+    override = {**settings, "when": when, "coupling": coupling}
+    own = {
+        "base": {"type": "string", "description": "The recipe that this one lies over."},
+        "overrides": {
+            "type": ["array", "null"],
+            "items": {**OBJECT, "properties": override, "required": ["when"]},
+            "description": "Settings of the cells that `when` describes; the last that holds wins.",
+        },
+    }
+    return {**recipe, "properties": {**recipe["properties"], **own}}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the stages do with a trained model, and what `train` writes: one class per section."""
+"""Settings of measuring, and of the files that `train` writes: one class per section."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ class SelectConfig(Closed):
     nfe: int = Field(1, ge=1)
     """The NFE whose Fréchet distance decides."""
     split: Literal["test", "train"] = "test"
-    """Real images to compare with. The papers choose on `train`, which they report on as well; seeds of
-    the noise differ from those of `sample` either way."""
+    """Real images to compare with. The papers choose on `train`, on which they also report. Seeds differ from
+    those of `sample` in both cases."""
 
 
 class SampleConfig(Closed):
-    """What `sample` generates from the selected snapshot."""
+    """Samples of the selected snapshot."""
 
     samples: int = Field(5000, ge=2)
     """Images per NFE."""
     nfe: Ints = Field((1, 2), min_length=1)
     """Numbers of network evaluations."""
     batch: int = Field(250, ge=1)
-    """Images per network call; changes speed and memory, never an image."""
+    """Images per network call; changes speed and memory, not images."""
     quantise: Literal["round", "truncate"] = "round"
-    """To the nearest of 256 values (EDM, ECT), or down to the next (VCT, torchmetrics)."""
+    """Round to the nearest of 256 values (EDM, ECT), or down (VCT, torchmetrics)."""
 
 
 class EvaluateConfig(Closed):
     """How `evaluate` turns samples into numbers."""
 
     metrics: Annotated[dict[str, Any], named(MetricConfig)] = {"fd": {}, "kid": {}, "is": {}}
-    """Metrics by name. Metrics that need class scores are left out with an extractor that has none."""
+    """Metrics by name. Metrics that need class scores are skipped for extractors that have none."""
 
 
 class TrainConfig(Closed):
-    """What `train` writes, apart from what the recipe computes."""
+    """Settings of training that are not part of the method: files and computation."""
 
     snapshots: int = Field(6, ge=1)
-    """EMA snapshots saved at equal distances, the last at the last step."""
+    """Number of EMA snapshots, saved at equal intervals up to the last step."""
     log_every: int = Field(25, ge=1)
     """Steps between lines of curve.csv."""
     save_every: int = Field(500, ge=1)
-    """Steps between saves of the complete state, from which a stopped run goes on."""
+    """Steps between saves of the complete state, from which a stopped run resumes."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
-    """Of the networks alone: all in float32; float32 whose products are rounded to TF32, on a GPU; or
-    bfloat16 where torch's autocast has it. Everything around them is float32 (the transport cost float64)."""
+    """Precision of the networks: float32; float32 with products in TF32, on a GPU; or bfloat16 where torch's
+    autocast uses it. Everything else is float32 (the transport cost float64)."""
     compile: bool = False
-    """Evaluate the networks through torch.compile: minutes of compilation, other rounding, and with dropout
-    other masks."""
+    """Evaluate the networks through torch.compile, which takes minutes and changes rounding, and with dropout
+    the masks."""
     microbatch: int | None = Field(None, ge=1)
-    """Images that go through the networks at once, where a batch is too large for the memory: the step is
-    that of the whole batch up to rounding, with dropout under other masks. Null: all of them."""
+    """Images evaluated at once, for batches that do not fit into memory; null is the whole batch. Changes the
+    step only by rounding, and with dropout by the masks."""

@@ -15,13 +15,13 @@ class Pair(NamedTuple):
     """Coupled data and noise."""
 
     data: Tensor
-    """Clean end of the trajectory, [b, c, h, w]."""
+    """Data endpoints, [b, c, h, w]."""
     noise: Tensor
-    """Noise end, of unit scale, [b, c, h, w]."""
+    """Noise of unit scale, [b, c, h, w]."""
     labels: Tensor | None
     """Classes that belong to ``data``, [b, k], or None."""
     penalty: Tensor
-    """What the coupling adds to each image's loss before the recipe's scale, >= 0, [b]."""
+    """Term added to each image's loss, before the recipe's scale, >= 0, [b]."""
 
 
 Predictor = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -44,7 +44,7 @@ class NetworkFactory(Protocol):
 
 @dataclass(frozen=True)
 class Setting:
-    """What a coupling may need to know to build its parameters."""
+    """Facts from which a coupling builds its parameters."""
 
     channels: int
     """Channels of an image."""
@@ -56,14 +56,14 @@ class Coupling(nn.Module, ABC):
     """Pairs a batch of images with noise.
 
     A module, because a coupling may own parameters; they are trained, averaged, saved and loaded with
-    the network's. It draws nothing itself: all randomness arrives as arguments.
+    the network's. It draws no random numbers: they arrive as arguments.
 
     Attributes:
-        joint_images: whether `arrange` looks at the images; every process is then given the whole batch's.
-        joint_samples: how many consecutive samples must be generated in one call, because they share
-            their noise; None when each stands alone.
-        predictions: evaluations of the main network per image and step that `forward` asks for, on
-            average over training; what the coupling costs beside networks of its own.
+        joint_images: whether `arrange` reads the images; every process then gets those of the whole batch.
+        joint_samples: number of consecutive samples to generate in one call, because they share their noise;
+            None if samples are independent.
+        predictions: evaluations of the main network per image and step that `forward` makes, averaged over
+            training: the coupling's cost besides networks of its own.
     """
 
     joint_images: bool = False
@@ -71,16 +71,16 @@ class Coupling(nn.Module, ABC):
     predictions: float = 0.0
 
     def arrange(self, images: Tensor, noise: Tensor, rows: slice = slice(None)) -> Tensor:
-        """The noise as `forward` is to get it for the images of ``rows``: what needs the whole batch at once.
+        """Arrange the whole batch's noise before `forward`; returns that of ``rows``, by default as drawn.
 
-        By default as drawn. It sees the batch whole even where a step works through parts of it or several
-        processes share it, and it may be called in a thread, steps ahead of the training: it must depend on
-        nothing but its arguments, and is without gradient.
+        It gets the whole batch even where a step works through parts of it or several processes share it. It
+        may run in a thread, some steps ahead of the training: it must depend on its arguments alone, and has
+        no gradient.
 
         Args:
-            images: the batch's [b, c, h, w] if :attr:`joint_images`, else those of ``rows``.
-            noise: the batch's, standard normal, [b, c, h, w].
-            rows: the images wanted; consecutive.
+            images: the whole batch [b, c, h, w] if :attr:`joint_images`, else the images of ``rows``.
+            noise: standard normal, of the whole batch, [b, c, h, w].
+            rows: consecutive images of the batch.
         """
         return noise[rows]
 
@@ -96,25 +96,28 @@ class Coupling(nn.Module, ABC):
         progress: float,
         uniform: Tensor,
     ) -> Pair:
-        """The training pairs.
+        """Make the training pairs.
 
         Args:
             images: clean images in [-1, 1], [b, c, h, w].
             noise: standard normal as :meth:`arrange` left it, [b, c, h, w].
             labels: one-hot classes [b, k], or None.
-            level: the noise level at which a data end is made, [b]: the teacher's r; a denoiser's t.
-            predictors: the models in training, averaged and frozen.
+            level: noise level at which a generated data endpoint is evaluated, [b]: the teacher's r; a
+                denoiser's t.
+            predictors: the model in training, its average and the frozen model.
             progress: fraction of training done, in [0, 1).
             uniform: one number in [0, 1) per image, for couplings that choose at random, [b].
         """
 
     def posterior(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the noise of ``images``, each [b, c, h, w]: 0 and 1, the prior's,
-        unless the coupling's noise depends on the image."""
+        """Mean and standard deviation of the noise of ``images``, each [b, c, h, w].
+
+        0 and 1, the prior's, unless the coupling's noise depends on the image.
+        """
         return torch.zeros_like(images), torch.ones_like(images)
 
     def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """The noise for going on from generated ``images`` in multistep sampling, [b, c, h, w].
+        """Noise to add to generated ``images`` at the next step of multistep sampling, [b, c, h, w].
 
         As drawn, unless the coupling's noise depends on the image.
         """

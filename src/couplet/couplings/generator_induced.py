@@ -1,4 +1,4 @@
-"""Generator-induced coupling: the model's own output as data end of the pair (GC)."""
+"""Generator-induced coupling: the model's own output as data endpoint of the pair (GC)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from couplet.couplings.base import Coupling, Pair, Predictors, Setting
 class GeneratorInduced(Coupling):
     """With probability mu the clean image becomes ``f(x + r z, r)``, where f is the averaged model.
 
-    Both noisy images are then made from that end point and the same z (GC). mu is the
-    share of generator-induced pairs, as in the paper.
+    Both noisy images are then made from that data endpoint and the same z (GC). mu is the share of
+    generator-induced pairs, as in the paper.
     """
 
     def __init__(self, config: GeneratorInducedConfig, setting: Setting) -> None:
@@ -42,7 +42,7 @@ class GeneratorInduced(Coupling):
         **context: Any,
     ) -> Pair:
         predict = getattr(predictors, self.predictor)
-        # Only the chosen images are evaluated: the same result for half of the cost at mu = 0.5.
+        # Evaluating only the chosen images gives the same result at half of the cost for mu = 0.5.
         chosen = (uniform < self.mu_at(progress)).nonzero().squeeze(1)
         data = images
         if len(chosen):

@@ -1,4 +1,4 @@
-"""Independent coupling: every image meets the noise it was drawn with (iCT)."""
+"""Independent coupling: every image is paired with the noise it was drawn with (iCT)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Couplings that deal the noise of a batch out to its images: each noise to one image."""
+"""Couplings that permute the noise of a batch among its images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from couplet.couplings.base import Coupling, Pair, Setting
 
 
 class MinibatchCoupling(Coupling):
-    """Images stay in place with their labels; noise is permuted among them, in each part of the batch.
+    """Permutes noise within each part of the batch; images stay in place with their labels.
 
-    A permutation uses each noise once: the batch's noise stays the standard normal sample that was drawn.
-    What is left to a subclass is which permutation: :meth:`assign`.
+    A permutation uses each noise once, so the batch's noise stays the standard normal sample that was drawn.
+    Subclasses define the permutation: :meth:`assign`.
     """
 
     joint_images = True
@@ -28,7 +28,7 @@ class MinibatchCoupling(Coupling):
 
     @abstractmethod
     def assign(self, images: Tensor, noise: Tensor) -> Tensor:
-        """The permutation pi [b]: image i gets noise pi(i). It must depend on nothing but its arguments.
+        """The permutation pi [b]: image i gets noise pi(i). It must depend on its arguments alone.
 
         Args:
             images: finite, any floating type, [b, c, h, w].
@@ -37,7 +37,7 @@ class MinibatchCoupling(Coupling):
 
     @torch.no_grad()
     def deal(self, images: Tensor, noise: Tensor) -> Tensor:
-        """The noise in the order of the images that get it, [b, c, h, w].
+        """Permute the noise into the order of the images that get it, [b, c, h, w].
 
         Raises:
             ValueError: images or noise are not finite.
@@ -47,7 +47,7 @@ class MinibatchCoupling(Coupling):
         return noise[self.assign(images, noise)]
 
     def arrange(self, images: Tensor, noise: Tensor, rows: slice = slice(None)) -> Tensor:
-        """The noise of each part of the batch, dealt out to its images; solves only the parts of ``rows``."""
+        """Permute the noise within each part of the batch; solve only the parts that contain ``rows``."""
         start, stop, _ = rows.indices(len(images))
         size = len(images) // self.parts
         first = start - start % size
@@ -61,5 +61,5 @@ class MinibatchCoupling(Coupling):
         return Pair(images, noise, labels, images.new_zeros(len(images)))
 
     def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """Noise re-assigned within the group of samples, or as drawn where samples stand alone."""
+        """Noise re-assigned within the group of samples, or as drawn where samples are independent."""
         return self.deal(images, noise) if self.joint_samples else noise

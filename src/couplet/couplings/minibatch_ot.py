@@ -1,4 +1,4 @@
-"""Minibatch optimal transport: noise is dealt out so that the batch's transport cost is least."""
+"""Minibatch optimal transport: the permutation of noise with the least transport cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def cheapest(cost: Tensor) -> Tensor:
     Raises:
         ValueError: a cost is not finite.
     """
-    # Imported where it is used: most processes never solve an assignment, and it takes a second.
+    # Imported here because it takes a second and most processes never solve an assignment.
     from scipy.optimize import linear_sum_assignment
 
     if not torch.isfinite(cost).all():
@@ -26,8 +26,8 @@ def cheapest(cost: Tensor) -> Tensor:
 def assignment(images: Tensor, noise: Tensor) -> Tensor:
     """The permutation pi [b] that minimises ``sum_i ||x_i - sigma z_pi(i)||²``, exactly.
 
-    The same for every sigma > 0: norms do not depend on the permutation, so that ``-x_i·z_j`` is cost
-    enough. Float64 keeps near-ties in order.
+    The same for every sigma > 0: norms do not depend on the permutation, so ``-x_i·z_j`` is an equivalent
+    cost. Float64 keeps near-ties in order.
 
     Raises:
         ValueError: images or noise are not finite.
@@ -36,7 +36,7 @@ def assignment(images: Tensor, noise: Tensor) -> Tensor:
 
 
 class MinibatchOT(MinibatchCoupling):
-    """The assignment of least cost."""
+    """Exact optimal transport within the batch."""
 
     def assign(self, images: Tensor, noise: Tensor) -> Tensor:
         return assignment(images, noise)

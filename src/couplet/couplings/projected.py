@@ -12,15 +12,15 @@ from couplet.tensors import generator
 
 
 def sorted_along(images: Tensor, noise: Tensor, directions: Tensor) -> Tensor:
-    """Of the permutations [b] that sort along a direction, that of least ``sum_i ||x_i - sigma z_pi(i)||²``.
+    """The permutation pi [b] of least ``sum_i ||x_i - sigma z_pi(i)||²`` that sorts along a direction.
 
     The image with the n-th smallest ``x·theta`` gets the noise with the n-th smallest ``z·theta``: optimal
-    for what lies along theta, and altogether where images are single values.
+    for the components along theta, and overall where D = 1.
 
     Args:
         images: finite, [b, c, h, w].
         noise: finite, [b, c, h, w].
-        directions: theta of each column, of any length > 0, [c h w, n].
+        directions: n columns theta of any length > 0, [c h w, n].
     """
     x, z = (values.flatten(1).float() for values in (images, noise))
     order_x, order_z = ((values @ directions).argsort(stable=True, dim=0) for values in (x, z))
@@ -32,8 +32,8 @@ def sorted_along(images: Tensor, noise: Tensor, directions: Tensor) -> Tensor:
 class Projected(MinibatchCoupling):
     """The best of a few one-dimensional assignments, along directions that are the same for every batch.
 
-    ``O(b ln b)`` for each direction, and no b x b matrix. Immiscible diffusion (Li et al. 2024, arXiv
-    2406.12303) makes the assignment cheaper in another way: exact, on distances in half precision.
+    Takes ``O(b ln b)`` for each direction, without a b x b matrix. Immiscible diffusion (Li et al. 2024,
+    arXiv 2406.12303) lowers the cost in another way: an exact assignment on distances in half precision.
     """
 
     def __init__(self, config: ProjectedConfig, setting: Setting) -> None:

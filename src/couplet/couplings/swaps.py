@@ -1,4 +1,4 @@
-"""Transport by swaps: pairs of images exchange their noise where that lowers the cost."""
+"""Transport by swaps: pairs of images exchange their noise where that lowers the transport cost."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from couplet.tensors import generator
 
 
 def swapped(images: Tensor, noise: Tensor, meetings: Tensor) -> Tensor:
-    """The permutation pi [b] after all meetings, from the identity; no meeting raises the transport cost.
+    """Swap noise where that lowers the transport cost; returns the permutation pi [b].
 
-    Images i and j that meet exchange their noise if ``(x_i - x_j)·(z_pi(j) - z_pi(i)) > 0``: then
+    Images i and j exchange their noise if ``(x_i - x_j)·(z_pi(j) - z_pi(i)) > 0``: then
     ``sum_i ||x_i - sigma z_pi(i)||²`` falls, for every sigma > 0.
 
     Args:
         images: finite, [b, c, h, w].
         noise: finite, [b, c, h, w].
-        meetings: pairs of images by rounds, in which each image occurs once at most, [rounds, 2, b // 2].
+        meetings: candidate pairs, each image at most once per round, [rounds, 2, b // 2].
     """
     gain = images.flatten(1).float() @ noise.flatten(1).float().T
     partner = torch.arange(len(gain), device=gain.device)
@@ -32,10 +32,10 @@ def swapped(images: Tensor, noise: Tensor, meetings: Tensor) -> Tensor:
 
 
 class Swaps(MinibatchCoupling):
-    """Rounds in which the images of a batch meet two by two (cf. Sadr and Gorji 2024, arXiv 2412.16385).
+    """Rounds of swaps between random pairs of images (cf. Sadr and Gorji 2024, arXiv 2412.16385).
 
-    One product of matrices in float32, then ``O(b)`` for each round, without a solver. Who meets whom is the
-    same in every batch.
+    Takes one float32 matrix product, then ``O(b)`` for each round, without a solver. The pairs are the same
+    in every batch.
     """
 
     def __init__(self, config: SwapsConfig, setting: Setting) -> None:

@@ -15,19 +15,19 @@ from couplet.couplings.base import Coupling, Pair, Setting
 def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
     """``KL(N(mean, std²) || N(0, 1))`` summed over each image, in nats, >= 0, [b] (VCT).
 
-    ``0.5 (std² + mean² - 1) - ln std`` per value.
+    ``0.5 (std² + mean² - 1) - ln std`` per dimension.
     """
     return (0.5 * (std**2 + mean**2 - 1) - std.log()).flatten(1).sum(1)
 
 
 class Variational(Coupling):
-    """``z' = mean(x) + std(x) z`` in place of z, at the price of the posterior's KL from N(0, I).
+    """``z' = mean(x) + std(x) z`` in place of z; the penalty is the posterior's KL from N(0, I).
 
-    The encoder is the main network at another size. It sees ``x/sigma_data`` and noise level input 0;
-    the first half of its output is the mean, softplus of the second half the standard deviation.
+    The encoder is the main network at another size. Its inputs are ``x/sigma_data`` and noise level input 0;
+    the first half of its output is the mean, and softplus of the second half the standard deviation.
     """
 
-    posterior_floor = 1e-8  # VCT adds it to the standard deviation inside the KL alone.
+    posterior_floor = 1e-8  # VCT adds it to the standard deviation, in the KL only.
 
     def __init__(self, config: VariationalConfig, setting: Setting) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Variational and generator-induced coupling in one: an encoder's noise, the model's own data end."""
+"""Variational and generator-induced coupling in one: an encoder's noise, the model's own data endpoint."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from couplet.couplings.variational import Variational
 class VariationalGenerator(Coupling):
     """``z' = mean(x) + std(x) z``, and with probability mu the clean image becomes ``f(x + r z', r)``.
 
-    Both noisy images are made from that end point and the same z'. The encoder sees the image x of the data
-    set and pays the KL for it, whichever end point its noise then meets; the end point itself is a constant
-    of the loss, so that the encoder learns through z' alone.
+    Both noisy images are made from that data endpoint and the same z'. The encoder gets the image x of the
+    data set, and the KL is that of x, whichever endpoint its noise is paired with. The endpoint has no
+    gradient, so the encoder learns through z' alone.
     """
 
     def __init__(self, config: VariationalGeneratorConfig, setting: Setting) -> None:

@@ -1,4 +1,4 @@
-"""What a kernel is: how an image becomes noisy, and the preconditioning that belongs to it."""
+"""Interface of kernels: how an image becomes noisy, and the preconditioning that belongs to it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Kernel(ABC):
 
     Attributes:
         sigma_min: the noise level at which the shifted preconditioning is the identity.
-        sigma_max: the noise level that sampling starts from.
+        sigma_max: the noise level at which sampling starts.
         sigma_data: the standard deviation of the data that the preconditioning assumes.
     """
 
@@ -41,7 +41,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def shifted_signal(self, t: Tensor) -> Tensor:
-        """:meth:`signal` moved so that it is 1 at sigma_min, for the shifted preconditioning."""
+        """:meth:`signal` shifted so that it is 1 at sigma_min, for the shifted preconditioning."""
 
     @property
     @abstractmethod
@@ -68,5 +68,5 @@ class Kernel(ABC):
 
 
 def time_embedding_input(t: Tensor) -> Tensor:
-    """What the network is told of the noise level: ln(t)/4 (EDM, Table 1)."""
+    """The network's noise-level input, ln(t)/4 (EDM, Table 1)."""
     return t.log() / 4

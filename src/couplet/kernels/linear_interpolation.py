@@ -8,7 +8,7 @@ from couplet.kernels.base import Kernel
 
 
 class LinearInterpolation(Kernel):
-    """``x_t = (1 - t/sigma_max) x + t z``: at t = sigma_max the image is gone."""
+    """``x_t = (1 - t/sigma_max) x + t z``: at t = sigma_max the image vanishes."""
 
     @property
     def max_level(self) -> float:

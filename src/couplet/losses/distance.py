@@ -1,4 +1,4 @@
-"""Distances between the student's and the teacher's answer, one number per image."""
+"""Distances between the outputs of student and teacher, one number per image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
 
 
 def elementwise_pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
-    """``sum_j sqrt((a_j - b_j)² + c²) - c`` per image, [b]: what VCT's iCT code computes.
+    """``sum_j sqrt((a_j - b_j)² + c²) - c`` per image, [b], as in VCT's iCT code.
 
     Not the paper's distance: up to sqrt(D) times larger, and L1-like instead of L2-like. c = 0 is L1.
     """
@@ -55,7 +55,7 @@ class SquaredL2:
 
 
 class PseudoHuber:
-    """:func:`pseudo_huber` with c from the settings, or iCT's for images of D = ``dimensions`` values."""
+    """:func:`pseudo_huber` with c from the settings, or iCT's for D = ``dimensions``."""
 
     def __init__(self, config: PseudoHuberConfig, *, dimensions: int) -> None:
         self.c = ict_c(dimensions) if config.c is None else config.c

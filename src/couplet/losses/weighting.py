@@ -1,4 +1,4 @@
-"""Weights of a pair of noise levels, and the scale they imply for a coupling's penalty."""
+"""Weights of pairs of noise levels, and the scale that they imply for a coupling's penalty."""
 
 from __future__ import annotations
 

@@ -156,7 +156,8 @@ def plan(
         name: str,
         role: Role,
         channels: tuple[int, int],
-        attention: bool,
+        *,
+        attention: bool = False,
     ) -> BlockPlan:
         height = resolution >> level
         dropout = _at(config.dropout, level)
@@ -167,29 +168,29 @@ def plan(
     widths = [config.model_channels * factor for factor in config.channel_mult]
     attends = [resolution >> level in config.attn_resolutions for level in levels]
 
-    encoder = [cell(0, "conv", "stem", (in_channels, stem_channels), False)]
+    encoder = [cell(0, "conv", "stem", (in_channels, stem_channels))]
     channels = stem_channels
     for level in levels:
         if level > 0:
-            encoder.append(cell(level, "down", "down", (channels, channels), False))
+            encoder.append(cell(level, "down", "down", (channels, channels)))
         for i in range(_at(config.num_blocks, level)):
             shape = (channels, widths[level])
-            encoder.append(cell(level, f"block{i}", "block", shape, attends[level]))
+            encoder.append(cell(level, f"block{i}", "block", shape, attention=attends[level]))
             channels = widths[level]
 
     skips = [block.out_channels for block in encoder]
     decoder = [
-        cell(levels[-1], "in0", "bottom", (channels, channels), True),
-        cell(levels[-1], "in1", "bottom", (channels, channels), False),
+        cell(levels[-1], "in0", "bottom", (channels, channels), attention=True),
+        cell(levels[-1], "in1", "bottom", (channels, channels)),
     ]
     for level in reversed(levels):
         if level < levels[-1]:
-            decoder.append(cell(level, "up", "up", (channels, channels), False))
+            decoder.append(cell(level, "up", "up", (channels, channels)))
         last = _at(config.num_blocks, level)
         for i in range(last + 1):
             attention = attends[level] and (decoder_attention == "all" or i == last)
             shape = (channels + skips.pop(), widths[level])
-            decoder.append(cell(level, f"block{i}", "block", shape, attention))
+            decoder.append(cell(level, f"block{i}", "block", shape, attention=attention))
             channels = widths[level]
     return Plan(tuple(encoder), tuple(decoder))
 

@@ -56,10 +56,10 @@ def definitions(*entries: str) -> dict[str, str]:
     followed = {_top(__name__), *(_top(entry.partition(":")[0]) for entry in entries)}
     waiting: list[Symbol] = []
     for entry in entries:
-        module, _, name = entry.partition(":")
-        if _resolve(Symbol(module, name), followed) is None:
+        source, _, defined = entry.partition(":")
+        if _resolve(Symbol(source, defined), followed) is None:
             raise ValueError(f"{entry}: no such definition")
-        waiting.append(Symbol(module, name))
+        waiting.append(Symbol(source, defined))
     digests: dict[str, str] = {}
     while waiting:
         symbol = _resolve(waiting.pop(), followed)

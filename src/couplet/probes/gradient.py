@@ -91,7 +91,7 @@ def probe(config: GradientConfig, subject: Subject) -> Iterator[tuple[float, ...
             models: Models = models, objective: Objective = objective, step: int = step
         ) -> Iterator[tuple[Batch, Draws]]:
             for number, (batch, noise) in enumerate(subject.arranged(models, config.batches)):
-                yield batch, draws_of(training, objective, step, noise, "probe", number)
+                yield batch, draws_of(training, objective, step, noise, purpose=("probe", number))
                 subject.advance(len(noise))
 
         variance = gradient_variance(

@@ -108,7 +108,7 @@ def _run(table: Record, row: Mapping[str, str], name: str) -> Run:
     suffix = f"_nfe{row['nfe']}"
     numbers = {
         metric.removesuffix(suffix): value
-        for metric, value in read_json(path)["metrics"].items()
+        for metric, value in read_json(path.with_suffix(".metrics.json")).items()
         if metric.endswith(suffix)
     }
     return Run(name, numbers, _chain(record))
@@ -201,9 +201,10 @@ def _lines(records: Sequence[Record], wanted: Callable[[Record], bool]) -> Itera
 
 
 def _what(record: Record, later: Sequence[Record]) -> Iterator[str]:
-    """The files of a record that something later was made from, with digests, and how they were made."""
-    used = next((r.inputs for r in later if r.inputs.keys() & record.outputs.keys()), record.outputs)
-    files = [path for path in record.outputs if path in used]
+    """The files of a record that later stages used, with digests, and how they were made."""
+    # `select` reads every snapshot, but the number is of one.
+    used = {path for each in later if each.stage != "select" for path in each.inputs}
+    files = [path for path in record.outputs if path in used] or list(record.outputs)
     if len(files) > FILES:
         yield f"{os.path.commonpath(files)}: {len(files)} files"
     else:

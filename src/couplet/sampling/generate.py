@@ -1,4 +1,4 @@
-"""Many samples, batch by batch, from seeds that name each one."""
+"""Many samples, batch by batch, each with its own seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from couplet.ranks import ALONE, Ranks
 from couplet.sampling.multistep import multistep, sample_noise, to_uint8
 
 Images = Mapping[int, NDArray[np.uint8]]
-"""A batch by its NFE, [b, h, w, c]."""
+"""Images of a batch by NFE, [b, h, w, c]."""
 
 
 def generate(
@@ -35,23 +35,23 @@ def generate(
     ranks: Ranks = ALONE,
     then: Callable[[Images], Any] = lambda images: images,
 ) -> Iterator[Any]:
-    """Batches of samples for each NFE, uint8 [b, h, w, c]; one pass yields them all.
+    """Generate batches of samples for all NFE in one pass, uint8 [b, h, w, c].
 
     Args:
         model: in evaluation mode.
-        shape: of the images.
-        seed: with ``purpose`` and a sample's index it decides the sample's noise.
+        shape: shape of the images.
+        seed: determines a sample's noise, together with ``purpose`` and the sample's index.
         purpose: ``select`` and ``sample`` never share noise.
-        count: samples in all.
-        batch: samples per network call; changes no sample. A coupling whose samples share their noise
-            sets it instead.
+        count: total number of samples.
+        batch: samples per network call; changes no sample. Ignored for a coupling whose samples share noise,
+            which determines it.
         levels: sigma_max and the levels of later evaluations, at least max(nfe) of them.
         nfe: the numbers of evaluations wanted.
         boundary: the recipe's ``boundary.sampling``.
-        conditional: give classes to the model: sample i is of class i mod k.
-        quantise: how images become 8-bit, see :func:`to_uint8`.
+        conditional: give classes to the model: sample i has class i mod k.
+        quantise: rounding to 8 bits, see :func:`to_uint8`.
         ranks: the processes that share the work, batch by batch; each yields all batches, in order.
-        then: what the process that made a batch does with it; its answer is yielded in the batch's place.
+        then: function of a batch, called in the process that generated it; its result is yielded instead.
     """
     device = next(model.parameters()).device
     size = (shape.channels, shape.resolution, shape.resolution)
@@ -60,7 +60,10 @@ def generate(
 
     def made(start: int) -> Images:
         chosen = range(start, min(start + batch, count))
-        noises = [sample_noise(seed, purpose, chosen, i, size).to(device) for i in range(len(levels))]
+        noises = [
+            sample_noise(seed, purpose, chosen, evaluation=i, shape=size).to(device)
+            for i in range(len(levels))
+        ]
         labels = None
         if conditional:
             classes = torch.tensor(chosen, device=device) % shape.num_classes
@@ -88,7 +91,7 @@ def samples_of(
     ranks: Ranks = ALONE,
     then: Callable[[Images], Any] = lambda images: images,
 ) -> Iterator[Any]:
-    """Samples of a trained ``network`` with a cell's settings; see :func:`generate`."""
+    """Generate samples of a trained ``network`` with a cell's settings; see :func:`generate`."""
     return generate(
         network,
         shape,

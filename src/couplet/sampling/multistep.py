@@ -1,4 +1,4 @@
-"""Multistep sampling: noise to image in one evaluation, then noise again and once more per level."""
+"""Multistep sampling: noise to image in one evaluation, then one more noising and evaluation per level."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def multistep(
     *,
     boundary: bool,
 ) -> Iterator[Tensor]:
-    """The generated images after each network evaluation (CM, Algorithm 1; VCT).
+    """Generate images, yielding them after each network evaluation (CM, Algorithm 1; VCT).
 
     The first evaluation starts from ``levels[0] noises[0]``, never from the encoder. Each later one
-    couples the image so far with fresh noise, takes it to its level and denoises it again. Images are
-    held in float64 between evaluations, which are float32.
+    couples the current image with fresh noise, adds it at the next level and denoises again. Images are
+    float64 between evaluations, which are float32.
 
     Args:
         model: in evaluation mode.
@@ -50,11 +50,11 @@ def multistep(
 
 
 def sample_noise(
-    seed: int, purpose: str, indices: range, evaluation: int, shape: tuple[int, int, int]
+    seed: int, purpose: str, indices: range, *, evaluation: int, shape: tuple[int, int, int]
 ) -> Tensor:
     """Standard normal noise of the samples ``indices`` before an evaluation, float32 [n, c, h, w].
 
-    Each sample has its own generator: which samples share a batch changes no noise.
+    Each sample has its own generator, so batching does not change its noise.
     """
     cpu = torch.device("cpu")
     return torch.stack(
@@ -63,7 +63,7 @@ def sample_noise(
 
 
 def to_uint8(images: Tensor, quantise: Literal["round", "truncate"] = "round") -> Tensor:
-    """Images in [-1, 1], clamped, as one of 256 values; uint8, same shape.
+    """Clamp images to [-1, 1] and quantise them to 256 values; uint8, same shape.
 
     round (EDM, ECT): ``floor(127.5 x + 128)``, the nearest value. truncate (VCT with torchmetrics):
     ``floor(127.5 x + 127.5)``. GC stretches each batch to its own range, which is not offered.

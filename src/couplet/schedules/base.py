@@ -1,4 +1,4 @@
-"""What a schedule is: how a training step draws its two noise levels."""
+"""Interface of schedules: how a training step draws its two noise levels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Schedule(ABC):
         sigma_max: highest noise level of the recipe.
         max_level: largest t for which the kernel is defined; may be infinite.
         total_steps: number of training steps K.
-        reaches_zero: whether r can be 0, where the teacher is the data itself.
+        reaches_zero: whether r can be 0, where the target is the data endpoint.
     """
 
     reaches_zero: bool = True
@@ -50,7 +50,7 @@ class Schedule(ABC):
         """The pair (sigma_max, r) at the top of the range, whose weight scales a coupling's penalty."""
 
     def coupling_level(self, t: Tensor, r: Tensor) -> Tensor:
-        """The level [n] at which a coupling makes the pair of the levels t and r: r."""
+        """The noise level [n] at which a coupling makes a pair for the levels t and r; r by default."""
         return r
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""ECT/ECM: t is drawn from a lognormal, r follows from it; the gap shrinks stage by stage."""
+"""ECT/ECM: t is lognormal and determines r; the gap shrinks stage by stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A denoiser's levels: t is drawn from a lognormal, the target is the data end itself."""
+"""Noise levels of a denoiser: t is lognormal and the target is the data endpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from couplet.schedules.base import Schedule, lognormal_levels
 class Denoising(Schedule):
     """``t = exp(p_std n + p_mean)`` with n ~ N(0, 1), at most ``max_level``, and r = 0 (EDM).
 
-    The consistency loss is then ``w(t, 0) d(f(x_t, t), x)``, which E[x | x_t] minimises where d is squared.
+    The consistency loss is then ``w(t, 0) d(f(x_t, t), x)``; for squared d its minimiser is E[x | x_t].
     """
 
     config: DenoisingConfig
@@ -29,7 +29,7 @@ class Denoising(Schedule):
         return self.pair_at(step, torch.randn(n, generator=generator, device=generator.device))
 
     def coupling_level(self, t: Tensor, r: Tensor) -> Tensor:
-        """t: at r = 0 a generator-induced end point would be the image itself."""
+        """t, because at r = 0 a generator-induced data endpoint would be the image itself."""
         return t
 
     def last_pair(self, step: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""iCT: noise levels are neighbours on a grid that becomes finer as training goes on."""
+"""iCT: noise levels are neighbours on a grid that becomes finer during training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from couplet.schedules.base import Schedule
 Curriculum = Literal["exponential", "square_root", "constant"]
 
 
-def grid_points(step: int, total_steps: int, s0: int, s1: int, curriculum: Curriculum) -> int:
+def grid_points(step: int, total_steps: int, *, s0: int, s1: int, curriculum: Curriculum) -> int:
     """N(k), the number of noise levels on the grid at 0-based step k of K.
 
     exponential (iCT, the discretisation curriculum): ``min(s0 2^floor(k/K'), s1) + 1`` with
-    ``K' = floor(K / (log2(floor(s1/s0)) + 1))``, at least 1 so that tiny trainings work too.
+    ``K' = floor(K / (log2(floor(s1/s0)) + 1))``, at least 1 so that very short runs work too.
     square_root (CM, App. C): ``ceil(sqrt(k/K ((s1 + 1)² - s0²) + s0²) - 1) + 1``. constant: ``s1 + 1``.
     Never fewer than 2, the ends of one interval.
     """
@@ -69,7 +69,7 @@ class Discretised(Schedule):
 
     def curriculum(self, step: int) -> int:
         config = self.config
-        return grid_points(step, self.total_steps, config.s0, config.s1, config.curriculum)
+        return grid_points(step, self.total_steps, s0=config.s0, s1=config.s1, curriculum=config.curriculum)
 
     def pair_at(self, step: int, interval: Tensor) -> tuple[Tensor, Tensor]:
         """(t, r) of the given intervals i [n] in [0, N(k) - 2], float32 [n]."""

@@ -23,7 +23,7 @@ Decay = Callable[[int], float]
 
 
 def warmup_decay(n: int, beta: float) -> float:
-    """``min(beta, (1 + n)/(10 + n))``: short trainings forget their first steps."""
+    """``min(beta, (1 + n)/(10 + n))``: short runs forget their first steps."""
     return min(beta, (1 + n) / (10 + n))
 
 
@@ -49,7 +49,7 @@ def ema_pytorch_ramp(n: int, beta: float) -> float:
 def ema_pytorch_decay(n: int, beta: float, *, every: int, start: int) -> float:
     """ema-pytorch 0.2.3 with its defaults, as GC uses it: beta is never reached in practice.
 
-    1 (nothing happens) unless n is a multiple of ``every``; 0 (a copy) up to ``start`` and at the
+    1 (no update) unless n is a multiple of ``every``; 0 (a copy) up to ``start`` and at the
     first update after it; then :func:`ema_pytorch_ramp` of ``n - start``.
     """
     if n % every:
@@ -79,7 +79,7 @@ class Warmup:
 
 
 class Power:
-    """:func:`power_decay` of a relative width; ``inverted``: its complement, as in VCT's released code."""
+    """:func:`power_decay` of a relative width; with ``inverted`` its complement, as in VCT's code."""
 
     def __init__(self, config: PowerEMAConfig) -> None:
         self.gamma, self.inverted = power_exponent(config.std), config.inverted
@@ -101,7 +101,7 @@ class EMAPyTorch:
 
 
 class Average:
-    """A running average of a model's parameters; buffers stay as copied, for no network here changes one.
+    """Running average of a model's parameters; buffers stay as copied, since no network changes them.
 
     Attributes:
         module: the average, a copy of the model in evaluation mode and without gradients.
@@ -115,7 +115,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: ConsistencyModel) -> None:
-        """Move the average towards the parameters of ``model``; never waits for the device."""
+        """Move the average towards the parameters of ``model``; does not synchronise with the device."""
         decay = self.decay(self.updates)
         if decay < 1:
             for average, value in zip(self.module.parameters(), model.parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""How networks are computed: the precision of their products, and compiled or not."""
+"""How networks are computed: precision and compilation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Forward = Callable[..., Tensor]
 
 @contextmanager
 def products(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Has the GPU's float32 products done in float32 or in TF32 inside the block.
+    """Compute the GPU's float32 products in float32 or TF32 inside the block.
 
-    torch's own default is TF32 for convolutions, float32 for matrices. The settings are the process's, so
-    they are put back.
+    torch's default is TF32 for convolutions and float32 for matrices. The settings belong to the process and
+    are restored afterwards.
     """
     if device.type != "cuda":
         yield
@@ -39,13 +39,13 @@ def products(config: TrainConfig, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Inside the block the networks of ``models`` are computed as ``config`` says.
+    """Compute the networks of ``models`` inside the block in the precision and mode of ``config``.
 
     A network takes and returns float32, and so does everything around it: preconditioning, loss,
     gradients, optimiser and average.
 
     Raises:
-        UserError: the device cannot do that.
+        UserError: the device does not support it.
     """
     if config.precision == "tf32" and device.type != "cuda":
         raise UserError(f"train.precision = tf32: {device.type} has no TF32; allowed here: float32, bf16")
@@ -56,7 +56,7 @@ def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.dev
             forward = _compiled(forward)
         if config.precision == "bf16":
             forward = _in_bfloat16(forward, device)
-        # On the object, so that hooks and names of weights stay as they are.
+        # Set on the object, so that hooks and names of weights do not change.
         network.forward = forward  # type: ignore[method-assign]
     try:
         yield

@@ -42,7 +42,7 @@ class Cosine:
 
 
 def learning_rate_factor(config: LearningRateConfig, total_steps: int) -> Callable[[int], float]:
-    """The factor at 0-based step k of K, in [0, 1]: the configured one times ``(k + 1)/warmup``."""
+    """The configured factor times the linear warm-up, in [0, 1], at 0-based step k of ``total_steps``."""
     decay = build(config, total_steps=total_steps)
 
     def factor(step: int) -> float:

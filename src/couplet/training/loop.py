@@ -1,4 +1,4 @@
-"""The training loop: draws, steps, and yields what happened. No files, no printing."""
+"""The training loop, which yields the scalars of every step. No files, no printing."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def initial_state(
 
     Args:
         training: what to train.
-        shape: of the images.
-        device: where to train.
-        weights: replace those of the network by name.
-        frozen: the model of a frozen predictor.
+        shape: shape of the images.
+        device: device to train on.
+        weights: initial weights of the network, by name.
+        frozen: the frozen predictor.
 
     Raises:
         UserError: ``weights`` do not fit the network.
@@ -86,7 +86,7 @@ def initial_state(
 
 
 def shape_of(archive: Archive) -> ImageShape:
-    """Shape of an archive's images, as a model must know it."""
+    """Shape of an archive's images and its number of classes."""
     height, _, channels = archive.card.shape
     return ImageShape(channels, height, len(archive.card.classes))
 
@@ -118,106 +118,179 @@ def run(
 
     Every draw comes from a generator of (seed, purpose, step): a run that stops after any step and resumes
     from its state takes the same steps. Several processes take the steps of one: each draws for the whole
-    batch, works on its rows, and has the mean of all gradients. Only dropout masks differ: they are those of
-    one process whose ``train.microbatch`` is what a process has at once.
+    batch, evaluates its rows, and gets the mean of all gradients. Only dropout masks differ: they are those
+    of one process with ``train.microbatch`` set to the images that each process evaluates at once.
 
     Args:
         training: what to train.
-        state: where to start; changed in place, alike in all processes.
+        state: the state to start from; changed in place, alike in all processes.
         loader: see :func:`loader_of`.
         ranks: the processes that share each batch.
         ahead: number of steps by which a thread arranges the noise in advance (:meth:`Coupling.arrange`); 0
-            arranges it within the step. By default 2 for a GPU and 0 for the CPU, whose cores are taken.
+            arranges it within the step. By default 2 for a GPU and 0 for the CPU, whose cores are busy.
             Changes no number.
 
     Raises:
-        UserError: loss or gradient is not finite and the recipe does not say to zero it; or the device
-            cannot compute as `train` says.
+        UserError: loss or gradient is not finite and the recipe does not replace it; or the device does not
+            support the settings of `train`.
     """
-    recipe = training.recipe
     device = next(state.model.parameters()).device
-    rows = ranks.part(recipe.batch)
     dimensions = math.prod(loader.split.images.shape[1:])
-    objective = build_objective(recipe, state.model.kernel, dimensions)
-    rate = learning_rate_factor(recipe.learning_rate, recipe.steps)
+    work = _Work(
+        training=training,
+        state=state,
+        loader=loader,
+        ranks=ranks,
+        objective=build_objective(training.recipe, state.model.kernel, dimensions),
+        rate=learning_rate_factor(training.recipe.learning_rate, training.recipe.steps),
+    )
     if ahead is None:
         ahead = 2 if device.type == "cuda" else 0
     networks = [model for model in state.models if model is not None]
-    with (
-        computed(networks, training.train, device),
-        closing(_inputs(training, state, loader, rows, ahead)) as inputs,
-    ):
-        batch_loss = _loss(state.models, objective, ranks)
-        while state.step < recipe.steps:
+    with computed(networks, training.train, device), closing(work.inputs(ahead)) as inputs:
+        batch_loss = work.loss()
+        while state.step < training.recipe.steps:
             began = perf_counter()
             with record_function("data"):
                 batch, arranged = next(inputs)
             with record_function("arrange"):
                 noise = arranged()
-            draws = draws_of(training, objective, state.step, noise, state.step, rows=rows)
+            draws = draws_of(training, work.objective, state.step, noise, rows=work.rows)
             with products(training.train, device):
                 state.model.normalize_weights_()
                 state.model.zero_grad(set_to_none=True)
-                terms = _backward(training, state.step, batch_loss, batch, draws, ranks)
-            curriculum = objective.schedule.curriculum(state.step)
-            progress = _update(training, state, terms, draws.t, rate(state.step), curriculum, ranks)
+                terms = work.backward(batch_loss, batch, draws)
+            progress = work.update(terms, draws.t)
             state.seconds += perf_counter() - began
             yield progress
 
 
 class _Shared(nn.Module):
-    """The loss as the forward pass of a module that owns the model: what DDP can synchronise."""
+    """The loss as the forward pass of a module that owns the model, as DDP needs it."""
 
     def __init__(self, models: Models, loss: Callable[..., Terms]) -> None:
         super().__init__()
         self.model = models.online
-        # In a tuple: the average's parameters are not DDP's.
+        # A tuple hides the average's parameters from DDP.
         self.models, self.loss = (models,), loss
 
     def forward(self, *arguments: Any, **options: Any) -> Terms:
         return self.loss(*self.models, *arguments, **options)
 
 
-def _loss(models: Models, objective: Objective, ranks: Ranks) -> Callable[..., Terms]:
-    """The loss of batch and draws; its backward pass leaves the mean gradient of all ranks."""
-    loss = partial(consistency_loss, objective=objective)
-    if ranks.size == 1:
-        return partial(loss, models)
-    return DistributedDataParallel(_Shared(models, loss))
-
-
 Input = tuple[Batch, Callable[[], Tensor]]
 """A rank's batch, and a function that returns the noise that the coupling has arranged for it."""
 
 
-def _inputs(
-    training: Training, state: State, loader: Loader, rows: slice, ahead: int
-) -> Generator[Input, None, None]:
-    """The inputs of each step, from the state's step to the last; see `ahead` of :func:`run`."""
-    start, stop, seed = state.step, training.recipe.steps, training.cell.seed
-    device = next(state.model.parameters()).device
-    arrange = state.model.coupling.arrange
-    # Which of the loader's images are this rank's.
-    own = rows if loader.world == 1 else slice(None)
+class _Work(NamedTuple):
+    """A run in one of the processes that share it."""
 
-    def drawn(step: int, like: Tensor) -> Tensor:
-        shape = (training.recipe.batch, *like.shape[1:])
-        return torch.randn(shape, generator=generator(device, seed, "noise", step), device=device)
+    training: Training
+    state: State
+    loader: Loader
+    ranks: Ranks
+    objective: Objective
+    rate: Callable[[int], float]
+    """Factor on the learning rate at a 0-based step."""
 
-    with closing(loader.batches(start, stop, device)) as batches:
-        if not ahead:
-            for step, (images, labels) in enumerate(batches, start):
-                yield Batch(images, labels).rows(own), partial(arrange, images, drawn(step, images), rows)
-            return
-        waiting: deque[Input] = deque()
-        with ThreadPoolExecutor(1, "coupling") as thread:
-            for step in range(start, stop + ahead):
-                if step < stop:
-                    images, labels = next(batches)
-                    promise = thread.submit(arrange, images, drawn(step, images), rows)
-                    waiting.append((Batch(images, labels).rows(own), promise.result))
-                if step >= start + ahead:
-                    yield waiting.popleft()
+    @property
+    def rows(self) -> slice:
+        """This rank's rows of the batch."""
+        return self.ranks.part(self.training.recipe.batch)
+
+    def loss(self) -> Callable[..., Terms]:
+        """The loss as a function of batch and draws; its backward pass averages gradients over ranks."""
+        loss, models = partial(consistency_loss, objective=self.objective), self.state.models
+        if self.ranks.size == 1:
+            return partial(loss, models)
+        return DistributedDataParallel(_Shared(models, loss))
+
+    def inputs(self, ahead: int) -> Generator[Input, None, None]:
+        """Yield the inputs of each step, from the state's step to the last; `ahead` as in :func:`run`."""
+        start, stop, rows = self.state.step, self.training.recipe.steps, self.rows
+        device = next(self.state.model.parameters()).device
+        arrange = self.state.model.coupling.arrange
+        # This rank's share of the loader's images.
+        own = rows if self.loader.world == 1 else slice(None)
+
+        def drawn(step: int, like: Tensor) -> Tensor:
+            shape = (self.training.recipe.batch, *like.shape[1:])
+            stream = generator(device, self.training.cell.seed, "noise", step)
+            return torch.randn(shape, generator=stream, device=device)
+
+        with closing(self.loader.batches(start, stop, device)) as batches:
+            if not ahead:
+                for step, (images, labels) in enumerate(batches, start):
+                    yield Batch(images, labels).rows(own), partial(arrange, images, drawn(step, images), rows)
+                return
+            waiting: deque[Input] = deque()
+            with ThreadPoolExecutor(1, "coupling") as thread:
+                for step in range(start, stop + ahead):
+                    if step < stop:
+                        images, labels = next(batches)
+                        promise = thread.submit(arrange, images, drawn(step, images), rows)
+                        waiting.append((Batch(images, labels).rows(own), promise.result))
+                    if step >= start + ahead:
+                        yield waiting.popleft()
+
+    def backward(self, batch_loss: Callable[..., Terms], batch: Batch, draws: Draws) -> Terms:
+        """Accumulate the batch's gradient over its parts; return this rank's terms, detached."""
+        count = len(batch.images)
+        size = self.training.train.microbatch or count
+        begins = range(0, count, size)
+        parts = []
+        for number, begin in enumerate(begins, self.ranks.rank * len(begins)):
+            rows = slice(begin, begin + size)
+            # Ranks exchange gradients once per step.
+            last = begin == begins[-1] or self.ranks.size == 1
+            alone = nullcontext() if last else batch_loss.no_sync()  # type: ignore[attr-defined]
+            with alone:
+                terms = batch_loss(batch.rows(rows), draws.part(number, rows), step=self.state.step)
+                # The part's contribution to the mean over this rank's images.
+                loss = terms.loss * (len(terms.distance) / count)
+                with record_function("backward"):
+                    loss.backward()
+            parts.append(terms._replace(loss=loss).detached())
+        return Terms.joined(parts)
+
+    def update(self, terms: Terms, t: Tensor) -> Progress:
+        """Step the optimiser and the average, and increment ``state.step``."""
+        state, recipe, ranks = self.state, self.training.recipe, self.ranks
+        step, rate = state.step, recipe.optimizer.lr * self.rate(state.step)
+        parameters = [p for p in state.model.parameters() if p.grad is not None]
+        norm = _norm(parameters)
+        means = [(terms.weight * terms.distance).mean(), terms.distance.mean(), terms.penalty.mean()]
+        scalars = torch.cat([ranks.mean(torch.stack([terms.loss, *means])), norm[None]])
+        # One transfer for all scalars, before the weights are touched.
+        loss, consistency, distance, penalty, size = scalars.tolist()
+        if not (math.isfinite(loss) and math.isfinite(size)):
+            if recipe.nonfinite_gradients == "stop":
+                levels = chain(*ranks.gather(t[~torch.isfinite(terms.distance)].tolist()))
+                raise UserError(_diverged(self.training, levels, step, loss))
+            replace_nonfinite_(parameters, INFINITY[recipe.nonfinite_gradients])
+            norm = _norm(parameters)
+            size = norm.item()
+            state.replaced += 1
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, recipe.clip_norm, norm)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        with record_function("optimiser"):
+            state.optimizer.step()
+        with record_function("ema"):
+            state.ema.update(state.model)
+        state.step += 1
+        return Progress(
+            step=state.step,
+            loss=loss,
+            consistency=consistency,
+            distance=distance,
+            penalty=terms.penalty_scale * penalty,
+            gradient_norm=size,
+            learning_rate=rate,
+            curriculum=self.objective.schedule.curriculum(step),
+            ema_decay=state.ema.decay(step),
+        )
 
 
 def draws_of(
@@ -225,46 +298,20 @@ def draws_of(
     objective: Objective,
     step: int,
     noise: Tensor,
-    *purpose: int | str,
+    *,
+    purpose: tuple[int | str, ...] | None = None,
     rows: slice = slice(None),
 ) -> Draws:
-    """The step's randomness besides its noise, drawn for the whole batch, of the rows of ``noise``.
+    """Draw the randomness of a step besides its noise for the whole batch, and return that of ``rows``.
 
-    ``purpose`` seeds it, with the cell's seed: in training the step itself.
+    The seed is derived from the cell's seed and ``purpose``: by default, the step.
     """
+    purpose = (step,) if purpose is None else purpose
     seed, count, device = training.cell.seed, training.recipe.batch, noise.device
     t, r = objective.schedule.draw_pair(step, count, generator(device, seed, "t", *purpose))
     uniform = torch.rand(count, generator=generator(device, seed, "coupling", *purpose), device=device)
     dropout_seed = seed_of(seed, "dropout", *purpose)
     return Draws(t=t[rows], r=r[rows], noise=noise, uniform=uniform[rows], dropout_seed=dropout_seed)
-
-
-def _backward(
-    training: Training,
-    step: int,
-    batch_loss: Callable[..., Terms],
-    batch: Batch,
-    draws: Draws,
-    ranks: Ranks,
-) -> Terms:
-    """Leave the batch's gradient, summed over its parts; return this rank's terms without theirs."""
-    count = len(batch.images)
-    size = training.train.microbatch or count
-    begins = range(0, count, size)
-    parts = []
-    for number, begin in enumerate(begins, ranks.rank * len(begins)):
-        rows = slice(begin, begin + size)
-        # Ranks exchange gradients once per step.
-        last = begin == begins[-1]
-        alone = nullcontext() if last or ranks.size == 1 else batch_loss.no_sync()  # type: ignore[attr-defined]
-        with alone:
-            terms = batch_loss(batch.rows(rows), draws.part(number, rows), step=step)
-            # The part's share of the mean over this rank's images.
-            loss = terms.loss * (len(terms.distance) / count)
-            with record_function("backward"):
-                loss.backward()
-        parts.append(terms._replace(loss=loss).detached())
-    return Terms.joined(parts)
 
 
 INFINITY = {"zero": 0.0, "large": 1e5}
@@ -276,53 +323,6 @@ def replace_nonfinite_(parameters: Iterable[nn.Parameter], infinity: float) -> N
     for parameter in parameters:
         if parameter.grad is not None:
             torch.nan_to_num_(parameter.grad, nan=0.0, posinf=infinity, neginf=-infinity)
-
-
-def _update(
-    training: Training,
-    state: State,
-    terms: Terms,
-    t: Tensor,
-    rate: float,
-    curriculum: int,
-    ranks: Ranks,
-) -> Progress:
-    """Step optimiser and average; ``state.step`` goes up by one."""
-    recipe, step = training.recipe, state.step
-    parameters = [p for p in state.model.parameters() if p.grad is not None]
-    norm = _norm(parameters)
-    means = [(terms.weight * terms.distance).mean(), terms.distance.mean(), terms.penalty.mean()]
-    scalars = torch.cat([ranks.mean(torch.stack([terms.loss, *means])), norm[None]])
-    # One transfer for all scalars, before the weights are touched.
-    loss, consistency, distance, penalty, size = scalars.tolist()
-    if not (math.isfinite(loss) and math.isfinite(size)):
-        if recipe.nonfinite_gradients == "stop":
-            levels = chain(*ranks.gather(t[~torch.isfinite(terms.distance)].tolist()))
-            raise UserError(_diverged(training, levels, step, loss))
-        replace_nonfinite_(parameters, INFINITY[recipe.nonfinite_gradients])
-        norm = _norm(parameters)
-        size = norm.item()
-        state.replaced += 1
-    if recipe.clip_norm is not None:
-        nn.utils.clip_grads_with_norm_(parameters, recipe.clip_norm, norm)
-    for group in state.optimizer.param_groups:
-        group["lr"] = recipe.optimizer.lr * rate
-    with record_function("optimiser"):
-        state.optimizer.step()
-    with record_function("ema"):
-        state.ema.update(state.model)
-    state.step += 1
-    return Progress(
-        step=state.step,
-        loss=loss,
-        consistency=consistency,
-        distance=distance,
-        penalty=terms.penalty_scale * penalty,
-        gradient_norm=size,
-        learning_rate=recipe.optimizer.lr * rate,
-        curriculum=curriculum,
-        ema_decay=state.ema.decay(step),
-    )
 
 
 def _norm(parameters: list[nn.Parameter]) -> Tensor:

@@ -13,15 +13,14 @@ from couplet.config.variants import build
 
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The configured optimiser, of one tensor that holds all parameters end to end while it steps.
+    """Build the configured optimiser over one flat tensor of all parameters.
 
-    Every rule here acts on each value by itself, so that the outcome is the same as tensor by tensor, in a
-    few calls instead of a few for each of hundreds. A parameter without gradient counts as one whose
-    gradient is zero. Gradients are the model's to put to zero.
+    Every update rule here is elementwise, so the result is the same as tensor by tensor, in a few calls
+    instead of a few for each of hundreds of tensors. A parameter without gradient counts as one whose
+    gradient is zero. The model sets gradients to zero.
 
     Raises:
-        UserError: the recipe wants LionConfig and lion-pytorch is not installed.
-        TypeError: no optimiser is known for the configuration's class.
+        UserError: the optimiser cannot be imported, or a package that it needs is not installed.
     """
     parts: list[Tensor] = list(parameters)
     whole = nn.Parameter(torch.cat([part.detach().flatten() for part in parts]))
@@ -45,7 +44,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
 
 
 def _split(whole: Tensor, parts: list[Tensor]) -> tuple[Tensor, ...]:
-    """The pieces of a tensor that holds all parts end to end."""
+    """Split a flat tensor of all parts into the parts, each flat."""
     return whole.detach().split([part.numel() for part in parts])
 
 

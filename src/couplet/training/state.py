@@ -1,7 +1,8 @@
-"""The complete state of a training, and the file from which it goes on.
+"""The complete state of a run, and the file from which it resumes.
 
-No generator is saved: every draw of a step, and its batch, follow from (seed, purpose, step) alone. Nor are
-the optimiser's settings: they follow from the recipe, and the learning rate from the step.
+Generators are not saved, because every draw of a step and its batch follow from (seed, purpose, step). Nor
+are the settings of the optimiser, which follow from the recipe, and the learning rate, which follows from the
+step.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from couplet.training.step import Models
 
 
 class Damaged(UserError):
-    """A file of a state whose content is not what was saved."""
+    """A state file whose content does not match its digest."""
 
 
 @dataclass
@@ -39,13 +40,13 @@ class State:
     ema: Average
     optimizer: Optimizer
     frozen: ConsistencyModel | None = None
-    """The model of a frozen predictor; never changes and is not saved."""
+    """The frozen predictor; never changes and is not saved."""
     step: int = 0
     """Steps done."""
     seconds: float = 0.0
     """Wall time of the steps done, over all processes that worked on them."""
     loaded: LoadReport | None = None
-    """Which weights came from the recipe's `init_from`; not saved."""
+    """Report of the weights loaded from the recipe's `init_from`; not saved."""
     replaced: int = 0
     """Steps in which non-finite gradients were replaced, where the recipe allows it."""
 
@@ -77,10 +78,10 @@ class State:
         write_state(path, header, tensors)
 
     def restore(self, path: Path, *, key: str, data: str) -> None:
-        """Take over what :meth:`save` wrote. Nothing is executed.
+        """Load a file of :meth:`save`, without executing any of it.
 
         Raises:
-            Damaged: the content is not what was saved.
+            Damaged: the content does not match its digest.
             UserError: the file cannot be read, or belongs to another run or archive.
         """
         header, tensors = read_state(path)
@@ -92,8 +93,8 @@ class State:
         if header["key"] != key:
             raise UserError(
                 f"{path}: state of a run with key {header['key']}, this is {key}: other settings, code or "
-                f"initial weights; delete {path.parent} to start again, choose another folder, or, if "
-                f"only code changed and no number, run `couplet adopt {path.parent}`"
+                f"initial weights; delete {path.parent} to start again, choose another folder, or, if only "
+                f"code changed without changing a number, run `couplet adopt {path.parent} --data DATA`"
             )
         try:
             self.model.load_state_dict(_below("model.", tensors))
@@ -111,7 +112,7 @@ class State:
         self.ema.updates = header["averaged"]
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Everything that is saved, by part and name."""
+        """All saved tensors, by part and name."""
         moments = self.optimizer.state_dict()["state"]
         return {
             **{f"model.{name}": value for name, value in self.model.state_dict().items()},
@@ -133,12 +134,12 @@ def write_state(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Ten
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, without it."""
+    """The tensors whose names begin with ``prefix``, which is removed."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the description and every tensor's name, type, shape and bytes."""
+    """SHA-256 over the header and every tensor's name, type, shape and bytes."""
     sha256 = hashlib.sha256(about.encode())
     for name, value in sorted(tensors.items()):
         sha256.update(f"\n{name} {value.dtype} {list(value.shape)}\n".encode())
@@ -150,13 +151,13 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a file that :meth:`State.save` wrote.
 
     Raises:
-        Damaged: the content is not what was saved.
+        Damaged: the content does not match its digest.
         UserError: the file cannot be read.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header: Mapping[str, str] = file.metadata() or {}
-            # Copies: the optimiser must not work on pages of the file.
+            # Copied, because the optimiser must not write to pages of the file.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         about, expected = header["couplet"], header["sha256"]
     except OSError as error:

@@ -1,11 +1,10 @@
-"""One training step: the place where schedule, coupling, kernel, model and loss meet."""
+"""The loss of one training step, from schedule, coupling, kernel and model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch.profiler import record_function
 
 from couplet.config.recipes import Boundary, Recipe
 from couplet.config.variants import build
-from couplet.couplings.base import Pair, Predictors
+from couplet.couplings.base import Pair, Predictor, Predictors
 from couplet.kernels.base import Kernel
 from couplet.losses.weighting import Weighting
 from couplet.model import ConsistencyModel
@@ -28,7 +27,7 @@ class Models(NamedTuple):
     online: ConsistencyModel
     """In training."""
     ema: ConsistencyModel
-    """Its running average: for couplings, and the teacher if the recipe says so."""
+    """Its running average: a predictor for couplings, and the teacher if the recipe has `teacher: ema`."""
     frozen: ConsistencyModel | None
     """A finished model, for couplings whose predictor is frozen."""
 
@@ -48,7 +47,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """A recipe's loss, ready to be applied to images of one size."""
+    """A recipe's loss for images of one size."""
 
     kernel: Kernel
     schedule: Schedule
@@ -61,7 +60,7 @@ class Objective:
 
 
 def build_objective(recipe: Recipe, kernel: Kernel, dimensions: int) -> Objective:
-    """The recipe's objective for images of ``dimensions`` = c h w values.
+    """The recipe's objective for images of D = ``dimensions`` = c h w.
 
     Raises:
         UserError: a variant of the recipe has no implementation.
@@ -98,7 +97,7 @@ class Draws(NamedTuple):
     """Student and teacher draw their dropout masks from this seed, the coupling from the next."""
 
     def part(self, number: int, rows: slice) -> Draws:
-        """The draws of some images, the ``number``-th part of the batch, with dropout masks of its own."""
+        """The draws of the rows of the ``number``-th part of the batch, with dropout masks of its own."""
         return Draws(
             t=self.t[rows],
             r=self.r[rows],
@@ -109,7 +108,7 @@ class Draws(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The loss and what it is made of."""
+    """The loss and its terms."""
 
     loss: Tensor
     """Scalar, with gradient."""
@@ -130,7 +129,7 @@ class Terms(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence[Terms]) -> Terms:
-        """The terms of a batch from those of its parts, whose losses are shares of the mean."""
+        """The terms of a batch from those of its parts, whose losses add up to the mean."""
         return cls(
             loss=torch.stack([part.loss for part in parts]).sum(),
             distance=torch.cat([part.distance for part in parts]),
@@ -141,14 +140,14 @@ class Terms(NamedTuple):
 
 
 def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: Objective, step: int) -> Terms:
-    """The consistency-training loss of a batch, or of a part of one, at 0-based step k.
+    """Compute the consistency-training loss of a batch, or of a part of one, at 0-based step k.
 
     ``mean_b( w(t, r) d( f(x_t, t), sg f(x_r, r) ) + scale penalty )`` (iCT, VCT): x_t
     and x_r are one coupled (data, noise) pair at two noise levels. The teacher is the model itself
     without gradient and under the same dropout mask; at r = 0 it is replaced by the data, since f(x, 0) = x.
 
     Args:
-        models: the one in training is in training mode.
+        models: the online model is in training mode.
         batch: clean images with their labels.
         draws: the step's randomness.
         objective: the recipe's loss.
@@ -164,18 +163,18 @@ def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: O
         x_t = objective.kernel.noise(pair.data, pair.noise, t)
         student = models.online(x_t, t, pair.labels, boundary=objective.boundary.training)
     teacher = models.ema if objective.ema_teacher else models.online
-    # An averaged teacher has the student's dropout too; otherwise it stays in evaluation mode.
+    # An averaged teacher has the student's dropout masks as well.
     with (
         record_function("teacher"),
         default_stream(device, draws.dropout_seed),
         _in_mode(teacher, models.online.training),
     ):
-        target = _denoise(teacher, objective, pair.data, pair.noise, r, pair.labels)
+        target = _predictor(teacher, objective)(pair.data, pair.noise, r, pair.labels)
     distance = objective.distance(student, target)
     weight = objective.weighting(t, r)
     scale = objective.weighting.penalty_scale(*objective.schedule.last_pair(step))
     loss = (weight * distance + scale * pair.penalty).mean()
-    return Terms(loss, distance, weight, pair.penalty, scale)
+    return Terms(loss=loss, distance=distance, weight=weight, penalty=pair.penalty, penalty_scale=scale)
 
 
 def couple(
@@ -188,10 +187,10 @@ def couple(
     objective: Objective,
     step: int,
 ) -> Pair:
-    """The pairs that the coupling of the model in training makes of a batch at 0-based step k.
+    """Pair a batch with noise by the coupling of the online model, at 0-based step k.
 
     Args:
-        models: each predicts, where the coupling asks for it, in the mode that it is in.
+        models: predictors for the coupling, each in its present mode.
         batch: clean images with their labels.
         noise: as the coupling arranged it, [b, c, h, w].
         level: noise levels at which a data endpoint is made, [b].
@@ -199,8 +198,8 @@ def couple(
         objective: the recipe's loss.
         step: k, on which the share of generator-induced pairs depends.
     """
-    online, average = (partial(_denoise, model, objective) for model in models[:2])
-    frozen = None if models.frozen is None else partial(_denoise, models.frozen, objective)
+    online, average = (_predictor(model, objective) for model in models[:2])
+    frozen = None if models.frozen is None else _predictor(models.frozen, objective)
     pair: Pair = models.online.coupling(
         batch.images,
         noise,
@@ -215,7 +214,7 @@ def couple(
 
 @contextmanager
 def _in_mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Training or evaluation mode inside the block; walks the module only where that is a change."""
+    """Set training or evaluation mode inside the block, without a traversal if it is set already."""
     if module.training == training:
         yield
         return
@@ -226,24 +225,21 @@ def _in_mode(module: nn.Module, training: bool) -> Iterator[None]:
         module.train(not training)
 
 
-@torch.no_grad()
-def _denoise(
-    source: ConsistencyModel,
-    objective: Objective,
-    data: Tensor,
-    noise: Tensor,
-    level: Tensor,
-    labels: Tensor | None,
-) -> Tensor:
-    """f(x_r, r), and the data itself where r = 0, without evaluating the network at ln 0."""
-    if not objective.schedule.reaches_zero:
-        # Nothing to look up, so that a GPU is not waited for.
+def _predictor(model: ConsistencyModel, objective: Objective) -> Predictor:
+    """f(x_r, r) of ``model`` without gradient; the data itself where r = 0, since ln(r)/4 has no value."""
+    boundary = objective.boundary.training
+
+    @torch.no_grad()
+    def predict(data: Tensor, noise: Tensor, level: Tensor, labels: Tensor | None) -> Tensor:
         noisy = objective.kernel.noise(data, noise, level)
-        return source(noisy, level, labels, boundary=objective.boundary.training)
-    clean = level == 0
-    if clean.all():
-        return data.detach()
-    noisy = objective.kernel.noise(data, noise, level)
-    level = torch.where(clean, torch.ones_like(level), level)
-    answer = source(noisy, level, labels, boundary=objective.boundary.training)
-    return torch.where(per_image(clean, answer), data.to(answer.dtype), answer)
+        # Schedules that stay above 0 need no look at the levels, for which a GPU would be waited for.
+        if not objective.schedule.reaches_zero:
+            return model(noisy, level, labels, boundary=boundary)
+        clean = level == 0
+        if clean.all():
+            return data.detach()
+        level = torch.where(clean, torch.ones_like(level), level)
+        answer = model(noisy, level, labels, boundary=boundary)
+        return torch.where(per_image(clean, answer), data.to(answer.dtype), answer)
+
+    return predict

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from couplet.config import read_params
-from couplet.config.params import read_yaml
+from couplet.config.resolve import resolve
+from couplet.config.yaml12 import read_yaml
 from couplet.reporting.published import COLUMNS, Published, reported
 
 PAPERS = {path.stem: path for path in sorted((Path(__file__).parents[3] / "workflow/papers").glob("*.yaml"))}
@@ -23,7 +23,7 @@ UNREACHED = {("ECT ECM", "1", "FD_DINOv2"), ("ECT ECM", "2", "FD_DINOv2")}
 
 @cache
 def params(paper, scale="paper"):
-    return read_params(PAPERS[paper], scale)
+    return resolve(PAPERS[paper], scale)
 
 
 def trainings(paper, scale="paper"):
@@ -52,8 +52,7 @@ def layers():
         for name, draft in read_yaml(path)["recipes"].items():
             yield f"{paper}: {name}", {}, draft
             for i, override in enumerate(draft.get("overrides", ())):
-                if "scale" not in override["when"]:
-                    yield f"{paper}: {name}: override {i}", draft, override
+                yield f"{paper}: {name}: override {i}", draft, override
 
 
 def test_there_is_a_file_for_every_paper():
@@ -66,10 +65,11 @@ def test_every_row_resolves_and_can_be_measured(paper, scale):
     checked = params(paper, scale)
     for cell, extractor in checked.measured():
         assert checked.training(cell).cell == cell
-        measurement = checked.measurement(cell, extractor)
+        measurement = checked.measurement(cell)
+        assert checked.extractor_named(extractor)
         assert max(measurement.sample.nfe) <= 1 + len(measurement.mid_sigmas)
         # Data sets without a test split can only be scored on the training split.
-        assert measurement.select.split == "train" or measurement.dataset.has_test
+        assert measurement.select.split == "train" or checked.dataset_named(cell.dataset).has_test
 
 
 def test_rows_are_those_of_the_papers():
@@ -207,7 +207,7 @@ def test_overrides_that_meet_in_a_row():
     assert vct["cifar10-vct-ecm-li-vae"].coupling.encoder.num_blocks == 1
     ecm = vct["imagenet64-vct-ecm-li-ot"].recipe
     assert (ecm.schedule.q, ecm.schedule.stages, ecm.schedule.k, ecm.distance.c) == (4.0, 4, 8.0, 0.06)
-    assert (ecm.weighting, ecm.steps, ecm.sigma_min) == ("karras", 200_000, 0.003)
+    assert (ecm.weighting.kind, ecm.steps, ecm.sigma_min) == ("karras", 200_000, 0.003)
 
 
 def test_networks_that_start_from_published_weights():

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from couplet.config import Invalid, Params, read_params
+from couplet.config.base import Invalid
 from couplet.config.couplings import CouplingConfig
-from couplet.config.params import merge
+from couplet.config.layers import merge
+from couplet.config.params import Params
+from couplet.config.resolve import resolve
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 
@@ -23,14 +25,24 @@ def params(params_content):
     return make
 
 
+@pytest.fixture
+def resolved(params_content, tmp_path):
+    """The parameters of a file with the given content over the repository's, at a scale."""
+
+    def make(scale=None, **changes):
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(params_content | changes))
+        return resolve(path, scale)
+
+    return make
+
+
 def training(params, **names):
     return params.training(params.experiment.model_copy(update=names))
 
 
-def test_the_repository_s_file_is_right(params_content, tmp_path):
-    path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(params_content))
-    params = read_params(path)
+def test_the_repository_s_file_is_right(params_content):
+    params = resolve(PARAMS)
     grid = params_content["table1"]
     cells = params.cells()
     assert len(cells) == len({str(cell) for cell in cells})
@@ -41,12 +53,12 @@ def test_the_repository_s_file_is_right(params_content, tmp_path):
 
 
 def test_smoke_scale_of_the_repository_s_file_is_small(params_content):
-    smoke, small = (read_params(PARAMS, scale) for scale in ("smoke", "small"))
-    assert read_params(PARAMS).scale == "small"
+    smoke, small = (resolve(PARAMS, scale) for scale in ("smoke", "small"))
+    assert resolve(PARAMS).scale == "small"
     assert len(small.cells()) == 2 * len(smoke.cells())
     assert training(smoke).recipe.steps < 50 < training(small).recipe.steps
     plain = Params.model_validate(params_content)
-    assert [plain.training(c).key for c in plain.cells()] == [small.training(c).key for c in small.cells()]
+    assert [plain.training(c) for c in plain.cells()] == [small.training(c) for c in small.cells()]
 
 
 def test_grid_is_every_combination(params):
@@ -137,50 +149,88 @@ def test_override_may_name_several(params):
 
 SCALES = {
     "smoke": {
-        "recipe": {
+        "every_recipe": {
             "steps": 7,
             "network": {"model_channels": 4},
             "overrides": [{"when": {"coupling": "vae"}, "coupling": {"kl_weight": 3.0}}],
         },
+        "recipes": {"ict": {"batch": 8}},
+        "couplings": {"generator": {"mu": 0.25}},
         "table1": {"seeds": [5]},
         "sample": {"samples": 16},
-        "probe": {"batches": 4},
+        "probes": {"gradient": {"batches": 4}},
     },
     "full": None,
 }
 
 
-def test_scale_is_laid_over_recipes_grid_and_stages(params):
-    written = params([{"when": {"kernel": "ve"}, "steps": 9}], scales=SCALES)
+def test_scale_is_a_layer_over_every_section(resolved, params_content):
+    params_content["recipes"]["ict"]["overrides"] = [{"when": {"kernel": "ve"}, "steps": 9, "batch": 9}]
+    written, made = resolved(scales=SCALES), resolved("smoke", scales=SCALES)
     assert training(written).recipe.steps == 9
-    made = params([{"when": {"kernel": "ve"}, "steps": 9}], scales=SCALES, scale="smoke")
     recipe = training(made).recipe
-    assert (recipe.steps, recipe.batch) == (7, 64)  # a scale wins over overrides
+    assert (recipe.steps, recipe.batch) == (7, 8)  # later layers win, over overrides too
     assert (recipe.network.model_channels, recipe.network.channel_mult) == (4, (1, 2))
     assert training(made, coupling="vae").coupling.kl_weight == 3
+    assert training(made, coupling="generator").coupling.mu == 0.25
     assert made.sample.samples == 16
     assert made.sample.nfe == written.sample.nfe
-    assert (made.probe.batches, made.probe.images) == (4, written.probe.images)
+    assert (made.probes["gradient"].batches, written.probes["gradient"].batches) == (4, 32)
+    assert made.probes["transport"] == written.probes["transport"]
     assert {cell.seed for cell in made.cells()} == {5}
     assert len(made.cells()) == len(written.cells()) / 2
 
 
-def test_scale_that_changes_nothing_keeps_every_key(params):
-    plain, full = params(), params(scales=SCALES, scale="full")
-    assert [plain.training(c).key for c in plain.cells()] == [full.training(c).key for c in full.cells()]
+def test_every_recipe_is_laid_over_recipes_of_the_file_itself(resolved):
+    made = resolved(every_recipe={"steps": 7})
+    assert {training(made, recipe=name).recipe.steps for name in made.recipes} == {7}
 
 
-def test_overrides_may_depend_on_the_scale(params):
-    overrides = [{"when": {"scale": ["smoke"]}, "batch": 8}]
-    assert training(params(overrides, scales=SCALES, scale="smoke")).recipe.batch == 8
-    assert training(params(overrides, scales=SCALES, scale="full")).recipe.batch == 64
-    assert training(params(overrides, scales=SCALES)).recipe.batch == 64
+def test_scale_that_changes_nothing_keeps_every_setting(resolved):
+    plain, full = resolved(), resolved("full", scales=SCALES)
+    assert [plain.training(c) for c in plain.cells()] == [full.training(c) for c in full.cells()]
 
 
-def test_scale_given_to_read_params_wins_over_the_file(params_content, tmp_path):
-    path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump({**params_content, "scales": SCALES, "scale": "full"}))
-    assert (read_params(path).scale, read_params(path, "smoke").sample.samples) == ("full", 16)
+def test_scale_given_to_resolve_wins_over_the_file(resolved):
+    assert resolved(scale=None, scales=SCALES).scale is None
+    assert resolved("smoke", scales=SCALES).sample.samples == 16
+
+
+def test_recipe_is_a_mapping_or_a_list_of_layers(resolved, params_content):
+    params_content["recipes"]["ict"] = [params_content["recipes"]["ict"], {"steps": 8}, {"batch": 8}]
+    recipe = training(resolved()).recipe
+    assert (recipe.steps, recipe.batch, recipe.network.model_channels) == (8, 8, 16)
+
+
+def test_bare_string_stands_for_a_kind(resolved, params_content):
+    params_content["recipes"]["ict"] |= {"weighting": "karras", "optimizer": "adam"}
+    params_content["couplings"]["plain"] = "independent"
+    made = resolved()
+    recipe = training(made, coupling="plain").recipe
+    assert (recipe.weighting.kind, recipe.optimizer.kind) == ("karras", "adam")
+    assert training(made, coupling="plain").coupling.kind == "independent"
+
+
+def test_layer_adds_to_a_kind_that_is_a_bare_string(resolved, params_content):
+    params_content["recipes"]["ict"]["optimizer"] = "adam"
+    made = resolved("s", scales={"s": {"every_recipe": {"optimizer": {"lr": 0.5}}}})
+    optimizer = training(made).recipe.optimizer
+    assert (optimizer.kind, optimizer.lr) == ("adam", 0.5)
+
+
+def test_kernels_and_probes_have_names_of_their_own(resolved):
+    made = resolved(kernels={"straight": {"kind": "li"}}, probes={"few": {"kind": "gradient", "batches": 3}})
+    assert training(made, kernel="straight").kernel.kind == "li"
+    assert training(made, kernel="ve").kernel.kind == "ve"
+    assert made.probe_named("few").batches == 3
+    assert made.probes_of(made.experiment)[0] == "few"
+
+
+def test_metrics_are_named_and_may_repeat_a_kind(resolved):
+    metrics = {"kid": {"subsets": 5}, "few": {"kind": "kid", "subsets": 2}, "fd": None}
+    made = resolved(evaluate={"metrics": metrics}).measurement(resolved().experiment).evaluate.metrics
+    assert {name: metric.kind for name, metric in made.items()} == {"kid": "kid", "few": "kid", "fd": "fd"}
+    assert made["few"].subsets == 2
 
 
 def test_table_is_the_union_of_its_grids(params):
@@ -199,9 +249,7 @@ def test_table_is_the_union_of_its_grids(params):
         ("generator", "classifier"),
         ("generator", "small"),
     ]
-    cell = made.cells("digits-ict-ve-vae")[0]
-    assert made.measurement(cell, "small").features.features == 8
-    assert made.measurement(cell).key != made.measurement(cell, "small").key
+    assert made.extractor_named("small").features == 8
 
 
 def test_part_of_a_table_is_a_row_or_the_cells_whose_names_begin_so(params):
@@ -227,6 +275,8 @@ def test_part_of_a_table_is_a_row_or_the_cells_whose_names_begin_so(params):
         ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
         ({"a": {"x": 1}}, {"a": None}, {"a": None}),
         ({}, {"a": {"x": 1}}, {"a": {"x": 1}}),
+        ({"a": "p"}, {"a": {"x": 1}}, {"a": {"kind": "p", "x": 1}}),
+        ({"a": "p"}, {"a": {"kind": "q"}}, {"a": {"kind": "q"}}),
     ],
 )
 def test_merge(base, changes, wanted):
@@ -251,4 +301,3 @@ def test_settings_survive_json(make_training):
         training = make_training(kind)
         again = type(training).model_validate_json(training.model_dump_json())
         assert again == training
-        assert again.key == training.key

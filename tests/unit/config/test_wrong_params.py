@@ -1,11 +1,14 @@
 """Wrong parameter files: one line with file, key, value and what is allowed."""
 
+import copy
 import math
 
 import pytest
-import yaml
 
-from couplet.config import read_params
+from couplet.config.params import Params
+from couplet.config.recipes import Recipe
+from couplet.config.resolve import resolve, settings_with_origins
+from couplet.config.yaml12 import dump_yaml
 from couplet.errors import UserError
 
 REMOVED = object()
@@ -29,9 +32,9 @@ def refused(tmp_path):
 
     def check(content):
         path = tmp_path / "params.yaml"
-        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        path.write_text(content if isinstance(content, str) else dump_yaml(content))
         with pytest.raises(UserError) as caught:
-            read_params(path)
+            resolve(path)
         message = str(caught.value)
         assert message.startswith(f"{path}: ")
         assert "\n" not in message
@@ -76,7 +79,14 @@ WRONG = {
     "distance kind": ("recipes.ict.distance.kind", "lpips", "distance.kind", ["pseudo_huber"]),
     "no kind": ("recipes.ict.network.kind", REMOVED, "recipes.ict.network.kind", ["ddpmpp"]),
     "key of another kind": ("recipes.ict.distance", {"kind": "squared_l2", "c": 1}, "distance.c", []),
-    "no mapping": ("recipes.ict.optimizer", "adam", 'optimizer = "adam"', ["mapping"]),
+    "no mapping": (
+        "recipes.ict.optimizer",
+        3,
+        "recipes.ict.optimizer = 3",
+        ["mapping of optimizer"],
+    ),
+    "bare kind": ("recipes.ict.optimizer", "adamw", 'optimizer.kind = "adamw"', ["'adam'", "radam"]),
+    "bare kind of a weighting": ("recipes.ict.weighting", "uniforn", "weighting.kind", ["'uniform'"]),
     "sigma_min": ("recipes.ict.sigma_min", 90.0, "recipes.ict", ["90.0", "sigma_max = 80.0"]),
     "mid_sigma": ("recipes.ict.mid_sigmas", [99.0], "recipes.ict", ["99.0", "sigma_max = 80.0"]),
     "s1 below s0": ("recipes.ict.schedule.s1", 5, "recipes.ict.schedule", ["5", "s0 = 10"]),
@@ -88,15 +98,22 @@ WRONG = {
     "nfe of nothing": ("sample.nfe", [], "sample.nfe = []", ["at least 1"]),
     "missing name": ("coupling", REMOVED, "coupling", ["required"]),
     "missing network": ("recipes.ict.network", REMOVED, "recipes.ict.network", ["required"]),
-    "no features": ("features", {}, "extractor", ["classifier", "allowed"]),
+    "unknown extractor": ("extractor", "clasifier", "extractor", ["'classifier'", "allowed"]),
+    "base of a recipe": ("recipes.ict.base", "itc", 'recipes.ict.base = "itc"', ["allowed: ecm"]),
+    "key of the old days": ("recipes.ict.like", "ecm", "recipes.ict.like", ["unknown key"]),
+    "every recipe": ("every_recipe", {"stepz": 3}, "stepz = 3", ["'steps'"]),
+    "every recipe is none": ("every_recipe", 3, "3", ["mapping"]),
+    "metric": ("evaluate.metrics.kit", None, "evaluate.metrics.kit.kind", ["kid", "allowed"]),
+    "kernel's kind": ("kernels.mine", {"kind": "vp"}, "kernels.mine.kind", ["ve", "li"]),
+    "probe": ("probes.mine", None, "probes.mine.kind", ["gradient", "allowed"]),
     "null section": ("couplings", None, "couplings = null", ["mapping"]),
     "width of the average": ("recipes.ict.ema", {"kind": "power", "std": 0.5}, "ema.std = 0.5", ["0.28"]),
     "unknown coupling kind": ("couplings.new", {"kind": "vea"}, "couplings.new.kind", ["'vae'"]),
     "name that is no kind": ("couplings.new", {}, "couplings.new.kind", ["independent"]),
     "size of the test split": ("datasets.digits.test_images", 5, "test_images = 5", ["10"]),
-    "levels that fall": ("probe.levels", [1.0, 0.5], "probe.levels.1 = 0.5", ["above 1"]),
-    "level of no noise": ("probe.levels", [0, 0.5], "probe.levels.0 = 0.0", ["positive"]),
-    "variance of one": ("probe.batches", 1, "probe.batches = 1", ["2"]),
+    "levels that fall": ("probes.transport.levels", [1.0, 0.5], "transport.levels.1 = 0.5", ["above 1"]),
+    "level of no noise": ("probes.transport.levels", [0, 0.5], "transport.levels.0 = 0.0", ["positive"]),
+    "variance of one": ("probes.gradient.batches", 1, "probes.gradient.batches = 1", ["2"]),
     "threads": ("threads", 0, "threads = 0", ["1"]),
 }
 
@@ -162,37 +179,89 @@ def test_what_is_not_a_mapping(text, refused):
 @pytest.mark.parametrize("name", ["absent.yaml", "."])
 def test_file_that_cannot_be_read(tmp_path, name):
     with pytest.raises(UserError, match="cannot be read") as caught:
-        read_params(tmp_path / name)
+        resolve(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
 
 
 def test_file_that_is_not_text(tmp_path):
     (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(UserError, match=r"params\.yaml: "):
-        read_params(tmp_path / "params.yaml")
+        resolve(tmp_path / "params.yaml")
 
 
-def test_number_that_yaml_takes_for_text(params_content, refused):
-    """YAML 1.1 reads 1e-3 as text: refused, not converted."""
-    text = yaml.safe_dump(params_content).replace("lr: 0.003", "lr: 1e-3")
-    assert 'recipes.ict.optimizer.lr = "1e-3"' in refused(text)
-
-
-def test_key_that_stands_twice(tmp_path):
+def test_key_that_occurs_twice(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("seed: 0\ncoupling: vae\nseed: 1\n")
-    with pytest.raises(UserError, match=r"params\.yaml: not YAML: key 'seed' stands twice.*line 1"):
-        read_params(path)
+    with pytest.raises(UserError, match=r"params\.yaml: not YAML: key 'seed' occurs twice.*line 3"):
+        resolve(path)
 
 
-def test_name_that_cannot_stand_in_a_path(params_content, refused):
+def test_name_that_cannot_be_part_of_a_path(params_content, refused):
     params_content["couplings"]["my set"] = {"kind": "vae"}
     assert "couplings.my set" in refused(params_content)
 
 
 @pytest.mark.parametrize("key", ["seeds", "couplings"])
-def test_entry_that_stands_twice_in_the_grid(key, params_content, refused):
+def test_entry_that_occurs_twice_in_the_grid(key, params_content, refused):
     params_content["table1"][key] *= 2
     message = refused(params_content)
     assert f"table1.{key}" in message
     assert "once" in message
+
+
+ODD = [None, 3, -1.5, True, "text", "", [], [3], [None], [[]], {}, {"a": 1}, {"kind": []}, [{"a": 1}]]
+"""A value of every type that YAML has."""
+
+SMALL = {
+    "dataset": "digits",
+    "recipe": "ict",
+    "coupling": "independent",
+    "extractor": "classifier",
+    "table1": {"datasets": ["digits"], "recipes": ["ict"], "couplings": ["independent"], "seeds": [0]},
+    "datasets": {"digits": {"test_images": 300}},
+    "recipes": {"ict": {"network": {"kind": "mlp"}}},
+}
+
+SCALE = (
+    "recipes",
+    "recipes.ict",
+    "every_recipe",
+    "table1",
+    "base",
+    "scale",
+    "couplings",
+    "couplings.ot",
+    "seed",
+)
+PLACES = [
+    *(*Params.model_fields, "scales", "scales.s", "base", "nonsense"),
+    *(f"recipes.ict.{key}" for key in (*Recipe.model_fields, "base", "overrides", "nonsense")),
+    *(f"scales.s.{key}" for key in SCALE),
+    *("recipes.ict", "recipes.ict.network.kind", "set.recipes", "set.recipes.ict", "evaluate.metrics"),
+    *("couplings.independent", "datasets.digits", "table1.seeds"),
+]
+
+
+def message(entry, path):
+    """The message with which a file is refused; empty if it is not."""
+    try:
+        entry(path)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_value_of_any_type_is_accepted_or_one_line(place, tmp_path):
+    """In a file and in one over it, at a scale: settings or a UserError of one line, never a traceback."""
+    base, over, path = tmp_path / "base.yaml", tmp_path / "over.yaml", tmp_path / "params.yaml"
+    base.write_text(dump_yaml(SMALL))
+    scale = {"scale": "s"} if place.startswith("scales.") else {}
+    for value in ODD:
+        below, above = copy.deepcopy(SMALL) | scale, {"base": "base.yaml"} | scale
+        put(below, place, value)
+        put(above, place, value)
+        path.write_text(dump_yaml(below))
+        over.write_text(dump_yaml(above))
+        for entry, file in ((resolve, path), (settings_with_origins, over)):
+            assert "\n" not in message(entry, file)

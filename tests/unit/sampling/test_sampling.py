@@ -183,9 +183,9 @@ def test_samples_that_share_their_noise_are_generated_in_groups_of_their_own():
 
 
 def test_noise_of_a_sample_is_its_own():
-    whole = sample_noise(3, "sample", range(10), 0, (1, 4, 4))
+    whole = sample_noise(3, "sample", range(10), evaluation=0, shape=(1, 4, 4))
     assert whole.shape == (10, 1, 4, 4)
-    assert torch.equal(sample_noise(3, "sample", range(4, 7), 0, (1, 4, 4)), whole[4:7])
+    assert torch.equal(sample_noise(3, "sample", range(4, 7), evaluation=0, shape=(1, 4, 4)), whole[4:7])
     assert len({row.numpy().tobytes() for row in whole}) == 10
 
 
@@ -196,13 +196,13 @@ def test_noise_of_a_sample_is_its_own():
 )
 def test_noise_depends_on_all_that_names_it(other):
     seed, purpose, evaluation = other
-    mine = sample_noise(3, "sample", range(5), 0, (1, 4, 4))
-    theirs = sample_noise(seed, purpose, range(5), evaluation, (1, 4, 4))
+    mine = sample_noise(3, "sample", range(5), evaluation=0, shape=(1, 4, 4))
+    theirs = sample_noise(seed, purpose, range(5), evaluation=evaluation, shape=(1, 4, 4))
     assert not (mine == theirs).any()
 
 
 def test_noise_is_standard_normal():
-    noise = sample_noise(0, "sample", range(500), 0, (1, 8, 8)).double()
+    noise = sample_noise(0, "sample", range(500), evaluation=0, shape=(1, 8, 8)).double()
     n = noise.numel()
     assert abs(noise.mean()) < 4 / n**0.5
     assert abs(noise.var() - 1) < 4 * (2 / n) ** 0.5
@@ -268,7 +268,7 @@ def test_all_256_values_survive_the_way_to_float_and_back():
 def test_images_are_the_model_s_output_in_channels_last_order():
     """Each NFE's uint8 images are those of the written-out sampler on the same noise."""
     model = stub()
-    noises = [sample_noise(0, "sample", range(5), i, (1, 8, 8)) for i in range(2)]
+    noises = [sample_noise(0, "sample", range(5), evaluation=i, shape=(1, 8, 8)) for i in range(2)]
     wanted = list(multistep(model, noises, LEVELS[:2], None, boundary=True))
     found = images_of(model, count=5, batch=2)
     for nfe, images in enumerate(wanted, 1):

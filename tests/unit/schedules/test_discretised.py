@@ -24,7 +24,7 @@ def make(total=8000, **settings):
 
 
 def points(total, s0, s1, curriculum="exponential"):
-    return [grid_points(k, total, s0, s1, curriculum) for k in range(total)]
+    return [grid_points(k, total, s0=s0, s1=s1, curriculum=curriculum) for k in range(total)]
 
 
 def test_published_curriculum_doubles_every_50000_steps():
@@ -33,7 +33,7 @@ def test_published_curriculum_doubles_every_50000_steps():
     for phase, wanted in enumerate(intervals):
         first, last = 50_000 * phase, 50_000 * (phase + 1) - 1
         for step in (first, first + 1, last):
-            assert grid_points(step, 400_000, 10, 1280, "exponential") == wanted + 1
+            assert grid_points(step, 400_000, s0=10, s1=1280, curriculum="exponential") == wanted + 1
 
 
 def test_remainder_of_the_phases_stays_at_the_cap():
@@ -66,9 +66,9 @@ def test_curriculum_of_a_power_of_two_spends_equal_time_in_each_phase():
 
 def test_square_root_curriculum_follows_its_formula():
     """CM, App. C with s0 = 2, s1 = 150: at the half, sqrt((151² - 4)/2 + 4) = 106.8."""
-    assert grid_points(0, 1000, 2, 150, "square_root") == 2
-    assert grid_points(500, 1000, 2, 150, "square_root") == 107
-    assert grid_points(1000, 1000, 2, 150, "square_root") == 151
+    assert grid_points(0, 1000, s0=2, s1=150, curriculum="square_root") == 2
+    assert grid_points(500, 1000, s0=2, s1=150, curriculum="square_root") == 107
+    assert grid_points(1000, 1000, s0=2, s1=150, curriculum="square_root") == 151
 
 
 def test_constant_curriculum():

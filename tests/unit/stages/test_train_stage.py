@@ -1,52 +1,44 @@
-"""The folder that `train` writes: whole, its own, and gone on from."""
+"""The folder that `train` writes: complete, its own, and resumed after any interruption."""
 
-import json
+import copy
 from contextlib import nullcontext
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
 
-from couplet import model, training
+from couplet import model
 from couplet.config.params import Params
-from couplet.config.sources import code_of
-from couplet.data.archive import Split, write
 from couplet.errors import Stopped, UserError
-from couplet.stages import record
+from couplet.files import read_json, write_json
+from couplet.plan.stages import Settings, keys_of
+from couplet.process import Context
 from couplet.stages import train as stage
-from couplet.stages.train import train
+from couplet.training.loop import initial_state
+from couplet.training.state import read_state, write_state
 
 CPU = torch.device("cpu")
-PARAMS = yaml.safe_load((Path(__file__).resolve().parents[3] / "params.yaml").read_text())
-
-
-def settings(coupling="independent", **recipe):
-    content = json.loads(json.dumps(PARAMS))
-    content["coupling"] = coupling
-    content["couplings"]["frozen"] = {"kind": "generator", "mu": 1.0, "predictor": "frozen"}
-    content["recipes"]["ict"].update({"steps": 6, "batch": 4, **recipe})
-    content["recipes"]["ict"]["network"]["model_channels"] = 8
-    content["train"] = {"snapshots": 3, "log_every": 2, "save_every": 2}
-    params = Params.model_validate(content)
-    return params.training(params.experiment)
 
 
 @pytest.fixture
-def archive(tmp_path):
-    return write_archive(tmp_path / "data", seed=0)
+def settings(grid_content):
+    """Makes the settings of a run of six steps, with three snapshots and a state after every second step."""
+
+    def make(coupling="independent", **recipe):
+        content = copy.deepcopy(grid_content)
+        content["coupling"] = coupling
+        content["couplings"]["frozen"] = {"kind": "generator", "mu": 1.0, "predictor": "frozen"}
+        content["recipes"]["ict"].update({"steps": 6, "batch": 4, **recipe})
+        content["train"] = {"snapshots": 3, "log_every": 2, "save_every": 2}
+        params = Params.model_validate(content)
+        return params.training(params.experiment)
+
+    return make
 
 
-def write_archive(folder, seed):
-    rng = np.random.default_rng(seed)
-    splits = {
-        name: Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 3)
-        for name, count in (("train", 12), ("test", 6))
-    }
-    write(folder, dataset="noise", source="random", classes=("a", "b", "c"), splits=splits)
-    return folder
+@pytest.fixture
+def archive(tmp_path, noise_archive, settings):
+    return noise_archive(tmp_path / "data", settings().dataset)
 
 
 class Killed(Exception):
@@ -54,17 +46,18 @@ class Killed(Exception):
 
 
 def run(chosen, archive, out, kill_after=None, signal_after=None, **options):
-    said, came = [], []
+    """Train and return the lines that a person reads."""
+    lines, came = [], []
 
-    def report(progress, rate):
+    def observe(progress, rate):
         if progress.step == kill_after:
             raise Killed
         if progress.step == signal_after:
             came.append("SIGTERM")
 
-    signals = nullcontext(lambda: came[0] if came else None)
-    train(chosen, archive, out, CPU, report, said.append, signals, **options)
-    return said
+    context = Context(say=lines.append, signals=lambda: nullcontext(lambda: came[0] if came else None))
+    stage.run(context, Settings.of(chosen), data=archive, out=out, observe=observe, **options)
+    return lines
 
 
 def states(out):
@@ -79,60 +72,65 @@ def content_of(folder):
     }
 
 
-def test_folder_is_whole_and_describes_itself(archive, tmp_path):
+def test_folder_is_complete_and_describes_itself(archive, tmp_path, settings):
     out = tmp_path / "run"
     chosen = settings()
     assert run(chosen, archive, out) == []
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == [
         f"step-{step:08d}.safetensors" for step in (2, 4, 6)
     ]
-    assert json.loads((out / "config.json").read_text())["key"] == chosen.key
-    record = json.loads((out / "record.json").read_text())
-    assert record["key"] == chosen.key
+    assert read_json(out / "config.json") == chosen.model_dump(mode="json")
+    record = read_json(out / "record.json")
+    assert record["key"] == keys_of(Settings.of(chosen), "train")["train"]
     assert record["images_per_second"] == pytest.approx(24 / record["seconds"])
-    assert (record["replaced_gradients"], record["earlier_code"]) == (0, [])
-    steps = [line.split(",")[0] for line in (out / "curve.csv").read_text().splitlines()]
-    assert steps == ["step", "1", "2", "4", "6"]
+    assert (record["replaced_gradients"], record["adopted"]) == (0, [])
     assert not (tmp_path / "run.partial").exists()
 
 
+def test_curve_has_the_first_steps_and_every_so_many_after_them(archive, tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(stage, "FIRST_STEPS", 3)
+    run(settings(), archive, tmp_path / "run")
+    lines = (tmp_path / "run/curve.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step", "1", "2", "3", "4", "6"]
+
+
 @pytest.fixture
-def whole(archive, tmp_path):
-    """What an undisturbed training of six steps, saved after every second, leaves."""
+def whole(archive, tmp_path, settings):
+    """The files of an uninterrupted run."""
     run(settings(), archive, tmp_path / "whole")
     return content_of(tmp_path / "whole")
 
 
-def killed(archive, out, after):
+def killed(chosen, archive, out, after):
     with pytest.raises(Killed):
-        run(settings(), archive, out, after)
+        run(chosen, archive, out, after)
 
 
 @pytest.mark.parametrize("kill_after", [1, 2, 3, 5])
-def test_killed_training_goes_on_to_the_same_bytes(archive, tmp_path, whole, kill_after):
-    killed(archive, tmp_path / "again", kill_after)
+def test_killed_training_resumes_to_the_same_bytes(archive, tmp_path, whole, kill_after, settings):
+    killed(settings(), archive, tmp_path / "again", kill_after)
     assert not (tmp_path / "again").exists()
-    said = run(settings(), archive, tmp_path / "again")
-    assert len(said) == (kill_after > 2)
+    lines = run(settings(), archive, tmp_path / "again")
+    assert len(lines) == (kill_after > 2)
     assert content_of(tmp_path / "again") == whole
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "data", "whole"]
+    assert {path.name for path in tmp_path.iterdir()} == {"again", "data", "data.record.json", "whole"}
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 6])
-def test_signal_stops_after_a_whole_step_and_saves_it(archive, tmp_path, whole, after):
+def test_signal_stops_after_a_complete_step_and_saves_it(archive, tmp_path, whole, after, settings):
     out = tmp_path / "again"
     with pytest.raises(Stopped, match=rf"-s0: SIGTERM: stopped after step {after}, saved; the same command"):
         run(settings(), archive, out, signal_after=after)
     assert states(out)[-1] == f"state-{after:08d}.safetensors"
-    [said] = run(settings(), archive, out)
-    assert said.endswith(f"goes on after step {after}")
+    [line] = run(settings(), archive, out)
+    assert line.endswith(f"resumes after step {after}")
     assert content_of(out) == whole
 
 
-def test_last_two_states_are_kept(archive, tmp_path):
+def test_last_two_states_are_kept(archive, tmp_path, settings):
     out = tmp_path / "run"
     for after, kept in ((3, [2]), (5, [2, 4]), (6, [2, 4])):
-        killed(archive, out, after)
+        killed(settings(), archive, out, after)
         assert states(out) == [f"state-{step:08d}.safetensors" for step in kept]
     with pytest.raises(Stopped):
         run(settings(), archive, out, signal_after=5)
@@ -140,9 +138,9 @@ def test_last_two_states_are_kept(archive, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda c: c[:-100], lambda c: c[:-9] + bytes([c[-9] ^ 1]) + c[-8:]])
-def test_damaged_state_is_named_and_the_one_before_is_good(archive, tmp_path, whole, damage):
+def test_damaged_state_is_named_and_the_one_before_is_good(archive, tmp_path, whole, damage, settings):
     out = tmp_path / "again"
-    killed(archive, out, 5)
+    killed(settings(), archive, out, 5)
     older, newest = (tmp_path / "again.partial" / name for name in states(out))
     before = older.read_bytes()
     newest.write_bytes(damage(newest.read_bytes()))
@@ -150,18 +148,18 @@ def test_damaged_state_is_named_and_the_one_before_is_good(archive, tmp_path, wh
         run(settings(), archive, out)
     message = str(caught.value)
     assert message.startswith(f"{newest}: damaged training state (")
-    assert message.endswith(f"; delete it to go on from {older.name}")
+    assert message.endswith(f"; delete it to resume from {older.name}")
     assert "\n" not in message
     assert older.read_bytes() == before
     newest.unlink()
-    [said] = run(settings(), archive, out)
-    assert said.endswith("goes on after step 2")
+    [line] = run(settings(), archive, out)
+    assert line.endswith("resumes after step 2")
     assert content_of(out) == whole
 
 
-def test_only_state_damaged_means_to_start_again(archive, tmp_path, whole):
+def test_only_state_damaged_means_to_start_again(archive, tmp_path, whole, settings):
     out = tmp_path / "again"
-    killed(archive, out, 3)
+    killed(settings(), archive, out, 3)
     path = tmp_path / "again.partial" / states(out)[0]
     path.write_bytes(b"")
     with pytest.raises(UserError, match=r"damaged training state .*; delete it to start again"):
@@ -171,9 +169,9 @@ def test_only_state_damaged_means_to_start_again(archive, tmp_path, whole):
     assert content_of(out) == whole
 
 
-def test_full_disk_is_named_and_the_state_before_is_good(archive, tmp_path, whole, full_disk):
+def test_full_disk_is_named_and_the_state_before_is_good(archive, tmp_path, whole, full_disk, settings):
     out = tmp_path / "again"
-    killed(archive, out, 3)
+    killed(settings(), archive, out, 3)
     good = tmp_path / "again.partial/state-00000002.safetensors"
     before = good.read_bytes()
     with full_disk(), pytest.raises(UserError) as caught:
@@ -185,9 +183,9 @@ def test_full_disk_is_named_and_the_state_before_is_good(archive, tmp_path, whol
     assert content_of(out) == whole
 
 
-def test_folder_that_becomes_unwritable_is_named(archive, tmp_path, whole, monkeypatch):
+def test_folder_that_becomes_unwritable_is_named(archive, tmp_path, whole, monkeypatch, settings):
     out = tmp_path / "again"
-    killed(archive, out, 3)
+    killed(settings(), archive, out, 3)
 
     def denied(self, *args):
         raise PermissionError(13, "Permission denied")
@@ -202,64 +200,67 @@ def test_folder_that_becomes_unwritable_is_named(archive, tmp_path, whole, monke
     assert content_of(out) == whole
 
 
-def test_folder_that_cannot_be_made_is_named(archive, tmp_path):
+def test_folder_that_cannot_be_made_is_named(archive, tmp_path, settings):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"file/run\.lock: cannot be written \("):
         run(settings(), archive, tmp_path / "file/run")
 
 
-def test_training_of_other_settings_is_not_gone_on_from(archive, tmp_path):
-    killed(archive, tmp_path / "run", 3)
+def test_training_of_other_settings_is_not_resumed(archive, tmp_path, settings):
+    killed(settings(), archive, tmp_path / "run", 3)
     before = states(tmp_path / "run")
-    with pytest.raises(UserError, match=r"state-00000002\.safetensors: state of configuration .*; delete /"):
+    with pytest.raises(UserError, match=r"state-00000002\.safetensors: state of a run with key .*; delete /"):
         run(settings(batch=5), archive, tmp_path / "run")
     assert states(tmp_path / "run") == before
 
 
-def test_training_on_data_that_changed_since_is_not_gone_on_from(archive, tmp_path, whole):
-    killed(archive, tmp_path / "run", 3)
-    write_archive(archive, seed=1)
+def test_training_on_data_that_changed_since_is_not_resumed(
+    archive, tmp_path, whole, settings, noise_archive
+):
+    killed(settings(), archive, tmp_path / "run", 3)
+    noise_archive(archive, settings().dataset, seed=1)
     with pytest.raises(UserError, match=r"state-00000002\.safetensors: state of data set \w+, this is \w+; "):
         run(settings(), archive, tmp_path / "run")
-    write_archive(archive, seed=0)
+    noise_archive(archive, settings().dataset)
     run(settings(), archive, tmp_path / "run")
     assert content_of(tmp_path / "run") == whole
 
 
-def test_training_that_other_code_began_is_gone_on_with_only_when_that_is_accepted(
-    archive, tmp_path, whole, monkeypatch
-):
-    out = tmp_path / "again"
-    killed(archive, out, 3)
-    before = code_of("train")
-    for module in (stage, record):
-        monkeypatch.setattr(module, "code_of", lambda name: "f" * 64)
-    with pytest.raises(UserError, match=rf"other code of the training \({before[:8]}, this is ffffffff\)"):
-        run(settings(), archive, out)
-    assert states(out) == ["state-00000002.safetensors"]
-    [said] = run(settings(), archive, out, accept_code=True)
-    assert said.endswith("goes on after step 2")
-    assert content_of(out) == whole
-    about = json.loads((out / "record.json").read_text())
-    assert (about["code"], about["earlier_code"]) == ("f" * 64, [before])
+def test_run_that_other_code_began_is_refused_with_the_way_out(archive, tmp_path, settings):
+    killed(settings(), archive, tmp_path / "run", 3)
+    path = tmp_path / "run.partial/state-00000002.safetensors"
+    header, tensors = read_state(path)
+    write_state(path, {**header, "key": "0ld0ld00"}, tensors)
+    key = keys_of(Settings.of(settings()), "train")["train"]
+    with pytest.raises(UserError) as caught:
+        run(settings(), archive, tmp_path / "run")
+    message = str(caught.value)
+    assert message.startswith(
+        f"{path}: state of a run with key 0ld0ld00, this is {key}: other settings, code "
+    )
+    assert f"run `couplet adopt {tmp_path / 'run.partial'}`" in message
+    assert states(tmp_path / "run") == [path.name]
 
 
-def test_whole_training_that_other_code_left_takes_its_place_only_when_that_is_accepted(
-    archive, tmp_path, whole, monkeypatch
-):
+def test_finished_run_of_other_code_does_not_take_its_place(archive, tmp_path, whole, monkeypatch, settings):
     out = tmp_path / "again"
     with monkeypatch.context() as context:
         context.setattr(stage, "_publish", lambda *args: None)
         run(settings(), archive, out)
-    monkeypatch.setattr(stage, "code_of", lambda name: "f" * 64)
-    with pytest.raises(UserError, match=r"record\.json: left by other code of the training"):
+    path = tmp_path / "again.partial/record.json"
+    content = read_json(path)
+    write_json(path, {**content, "key": "0ld0ld00"})
+    with pytest.raises(
+        UserError, match=r"record\.json: of a run with key 0ld0ld00, this is \w+, .*; delete /"
+    ):
         run(settings(), archive, out)
-    run(settings(), archive, out, accept_code=True)
+    write_json(path, content)
+    run(settings(), archive, out)
     assert content_of(out) == whole
 
 
 @pytest.mark.parametrize("save_every", [1, 5])
-def test_divergence_names_the_last_good_state(archive, tmp_path, save_every):
+def test_divergence_names_the_last_good_state(archive, tmp_path, save_every, settings):
     chosen = settings(optimizer={"kind": "adam", "lr": 1e30}, learning_rate={"kind": "constant"})
     chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"save_every": save_every})})
     with pytest.raises(UserError, match=r"step 1: loss .*coupling independent") as caught:
@@ -271,8 +272,8 @@ def test_divergence_names_the_last_good_state(archive, tmp_path, save_every):
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_training_killed_before_it_takes_its_place_takes_it_untrained(
-    archive, tmp_path, whole, monkeypatch, earlier
+def test_training_killed_before_it_takes_its_place_takes_it_without_training(
+    archive, tmp_path, whole, monkeypatch, earlier, settings
 ):
     out = tmp_path / "again"
     if earlier:
@@ -285,16 +286,16 @@ def test_training_killed_before_it_takes_its_place_takes_it_untrained(
     with pytest.raises(Killed):
         run(settings(), archive, out)
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"record\.json: of configuration .*; delete /"):
+    with pytest.raises(UserError, match=r"record\.json: of a run with key .*; delete /"):
         run(settings(batch=5), archive, out)
     assert run(settings(), archive, out, kill_after=1) == []
     assert content_of(out) == whole
     assert not (tmp_path / "again.replaced").exists()
 
 
-def test_what_a_killed_process_had_half_written_is_not_published(archive, tmp_path, whole):
+def test_half_written_files_of_a_killed_process_are_not_published(archive, tmp_path, whole, settings):
     out = tmp_path / "again"
-    killed(archive, out, 3)
+    killed(settings(), archive, out, 3)
     partial = tmp_path / "again.partial"
     (partial / "checkpoints/.step-00000002.safetensors.1.tmp").write_text("half")
     (partial / ".state-00000004.safetensors.1.tmp").write_text("half")
@@ -304,7 +305,7 @@ def test_what_a_killed_process_had_half_written_is_not_published(archive, tmp_pa
     assert content_of(out) == whole
 
 
-def test_process_on_a_folder_in_use_is_refused(archive, tmp_path, hold):
+def test_process_on_a_folder_in_use_is_refused(archive, tmp_path, hold, settings):
     out = tmp_path / "run"
     with hold(tmp_path / "run.lock") as holder:
         with pytest.raises(UserError, match=rf"run\.lock: process {holder.pid} on \S+ is at work"):
@@ -313,7 +314,7 @@ def test_process_on_a_folder_in_use_is_refused(archive, tmp_path, hold):
     run(settings(), archive, out)
 
 
-def test_leftovers_without_a_state_are_not_published(archive, tmp_path):
+def test_leftovers_without_a_state_are_not_published(archive, tmp_path, settings):
     with pytest.raises(Killed):
         run(settings(steps=9), archive, tmp_path / "run", 1)
     stray = tmp_path / "run.partial/checkpoints/step-00000003.safetensors"
@@ -323,29 +324,29 @@ def test_leftovers_without_a_state_are_not_published(archive, tmp_path):
     assert not (tmp_path / "run/checkpoints" / stray.name).exists()
 
 
-def test_folder_of_something_else_is_refused_and_left_alone(archive, tmp_path):
+def test_folder_of_something_else_is_refused_and_left_alone(archive, tmp_path, settings):
     with pytest.raises(UserError, match="holds something else"):
         run(settings(), archive, archive)
     assert (archive / "card.json").exists()
 
 
-def test_init_from_starts_from_the_weights_and_says_which(archive, tmp_path):
+def test_init_from_starts_from_the_weights_and_names_them(archive, tmp_path, settings):
     chosen = settings()
-    start = training.initial_state(chosen, model.ImageShape(1, 8, 3), CPU).model.network.state_dict()
+    start = initial_state(chosen, model.ImageShape(1, 8, 3), CPU).model.network.state_dict()
     weights = {name: torch.full_like(value, 0.25) for name, value in start.items()}
     del weights["map_layer0.bias"]
     weights["map_augment.weight"] = torch.zeros(3)
     save_file(weights, tmp_path / "weights.safetensors")
-    said = run(settings(init_from=str(tmp_path / "weights.safetensors")), archive, tmp_path / "run")
-    assert "map_layer0.bias" in said[0]
-    assert "map_augment.weight" in said[0]
-    record = json.loads((tmp_path / "run/record.json").read_text())
+    lines = run(settings(init_from=str(tmp_path / "weights.safetensors")), archive, tmp_path / "run")
+    assert "map_layer0.bias" in lines[0]
+    assert "map_augment.weight" in lines[0]
+    record = read_json(tmp_path / "run/record.json")
     assert record["init_from"]["missing"] == ["map_layer0.bias"]
     assert record["init_from"]["unexpected"] == ["map_augment.weight"]
     assert len(record["init_from"]["loaded"]) == len(weights) - 1
 
 
-def test_init_from_another_architecture_names_file_and_tensor(archive, tmp_path):
+def test_init_from_another_architecture_names_file_and_tensor(archive, tmp_path, settings):
     path = tmp_path / "weights.safetensors"
     save_file({"map_layer0.weight": torch.zeros(3, 3)}, path)
     with pytest.raises(UserError, match=r"weights\.safetensors: map_layer0\.weight"):
@@ -353,7 +354,7 @@ def test_init_from_another_architecture_names_file_and_tensor(archive, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-def test_frozen_predictor_is_the_checkpoint_that_the_recipe_names(archive, tmp_path):
+def test_frozen_predictor_is_the_checkpoint_that_the_recipe_names(archive, tmp_path, settings):
     run(settings(), archive, tmp_path / "teacher")
     curves = []
     for step in (2, 6):
@@ -364,6 +365,6 @@ def test_frozen_predictor_is_the_checkpoint_that_the_recipe_names(archive, tmp_p
     assert curves[0] != curves[1]
 
 
-def test_frozen_predictor_that_is_not_there_is_named(archive, tmp_path):
+def test_missing_frozen_predictor_is_named(archive, tmp_path, settings):
     with pytest.raises(UserError, match=r"nowhere\.safetensors: cannot be read"):
         run(settings("frozen", frozen_from="nowhere.safetensors"), archive, tmp_path / "run")

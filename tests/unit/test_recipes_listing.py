@@ -7,13 +7,13 @@ import torch
 import yaml
 from torch.profiler import ProfilerActivity, profile
 
-from couplet.config import read_params
+from couplet.config.resolve import resolve
 from couplet.errors import UserError
 from couplet.model import ImageShape, build
-from couplet.networks import Network
-from couplet.stages.recipes import SUMMARY, Row, find, rows, settings, summary
+from couplet.networks.base import Network
+from couplet.recipes import SUMMARY, Row, find, rows, settings, summary
 
-PAPERS = Path(__file__).parents[3] / "workflow/papers"
+PAPERS = Path(__file__).parents[2] / "workflow/papers"
 PRODUCTS = {"aten::conv2d", "aten::addmm", "aten::mm", "aten::bmm"}
 
 
@@ -133,6 +133,6 @@ def test_network_that_does_not_fit_is_named(small, params_content):
 )
 def test_parameters_are_those_of_the_published_networks(paper, name, parameters):
     """As counted in the papers' codes; with VCT's coupling, its small encoder as well."""
-    params = read_params(PAPERS / f"{paper}.yaml", "paper")
+    params = resolve(PAPERS / f"{paper}.yaml", "paper")
     (cell,) = {cell.model_copy(update={"seed": 0}) for cell in params.cells(name)}
     assert Row(paper, cell, params.training(cell), params.sample.nfe).cost.parameters == parameters
