@@ -59,8 +59,8 @@ def _root(
 def main() -> None:
     """Run a command.
 
-    An error that a user can cause becomes one line on stderr and exit code 2; a signal that stopped a run, one
-    line and exit code 75.
+    An error that a user can cause becomes one line on stderr and exit code 2; a signal that stopped a run
+    becomes one line and exit code 75.
     """
     try:
         code = app(standalone_mode=False)
@@ -91,4 +91,3 @@ def _fail(message: str) -> None:
         message = f"process {number}: {message}"
     print(f"couplet: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
-

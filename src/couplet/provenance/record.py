@@ -79,7 +79,8 @@ class Recorder:
         Raises:
             UserError: the record cannot be written.
         """
-        write_record(self._path, self._fixed, inputs, outputs, self._began, **more)
+        seconds = round(time.perf_counter() - self._began, 3)
+        write_record(self._path, {**self._fixed, "seconds": seconds, **more}, inputs, outputs)
 
 
 class SummaryRecorder:
@@ -91,27 +92,19 @@ class SummaryRecorder:
 
     def write(self, *, settings: Any, inputs: Digests, outputs: Digests, **more: Any) -> None:
         """Write the record; see :meth:`Recorder.write`."""
-        fixed = {**self._fixed, "settings": settings}
-        write_record(self._path, fixed, inputs, outputs, self._began, **more)
+        seconds = round(time.perf_counter() - self._began, 3)
+        content = {**self._fixed, "settings": settings, "seconds": seconds, **more}
+        write_record(self._path, content, inputs, outputs)
 
 
-def write_record(
-    path: Path, fixed: Mapping[str, Any], inputs: Digests, outputs: Digests, began: float, **more: Any
-) -> None:
-    """Write a record with the ``fixed`` part of its content."""
+def write_record(path: Path, content: Mapping[str, Any], inputs: Digests, outputs: Digests) -> None:
+    """Write a record with ``content`` and its files, whose paths become relative to its folder."""
 
     def relative(files: Digests) -> dict[str, str]:
         start = path.parent.absolute()
         return {Path(os.path.relpath(file.absolute(), start)).as_posix(): d for file, d in files.items()}
 
-    content = {
-        "inputs": relative(inputs),
-        "outputs": relative(outputs),
-        "seconds": round(time.perf_counter() - began, 3),
-        **fixed,
-        **more,
-    }
-    write_json(path, content)
+    write_json(path, {**content, "inputs": relative(inputs), "outputs": relative(outputs)})
 
 
 def check_input(stage: str, output: Path, settings: Settings) -> str:
