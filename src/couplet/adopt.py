@@ -20,7 +20,7 @@ from couplet.plan.stages import ADOPTED, RECORD, Settings, code_digest, ingredie
 from couplet.plan.stored import training_in
 from couplet.process import Context
 from couplet.provenance.chain import read_record
-from couplet.provenance.record import archive_digests, check_input, digests, environment, write_record
+from couplet.provenance.record import archive_digests, check_inputs, digests, environment, write_record
 from couplet.stages.train import Weights, states_in
 from couplet.training.loop import initial_state, loader_of, run, shape_of
 from couplet.training.state import read_state, write_state
@@ -66,7 +66,7 @@ def adopt(
     if about["data"] != (dict(archive.card.files) if finished else archive.card.digest):
         raise UserError(f"{data}: not the data set that {folder} was trained on; give the folder that was")
     settings = Settings.of(training)
-    inputs = {"prepare": check_input("prepare", data, settings)}
+    inputs = check_inputs({"prepare": data}, settings)
     made_of = ingredients("train", settings)
     key = made_of.key(inputs)
     if key == about["key"]:
@@ -148,8 +148,8 @@ def _replay(
                 largest = max(largest, abs(now - value) / max(abs(value), 1e-12))
                 if not isclose(now, value, rel_tol=allowed, abs_tol=0.0):
                     raise UserError(
-                        f"{folder}: step {progress.step}: {name} {now!r} today, {value!r} recorded; allowed is "
-                        f"a relative difference of {allowed:g}: this code trains something else"
+                        f"{folder}: step {progress.step}: {name} {now!r} today, {value!r} recorded; allowed "
+                        f"is a relative difference of {allowed:g}: this code trains something else"
                     )
     return {
         "steps": last,

@@ -53,10 +53,10 @@ class Recorder:
             reads: the outputs of the stages that it reads, by stage.
 
         Raises:
-            UserError: one of them has no record, or was made with other settings.
+            UserError: see :func:`check_inputs`.
         """
         made_of = ingredients(stage, settings)
-        keys = {read: check_input(read, path, settings) for read, path in reads.items()}
+        keys = check_inputs(reads, settings)
         self.key = made_of.key(keys)
         self._path, self._began = record_of(stage, output), time.perf_counter()
         self._fixed = {
@@ -107,11 +107,33 @@ def write_record(path: Path, content: Mapping[str, Any], inputs: Digests, output
     write_json(path, {**content, "inputs": relative(inputs), "outputs": relative(outputs)})
 
 
-def check_input(stage: str, output: Path, settings: Settings) -> str:
-    """The cache key of an output that another stage reads.
+def check_inputs(reads: Mapping[str, Path], settings: Settings) -> dict[str, str]:
+    """The cache keys of the outputs that a stage reads, by the stage that made each.
 
     Raises:
-        UserError: it has no record, or was made with other settings than ``settings``.
+        UserError: an output has no record or was made with other settings, or two of them come from different
+            outputs of one stage.
+    """
+    keys: dict[str, str] = {}
+    known: dict[str, tuple[str, Path]] = {}
+    for read, path in reads.items():
+        record = _checked(read, path, settings)
+        keys[read] = record["key"]
+        for stage, key in {**record["keys"], read: keys[read]}.items():
+            first, other = known.setdefault(stage, (key, path))
+            if first != key:
+                raise UserError(
+                    f"{path}: comes from `couplet {stage}` with key {key}, {other} from key {first}; "
+                    "give folders that belong together"
+                )
+    return keys
+
+
+def _checked(stage: str, output: Path, settings: Settings) -> Mapping[str, Any]:
+    """The record of an output, if it was made with the settings that another stage has.
+
+    Raises:
+        UserError: there is none, or it was made with other settings.
     """
     record = read_record(record_of(stage, output), f"run `couplet {stage}` to make it")
     if record.stage != stage:
@@ -123,7 +145,7 @@ def check_input(stage: str, output: Path, settings: Settings) -> str:
             f"{output}: made with {key} = {values[0]}, this needs {values[1]}; "
             f"give another folder, or run `couplet {stage}` again"
         )
-    return str(record.content["key"])
+    return record.content
 
 
 def _difference(recorded: Any, wanted: Any, above: str = "") -> str | None:

@@ -83,7 +83,10 @@ def run(
         write_json(flat, metrics)
         record.write(
             cell=cell.model_dump(),
-            inputs={**used, **digests(train / "config.json", selection, features, reference / "train.safetensors")},
+            inputs={
+                **used,
+                **digests(train / "config.json", selection, features, reference / "train.safetensors"),
+            },
             outputs=digests(out, flat),
         )
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
