@@ -21,7 +21,7 @@ def commands() -> list[tuple[str, Callable[..., None]]]:
     """Name and function of every command, in the order in which stages run."""
     from couplet.plan.stages import STAGES
 
-    own = {"prepare": prepare, "train": train, "probe": probe}
+    own: dict[str, Callable[..., None]] = {"prepare": prepare, "train": train, "probe": probe}
     stages = [(name, own[name] if name in own else stage_command(name)) for name in STAGES]
     return [*stages, ("table", table), ("figure", figure), ("paper", paper)]
 
@@ -156,7 +156,7 @@ def prepare(
     from couplet.plan.stages import Settings
     from couplet.process import process
 
-    own = {
+    own: dict[str, Any] = {
         "resolution": resolution,
         "channels": channels,
         "test_images": test_images,
@@ -197,7 +197,7 @@ def _dataset(path: Path, scale: str | None, name: str | None) -> tuple[str, Any,
             return name, known[name], raw
     else:
         known, raw = {}, Path("raw")
-    kinds = [kind for kind, config in DatasetConfig.family.items() if not config.by_content]
+    kinds = [kind for kind, config in DatasetConfig.family.items() if not config.by_content]  # type: ignore[attr-defined]
     if name not in kinds:
         raise UserError(
             f"dataset = {name}: {choices(name, {*known, *kinds})}; "
