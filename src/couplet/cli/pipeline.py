@@ -197,7 +197,8 @@ def _dataset(path: Path, scale: str | None, name: str | None) -> tuple[str, Any,
             return name, known[name], raw
     else:
         known, raw = {}, Path("raw")
-    kinds = [kind for kind, config in DatasetConfig.family.items() if not config.by_content]  # type: ignore[attr-defined]
+    family: dict[str, Any] = DatasetConfig.family
+    kinds = [kind for kind, config in family.items() if not config.by_content]
     if name not in kinds:
         raise UserError(
             f"dataset = {name}: {choices(name, {*known, *kinds})}; "

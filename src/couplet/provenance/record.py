@@ -117,7 +117,7 @@ def check_inputs(reads: Mapping[str, Path], settings: Settings) -> dict[str, str
     keys: dict[str, str] = {}
     known: dict[str, tuple[str, Path]] = {}
     for read, path in reads.items():
-        record = _checked(read, path, settings)
+        record = record_with(read, path, settings)
         keys[read] = record["key"]
         for stage, key in {**record["keys"], read: keys[read]}.items():
             first, other = known.setdefault(stage, (key, path))
@@ -129,8 +129,8 @@ def check_inputs(reads: Mapping[str, Path], settings: Settings) -> dict[str, str
     return keys
 
 
-def _checked(stage: str, output: Path, settings: Settings) -> Mapping[str, Any]:
-    """The record of an output, if it was made with the settings that another stage has.
+def record_with(stage: str, output: Path, settings: Settings) -> Mapping[str, Any]:
+    """The content of the record of an output that was made with these settings.
 
     Raises:
         UserError: there is none, or it was made with other settings.

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -12,6 +13,7 @@ from couplet.cli.app import app
 from couplet.cli.pipeline import GENERATED
 from couplet.plan.stages import STAGES
 
+PARAMS = Path(__file__).parents[3] / "params.yaml"
 COMMANDS = get_command(app).commands
 HEAVY = ("torch", "numpy", "pandas", "scipy", "matplotlib", "sklearn")
 
@@ -127,3 +129,21 @@ def test_scale_without_params_is_refused(couplet, tmp_path, monkeypatch):
             "",
             "couplet: --scale smoke: belongs to --params FILE\n",
         )
+
+
+def test_settings_name_the_layer_of_each_value(couplet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = ("--set", "recipes.ict.steps=7", "--coupling", "vae", "--scale", "smoke")
+    code, out, err = couplet("settings", "--params", PARAMS, *changes)
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+    assert rows["recipe.steps"] == ["7", "--set"]
+    assert rows["recipe.batch"] == ["16", *f"{PARAMS}, scale smoke".split()]
+    assert rows["coupling.kl_weight"] == ["10.0", str(PARAMS)]
+    assert rows["recipe.sigma_data"] == ["0.5", "default"]
+
+
+def test_check_summarises_the_file(couplet):
+    code, out, _ = couplet("check", "--params", PARAMS, "--scale", "smoke")
+    assert (code, out.startswith(f"{PARAMS} at scale smoke: experiment ")) == (0, True)
+    assert out.endswith("table1 has 4 cells\n")
