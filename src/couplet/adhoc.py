@@ -53,19 +53,23 @@ def run_cell(
     _check_same_run(out, settings)
     outputs = {stage: in_folder(out, stage) for stage in RUN}
     more: dict[str, dict[str, Any]] = {"prepare": {"name": cell.dataset, "raw": Path(params.raw)}}
+    trainings = {outputs["train"]: settings}
     if (frozen := settings.training.frozen_run) is not None:
+        trainings = {out / "pretrained": Settings.of(frozen), **trainings}
         more["train"] = {"frozen": out / "pretrained"}
     with observed(outputs["train"], context, live=live, tensorboard=tensorboard) as observe:
         with replacing(out / "params.yaml") as temporary:
             temporary.write_text(text)
-        more["train"] = {**more.get("train", {}), "observe": observe}
         for stage in RUN:
             run = import_module(f"couplet.stages.{stage}").run
             paths = {STAGES[read].option: outputs[read] for read in STAGES[stage].reads}
-            if stage == "train" and frozen is not None:
-                run(context, Settings.of(frozen), **paths, out=out / "pretrained")
-            if not _is_made(stage, outputs[stage], settings):
+            if stage != "train":
                 run(context, settings, **paths, out=outputs[stage], **more.get(stage, {}))
+                continue
+            for place, chosen in trainings.items():
+                if not _is_trained(place, chosen):
+                    own = {**more.get(stage, {}), "observe": observe} if chosen is settings else {}
+                    run(context, chosen, **paths, out=place, **own)
     measurement = settings.measurement
     assert measurement is not None
     panels = {
@@ -75,10 +79,10 @@ def run_cell(
     sample_grids(out / "samples.png", panels)
 
 
-def _is_made(stage: str, output: Path, settings: Settings) -> bool:
+def _is_trained(train: Path, settings: Settings) -> bool:
     """Whether a run, which takes longest, has been finished with the same settings, code and data."""
-    record = record_of(stage, output)
-    return stage == "train" and record.exists() and read_json(record).get("key") == key_of(stage, settings)
+    record = record_of("train", train)
+    return record.exists() and read_json(record).get("key") == key_of("train", settings)
 
 
 def _check_same_run(out: Path, settings: Settings) -> None:

@@ -71,7 +71,7 @@ def adopt(
     key = made_of.key(inputs)
     if key == about["key"]:
         return f"{folder}: is a run of today's code already, key {key}"
-    weights = Weights.of(training, frozen)
+    weights = Weights.of(training, data, frozen)
     proof = {"key": about["key"], **_replay(context, training, archive, weights, folder, about, steps)}
     place = out or _beside(folder, training, key)
     target = place

@@ -258,3 +258,11 @@ def test_refactored_code_adopts(grid, with_code):
     record = read_json(new / "train/record.json")
     assert new.name == f"{grid.cells[0]}-{record['key']}"
     assert record["adopted"][0]["key"] == read_json(grid.records["train"])["key"]
+
+
+def test_run_at_work_is_left_alone(grid, old, hold, couplet):
+    with hold(old.with_name("train.lock")) as holder:
+        code, out, err = couplet("adopt", old, "--data", grid.data, "--device", "cpu")
+    assert (code, out) == (2, "")
+    assert f"train.lock: process {holder.pid} on " in err
+    assert not grid.train.exists()

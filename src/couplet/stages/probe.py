@@ -43,7 +43,7 @@ def run(
         raise UserError(f"{data}: not the data set that {train} was trained on; give the folder that was")
     reads = {"prepare": data, "train": train}
     record = Recorder("probe", settings, out, context.device, reads=reads)
-    weights = Weights.of(training, frozen)
+    weights = Weights.of(training, data, frozen)
     checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
     with context.counting(f"{training.cell}: {config.kind}", config.images(training)) as advance:
         subject = Subject(

@@ -73,7 +73,7 @@ def run(
             "give another folder"
         )
     ranks.part(training.recipe.batch)  # refused before anything is written
-    weights = Weights.of(training, frozen)
+    weights = Weights.of(training, data, frozen)
     place = out.absolute()
     partial = place.with_name(f"{place.name}.partial")
     lock = locked(place.with_name(f"{place.name}.lock"), context.say) if ranks.first else nullcontext()
@@ -123,11 +123,12 @@ class Weights(NamedTuple):
     frozen: Path | None
 
     @classmethod
-    def of(cls, training: Training, frozen: Path | None) -> Weights:
+    def of(cls, training: Training, data: Path, frozen: Path | None) -> Weights:
         """The files that the recipe names, or the snapshot in the run ``frozen`` of a `pretrained` predictor.
 
         Raises:
-            UserError: ``frozen`` is given and not needed, or the other way round, or is another run.
+            UserError: ``frozen`` is given and not needed, or the other way round, or is another run, or was
+                trained on other data than ``data``.
         """
         recipe, wanted = training.recipe, training.frozen_run
         if (frozen is None) != (wanted is None):
@@ -140,7 +141,7 @@ class Weights(NamedTuple):
             raise UserError(f"--frozen = {frozen or 'not given'}: {needed}")
         path = None if recipe.frozen_from is None else Path(recipe.frozen_from)
         if frozen is not None and wanted is not None and training.frozen_step is not None:
-            check_inputs({"train": frozen}, Settings.of(wanted))
+            check_inputs({"prepare": data, "train": frozen}, Settings.of(wanted))
             path = frozen / "checkpoints" / checkpoint_name(training.frozen_step)
         return cls(Path(recipe.init_from) if recipe.init_from is not None else None, path)
 

@@ -117,6 +117,18 @@ def test_settings_that_no_weight_depends_on_retrain_nothing(params, couplet, tmp
     assert changed_files(tmp_path / "mine/train", before) == set()
 
 
+def test_pretrained_predictor_is_trained_first_and_once(params, grid_content, couplet, tmp_path):
+    pretrained = {"coupling": "independent", "progress": 1.0}
+    frozen = {"kind": "generator", "predictor": "frozen", "pretrained": pretrained}
+    params(couplings={**grid_content["couplings"], "frozen": frozen})
+    assert couplet("run", "--out", "mine", "--coupling", "frozen")[0] == 0
+    assert training_in(tmp_path / "mine/pretrained").cell.coupling == "independent"
+    before = times(tmp_path / "mine/pretrained")
+    command = ("run", "--out", "mine", "--coupling", "frozen", "--set", "sample.samples=20")
+    assert couplet(*command)[0] == 0
+    assert changed_files(tmp_path / "mine/pretrained", before) == set()
+
+
 def test_stopped_run_resumes(params, couplet, tmp_path, monkeypatch):
     @contextmanager
     def stopped_at_once():

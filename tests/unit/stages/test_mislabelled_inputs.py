@@ -114,8 +114,8 @@ def test_selection_and_samples_of_another_run_are_refused(grid, tmp_path, stage,
         grid.run_stage(stage, grid.settings, {**grid.outputs, read: second[read], stage: tmp_path / "out"})
     here, there = (read_json(record_of(common, each[common]))["key"] for each in (grid.outputs, second))
     assert str(caught.value) == (
-        f"{second[read]}: comes from `couplet {common}` with key {there}, {grid.outputs[common]} from key {here}; "
-        "give folders that belong together"
+        f"{second[read]}: comes from `couplet {common}` with key {there}, {grid.outputs[common]} from key "
+        f"{here}; give folders that belong together"
     )
     assert not list(tmp_path.glob("out*"))
 
@@ -151,3 +151,44 @@ def test_another_data_set_under_the_name_is_refused(grid, tmp_path, noise_archiv
         "`couplet prepare` again"
     )
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.fixture
+def predicting(grid, grid_content):
+    """Settings of a cell whose coupling predicts with the grid's first run."""
+    pretrained = {"coupling": "independent", "progress": 1.0}
+    grid_content["couplings"]["frozen"] = {
+        "kind": "generator",
+        "predictor": "frozen",
+        "pretrained": pretrained,
+    }
+    params = Params.model_validate(grid_content)
+    return Settings.of(params.training(grid.cells[0].model_copy(update={"coupling": "frozen"})))
+
+
+def test_run_of_a_frozen_predictor_must_be_the_one_that_is_named(grid, predicting, noise_archive, tmp_path):
+    def train_with(frozen, data=grid.data):
+        return train.run(Context(), predicting, data=data, out=tmp_path / "out", frozen=frozen)
+
+    with pytest.raises(UserError) as caught:
+        train_with(grid.layout.train(grid.cells[1]))
+    assert str(caught.value) == (
+        f"{grid.layout.train(grid.cells[1])}: made with cell.seed = 1, this needs 0; give another folder, "
+        "or run `couplet train` again"
+    )
+    with pytest.raises(
+        UserError, match=r"^--frozen = not given: coupling frozen predicts with a finished run of"
+    ):
+        train_with(None)
+    elsewhere = tmp_path / "elsewhere/train"
+    settings = grid.settings._replace(dataset=grid.settings.dataset.model_copy(update={"test_images": 200}))
+    settings = settings._replace(training=settings.training.model_copy(update={"dataset": settings.dataset}))
+    data = noise_archive(tmp_path / "elsewhere/data", settings.dataset)
+    train.run(Context(), settings, data=data, out=elsewhere)
+    with pytest.raises(
+        UserError, match=r"elsewhere/train: comes from `couplet prepare` with key \w{8}, results/data"
+    ):
+        train_with(elsewhere)
+    assert not list(tmp_path.glob("out*"))
+    train_with(grid.train)
+    assert (tmp_path / "out/record.json").exists()
