@@ -49,7 +49,6 @@ def run_cell(
         extractor=params.extractor_named(params.extractor),
         measurement=params.measurement(cell),
     )
-    assert settings.training is not None
     _check_same_run(out, settings)
     outputs = {stage: in_folder(out, stage) for stage in RUN}
     more: dict[str, dict[str, Any]] = {"prepare": {"name": cell.dataset, "raw": Path(params.raw)}}
@@ -71,7 +70,6 @@ def run_cell(
                     own = {**more.get(stage, {}), "observe": observe} if chosen is settings else {}
                     run(context, chosen, **paths, out=place, **own)
     measurement = settings.measurement
-    assert measurement is not None
     panels = {
         f"NFE {nfe}": {cell.coupling: read_array(outputs["sample"] / samples_name(nfe))}
         for nfe in measurement.sample.nfe

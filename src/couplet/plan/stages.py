@@ -27,13 +27,13 @@ from couplet.plan.content import content_of
 
 
 class Settings(NamedTuple):
-    """The settings that stages work with; each reads some of them."""
+    """The settings that stages work with; those that a stage does not read may be missing."""
 
     dataset: DatasetConfig
-    extractor: ExtractorConfig | None = None
-    training: Training | None = None
-    measurement: Measurement | None = None
-    probe: ProbeConfig | None = None
+    extractor: ExtractorConfig = None  # type: ignore[assignment]
+    training: Training = None  # type: ignore[assignment]
+    measurement: Measurement = None  # type: ignore[assignment]
+    probe: ProbeConfig = None  # type: ignore[assignment]
 
     @classmethod
     def of(cls, training: Training, **more: Any) -> Settings:
@@ -81,7 +81,6 @@ def _train(settings: Settings) -> Any:
     computing. Files of weights count by content.
     """
     training = settings.training
-    assert training is not None
     decide = training.model_dump(mode="json", exclude={"frozen_run", "dataset"})
     recipe, train = decide["recipe"], decide["train"]
     for name in ("published_as", "sources", "mid_sigmas"):
@@ -100,7 +99,6 @@ def _train(settings: Settings) -> Any:
 def _sampling(settings: Settings) -> dict[str, Any]:
     """The settings on which the samples of a snapshot depend; a batch size is none of them."""
     measurement = settings.measurement
-    assert measurement is not None
     return {
         "mid_sigmas": list(measurement.mid_sigmas),
         "boundary": measurement.boundary,
@@ -110,21 +108,18 @@ def _sampling(settings: Settings) -> dict[str, Any]:
 
 def _select(settings: Settings) -> Any:
     measurement = settings.measurement
-    assert measurement is not None
     chosen = measurement.select.model_dump(mode="json")
     return {**_sampling(settings), **chosen, "scored_nfe": list(measurement.selected_nfe)}
 
 
 def _sample(settings: Settings) -> Any:
     measurement = settings.measurement
-    assert measurement is not None
     return {**_sampling(settings), **measurement.sample.model_dump(mode="json", exclude={"batch"})}
 
 
 def _of_training(settings: Settings) -> list[Variant]:
     """The variants of which a model and its training consist."""
     training = settings.training
-    assert training is not None
     return [training.kernel, training.coupling, *variants_in(training.recipe)]
 
 

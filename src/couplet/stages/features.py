@@ -26,7 +26,6 @@ def run(context: Context, settings: Settings, *, data: Path, out: Path) -> str:
     if (out / ARRAYS[0]).exists():
         raise UserError(f"{out}: holds a prepared data set; choose another folder")
     config, archive = settings.extractor, Archive(data)
-    assert config is not None
     record = Recorder("features", settings, out, context.device, reads={"prepare": data})
     learnt = implementation(config).make(config, archive, out)
     extractor = build(config, out, context.device)

@@ -35,7 +35,6 @@ def run(
         UserError: an input is missing, damaged or of other settings, or the run cannot have this probe.
     """
     training, config = settings.training, settings.probe
-    assert training is not None and config is not None
     if (why := config.misfit(training)) is not None:
         raise UserError(f"probe {config.kind}: {why}")
     archive = Archive(data)

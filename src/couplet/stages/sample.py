@@ -42,7 +42,6 @@ def run(context: Context, settings: Settings, *, train: Path, selection: Path, o
         UserError: an input is missing, damaged or of other settings.
     """
     training, measurement = settings.training, settings.measurement
-    assert training is not None and measurement is not None
     reads = {"train": train, "select": selection}
     record = Recorder("sample", settings, out, context.device, reads=reads)
     checkpoint = train / "checkpoints" / selected(selection)["checkpoint"]

@@ -28,7 +28,6 @@ def run(
         UserError: an input is missing, damaged or of other settings.
     """
     training, measurement, config = settings.training, settings.measurement, settings.extractor
-    assert training is not None and measurement is not None and config is not None
     reads = {"train": train, "features": features, "reference": reference}
     record = Recorder("select", settings, out, context.device, reads=reads)
     extractor = load_extractor(features, context.device)

@@ -65,7 +65,6 @@ def run(
         Stopped: a signal came; the state is saved.
     """
     training = settings.training
-    assert training is not None
     archive, ranks = Archive(data), context.ranks
     if archive.card.dataset != training.cell.dataset:
         raise UserError(
