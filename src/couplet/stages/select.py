@@ -27,7 +27,7 @@ def run(
     Raises:
         UserError: an input is missing, damaged or of other settings.
     """
-    training, measurement, config = settings.training, settings.measurement, settings.extractor
+    training, measurement = settings.training, settings.measurement
     reads = {"train": train, "features": features, "reference": reference}
     record = Recorder("select", settings, out, context.device, reads=reads)
     extractor = load_extractor(features, context.device)
