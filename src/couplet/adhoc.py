@@ -8,12 +8,13 @@ from typing import Any
 
 from couplet.config.params import Params
 from couplet.data.archive import read_array
-from couplet.errors import UserError, installed
+from couplet.errors import installed
 from couplet.files import read_json, replacing
 from couplet.live import observed
 from couplet.plan.layout import in_folder
 from couplet.plan.stages import RUN, STAGES, Settings, key_of, record_of
 from couplet.process import Context
+from couplet.provenance.record import record_with
 from couplet.stages.sample import samples_name
 
 
@@ -81,7 +82,7 @@ def _is_made(stage: str, output: Path, settings: Settings) -> bool:
 
 
 def _check_same_run(out: Path, settings: Settings) -> None:
-    """Raise UserError if the run in ``out`` was trained with other settings."""
-    record = record_of("train", in_folder(out, "train"))
-    if record.exists() and read_json(record).get("settings") != STAGES["train"].settings(settings):
-        raise UserError(f"{out}: this folder holds a run with other parameters; choose another")
+    """Raise UserError if the run in ``out`` was trained with other settings or on another data set."""
+    if record_of("train", in_folder(out, "train")).exists():
+        for stage in ("prepare", "train"):
+            record_with(stage, in_folder(out, stage), settings)

@@ -1,10 +1,13 @@
 """A clone of the repository with a tiny grid, to run the engines in."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
@@ -22,7 +25,16 @@ def tiny(params):
     params["select"].update(samples=80)
     params["sample"].update(samples=80)
     params["evaluate"]["metrics"]["kid"] = {"subsets": 2, "subset_size": 40}
+    params["probes"] = {"gradient": {"batches": 2}, "transport": {"pairs": 8}, "regulariser": {"pairs": 8}}
     return params
+
+
+class Planned(NamedTuple):
+    """A job of a dry run."""
+
+    rule: str
+    wildcards: str
+    command: str
 
 
 class Clone:
@@ -34,7 +46,7 @@ class Clone:
     def run(self, *command, ok=True, **environment):
         # The interpreter's own scripts first: the tests need no activated environment.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        # The code that lies in the clone.
+        # The code in the clone.
         modules = ["src", environment.get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
         done = subprocess.run(
             command,
@@ -53,8 +65,44 @@ class Clone:
         assert not ok or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
 
+    def plan(self, *targets):
+        """The jobs that Snakemake would run."""
+        text = self.run("snakemake", "--dry-run", "--printshellcmds", *targets).stdout
+        blocks = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)(?:Shell command: *(.*)\n)?", text, re.M)
+        assert bool(blocks) != ("Nothing to be done" in text), text
+        wildcards = (re.search(r"wildcards: (.*)", facts) for _, facts, _ in blocks)
+        return [
+            Planned(rule, named[1] if named else "", command)
+            for (rule, _, command), named in zip(blocks, wildcards, strict=True)
+        ]
+
+    def rules(self, *targets):
+        """The rules of :meth:`plan`, sorted."""
+        return sorted(job.rule for job in self.plan(*targets))
+
+    @contextmanager
+    def edited(self, *paths):
+        """Inside, files may be edited, or new ones written; afterwards they are as before."""
+        before = {self.root / path: (self.root / path).exists() for path in paths}
+        contents = {path: path.read_bytes() for path, exists in before.items() if exists}
+        try:
+            yield [*before]
+        finally:
+            for path in before:
+                if path in contents:
+                    path.write_bytes(contents[path])
+                else:
+                    path.unlink(missing_ok=True)
+
+    @contextmanager
+    def with_params(self, change):
+        """Inside, params.yaml is as ``change`` leaves its content."""
+        with self.edited("params.yaml"):
+            self.edit(change)
+            yield
+
     def edit(self, change):
-        """Rewrites params.yaml as ``change`` leaves its content."""
+        """Rewrite params.yaml as ``change`` leaves its content."""
         path = self.root / "params.yaml"
         params = yaml.safe_load(path.read_text())
         change(params)

@@ -1,10 +1,10 @@
-# Reads and checks parameters once; everything else here is names and paths.
+# Which cells there are, and the names behind a path. Parameters are read and checked here, once.
 import os
 import re
 import sys
-from collections import Counter
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from couplet.config.base import Invalid, choices
 from couplet.config.resolve import knows_scale, resolve
@@ -12,7 +12,7 @@ from couplet.errors import UserError
 from couplet.plan import summaries
 from couplet.plan.code import check_running
 from couplet.plan.layout import Layout
-from couplet.plan.stages import beside, record_of
+from couplet.plan.stages import record_of
 
 
 def stop(message):
@@ -22,7 +22,7 @@ def stop(message):
 
 
 def checked(function, *arguments, where=""):
-    """The result of a function of couplet's; a user's error ends Snakemake."""
+    """The result of a function of couplet's; an error of the user's ends Snakemake."""
     try:
         return function(*arguments)
     except (UserError, Invalid) as error:
@@ -45,6 +45,21 @@ for path in (*STUDIES, *sorted(Path("workflow/papers").glob("*.yaml"))):
     FILES[path.stem] = path
 
 
+OUTPUTS = {
+    "prepare": "results/data/{data}",
+    "features": "results/features/{features}",
+    "reference": "results/reference/{reference}",
+    "train": "results/runs/{run}/train",
+    "select": "results/runs/{run}/{selection}/selection.json",
+    "sample": "results/runs/{run}/{samples}/samples",
+    "evaluate": "results/runs/{run}/{evaluation}/evaluation.json",
+    "probe": "results/runs/{run}/{probe}/probe.csv",
+}
+
+# The file that stands for a folder as the input of a later job.
+IN_FOLDER = {"prepare": "card.json", "features": "card.json"}
+
+
 wildcard_constraints:
     table=rf"({'|'.join(map(re.escape, FILES))})(/[\w.+-]+)?",
     data="[^/]+",
@@ -54,9 +69,16 @@ wildcard_constraints:
     selection="select-[^/]+",
     samples="sample-[^/]+",
     evaluation="evaluate-[^/]+",
+    probe="probe-[^/]+",
     study="|".join(re.escape(path.stem) for path in STUDIES),
-    probe="[^/]+",
-    key="[0-9a-f]{8}",
+
+
+class Job(NamedTuple):
+    """The names behind an output."""
+
+    table: str
+    cell: object
+    name: str  # of the extractor or the probe
 
 
 @cache
@@ -66,99 +88,64 @@ def layout(table):
 
 
 @cache
-def jobs(table):
-    """Cell and extractor, where it has one, by the path of every output of a table's cells."""
+def jobs(table, stage):
+    """The jobs of a stage in a table, by the path of their output."""
     where = layout(table)
-    named = {}
-    for cell, extractor in where.params.measured():
-        outputs = where.outputs(cell, extractor)
-        named[outputs["prepare"]] = (cell,)
-        named[outputs["train"]] = (cell,)
-        named |= dict.fromkeys(
-            (outputs[stage] for stage in outputs if stage not in ("prepare", "train")),
-            (cell, extractor),
-        )
-    return {path.as_posix(): names for path, names in named.items()}
-
-
-@cache
-def probes(table):
-    """Cell and probe by the path of the probe's output."""
-    where = layout(table)
+    params = where.params
+    if stage == "probe":
+        pairs = [
+            (cell, name) for cell in params.cells() for name in params.probes_of(cell)
+        ]
+    else:
+        pairs = params.measured()
     return {
-        where.probe(cell, name).as_posix(): (cell, name)
-        for cell in where.params.cells()
-        for name in where.params.probes_of(cell)
+        where.output(stage, cell, name).as_posix(): Job(table, cell, name)
+        for cell, name in pairs
     }
 
 
-def found(path, outputs=jobs):
-    """The first table that has the output ``path``, and the cell and extractor that it is of there."""
-    # A file is read only when a job is looked for in it.
+def job_of(stage, wildcards):
+    """The job of a stage with these wildcards, in the first table that has it."""
+    path = OUTPUTS[stage].format(**wildcards)
+    # A parameter file is read only when a job is looked for in it.
     for table, file in FILES.items():
         known = SCALE is None or checked(knows_scale, file, SCALE)
-        if known and path in outputs(table):
-            return table, *outputs(table)[path]
+        if known and path in jobs(table, stage):
+            return jobs(table, stage)[path]
     stop(f"{path}: no parameter file leads to this name")
 
 
-def flags(table):
-    """Parameter file and scale as command-line options."""
-    return f"--params {FILES[table]}" + (f" --scale {SCALE}" if SCALE else "")
-
-
-def flags_of(pattern, outputs=jobs):
-    """Parameter file and scale of the job with an output."""
-    return lambda wildcards: flags(found(pattern.format(**wildcards), outputs)[0])
-
-
-def setting_of(name, pattern, outputs=jobs):
-    """A setting of the parameter file of the job with an output: its threads or GPUs."""
-
-    def setting(wildcards):
-        table = found(pattern.format(**wildcards), outputs)[0]
-        return getattr(layout(table).params, name)
-
-    return setting
-
-
-# Names of folders carry the settings and the code of their content. So an input counts as it is, whatever its
-# time: a clone's and a pulled folder's times say nothing.
 def as_it_is(path):
-    return ancient(Path(path).as_posix())
+    """An input that counts whatever its time: the times of a clone's and a pulled folder mean nothing."""
+    # Names of folders carry the settings and the code of their content.
+    return ancient(path.as_posix())
 
 
-def inputs_of(stage, pattern):
+def input_of(stage, read):
     """The output of an earlier stage that a job reads."""
 
-    def output(wildcards):
-        table, cell, extractor = found(pattern.format(**wildcards))
-        return as_it_is(layout(table).outputs(cell, extractor)[stage])
-
-    return output
-
-
-def card_of(stage, pattern):
-    """The card in the folder of an earlier stage."""
-
-    def card(wildcards):
-        table, cell, *extractor = found(pattern.format(**wildcards))
-        where = layout(table)
-        folder = (
-            where.features(cell.dataset, *extractor)
-            if stage == "features"
-            else where.data(cell.dataset)
+    def path(wildcards):
+        table, cell, name = job_of(stage, wildcards)
+        return as_it_is(
+            layout(table).output(read, cell, name) / IN_FOLDER.get(read, "")
         )
-        return as_it_is(folder / "card.json")
 
-    return card
+    return path
 
 
-def frozen_runs(pattern, outputs=jobs):
+def originals_of_archive(wildcards):
+    """Files and folders of images that the parameters name."""
+    table, cell, _ = job_of("prepare", wildcards)
+    dataset = layout(table).params.dataset_named(cell.dataset)
+    paths = [getattr(dataset, key) for key in dataset.by_content]
+    return [as_it_is(Path(path)) for path in paths if path is not None]
+
+
+def frozen_run(stage):
     """The record of the run whose model is a job's frozen predictor, if it has one."""
 
     def records(wildcards):
-        table, cell, *_ = found(pattern.format(**wildcards), outputs)
+        table, cell, _ = job_of(stage, wildcards)
         where = layout(table)
         frozen = where.params.training(cell).frozen_run
         return (
@@ -172,18 +159,50 @@ def flag_of_frozen(wildcards, input):
     return "".join(f"--frozen {Path(record).parent} " for record in input.frozen)
 
 
-def trigger(made, key):
-    """A file that is newer than a table or figure unless this is current, as its record says.
+def setting_of(stage, name):
+    """A setting of a job's parameter file: its threads or GPUs."""
+    return lambda wildcards: getattr(
+        layout(job_of(stage, wildcards).table).params, name
+    )
 
-    Snakemake goes by times, and by records of its own that a clone does not have. Going back to former
-    settings, or to a table that DVC kept, leaves no trace in either.
+
+def flags(table):
+    """Parameter file and scale as command-line options."""
+    return f"--params {FILES[table]}" + (f" --scale {SCALE}" if SCALE else "")
+
+
+def flags_of(stage):
+    """Parameter file and scale of a job, and its names, unless a later stage reads them from its inputs."""
+
+    def words(wildcards):
+        table, cell, name = job_of(stage, wildcards)
+        names = {
+            "prepare": cell.dataset,
+            "features": f"--extractor {name}",
+            "train": " ".join(f"--{key} {value}" for key, value in cell),
+            "probe": name,
+        }
+        return f"{names.get(stage, '')} {flags(table)}".strip()
+
+    return words
+
+
+LATER = (
+    2**31 - 1
+)  # 2038: later than any output, whatever the clock of the machine that wrote it
+
+
+def trigger(summary, key):
+    """A file that is newer than a table, figure or page unless this is current, as its record says.
+
+    Names of summaries carry no key. Snakemake goes by times, and by records of its own that a clone does not
+    have; going back to former settings, or to a table of another commit, leaves no trace in either.
     """
-    marker = Path("results/.keys") / made
-    if not marker.exists() or marker.read_text() != key:
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(key)
-    current = summaries.is_current(Path("results") / made, key)
-    os.utime(marker, (0, 0) if current else None)
+    marker = Path("results/.keys", summary)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    current = summaries.is_current(Path("results", summary), key)
+    os.utime(marker, (0, 0) if current else (LATER, LATER))
     return marker.as_posix()
 
 
@@ -198,16 +217,6 @@ def files_of_table(wildcards):
     return [*map(as_it_is, files), trigger(name, key)]
 
 
-def files_of_figure(wildcards):
-    """Every file that a study's figure is made from."""
-    where, file = layout(wildcards.study), FILES[wildcards.study]
-    files = checked(summaries.figure_files, where, where=f"{file}: ")
-    return [
-        *map(as_it_is, files),
-        trigger(f"paper/{wildcards.study}.csv", summaries.figure_key(where)),
-    ]
-
-
 def flags_of_table(wildcards):
     table, _, part = wildcards.table.partition("/")
     return flags(table) + (f" --part {part}" if part else "")
@@ -216,29 +225,12 @@ def flags_of_table(wildcards):
 def about_table(wildcards):
     """Facts for the captions of the report."""
     table, _, part = wildcards.table.partition("/")
-    params = layout(table).params
-    measured = params.measured(part)
-    trainings = {cell.name: params.training(cell) for cell, _ in measured}
-    seeds = Counter(cell.name for cell in params.cells(part)).values()
-    kinds = {params.extractor_named(extractor).kind for _, extractor in measured}
-    kid = params.evaluate.metrics.get("kid")
-    return {
-        "scale": params.scale or "as written",
-        "seeds": " to ".join(map(str, sorted({min(seeds), max(seeds)}))),
-        "extractors": sorted({extractor for _, extractor in measured}),
-        "inception": "inception" in kinds,
-        "budgets": sorted(
-            {
-                (t.cell.dataset, t.cell.recipe, t.recipe.steps, t.recipe.batch)
-                for t in trainings.values()
-            }
-        ),
-        "select": (params.select.samples, params.select.split, params.select.nfe),
-        "samples": params.sample.samples,
-        "kid": (kid.subsets, kid.subset_size) if kid else None,
-    }
+    return summaries.table_facts(layout(table).params, part)
 
 
-def probes_of_grid(wildcards):
-    """A file for every cell of the grid and probe that it can have."""
-    return list(map(as_it_is, probes("table1")))
+def files_of_figure(wildcards):
+    """Every file that a study's figure is made from."""
+    where, file = layout(wildcards.study), FILES[wildcards.study]
+    files = checked(summaries.figure_files, where, where=f"{file}: ")
+    key = summaries.figure_key(where)
+    return [*map(as_it_is, files), trigger(f"paper/{wildcards.study}.csv", key)]

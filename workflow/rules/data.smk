@@ -1,26 +1,3 @@
-DATA = "results/data/{data}"
-FEATURES = "results/features/{features}"
-REFERENCE = "results/reference/{reference}"
-
-
-def flags_of_archive(wildcards):
-    table, cell = found(DATA.format(**wildcards))
-    return f"{cell.dataset} {flags(table)}"
-
-
-def originals_of_archive(wildcards):
-    """Files and folders of images that the parameters name."""
-    table, cell = found(DATA.format(**wildcards))
-    dataset = layout(table).params.dataset_named(cell.dataset)
-    paths = [getattr(dataset, key) for key in dataset.by_content]
-    return [as_it_is(path) for path in paths if path is not None]
-
-
-def flags_of_extractor(wildcards):
-    table, _, extractor = found(FEATURES.format(**wildcards))
-    return f"{flags(table)} --extractor {extractor}"
-
-
 rule prepare:
     input:
         originals=originals_of_archive,
@@ -41,16 +18,16 @@ rule prepare:
     resources:
         mem_mb=2000,
     params:
-        dataset=flags_of_archive,
+        settings=flags_of("prepare"),
         out=subpath(output.card, parent=True),
     shell:
-        "couplet prepare {params.dataset} --out {params.out}"
+        "couplet prepare {params.settings} --out {params.out}"
         " --workers {threads} > {log} 2>&1"
 
 
 rule features:
     input:
-        card=card_of("prepare", FEATURES),
+        card=input_of("features", "prepare"),
     output:
         # The card names the weights by their digest; only a trained classifier lies beside it.
         card="results/features/{features}/card.json",
@@ -61,22 +38,22 @@ rule features:
         "logs/features/{features}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("threads", FEATURES)
+    threads: setting_of("features", "threads")
     resources:
         mem_mb=4000,
     params:
-        extractor=flags_of_extractor,
+        settings=flags_of("features"),
         data=subpath(input.card, parent=True),
         out=subpath(output.card, parent=True),
     shell:
-        "couplet features {params.extractor} --data {params.data}"
+        "couplet features {params.settings} --data {params.data}"
         " --out {params.out} --threads {threads} > {log} 2>&1"
 
 
 rule reference:
     input:
-        card=card_of("prepare", REFERENCE),
-        extractor=card_of("features", REFERENCE),
+        card=input_of("reference", "prepare"),
+        extractor=input_of("reference", "features"),
     output:
         statistics=directory("results/reference/{reference}"),
         record="results/reference/{reference}.record.json",
@@ -86,10 +63,10 @@ rule reference:
         "logs/reference/{reference}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("threads", REFERENCE)
+    threads: setting_of("reference", "threads")
     resources:
         mem_mb=8000,
-        gpu=setting_of("gpus", REFERENCE),
+        gpu=setting_of("reference", "gpus"),
     params:
         data=subpath(input.card, parent=True),
         features=subpath(input.extractor, parent=True),

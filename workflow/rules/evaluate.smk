@@ -1,13 +1,8 @@
-SELECT = "results/runs/{run}/{selection}/selection.json"
-SAMPLE = "results/runs/{run}/{samples}/samples"
-EVALUATE = "results/runs/{run}/{evaluation}/evaluation.json"
-
-
 rule select:
     input:
         record=ancient("results/runs/{run}/train/record.json"),
-        extractor=card_of("features", SELECT),
-        reference=inputs_of("reference", SELECT),
+        extractor=input_of("select", "features"),
+        reference=input_of("select", "reference"),
     output:
         selection="results/runs/{run}/{selection}/selection.json",
         record="results/runs/{run}/{selection}/selection.record.json",
@@ -17,12 +12,12 @@ rule select:
         "logs/select/{run}/{selection}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("threads", SELECT)
+    threads: setting_of("select", "threads")
     resources:
         mem_mb=8000,
-        gpu=setting_of("gpus", SELECT),
+        gpu=setting_of("select", "gpus"),
     params:
-        settings=flags_of(SELECT),
+        settings=flags_of("select"),
         train=subpath(input.record, parent=True),
         features=subpath(input.extractor, parent=True),
     shell:
@@ -34,7 +29,7 @@ rule select:
 rule sample:
     input:
         record=ancient("results/runs/{run}/train/record.json"),
-        selection=inputs_of("select", SAMPLE),
+        selection=input_of("sample", "select"),
     output:
         samples=directory("results/runs/{run}/{samples}/samples"),
         record="results/runs/{run}/{samples}/samples.record.json",
@@ -44,12 +39,12 @@ rule sample:
         "logs/sample/{run}/{samples}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("threads", SAMPLE)
+    threads: setting_of("sample", "threads")
     resources:
         mem_mb=4000,
-        gpu=setting_of("gpus", SAMPLE),
+        gpu=setting_of("sample", "gpus"),
     params:
-        settings=flags_of(SAMPLE),
+        settings=flags_of("sample"),
         train=subpath(input.record, parent=True),
     shell:
         "couplet sample {params.settings} --train {params.train}"
@@ -60,10 +55,10 @@ rule sample:
 rule evaluate:
     input:
         record=ancient("results/runs/{run}/train/record.json"),
-        extractor=card_of("features", EVALUATE),
-        reference=inputs_of("reference", EVALUATE),
-        selection=inputs_of("select", EVALUATE),
-        samples=inputs_of("sample", EVALUATE),
+        extractor=input_of("evaluate", "features"),
+        reference=input_of("evaluate", "reference"),
+        selection=input_of("evaluate", "select"),
+        samples=input_of("evaluate", "sample"),
     output:
         evaluation="results/runs/{run}/{evaluation}/evaluation.json",
         metrics="results/runs/{run}/{evaluation}/evaluation.metrics.json",
@@ -74,12 +69,12 @@ rule evaluate:
         "logs/evaluate/{run}/{evaluation}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("threads", EVALUATE)
+    threads: setting_of("evaluate", "threads")
     resources:
         mem_mb=8000,
-        gpu=setting_of("gpus", EVALUATE),
+        gpu=setting_of("evaluate", "gpus"),
     params:
-        settings=flags_of(EVALUATE),
+        settings=flags_of("evaluate"),
         train=subpath(input.record, parent=True),
         features=subpath(input.extractor, parent=True),
     shell:

@@ -1,3 +1,7 @@
+CAPTIONS = [Path("results/paper", f"{study.stem}.json") for study in STUDIES]
+PICTURES = [caption.with_suffix(".svg") for caption in CAPTIONS]
+
+
 rule figure:
     input:
         files_of_figure,
@@ -29,12 +33,9 @@ rule figure:
 
 rule paper:
     input:
-        captions=expand(
-            "results/paper/{study}.json", study=[path.stem for path in STUDIES]
-        ),
-        pictures=expand(
-            "results/paper/{study}.svg", study=[path.stem for path in STUDIES]
-        ),
+        captions=[as_it_is(path) for path in CAPTIONS],
+        pictures=[as_it_is(path) for path in PICTURES],
+        key=lambda wildcards: trigger("paper.html", summaries.page_key(CAPTIONS)),
     output:
         page="results/paper.html",
         record="results/paper.record.json",

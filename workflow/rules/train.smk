@@ -1,17 +1,9 @@
-TRAIN = "results/runs/{run}/train"
-
-
-def flags_of_run(wildcards):
-    table, cell = found(TRAIN.format(**wildcards))
-    return f"{flags(table)} " + " ".join(f"--{name} {value}" for name, value in cell)
-
-
 # A job that was warned or killed resumes from its last state, in {run}/train.partial: see `retries` in the
 # profiles. Not here: it would be in force inside the job of a cluster too, which a scheduler told to end.
 rule train:
     input:
-        card=card_of("prepare", TRAIN),
-        frozen=frozen_runs(TRAIN),
+        card=input_of("train", "prepare"),
+        frozen=frozen_run("train"),
     output:
         record="results/runs/{run}/train/record.json",
         config="results/runs/{run}/train/config.json",
@@ -23,18 +15,18 @@ rule train:
         "logs/train/{run}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("threads", TRAIN)
+    threads: setting_of("train", "threads")
     resources:
         # A command to run the training under, where a scheduler ends jobs: `timeout 23h`.
         time_limit="",
         mem_mb=8000,
-        gpu=setting_of("gpus", TRAIN),
+        gpu=setting_of("train", "gpus"),
     params:
-        cell=flags_of_run,
+        settings=flags_of("train"),
         frozen=flag_of_frozen,
         data=subpath(input.card, parent=True),
         out=subpath(output.record, parent=True),
     shell:
         "{resources.time_limit} "
-        "couplet train {params.cell} --data {params.data}"
+        "couplet train {params.settings} --data {params.data}"
         " {params.frozen}--out {params.out} --threads {threads} --processes {resources.gpu} > {log} 2>&1"

@@ -61,14 +61,16 @@ def table_is_current() -> bool:
 
 def page_is_current() -> bool:
     """Whether there is a page, and each of its figures is the one that its study and the code give."""
-    if not (RESULTS / "paper.html").exists():
+    page = RESULTS / "paper.html"
+    studies = sorted(Path("workflow/studies").glob("[!_]*.yaml"))
+    captions = [RESULTS / "paper" / f"{study.stem}.json" for study in studies]
+    if not summaries.is_current(page, summaries.page_key(captions)):
         return False
-    for study in Path("workflow/studies").glob("[!_]*.yaml"):
-        layout = Layout(resolve(study), RESULTS)
-        figure = summaries.figure_path(layout, study.stem)
-        if not summaries.is_current(figure, summaries.figure_key(layout)):
-            return False
-    return True
+    layouts = {study.stem: Layout(resolve(study), RESULTS) for study in studies}
+    return all(
+        summaries.is_current(summaries.figure_path(layout, name), summaries.figure_key(layout))
+        for name, layout in layouts.items()
+    )
 
 
 def main() -> None:

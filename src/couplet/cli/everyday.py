@@ -94,8 +94,11 @@ def adopt(
 
     with process(threads, device, say=o.say) as context:
         from couplet.adopt import adopt as take_over
+        from couplet.files import locked
 
-        typer.echo(take_over(context, folder, data=data, out=out, steps=steps, frozen=frozen))
+        place = folder.absolute()
+        with locked(place.with_name(f"{place.name.removesuffix('.partial')}.lock"), o.say):
+            typer.echo(take_over(context, folder, data=data, out=out, steps=steps, frozen=frozen))
 
 
 def import_edm(

@@ -221,11 +221,9 @@ def _examined(module: str, name: str, statements: tuple[ast.stmt, ...]) -> tuple
     package = module if _is_package(module) else module.rpartition(".")[0]
     if not statements:
         return "", []
-    pure = [_Pure().visit(statement) for statement in statements]
+    pure = [_purified(statement) for statement in statements]
     local = {**content.imports, **{k: v for tree in pure for k, v in _imported(tree, package)}}
-    references: list[Symbol] = []
-    for tree in pure:
-        references += _references(tree, module, local)
+    references = list(dict.fromkeys(symbol for tree in pure for symbol in _references(tree, module, local)))
     digest = hashlib.sha256(json.dumps([_plain(tree) for tree in pure]).encode()).hexdigest()[:16]
     return digest, references
 
@@ -290,22 +288,17 @@ def _is_text(statement: ast.stmt) -> bool:
     )
 
 
-class _Pure(ast.NodeTransformer):
-    """Removes what changes no number: docstrings, and the messages of errors and assertions."""
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        super().generic_visit(node)
+def _purified(tree: ast.stmt) -> ast.stmt:
+    """``tree`` without what changes no number: docstrings, and the messages of errors and assertions."""
+    for node in ast.walk(tree):
         for field in ("body", "orelse", "finalbody"):
             if isinstance(block := getattr(node, field, None), list):
                 block[:] = [each for each in block if not _is_text(each) and not isinstance(each, ast.Pass)]
-        return node
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-        return ast.Raise(exc=error, cause=None)
-
-    def visit_Assert(self, node: ast.Assert) -> ast.AST:
-        return ast.Assert(test=self.visit(node.test), msg=None)
+        if isinstance(node, ast.Raise):
+            node.exc, node.cause = node.exc.func if isinstance(node.exc, ast.Call) else node.exc, None
+        elif isinstance(node, ast.Assert):
+            node.msg = None
+    return tree
 
 
 def _plain(node: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from couplet.config.cells import Cell
 from couplet.config.params import Params
-from couplet.plan.stages import STAGES, Settings, keys_of, record_of
+from couplet.plan.stages import RUN, STAGES, Settings, keys_of, record_of
 
 
 @dataclass(frozen=True)
@@ -102,17 +102,23 @@ class Layout:
         self._key("evaluate", str(cell), extractor, last="evaluate", settings=lambda: settings)
         return self._keys["evaluate", str(cell), extractor]
 
+    def output(self, stage: str, cell: Cell, name: str) -> Path:
+        """The output of a stage for a cell; ``name`` is the extractor's, or the probe's."""
+        match stage:
+            case "prepare":
+                return self.data(cell.dataset)
+            case "features" | "reference":
+                return self._of_extractor(stage, cell.dataset, name)
+            case "train":
+                return self.train(cell)
+            case "probe":
+                return self.probe(cell, name)
+            case _:
+                return in_folder(self._measured(stage, cell, name), stage)
+
     def outputs(self, cell: Cell, extractor: str) -> dict[str, Path]:
         """The output of every stage from which a cell's numbers come, by stage."""
-        return {
-            "prepare": self.data(cell.dataset),
-            "features": self.features(cell.dataset, extractor),
-            "reference": self.reference(cell.dataset, extractor),
-            "train": self.train(cell),
-            "select": self.selection(cell, extractor),
-            "sample": self.samples(cell, extractor),
-            "evaluate": self.evaluation(cell, extractor),
-        }
+        return {stage: self.output(stage, cell, extractor) for stage in RUN}
 
     def records(self, cell: Cell, extractor: str) -> dict[str, Path]:
         """The records of these outputs, by stage."""

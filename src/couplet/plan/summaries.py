@@ -7,12 +7,17 @@ settings, results and code give.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from couplet.config.base import Invalid
+from couplet.config.params import Params
 from couplet.config.probes import ProbeConfig
 from couplet.config.study import Study
 from couplet.config.variants import name_of, variants_in
+from couplet.errors import UserError
 from couplet.files import sha256
 from couplet.plan.code import PACKAGE, definitions
 from couplet.plan.layout import Layout
@@ -30,6 +35,9 @@ TABLE_FILES = ("reporting/couplet.mplstyle", "reporting/page.html.j2", "reportin
 FIGURE_FILES = ("reporting/couplet.mplstyle",)
 """Files of the package that decide a summary."""
 
+SMALL = {".json", ".csv", ".svg"}
+"""Suffixes of files that are read to see whether a summary is current; arrays and weights are not."""
+
 
 def table_files(layout: Layout, part: str = "") -> list[Path]:
     """The files from which a table is made.
@@ -42,8 +50,29 @@ def table_files(layout: Layout, part: str = "") -> list[Path]:
         outputs = layout.outputs(cell, extractor)
         results = [outputs[stage] for stage in ("select", "sample", "evaluate")]
         files |= dict.fromkeys([outputs["prepare"] / "card.json", *results])
-        files |= dict.fromkeys(layout.records(cell, extractor).values())
+        files |= dict.fromkeys(record_of(stage, path) for stage, path in outputs.items())
     return list(files)
+
+
+def table_facts(params: Params, part: str = "") -> dict[str, Any]:
+    """Facts about a table for the captions of Snakemake's report."""
+    measured = params.measured(part)
+    trainings = {cell.name: params.training(cell) for cell, _ in measured}
+    seeds = Counter(cell.name for cell in params.cells(part)).values()
+    kinds = {params.extractor_named(extractor).kind for _, extractor in measured}
+    kid = params.evaluate.metrics.get("kid")
+    return {
+        "scale": params.scale or "as written",
+        "seeds": " to ".join(map(str, sorted({min(seeds), max(seeds)}))),
+        "extractors": sorted({extractor for _, extractor in measured}),
+        "inception": "inception" in kinds,
+        "budgets": sorted(
+            {(t.cell.dataset, t.cell.recipe, t.recipe.steps, t.recipe.batch) for t in trainings.values()}
+        ),
+        "select": (params.select.samples, params.select.split, params.select.nfe),
+        "samples": params.sample.samples,
+        "kid": (kid.subsets, kid.subset_size) if kid else None,
+    }
 
 
 def table_key(layout: Layout, part: str = "") -> str:
@@ -107,12 +136,20 @@ def figure_key(layout: Layout) -> str:
     return digest([settings, names, layout.params.scale, code, _contents(FIGURE_FILES)])
 
 
+def page_key(captions: Sequence[Path]) -> str:
+    """Changes with the figures on a page; what is in them, :func:`is_current` compares."""
+    return digest(sorted(path.as_posix() for path in captions))
+
+
 def is_current(summary: Path, key: str) -> bool:
-    """Whether a summary is there, with a record that has this key."""
+    """Whether a summary has this key, and is made from the present files of the cells, by its record."""
     record = beside(summary)
     try:
-        return summary.exists() and json.loads(record.read_text()).get("key") == key
-    except (OSError, ValueError, AttributeError):
+        content = json.loads(record.read_text())
+        small = {name: sha for name, sha in content["inputs"].items() if Path(name).suffix in SMALL}
+        files = {**small, **content["outputs"]}
+        return content["key"] == key and all(sha256(record.parent / name) == files[name] for name in files)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
         return False
 
 

@@ -53,10 +53,10 @@ class Recorder:
             reads: the outputs of the stages that it reads, by stage.
 
         Raises:
-            UserError: one of them has no record, or was made with other settings.
+            UserError: see :func:`check_inputs`.
         """
         made_of = ingredients(stage, settings)
-        keys = {read: check_input(read, path, settings) for read, path in reads.items()}
+        keys = check_inputs(reads, settings)
         self.key = made_of.key(keys)
         self._path, self._began = record_of(stage, output), time.perf_counter()
         self._fixed = {
@@ -79,7 +79,8 @@ class Recorder:
         Raises:
             UserError: the record cannot be written.
         """
-        write_record(self._path, self._fixed, inputs, outputs, self._began, **more)
+        seconds = round(time.perf_counter() - self._began, 3)
+        write_record(self._path, {**self._fixed, "seconds": seconds, **more}, inputs, outputs)
 
 
 class SummaryRecorder:
@@ -91,34 +92,48 @@ class SummaryRecorder:
 
     def write(self, *, settings: Any, inputs: Digests, outputs: Digests, **more: Any) -> None:
         """Write the record; see :meth:`Recorder.write`."""
-        fixed = {**self._fixed, "settings": settings}
-        write_record(self._path, fixed, inputs, outputs, self._began, **more)
+        seconds = round(time.perf_counter() - self._began, 3)
+        content = {**self._fixed, "settings": settings, "seconds": seconds, **more}
+        write_record(self._path, content, inputs, outputs)
 
 
-def write_record(
-    path: Path, fixed: Mapping[str, Any], inputs: Digests, outputs: Digests, began: float, **more: Any
-) -> None:
-    """Write a record with the ``fixed`` part of its content."""
+def write_record(path: Path, content: Mapping[str, Any], inputs: Digests, outputs: Digests) -> None:
+    """Write a record with ``content`` and its files, whose paths become relative to its folder."""
 
     def relative(files: Digests) -> dict[str, str]:
         start = path.parent.absolute()
         return {Path(os.path.relpath(file.absolute(), start)).as_posix(): d for file, d in files.items()}
 
-    content = {
-        "inputs": relative(inputs),
-        "outputs": relative(outputs),
-        "seconds": round(time.perf_counter() - began, 3),
-        **fixed,
-        **more,
-    }
-    write_json(path, content)
+    write_json(path, {**content, "inputs": relative(inputs), "outputs": relative(outputs)})
 
 
-def check_input(stage: str, output: Path, settings: Settings) -> str:
-    """The cache key of an output that another stage reads.
+def check_inputs(reads: Mapping[str, Path], settings: Settings) -> dict[str, str]:
+    """The cache keys of the outputs that a stage reads, by the stage that made each.
 
     Raises:
-        UserError: it has no record, or was made with other settings than ``settings``.
+        UserError: an output has no record or was made with other settings, or two of them come from different
+            outputs of one stage.
+    """
+    keys: dict[str, str] = {}
+    known: dict[str, tuple[str, Path]] = {}
+    for read, path in reads.items():
+        record = record_with(read, path, settings)
+        keys[read] = record["key"]
+        for stage, key in {**record["keys"], read: keys[read]}.items():
+            first, other = known.setdefault(stage, (key, path))
+            if first != key:
+                raise UserError(
+                    f"{path}: comes from `couplet {stage}` with key {key}, {other} from key {first}; "
+                    "give folders that belong together"
+                )
+    return keys
+
+
+def record_with(stage: str, output: Path, settings: Settings) -> Mapping[str, Any]:
+    """The content of the record of an output that was made with these settings.
+
+    Raises:
+        UserError: there is none, or it was made with other settings.
     """
     record = read_record(record_of(stage, output), f"run `couplet {stage}` to make it")
     if record.stage != stage:
@@ -130,7 +145,7 @@ def check_input(stage: str, output: Path, settings: Settings) -> str:
             f"{output}: made with {key} = {values[0]}, this needs {values[1]}; "
             f"give another folder, or run `couplet {stage}` again"
         )
-    return str(record.content["key"])
+    return record.content
 
 
 def _difference(recorded: Any, wanted: Any, above: str = "") -> str | None:

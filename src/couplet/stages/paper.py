@@ -9,7 +9,7 @@ from typing import Any
 
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
-from couplet.plan.stages import digest
+from couplet.plan.summaries import page_key
 from couplet.provenance.record import SummaryRecorder, digests
 from couplet.reporting.page import page
 
@@ -27,7 +27,7 @@ def run(captions: Sequence[Path], out: Path, rebuild: str) -> str:
     Raises:
         UserError: a file is missing or is not a caption.
     """
-    record = SummaryRecorder("paper", out, digest(sorted(map(str, captions))))
+    record = SummaryRecorder("paper", out, page_key(captions))
     entries = sorted((_entry(path, out, rebuild) for path in captions), key=lambda entry: entry["order"])
     with replacing(out) as temporary:
         temporary.write_text(page(entries, TITLE))

@@ -25,7 +25,7 @@ from couplet.networks.initial import read_weights
 from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import ADOPTED, RECORD, Settings
 from couplet.process import Context
-from couplet.provenance.record import Recorder, archive_digests, check_input, digests
+from couplet.provenance.record import Recorder, archive_digests, check_inputs, digests
 from couplet.ranks import Ranks
 from couplet.training.loop import Progress, initial_state, loader_of, shape_of
 from couplet.training.loop import run as steps
@@ -140,7 +140,7 @@ class Weights(NamedTuple):
             raise UserError(f"--frozen = {frozen or 'not given'}: {needed}")
         path = None if recipe.frozen_from is None else Path(recipe.frozen_from)
         if frozen is not None and wanted is not None and training.frozen_step is not None:
-            check_input("train", frozen, Settings.of(wanted))
+            check_inputs({"train": frozen}, Settings.of(wanted))
             path = frozen / "checkpoints" / checkpoint_name(training.frozen_step)
         return cls(Path(recipe.init_from) if recipe.init_from is not None else None, path)
 
