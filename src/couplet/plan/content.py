@@ -35,8 +35,8 @@ def content_of(path: Path) -> str:
         listing.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n".encode())
     stamp, place = listing.hexdigest(), str(path.absolute())
     remembered = _read_memory()
-    if remembered.get(place, {}).get("stamp") == stamp:
-        return str(remembered[place]["digest"])
+    if (entry := remembered.get(place)) is not None and entry.get("stamp") == stamp:
+        return str(entry["digest"])
     content = hashlib.sha256()
     for name, file in files:
         content.update(f"{name}\0{sha256(file)}\n".encode())
@@ -70,7 +70,9 @@ def _read_memory() -> dict[str, Any]:
         content = json.loads(_memory().read_text())
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    return {place: entry for place, entry in content.items() if isinstance(entry, dict)}
 
 
 def _write_memory(content: dict[str, Any]) -> None:

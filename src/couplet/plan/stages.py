@@ -93,7 +93,8 @@ def _train(settings: Settings) -> Any:
     for name in ("init_from", "frozen_from"):
         recipe[name] = None if recipe[name] is None else content_of(Path(recipe[name]))
     frozen = training.frozen_run
-    return {**decide, "frozen_run": None if frozen is None else key_of("train", Settings.of(frozen))}
+    decide["frozen_run"] = None if frozen is None else key_of("train", Settings.of(frozen))
+    return {**decide, "frozen_step": training.frozen_step}
 
 
 def _sampling(settings: Settings) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_settled_file_is_read_once(tmp_path, own_memory):
 
 
 @pytest.mark.usefixtures("settled")
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"/": 3}'])
 def test_damaged_memory_is_ignored(tmp_path, own_memory, text):
     file, memory = tmp_path / "a", own_memory / "couplet/content.json"
     file.write_bytes(b"1")
