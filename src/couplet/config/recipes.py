@@ -23,21 +23,21 @@ class KernelConfig(Variant):
 class VarianceExplodingConfig(KernelConfig):
     """x_t = x + t z (EDM, iCT, ECT, GC)."""
 
-    implementation: ClassVar[str] = "couplet.kernels.variance_exploding:VarianceExploding"
+    implementation: ClassVar[str] = "couplet.kernels:VarianceExploding"
     kind: Literal["ve"] = "ve"
 
 
 class LinearInterpolationConfig(KernelConfig):
     """x_t = (1 - t/sigma_max) x + t z, the flow-matching kernel (VCT)."""
 
-    implementation: ClassVar[str] = "couplet.kernels.linear_interpolation:LinearInterpolation"
+    implementation: ClassVar[str] = "couplet.kernels:LinearInterpolation"
     kind: Literal["li"] = "li"
 
 
 class ScheduleConfig(Variant):
     """How a step draws its two noise levels t > r.
 
-    Implementations are called with the settings and the keywords of :class:`couplet.schedules.base.Schedule`.
+    Implementations are called with the settings and the keywords of :class:`couplet.schedules.Schedule`.
     """
 
     noun = "schedule"
@@ -55,7 +55,7 @@ class ScheduleConfig(Variant):
 class DiscretisedConfig(ScheduleConfig):
     """iCT: neighbours on a grid of noise levels that becomes finer during training."""
 
-    implementation: ClassVar[str] = "couplet.schedules.discretised:Discretised"
+    implementation: ClassVar[str] = "couplet.schedules:Discretised"
     kind: Literal["discretised"] = "discretised"
     curriculum: Literal["exponential", "square_root", "constant"] = "exponential"
     """How the number of grid points grows: iCT's doubling, the CM paper's square root, not at all."""
@@ -78,7 +78,7 @@ class DiscretisedConfig(ScheduleConfig):
 class ContinuousConfig(ScheduleConfig):
     """ECT/ECM: t lognormal, r from t by a mapping whose gap shrinks by q with every stage."""
 
-    implementation: ClassVar[str] = "couplet.schedules.continuous:Continuous"
+    implementation: ClassVar[str] = "couplet.schedules:Continuous"
     kind: Literal["continuous"] = "continuous"
     mapping: Literal["sigmoid", "const"] = "sigmoid"
     """a(t) = 1 + k sigmoid(-b t), or a(t) = 1."""
@@ -100,7 +100,7 @@ class DenoisingConfig(ScheduleConfig):
     not at r; with `predictor: frozen` another model makes it, with the recipe's `boundary`.
     """
 
-    implementation: ClassVar[str] = "couplet.schedules.denoising:Denoising"
+    implementation: ClassVar[str] = "couplet.schedules:Denoising"
     kind: Literal["denoising"] = "denoising"
 
     @property
@@ -120,7 +120,7 @@ class DistanceConfig(Variant):
 class PseudoHuberConfig(DistanceConfig):
     """sqrt(||a - b||² + c²) - c on the image's norm (iCT's paper, GC, ECT/ECM)."""
 
-    implementation: ClassVar[str] = "couplet.losses.distance:PseudoHuber"
+    implementation: ClassVar[str] = "couplet.losses:PseudoHuber"
     kind: Literal["pseudo_huber"] = "pseudo_huber"
     c: float | None = Field(None, ge=0)
     """null is iCT's 0.00054 sqrt(D); 0 is the plain norm."""
@@ -129,7 +129,7 @@ class PseudoHuberConfig(DistanceConfig):
 class ElementwisePseudoHuberConfig(DistanceConfig):
     """Sum over dimensions of sqrt((a - b)² + c²) - c, with the whole image's c (VCT's iCT code)."""
 
-    implementation: ClassVar[str] = "couplet.losses.distance:ElementwisePseudoHuber"
+    implementation: ClassVar[str] = "couplet.losses:ElementwisePseudoHuber"
     kind: Literal["elementwise_pseudo_huber"] = "elementwise_pseudo_huber"
     c: float | None = Field(None, ge=0)
     """null is 0.00054 sqrt(D), as in the code."""
@@ -138,7 +138,7 @@ class ElementwisePseudoHuberConfig(DistanceConfig):
 class SquaredL2Config(DistanceConfig):
     """||a - b||²."""
 
-    implementation: ClassVar[str] = "couplet.losses.distance:SquaredL2"
+    implementation: ClassVar[str] = "couplet.losses:SquaredL2"
     kind: Literal["squared_l2"] = "squared_l2"
 
 
@@ -154,21 +154,21 @@ class WeightingConfig(Variant):
 class InverseGapConfig(WeightingConfig):
     """1/(t - r) (iCT, ECT)."""
 
-    implementation: ClassVar[str] = "couplet.losses.weighting:InverseGap"
+    implementation: ClassVar[str] = "couplet.losses:InverseGap"
     kind: Literal["inverse_gap"] = "inverse_gap"
 
 
 class KarrasConfig(WeightingConfig):
     """1/t² + 1/sigma_data² (EDM; ECT and VCT on ImageNet)."""
 
-    implementation: ClassVar[str] = "couplet.losses.weighting:Karras"
+    implementation: ClassVar[str] = "couplet.losses:Karras"
     kind: Literal["karras"] = "karras"
 
 
 class UniformConfig(WeightingConfig):
     """1 (CM; iCT's ablation)."""
 
-    implementation: ClassVar[str] = "couplet.losses.weighting:Uniform"
+    implementation: ClassVar[str] = "couplet.losses:Uniform"
     kind: Literal["uniform"] = "uniform"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from couplet.config.probes import LevelsConfig, RegulariserConfig, TransportConfig
 from couplet.couplings.base import Pair
-from couplet.losses.distance import squared_l2
+from couplet.losses import squared_l2
 from couplet.probes.base import Subject
 from couplet.tensors import generator
 from couplet.training.step import Batch, Models, Objective, couple

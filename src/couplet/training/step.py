@@ -14,10 +14,10 @@ from torch.profiler import record_function
 from couplet.config.recipes import Boundary, Recipe
 from couplet.config.variants import build
 from couplet.couplings.base import Pair, Predictor, Predictors
-from couplet.kernels.base import Kernel
-from couplet.losses.weighting import Weighting
+from couplet.kernels import Kernel
+from couplet.losses import Weighting
 from couplet.model import ConsistencyModel
-from couplet.schedules.base import Schedule
+from couplet.schedules import Schedule
 from couplet.tensors import default_stream, per_image
 
 

@@ -71,7 +71,7 @@ def test_printing_and_moving_files_retrains_nothing():
 @pytest.mark.parametrize(
     ("edited", "stages"),
     [
-        ("losses/distance.py", {"train", "probe"}),
+        ("losses.py", {"train", "probe"}),
         ("data/crops.py", {"prepare"}),
         ("couplings/variational.py", {"train", "select", "sample", "probe"}),
         ("reporting/published.csv", {"table"}),
