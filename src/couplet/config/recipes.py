@@ -233,14 +233,14 @@ class LearningRateConfig(Variant):
 class ConstantRateConfig(LearningRateConfig):
     """No decay (iCT, GC, ECT on CIFAR-10)."""
 
-    implementation: ClassVar[str] = "couplet.training.learning_rate:Constant"
+    implementation: ClassVar[str] = "couplet.training.optim:constant"
     kind: Literal["constant"] = "constant"
 
 
 class InverseSqrtConfig(LearningRateConfig):
     """1/sqrt(max(step/reference, 1)) (EDM2; VCT and ECT on ImageNet with 2000)."""
 
-    implementation: ClassVar[str] = "couplet.training.learning_rate:InverseSqrt"
+    implementation: ClassVar[str] = "couplet.training.optim:inverse_sqrt"
     kind: Literal["inverse_sqrt"] = "inverse_sqrt"
     reference: int = Field(2000, ge=1)
     """Steps before the decay starts."""
@@ -249,7 +249,7 @@ class InverseSqrtConfig(LearningRateConfig):
 class CosineConfig(LearningRateConfig):
     """Constant up to a fraction of training, then half a cosine."""
 
-    implementation: ClassVar[str] = "couplet.training.learning_rate:Cosine"
+    implementation: ClassVar[str] = "couplet.training.optim:cosine"
     kind: Literal["cosine"] = "cosine"
     flat: float = Field(0.5, ge=0, lt=1)
     """Fraction of training before the decay."""
@@ -270,7 +270,7 @@ class EMAConfig(Variant):
 class ConstantEMAConfig(EMAConfig):
     """ema = beta ema + (1 - beta) net after every step (VCT, ECT, iCT)."""
 
-    implementation: ClassVar[str] = "couplet.training.ema:Constant"
+    implementation: ClassVar[str] = "couplet.training.ema:constant"
     kind: Literal["constant"] = "constant"
     beta: float = Field(0.9999, ge=0, lt=1)
 
@@ -278,7 +278,7 @@ class ConstantEMAConfig(EMAConfig):
 class WarmupEMAConfig(EMAConfig):
     """beta_n = min(beta, (1 + n)/(10 + n)) at update n, for short runs."""
 
-    implementation: ClassVar[str] = "couplet.training.ema:Warmup"
+    implementation: ClassVar[str] = "couplet.training.ema:warmup"
     kind: Literal["warmup"] = "warmup"
     beta: float = Field(0.99, ge=0, lt=1)
 
@@ -286,7 +286,7 @@ class WarmupEMAConfig(EMAConfig):
 class PowerEMAConfig(EMAConfig):
     """EDM2's power-function average with relative width `std`."""
 
-    implementation: ClassVar[str] = "couplet.training.ema:Power"
+    implementation: ClassVar[str] = "couplet.training.ema:power"
     kind: Literal["power"] = "power"
     std: float = Field(0.1, gt=0, lt=0.2886)
     """Width of the average, relative to the steps so far."""
@@ -297,7 +297,7 @@ class PowerEMAConfig(EMAConfig):
 class EMAPyTorchConfig(EMAConfig):
     """ema-pytorch 0.2.3 as GC uses it: every `every` steps, decay min(beta, 1 - (1 + n)^(-2/3))."""
 
-    implementation: ClassVar[str] = "couplet.training.ema:EMAPyTorch"
+    implementation: ClassVar[str] = "couplet.training.ema:ema_pytorch"
     kind: Literal["ema_pytorch"] = "ema_pytorch"
     beta: float = Field(0.9999, ge=0, lt=1)
     every: int = Field(5, ge=1)

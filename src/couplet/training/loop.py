@@ -27,8 +27,7 @@ from couplet.ranks import ALONE, Ranks
 from couplet.tensors import default_stream, generator, seed_of
 from couplet.training.ema import Average
 from couplet.training.engine import computed, products
-from couplet.training.learning_rate import learning_rate_factor
-from couplet.training.optim import build_optimizer
+from couplet.training.optim import build_optimizer, learning_rate_factor
 from couplet.training.state import State
 from couplet.training.step import Batch, Draws, Models, Objective, Terms, build_objective, consistency_loss
 
