@@ -41,15 +41,12 @@ class ScheduleConfig(Variant):
     """
 
     noun = "schedule"
+    makes_denoiser: ClassVar[bool] = False
+    """Whether the target is always the data endpoint, so that the model learns its mean given x_t."""
     p_mean: float = -1.1
     """Mean of ln t (iCT, ECT: -1.1; ImageNet-64 in ECT and VCT: -0.8)."""
     p_std: float = Field(2.0, gt=0)
     """Standard deviation of ln t (2.0; ImageNet-64: 1.6)."""
-
-    @property
-    def makes_denoiser(self) -> bool:
-        """Whether the target is always the data endpoint, so that the model learns its mean given x_t."""
-        return False
 
 
 class DiscretisedConfig(ScheduleConfig):
@@ -102,10 +99,7 @@ class DenoisingConfig(ScheduleConfig):
 
     implementation: ClassVar[str] = "couplet.schedules:Denoising"
     kind: Literal["denoising"] = "denoising"
-
-    @property
-    def makes_denoiser(self) -> bool:
-        return True
+    makes_denoiser: ClassVar[bool] = True
 
 
 class DistanceConfig(Variant):

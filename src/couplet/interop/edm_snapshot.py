@@ -208,3 +208,25 @@ def write_model(snapshot: Snapshot, out: Path | str) -> NetworkTensors:
     with replacing(Path(out)) as temporary:
         temporary.write_bytes(safetensors.torch.save(network.tensors, metadata))
     return network
+
+
+def import_edm(source: Path, out: Path) -> str:
+    """Write the network of a snapshot as a safetensors file for `init_from`; return a summary for users.
+
+    Args:
+        source: snapshot pickle of EDM or EDM2.
+        out: safetensors file to write; replaced if it exists, unchanged on any error.
+
+    Raises:
+        UserError: the snapshot is unusable or `out` cannot be written.
+    """
+    snapshot = read_snapshot(source)
+    network = write_model(snapshot, out)
+    elements = sum(tensor.numel() for tensor in network.tensors.values())
+    lines = [
+        f"{source} (sha256 {snapshot.sha256}): {snapshot.class_name}({snapshot.network_class})",
+        f"{out}: {len(network.tensors)} tensors, {elements} elements",
+    ]
+    if network.extras:
+        lines.append(f"left out: {', '.join(network.extras)}")
+    return "\n".join(lines)
