@@ -99,7 +99,7 @@ MUTATIONS = (
     Mutation("worst direction taken", "couplings/minibatch.py", "gains.argmax", "gains.argmin"),
     Mutation(
         "generator without the encoder's noise",
-        "couplings/variational_generator.py",
+        "couplings/variational.py",
         "images, encoded.noise",
         "images, noise",
     ),

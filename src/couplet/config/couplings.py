@@ -164,5 +164,5 @@ class GeneratorInducedConfig(CouplingConfig):
 class VariationalGeneratorConfig(VariationalConfig, GeneratorInducedConfig):
     """Noise from an encoder, the model's output as data endpoint (VCT and GC combined; in neither paper)."""
 
-    implementation: ClassVar[str] = "couplet.couplings.variational_generator:VariationalGenerator"
+    implementation: ClassVar[str] = "couplet.couplings.variational:VariationalGenerator"
     kind: Literal["vae_generator"] = "vae_generator"  # type: ignore[assignment]

@@ -55,7 +55,7 @@ def plane(
     top = model.kernel.sigma_max
     means = torch.stack([points[classes == k].mean(0) for k in classes.unique()])
     levels = noise.new_full((len(noise),), top)
-    generated = model(top * noise, levels, None, boundary=objective.boundary.sampling)
+    generated = model(top * noise, levels, None, boundary=objective.recipe.boundary.sampling)
     nearest = torch.cdist(generated.flatten(1), means.flatten(1)).argmin(1)
     yield from _segments("sample", nearest, noise, generated)
     pair = couple(
