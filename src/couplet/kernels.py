@@ -45,9 +45,9 @@ class Kernel(ABC):
         """:meth:`signal` shifted so that it is 1 at sigma_min, for the shifted preconditioning."""
 
     @property
-    @abstractmethod
     def max_level(self) -> float:
-        """The largest t for which the kernel is defined."""
+        """The largest t for which the kernel is defined; by default there is none."""
+        return math.inf
 
     def noise(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """``signal(t) data + t noise``; data and noise [b, c, h, w], t [b] or [1]."""
@@ -76,15 +76,10 @@ def time_embedding_input(t: Tensor) -> Tensor:
 class VarianceExploding(Kernel):
     """``x_t = x + t z``."""
 
-    @property
-    def max_level(self) -> float:
-        return math.inf
-
     def signal(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
-    def shifted_signal(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
+    shifted_signal = signal
 
 
 class LinearInterpolation(Kernel):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -46,31 +48,23 @@ def elementwise_pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
     return (torch.sqrt((a - b).flatten(1).square() + c**2) - c).sum(1)
 
 
-class SquaredL2:
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Maps two batches [b, ...] of the same shape to distances >= 0 of shape [b]."""
+
+
+def squared_l2_of(config: DistanceConfig, *, dimensions: int) -> Distance:
     """:func:`squared_l2`."""
-
-    def __init__(self, config: DistanceConfig, *, dimensions: int) -> None:
-        pass
-
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        return squared_l2(a, b)
+    return squared_l2
 
 
-class PseudoHuber:
+def pseudo_huber_of(config: PseudoHuberConfig, *, dimensions: int) -> Distance:
     """:func:`pseudo_huber` with c from the settings, or iCT's for D = ``dimensions``."""
-
-    def __init__(self, config: PseudoHuberConfig | ElementwisePseudoHuberConfig, *, dimensions: int) -> None:
-        self.c = ict_c(dimensions) if config.c is None else config.c
-
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        return pseudo_huber(a, b, self.c)
+    return partial(pseudo_huber, c=ict_c(dimensions) if config.c is None else config.c)
 
 
-class ElementwisePseudoHuber(PseudoHuber):
+def elementwise_pseudo_huber_of(config: ElementwisePseudoHuberConfig, *, dimensions: int) -> Distance:
     """:func:`elementwise_pseudo_huber` with the same c."""
-
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        return elementwise_pseudo_huber(a, b, self.c)
+    return partial(elementwise_pseudo_huber, c=ict_c(dimensions) if config.c is None else config.c)
 
 
 class Weighting(ABC):

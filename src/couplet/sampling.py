@@ -100,10 +100,8 @@ def generate(
 
     Args:
         model: in evaluation mode.
-        shape: shape of the images.
         seed: determines a sample's noise, together with ``purpose`` and the sample's index.
         purpose: ``select`` and ``sample`` never share noise.
-        count: total number of samples.
         batch: samples per network call; changes no sample. Ignored for a coupling whose samples share noise,
             which determines it.
         levels: sigma_max and the levels of later evaluations, at least max(nfe) of them.
@@ -141,11 +139,7 @@ def generate(
 
 
 def samples_of(
-    training: Training,
-    measurement: Measurement,
-    network: ConsistencyModel,
-    shape: ImageShape,
-    **options: Any,
+    training: Training, measurement: Measurement, network: ConsistencyModel, shape: ImageShape, **options: Any
 ) -> Iterator[Any]:
     """Samples of a trained ``network`` with a cell's settings; ``options`` as in :func:`generate`."""
     return generate(

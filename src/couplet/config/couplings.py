@@ -47,7 +47,7 @@ class CouplingConfig(Variant):
 class IndependentConfig(CouplingConfig):
     """Noise as drawn (iCT)."""
 
-    implementation: ClassVar[str] = "couplet.couplings.independent:Independent"
+    implementation: ClassVar[str] = "couplet.couplings.base:Independent"
     kind: Literal["independent"] = "independent"
 
 

@@ -114,7 +114,7 @@ class DistanceConfig(Variant):
 class PseudoHuberConfig(DistanceConfig):
     """sqrt(||a - b||² + c²) - c on the image's norm (iCT's paper, GC, ECT/ECM)."""
 
-    implementation: ClassVar[str] = "couplet.losses:PseudoHuber"
+    implementation: ClassVar[str] = "couplet.losses:pseudo_huber_of"
     kind: Literal["pseudo_huber"] = "pseudo_huber"
     c: float | None = Field(None, ge=0)
     """null is iCT's 0.00054 sqrt(D); 0 is the plain norm."""
@@ -123,7 +123,7 @@ class PseudoHuberConfig(DistanceConfig):
 class ElementwisePseudoHuberConfig(DistanceConfig):
     """Sum over dimensions of sqrt((a - b)² + c²) - c, with the whole image's c (VCT's iCT code)."""
 
-    implementation: ClassVar[str] = "couplet.losses:ElementwisePseudoHuber"
+    implementation: ClassVar[str] = "couplet.losses:elementwise_pseudo_huber_of"
     kind: Literal["elementwise_pseudo_huber"] = "elementwise_pseudo_huber"
     c: float | None = Field(None, ge=0)
     """null is 0.00054 sqrt(D), as in the code."""
@@ -132,7 +132,7 @@ class ElementwisePseudoHuberConfig(DistanceConfig):
 class SquaredL2Config(DistanceConfig):
     """||a - b||²."""
 
-    implementation: ClassVar[str] = "couplet.losses:SquaredL2"
+    implementation: ClassVar[str] = "couplet.losses:squared_l2_of"
     kind: Literal["squared_l2"] = "squared_l2"
 
 

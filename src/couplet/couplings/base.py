@@ -1,14 +1,16 @@
-"""Interface of couplings."""
+"""Interface of couplings, and the independent one, which has all of its defaults."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from couplet.config.couplings import IndependentConfig
 
 
 class Pair(NamedTuple):
@@ -122,3 +124,13 @@ class Coupling(nn.Module, ABC):
         As drawn, unless the coupling's noise depends on the image.
         """
         return noise
+
+
+class Independent(Coupling):
+    """Every image with the noise it was drawn with: ``p(x, z) = p(x) N(z; 0, I)`` (iCT)."""
+
+    def __init__(self, config: IndependentConfig, setting: Setting) -> None:
+        super().__init__()
+
+    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None, **context: Any) -> Pair:
+        return Pair(images, noise, labels, images.new_zeros(len(images)))

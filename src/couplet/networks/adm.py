@@ -27,11 +27,7 @@ STYLE = Style(
 
 
 class ADM(Network):
-    """The U-Net of ADM, with the state keys of EDM's ``DhariwalUNet``.
-
-    Raises:
-        ValueError: the resolution or a number of channels does not fit the levels or the heads.
-    """
+    """The U-Net of ADM, with the state keys of EDM's ``DhariwalUNet``."""
 
     def __init__(self, config: ADMConfig, **sizes: int) -> None:
         super().__init__(**sizes)
@@ -51,7 +47,6 @@ class ADM(Network):
             in_channels=self.in_channels,
             resolution=self.resolution,
             stem_channels=channels * config.channel_mult[0],
-            decoder_attention="all",
         )
 
         def module(cell: BlockPlan) -> nn.Module:

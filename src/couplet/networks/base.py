@@ -125,7 +125,7 @@ def plan(
     in_channels: int,
     resolution: int,
     stem_channels: int,
-    decoder_attention: Literal["all", "last"],
+    decoder_attention: Literal["all", "last"] = "all",
 ) -> Plan:
     """Lay out the U-Net that EDM and EDM2 share.
 

@@ -86,8 +86,7 @@ class Conv2d(nn.Module):
         super().__init__()
         if kernel == 0 and inputs != outputs:
             raise ValueError(f"a filter cannot turn {inputs} channels into {outputs}")
-        self.resampling = resampling
-        self.fused = fused
+        self.resampling, self.fused, self.margin = resampling, fused, (len(taps) - 1) // 2
         self.weight = self.bias = None
         if kernel:
             fans = (inputs * kernel**2, outputs * kernel**2)
@@ -104,19 +103,14 @@ class Conv2d(nn.Module):
         """Map ``[b, inputs, h, w]`` to ``[b, outputs, h', w']``."""
         if self.fused and self.resampling == "down" and self.weight is not None:
             # With this margin the filter reads convolved values beyond the border instead of zeros.
-            margin = self._filter_padding()
-            x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2 + margin)
+            x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2 + self.margin)
             x = self._resample(x, padding=0)
             return x if self.bias is None else x + self.bias[:, None, None]
         if self.resampling != "keep":
-            x = self._resample(x, padding=self._filter_padding())
+            x = self._resample(x, padding=self.margin)
         if self.weight is not None:
             x = F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
         return x
-
-    def _filter_padding(self) -> int:
-        assert self.resample_filter is not None
-        return (self.resample_filter.shape[-1] - 1) // 2
 
     def _resample(self, x: Tensor, *, padding: int) -> Tensor:
         assert self.resample_filter is not None
@@ -182,10 +176,8 @@ class UNetBlock(nn.Module):
         resampling: Resampling = "keep"
         if cell.role == "up" or cell.role == "down":
             resampling = cell.role
-        self.heads = heads
-        self.dropout = cell.dropout
-        self.skip_scale = style.skip_scale
-        self.adaptive_scale = style.adaptive_scale
+        self.heads, self.dropout = heads, cell.dropout
+        self.skip_scale, self.adaptive_scale = style.skip_scale, style.adaptive_scale
 
         init = style.init
         self.norm0 = group_norm(inputs, style.eps)
@@ -281,11 +273,7 @@ class FourierEmbedding(nn.Module):
 
 
 class MPFourier(nn.Module):
-    """Random features of unit magnitude, ``sqrt(2) cos(f x + phase)`` (EDM2, Eq. 75).
-
-    Args:
-        channels: number of features n.
-    """
+    """``channels`` random features of unit magnitude, ``sqrt(2) cos(f x + phase)`` (EDM2, Eq. 75)."""
 
     freqs: Tensor
     phases: Tensor

@@ -87,10 +87,8 @@ class EDM2Block(nn.Module):
     def __init__(self, cell: BlockPlan, *, flavor: Literal["enc", "dec"], embedding: int, heads: int) -> None:
         super().__init__()
         inputs, outputs = cell.in_channels, cell.out_channels
-        self.flavor = flavor
-        self.role = cell.role
-        self.heads = heads
-        self.dropout = cell.dropout
+        self.flavor, self.role = flavor, cell.role
+        self.heads, self.dropout = heads, cell.dropout
         self.emb_gain = nn.Parameter(torch.zeros([]))
         self.conv_res0 = MPConv(outputs if flavor == "enc" else inputs, outputs, 3)
         self.emb_linear = MPConv(embedding, outputs, 0)
@@ -140,9 +138,6 @@ class EDM2(Network):
 
     The forward pass does not change stored weights, not even in training: call
     :meth:`normalize_weights_` once per step, before the student's pass.
-
-    Raises:
-        ValueError: the resolution does not fit the levels or a number of channels the heads.
     """
 
     def __init__(self, config: EDM2Config, **sizes: int) -> None:
@@ -156,11 +151,7 @@ class EDM2(Network):
 
         # A channel of ones, since no layer has a bias.
         layout = plan(
-            config,
-            in_channels=self.in_channels + 1,
-            resolution=self.resolution,
-            stem_channels=widths[0],
-            decoder_attention="all",
+            config, in_channels=self.in_channels + 1, resolution=self.resolution, stem_channels=widths[0]
         )
 
         def module(cell: BlockPlan, flavor: Literal["enc", "dec"]) -> nn.Module:

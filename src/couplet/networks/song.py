@@ -28,11 +28,7 @@ INIT_ATTENTION = Init("xavier_uniform", weight=math.sqrt(0.2))
 
 
 class SongUNet(Network):
-    """The U-Net of DDPM++ and NCSN++, with the state keys of EDM's ``SongUNet``.
-
-    Raises:
-        ValueError: the resolution or a number of channels does not fit the levels.
-    """
+    """The U-Net of DDPM++ and NCSN++, with the state keys of EDM's ``SongUNet``."""
 
     def __init__(self, config: SongConfig, **sizes: int) -> None:
         super().__init__(**sizes)

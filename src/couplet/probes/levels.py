@@ -80,7 +80,6 @@ def estimates(
         models: trained, in evaluation mode; the first is also the running average.
         batches: two images at least, in all.
         levels: noise levels t in (0, sigma_max].
-        objective: the recipe's loss.
         step: 0-based step k, which the share of generator-induced pairs depends on.
     """
     values: list[list[Tensor]] = [[] for _ in levels]

@@ -33,13 +33,7 @@ class Segment(NamedTuple):
 
 @torch.no_grad()
 def plane(
-    models: Models,
-    coupled: Coupled,
-    classes: Tensor,
-    noise: Tensor,
-    *,
-    objective: Objective,
-    step: int,
+    models: Models, coupled: Coupled, classes: Tensor, noise: Tensor, *, objective: Objective, step: int
 ) -> Iterator[Segment]:
     """One-step samples, training pairs and the noise of each class's mean.
 
@@ -48,7 +42,6 @@ def plane(
         coupled: points as the coupling is given them.
         classes: class indices of the points, [b].
         noise: standard normal to generate from, [n, 2, 1, 1].
-        objective: the recipe's loss.
         step: 0-based step k, which the share of generator-induced pairs depends on.
     """
     model, points = models.online, coupled.batch.images

@@ -146,7 +146,6 @@ def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: O
         models: the online model is in training mode.
         batch: clean images with their labels.
         draws: the step's randomness.
-        objective: the recipe's loss.
         step: k, on which the curriculum depends.
     """
     t, r, device = draws.t, draws.r, batch.images.device
@@ -191,7 +190,6 @@ def couple(
         noise: as the coupling arranged it, [b, c, h, w].
         level: noise levels at which a data endpoint is made, [b].
         uniform: in [0, 1), for couplings that choose at random, [b].
-        objective: the recipe's loss.
         step: k, on which the share of generator-induced pairs depends.
     """
     online, average = (_predictor(model, objective) for model in models[:2])
