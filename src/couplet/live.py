@@ -23,7 +23,7 @@ from couplet.config.datasets import is_plane
 from couplet.errors import Stopped, UserError, installed
 from couplet.files import remove_temporary, replacing, write_json
 from couplet.process import Context
-from couplet.sampling.generate import generate
+from couplet.sampling import generate
 from couplet.stages.train import Observer
 from couplet.tensors import default_stream
 from couplet.training.loop import Progress

@@ -15,7 +15,7 @@ from couplet.metrics.moments import MomentsAccumulator
 from couplet.metrics.reference import Reference
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.ranks import ALONE, Ranks
-from couplet.sampling.generate import Images, samples_of
+from couplet.sampling import Images, samples_of
 
 
 class Score(NamedTuple):

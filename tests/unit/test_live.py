@@ -19,7 +19,7 @@ from couplet.live import follow, observed, sample_grid, sinks
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.reporting.preview import scatter
-from couplet.sampling.generate import sample_noise, to_uint8
+from couplet.sampling import sample_noise, to_uint8
 from couplet.stages import prepare, train
 from couplet.training.loop import Progress
 

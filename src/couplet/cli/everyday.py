@@ -109,6 +109,6 @@ def import_edm(
     from couplet.process import start
 
     start(1)
-    from couplet.interop.import_edm import import_edm as convert
+    from couplet.interop.edm_snapshot import import_edm as convert
 
-    typer.echo(str(convert(file, out)))
+    typer.echo(convert(file, out))

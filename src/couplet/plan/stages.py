@@ -197,7 +197,7 @@ STAGES = {
         output="samples",
         reads=("train", "select"),
         settings=_sample,
-        numerics=("couplet.sampling.generate:samples_of", "couplet.model:load"),
+        numerics=("couplet.sampling:samples_of", "couplet.model:load"),
         absent="no samples",
     ),
     "evaluate": Stage(

@@ -125,9 +125,8 @@ def table(results: Iterable[Result | Missing]) -> Table:
         planned = {nfe for member in members if isinstance(member, Missing) for nfe in member.nfe}
         for nfe in sorted(planned | set(own["nfe"])):
             row = {"nfe": str(nfe), **_names(members), **_training(members)}
-            for (column, metric), values in own[own["nfe"] == nfe].groupby(["column", "metric"], sort=False)[
-                "value"
-            ]:
+            by_metric = own[own["nfe"] == nfe].groupby(["column", "metric"], sort=False)["value"]
+            for (column, metric), values in by_metric:
                 row = _statistics(column, metric, values.tolist(), members[0].training, nfe) | row
             rows.append(row)
     columns = [

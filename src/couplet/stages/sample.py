@@ -14,7 +14,7 @@ from couplet.files import read_json, replacing
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, digests
-from couplet.sampling.generate import samples_of
+from couplet.sampling import samples_of
 
 
 def samples_name(nfe: int) -> str:

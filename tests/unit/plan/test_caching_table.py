@@ -174,7 +174,7 @@ EDITS = {
     "the loader of batches, `data/loader.py`": replace(
         "data/loader.py", "class Loader:", "class Loader:\n    new = 3\n"
     ),
-    "the sampler, `sampling/multistep.py`": replace("sampling/multistep.py", "level * z", "z * level"),
+    "the sampler, `sampling.py`": replace("sampling.py", "level * z", "z * level"),
     "the Fréchet distance, `metrics/distances.py`": replace(
         "metrics/distances.py", "def frechet_distance(", "@staticmethod\ndef frechet_distance("
     ),
