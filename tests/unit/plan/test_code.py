@@ -433,7 +433,7 @@ def test_a_copy_with_other_code_than_runs_is_refused(tmp_path):
     place = tmp_path / "src/couplet"
     shutil.copytree(PACKAGE, place, ignore=shutil.ignore_patterns("__pycache__"))
     check_running(tmp_path)
-    (place / "losses/distance.py").write_text("")
+    (place / "losses.py").write_text("")
     with pytest.raises(UserError, match=re.escape(f"differs from the code that runs, {PACKAGE}")):
         check_running(tmp_path)
 
