@@ -75,7 +75,7 @@ class DigitsConfig(DatasetConfig):
 
     native = (8, 8, 1)
     num_classes = 10
-    implementation: ClassVar[str] = "couplet.data.sources.digits:read_digits"
+    implementation: ClassVar[str] = "couplet.data.sources.toy:read_digits"
     kind: Literal["digits"] = "digits"
     test_images: int = Field(300, ge=10, le=1000)
     """Images held out of training, drawn evenly from the classes; `select` scores against them."""
@@ -91,7 +91,7 @@ class MixtureConfig(DatasetConfig):
 
     native = (1, 1, 2)
     num_classes = 2
-    implementation: ClassVar[str] = "couplet.data.sources.mixture:read_mixture"
+    implementation: ClassVar[str] = "couplet.data.sources.toy:read_mixture"
     kind: Literal["mixture"] = "mixture"
     std: float = Field(0.1, ge=0.01, le=0.125)
     """Standard deviation of each coordinate: from about one stored step to a quarter of the distance between

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from couplet.config.datasets import ImagesConfig
-from couplet.data.archive import Split, Stream
+from couplet.data.archive import Stream
 from couplet.data.sources.base import Source, with_held_out
-from couplet.data.sources.collection import Collection
-from couplet.data.sources.containers import images_at
+from couplet.data.sources.containers import Collection, images_at
 from couplet.data.sources.decoding import channels_of, stream, words
-from couplet.data.sources.originals import digest_of
 from couplet.errors import UserError
+from couplet.files import sha256
 
 
 def read_images(config: ImagesConfig, raw: Path, stack: ExitStack) -> Source:
@@ -35,17 +34,13 @@ def read_images(config: ImagesConfig, raw: Path, stack: ExitStack) -> Source:
             convert=config.channels is not None,
         )
 
-    splits: dict[str, Split | Stream]
-    if config.test_images:
-        splits = with_held_out(as_stream(train), config.test_images)
-    else:
-        splits = {name: as_stream(collection) for name, collection in collections.items()}
+    splits = {name: as_stream(collection) for name, collection in collections.items()}
     files = [path, *([Path(config.test_path)] if config.test_path else [])]
     return Source(
         description=f"{config.path}, {words(config.resolution, config.crop, channels)}",
         classes=train.classes,
-        splits=splits,
-        originals={str(file): digest_of(file) for file in files if file.is_file()},
+        splits=with_held_out(splits["train"], config.test_images) if config.test_images else splits,
+        originals={str(file): f"sha256:{sha256(file)}" for file in files if file.is_file()},
         skip_corrupt=config.skip_corrupt,
     )
 

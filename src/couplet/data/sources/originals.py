@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from couplet.errors import UserError
 from couplet.files import replacing
+
+DRIVE = "Google Drive "
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,9 @@ def fetch(folder: Path, *originals: Original) -> dict[str, str]:
     return digests
 
 
-def digest_of(path: Path, algorithm: str = "sha256") -> str:
-    """The file's digest as ``algorithm:…``.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+def _digest(original: Original, path: Path) -> str:
+    """The digest of ``path`` by the algorithm of the published checksum."""
+    algorithm = (original.digest or "sha256").partition(":")[0]
     try:
         with path.open("rb") as file:
             # The authors published MD5; it is no defence against an attacker.
@@ -61,21 +59,14 @@ def digest_of(path: Path, algorithm: str = "sha256") -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _digest(original: Original, path: Path) -> str:
-    """The digest of ``path`` by the algorithm of the published checksum."""
-    return digest_of(path, (original.digest or "sha256").partition(":")[0])
-
-
 def _download(original: Original, path: Path) -> None:
     """Download the file to ``path``, which appears only with the published content."""
-    ways: list[tuple[str, Callable[[str, Path], None]]] = [(url, _from_url) for url in original.urls]
-    if original.drive is not None:
-        ways.append((f"Google Drive {original.drive}", _from_drive))
+    drive = () if original.drive is None else (f"{DRIVE}{original.drive}",)
     failures = []
-    for place, download in ways:
+    for place in original.urls + drive:
         try:
             with replacing(path) as temporary:
-                download(place, temporary)
+                _retrieve(place, temporary)
                 digest = _digest(original, temporary)
                 if original.digest not in (None, digest):
                     raise ValueError(f"the downloaded file is {digest}")
@@ -88,32 +79,26 @@ def _download(original: Original, path: Path) -> None:
     raise UserError(f"{path}: is missing; put it there by hand ({'; '.join(filter(None, hints))})")
 
 
-def _from_url(url: str, path: Path) -> None:
-    """Download a file and show the progress.
+def _retrieve(place: str, path: Path) -> None:
+    """Download a file from an address, or from Google Drive, and show the progress.
 
     Raises:
         ValueError: the download failed.
     """
     import pooch
     from requests import RequestException
+    from torchvision.datasets import utils
 
     # A compressed transfer would arrive unpacked: other bytes for a server's own .gz file.
-    download = pooch.HTTPDownloader(progressbar=True, headers={"Accept-Encoding": "identity"})
+    http = pooch.HTTPDownloader(progressbar=True, headers={"Accept-Encoding": "identity"})
+    drive = place.startswith(DRIVE)
     try:
-        download(url, str(path), None)
-    except RequestException as error:
-        raise ValueError(error) from None
-
-
-def _from_drive(place: str, path: Path) -> None:
-    """Download the file whose id is the last word of ``place``.
-
-    Raises:
-        ValueError: the download failed.
-    """
-    from torchvision.datasets.utils import download_file_from_google_drive
-
-    try:
-        download_file_from_google_drive(place.split()[-1], path.parent, path.name)
-    except Exception as error:  # gdown, which does the work, has its own exceptions
-        raise ValueError(error) from None
+        if drive:
+            utils.download_file_from_google_drive(place.removeprefix(DRIVE), path.parent, path.name)
+        else:
+            http(place, str(path), None)
+    except Exception as error:
+        # gdown, which torchvision uses, has its own exceptions; a full disk is no failure of the server.
+        if drive or isinstance(error, RequestException):
+            raise ValueError(error) from None
+        raise
