@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from couplet.config.metrics import FrechetDistanceConfig, KernelDistanceConfig
-from couplet.metrics._checks import FloatArray, check_features, check_width
-from couplet.metrics.measure import Measured
-from couplet.metrics.moments import Moments
-from couplet.metrics.reference import Reference
+from couplet.metrics.measure import Measured, Reference
+from couplet.metrics.moments import FloatArray, Moments, check_features, check_width
 
 
 def fd(

@@ -8,8 +8,7 @@ from typing import Any
 from couplet.config.stages import EvaluateConfig
 from couplet.config.variants import build
 from couplet.metrics.extractor.base import Extractor, Pixels
-from couplet.metrics.measure import measure
-from couplet.metrics.reference import Reference
+from couplet.metrics.measure import Reference, measure
 from couplet.ranks import ALONE, Ranks
 from couplet.tensors import seed_of
 

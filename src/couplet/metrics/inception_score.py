@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from couplet.config.metrics import InceptionScoreConfig
 from couplet.errors import UserError
-from couplet.metrics._checks import FloatArray, check_features
-from couplet.metrics.measure import Measured
-from couplet.metrics.reference import Reference
+from couplet.metrics.measure import Measured, Reference
+from couplet.metrics.moments import FloatArray, check_features
 
 
 def scores(

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from couplet.config.metrics import PrecisionRecallConfig
-from couplet.metrics._checks import FloatArray, check_features, check_width
-from couplet.metrics.measure import Measured, evenly_spaced
-from couplet.metrics.reference import Reference
+from couplet.metrics.measure import Measured, Reference, evenly_spaced
+from couplet.metrics.moments import FloatArray, check_features, check_width
 
 BLOCK = 2**24
 """Distances held in memory at a time: 128 MiB of float64."""

@@ -155,7 +155,7 @@ STAGES = {
         output="reference",
         reads=("prepare", "features"),
         settings=lambda settings: {},
-        numerics=("couplet.metrics.measure:measure", "couplet.metrics.reference:save_reference"),
+        numerics=("couplet.metrics.measure:measure", "couplet.metrics.measure:save_reference"),
         absent="no reference statistics",
     ),
     "train": Stage(

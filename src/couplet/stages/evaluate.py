@@ -13,7 +13,7 @@ from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics.evaluation import evaluate
 from couplet.metrics.extractor.base import load_extractor
-from couplet.metrics.reference import load_reference
+from couplet.metrics.measure import load_reference
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, digests

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from couplet.config.extractors import DinoV2Config
 from couplet.errors import UserError
-from couplet.metrics.extractor.base import Extractor, Pixels, rgb
-from couplet.metrics.extractor.weights import read_weights, tensors
+from couplet.metrics.extractor.base import Extractor, Pixels, read_weights, rgb, tensors
 
 SIDE = 224
 """Pixels per side that the network sees."""
@@ -54,12 +53,10 @@ def _transformer(architecture: str) -> nn.Module:
     """Build timm's network of that name for 224 × 224 pixels, without a head.
 
     Raises:
-        UserError: timm is not installed, or has no such vision transformer.
+        UserError: timm has no such vision transformer.
     """
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(f"extractor dinov2 needs timm ({error}): pip install timm") from None
+    import timm
+
     try:
         model = timm.create_model(architecture, pretrained=False, img_size=SIDE, num_classes=0)
     except (RuntimeError, TypeError, ValueError):

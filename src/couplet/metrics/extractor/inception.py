@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from couplet.config.extractors import InceptionConfig
 from couplet.errors import UserError
-from couplet.metrics.extractor.base import Extractor, Pixels, rgb
-from couplet.metrics.extractor.weights import Weights, read_weights, tensors
+from couplet.metrics.extractor.base import Extractor, Pixels, Weights, read_weights, rgb, tensors
 
 
 class InceptionExtractor(Extractor):
@@ -36,10 +35,10 @@ class InceptionExtractor(Extractor):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # TorchScript and torchvision's `pretrained` are deprecated
-                self.resize = _cleanfid_resizer(config.mode)
+                from cleanfid.resize import build_resizer
+
+                self.resize: Callable[[Any], Any] = build_resizer(config.mode)
                 self.features, self.output = load(config.mode, weights, device)
-        except ImportError as error:
-            raise UserError(f"extractor inception needs clean-fid ({error}): pip install clean-fid") from None
         except (RuntimeError, AttributeError, KeyError, ValueError):
             raise UserError(f"{weights.path}: not the Inception network of mode {config.mode}") from None
 
@@ -64,13 +63,6 @@ class InceptionExtractor(Extractor):
 
 Network = tuple[Callable[[Tensor], Tensor], Tensor]
 """Features of prepared images, and the weights [k, d] of the last layer."""
-
-
-def _cleanfid_resizer(mode: str) -> Callable[[Any], Any]:
-    from cleanfid.resize import build_resizer
-
-    resize: Callable[[Any], Any] = build_resizer(mode)
-    return resize
 
 
 def _torchscript(mode: str, weights: Weights, device: torch.device) -> Network:
