@@ -148,16 +148,13 @@ class Archive:
         images, labels = map(read_array, paths)
         expected = (self.card.counts[name], *self.card.shape)
         if images.shape != expected or images.dtype != np.uint8 or labels.shape != (len(images),):
-            raise UserError(
-                f"{paths[0]}: holds {images.dtype}{list(images.shape)} with {labels.size} labels, the card "
-                f"says uint8{list(expected)}; run `couplet prepare` again"
-            )
+            given = f"{images.dtype}{list(images.shape)} with {labels.size} labels"
+            allowed = f"the card says uint8{list(expected)}; run `couplet prepare` again"
+            raise UserError(f"{paths[0]}: holds {given}, {allowed}")
         last = max(len(self.card.classes), 1) - 1
         if labels.dtype != np.int64 or labels.min(initial=0) < 0 or labels.max(initial=0) > last:
-            raise UserError(
-                f"{paths[1]}: must hold int64 from 0 to {last}, the classes of the card; run `couplet "
-                "prepare` again"
-            )
+            allowed = f"int64 from 0 to {last}, the classes of the card; run `couplet prepare` again"
+            raise UserError(f"{paths[1]}: must hold {allowed}")
         return Split(images, labels)
 
 

@@ -126,10 +126,8 @@ class Loader:
         """The host's part of a batch, in pinned memory if a GPU copies it asynchronously."""
         chosen = self.indices(step)
         _announce(self.split.images, chosen)
-        pixels, mirrored, labels = (
-            torch.from_numpy(array)
-            for array in (self.split.images[chosen], self.mirrored(step), self.split.labels[chosen])
-        )
+        arrays = self.split.images[chosen], self.mirrored(step), self.split.labels[chosen]
+        pixels, mirrored, labels = map(torch.from_numpy, arrays)
         if pin:
             return pixels.pin_memory(), mirrored.pin_memory(), labels.pin_memory()
         return pixels, mirrored, labels

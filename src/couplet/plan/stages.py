@@ -198,7 +198,7 @@ STAGES = {
         output="evaluation.json",
         reads=("train", "features", "reference", "select", "sample"),
         settings=lambda settings: settings.measurement.evaluate.model_dump(mode="json"),
-        numerics=("couplet.metrics.evaluation:evaluate",),
+        numerics=("couplet.metrics.measure:evaluate",),
         variants=lambda settings: variants_in(settings.measurement.evaluate),
         absent="not evaluated",
     ),

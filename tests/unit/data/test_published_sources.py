@@ -26,7 +26,7 @@ from couplet.config.datasets import DatasetConfig
 from couplet.data.archive import Archive
 from couplet.data.sources import published
 from couplet.data.sources.decoding import CROPS
-from couplet.data.sources.originals import Original, fetch
+from couplet.data.sources.published import Original, fetch
 from couplet.errors import UserError
 from stage_functions import prepare
 

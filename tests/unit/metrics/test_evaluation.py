@@ -19,10 +19,9 @@ from couplet.config.stages import EvaluateConfig
 from couplet.config.variants import implementation
 from couplet.errors import UserError
 from couplet.metrics.distances import frechet_distance, kernel_distance
-from couplet.metrics.evaluation import evaluate
 from couplet.metrics.extractor.base import Extractor
 from couplet.metrics.inception_score import inception_score
-from couplet.metrics.measure import Reference
+from couplet.metrics.measure import Reference, evaluate
 from couplet.metrics.precision_recall import precision_recall
 from couplet.tensors import seed_of
 

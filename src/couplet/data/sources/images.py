@@ -46,11 +46,7 @@ def read_images(config: ImagesConfig, raw: Path, stack: ExitStack) -> Source:
 
 
 def _collections(config: ImagesConfig, path: Path, stack: ExitStack) -> dict[str, Collection]:
-    """The splits at ``path`` and ``test_path``.
-
-    Raises:
-        UserError: the settings give two test splits, or the test split has other classes.
-    """
+    """The splits at ``path`` and ``test_path``; refuses two test splits, or one of other classes."""
     collections = images_at(path, stack)
     if "test" in collections and (config.test_path or config.test_images):
         key = "test_path" if config.test_path else "test_images"

@@ -106,10 +106,8 @@ class Extractor(ABC):
 
     def __call__(self, images: Pixels) -> Features:
         """Compute features of all ``images``, batch by batch."""
-        parts = list(self.batches(images))
-        logits = [part.logits for part in parts if part.logits is not None]
-        values = np.concatenate([part.values for part in parts])
-        return Features(values, np.concatenate(logits) if logits else None)
+        values, logits = zip(*self.batches(images), strict=True)
+        return Features(np.concatenate(values), None if logits[0] is None else np.concatenate(logits))
 
 
 @contextmanager
@@ -173,7 +171,7 @@ def load_extractor(folder: Path, device: torch.device) -> Extractor:
 
 
 class Weights(NamedTuple):
-    """A file whose digest has been checked, with the bytes that were checked."""
+    """A file, with the bytes whose digest was checked."""
 
     path: Path
     content: bytes
@@ -222,7 +220,7 @@ def tensors(weights: Weights) -> dict[str, Tensor]:
 
 
 def _cached(config: InceptionConfig | DinoV2Config) -> Path:
-    """Return the path of the published file in torch's cache, after downloading it if needed."""
+    """The path of the published file in torch's cache, downloaded if needed."""
     others = ", ".join(sorted({*ExtractorConfig.family} - {config.kind}))
     options = f"give the file's path as features.NAME.weights, or choose another extractor: {others}"
     if config.sha256 not in ADDRESSES:
@@ -235,8 +233,6 @@ def _cached(config: InceptionConfig | DinoV2Config) -> Path:
         try:
             pooch.retrieve(address, f"sha256:{config.sha256}", name, folder, progressbar=True)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{address}: cannot be downloaded to {folder / name} ({reason}); {options}"
-            ) from None
+            failure = f"cannot be downloaded to {folder / name} ({' '.join(str(error).split())})"
+            raise UserError(f"{address}: {failure}; {options}") from None
     return folder / name
