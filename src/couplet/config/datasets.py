@@ -257,7 +257,8 @@ def from_path(
         path_safe(name)
     except Invalid as error:
         raise UserError(f"data set {name!r}: {error.expected}") from None
-    known: dict[str, Any] = {name: kind for name, kind in DatasetConfig.family.items() if kind.native}
+    family: dict[str, Any] = DatasetConfig.family
+    known = {name: kind for name, kind in family.items() if getattr(kind, "native", None)}
     settings: dict[str, Any] = {"path": str(path), "skip_corrupt": skip_corrupt}
     if kind := known.get(name):
         _, settings["resolution"], settings["channels"] = kind.native

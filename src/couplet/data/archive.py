@@ -123,11 +123,6 @@ class Archive:
         if "train" not in self.card.counts:
             raise UserError(f"{card}: counts = {self.card.counts}: split train is missing")
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The archive's own members of :data:`SPLITS`."""
-        return tuple(name for name in SPLITS if name in self.card.counts)
-
     @cached_property
     def train(self) -> Split:
         """The training split; see :meth:`split`."""
@@ -142,7 +137,7 @@ class Archive:
         if name not in self.card.counts:
             raise UserError(
                 f"{self.folder / CARD}: {self.card.dataset} has no {name} split, only "
-                f"{', '.join(self.splits)}; set select.split: train, or hold out images with test_images"
+                f"{', '.join(self.card.counts)}; set select.split: train, or hold out images with test_images"
             )
         paths = [self.folder / f"{name}-{part}.npy" for part in ("images", "labels")]
         images, labels = map(read_array, paths)

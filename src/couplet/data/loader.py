@@ -144,10 +144,7 @@ def _announce(images: NDArray[np.uint8], chosen: NDArray[np.int64]) -> None:
     """Ask the system to read the chosen images of a mapped file, all at once and ahead of their use.
 
     Otherwise gathering waits for one page after another that is not in memory. Images no larger than a page
-    gain nothing.
-
-    Raises:
-        UserError: the file was truncated after it was mapped; reading on would kill the process.
+    gain nothing. A file truncated after it was mapped is refused: reading on would kill the process.
     """
     file = images.base
     if not isinstance(images, np.memmap) or not isinstance(file, mmap.mmap):

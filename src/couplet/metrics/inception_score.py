@@ -17,11 +17,7 @@ from couplet.metrics.moments import FloatArray, check_features
 def scores(
     config: InceptionScoreConfig, samples: Measured, reference: Reference, *, seed: int
 ) -> dict[str, float]:
-    """Compute the numbers `is` and `is_std`. Images are taken in order, as samples are independent.
-
-    Raises:
-        UserError: fewer samples than splits.
-    """
+    """Compute the numbers `is` and `is_std`. Images are taken in order, as samples are independent."""
     from scipy.special import softmax  # half a second, and most extractors have no logits
 
     assert samples.logits is not None

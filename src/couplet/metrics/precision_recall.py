@@ -21,11 +21,7 @@ ROUNDING = 1e-13
 def fractions(
     config: PrecisionRecallConfig, samples: Measured, reference: Reference, *, seed: int
 ) -> dict[str, float]:
-    """Compute the numbers `precision` and `recall` of evenly spaced images.
-
-    Raises:
-        UserError: no more than ``config.k`` images on a side.
-    """
+    """Compute the numbers `precision` and `recall` of evenly spaced images."""
     real, generated = (
         features[evenly_spaced(len(features), config.images)]
         for features in (reference.features, samples.features)

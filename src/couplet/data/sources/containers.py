@@ -8,6 +8,7 @@ import json
 import lzma
 import math
 import os
+import posixpath
 import re
 import shutil
 import tarfile
@@ -17,6 +18,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -230,16 +232,8 @@ def _splits(path: Path, images: Sequence[str]) -> dict[str, tuple[str, list[str]
 
 def _common_folder(images: Sequence[str]) -> str:
     """The folder around everything, such as ``cifar10/`` around ``train`` and ``test``; empty without one."""
-    base = ""
-    while True:
-        below = [name[len(base) :].partition("/") for name in images]
-        tops = {top for top, slash, _ in below if slash}
-        if len(tops) != 1 or not all(slash and "/" in rest for _, slash, rest in below):
-            return base
-        (top,) = tops
-        if top == "train":
-            return base
-        base += f"{top}/"
+    common = posixpath.commonpath({posixpath.dirname(posixpath.dirname(name)) for name in images})
+    return "".join(f"{part}/" for part in takewhile("train".__ne__, PurePosixPath(common).parts))
 
 
 def _first_folders(path: Path, images: Sequence[str], folder: str) -> list[str]:

@@ -133,11 +133,7 @@ def _channels(image: Image.Image) -> Channels:
 
 
 def _coloured(opened: Image.Image, channels: Channels) -> Image.Image:
-    """The decoded image, grey or RGB.
-
-    Raises:
-        CorruptImage: the image cannot be decoded.
-    """
+    """The decoded image, grey or RGB, or CorruptImage raised."""
     try:
         opened.load()
         if opened.mode == "P" and "transparency" in opened.info:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from couplet.config.datasets import ImagesConfig
-from couplet.data.archive import Stream
 from couplet.data.sources.base import Source, with_held_out
 from couplet.data.sources.containers import Collection, images_at
 from couplet.data.sources.decoding import channels_of, stream, words
@@ -23,18 +23,9 @@ def read_images(config: ImagesConfig, raw: Path, stack: ExitStack) -> Source:
     collections = _collections(config, path, stack)
     train = collections["train"]
     channels = config.channels or channels_of(train, config.path)
-
-    def as_stream(collection: Collection) -> Stream:
-        return stream(
-            collection,
-            config.path,
-            resolution=config.resolution,
-            crop=config.crop,
-            channels=channels,
-            convert=config.channels is not None,
-        )
-
-    splits = {name: as_stream(collection) for name, collection in collections.items()}
+    as_pixels = partial(stream, resolution=config.resolution, crop=config.crop, channels=channels)
+    convert = config.channels is not None
+    splits = {name: as_pixels(part, config.path, convert=convert) for name, part in collections.items()}
     files = [path, *([Path(config.test_path)] if config.test_path else [])]
     return Source(
         description=f"{config.path}, {words(config.resolution, config.crop, channels)}",

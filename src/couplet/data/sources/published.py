@@ -278,11 +278,7 @@ def _download(original: Original, path: Path) -> None:
 
 
 def _retrieve(place: str, path: Path) -> None:
-    """Download a file from an address, or from Google Drive, and show the progress.
-
-    Raises:
-        ValueError: the download failed.
-    """
+    """Download a file from an address or from Google Drive; raise ValueError if that fails."""
     import pooch
     from requests import RequestException
     from torchvision.datasets import utils

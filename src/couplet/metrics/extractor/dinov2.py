@@ -50,11 +50,7 @@ class DinoV2Extractor(Extractor):
 
 
 def _transformer(architecture: str) -> nn.Module:
-    """Build timm's network of that name for 224 × 224 pixels, without a head.
-
-    Raises:
-        UserError: timm has no such vision transformer.
-    """
+    """Build timm's vision transformer of that name, which must exist, for 224 × 224 pixels, without a head."""
     import timm
 
     try:

@@ -68,17 +68,14 @@ Network = tuple[Callable[[Tensor], Tensor], Tensor]
 def _torchscript(mode: str, weights: Weights, device: torch.device) -> Network:
     """Load the network of `cleanfid.inception_torchscript`, with the file from memory instead of /tmp."""
     network = torch.jit.load(io.BytesIO(weights.content), map_location=device).eval()
-    layers, output = network.layers, network.output.weight
+    layers = network.layers
 
-    def clean(images: Tensor) -> Tensor:
-        features: Tensor = layers((images - 128) / 128)
-        return features.flatten(1)
+    def features(images: Tensor) -> Tensor:
+        clean = mode == "clean"
+        averages: Tensor = layers((images - 128) / 128) if clean else network(images, return_features=True)
+        return averages.flatten(1)
 
-    def resizing(images: Tensor) -> Tensor:
-        features: Tensor = network(images, return_features=True)
-        return features.flatten(1)
-
-    return clean if mode == "clean" else resizing, output
+    return features, network.output.weight
 
 
 def _pytorch_fid(mode: str, weights: Weights, device: torch.device) -> Network:
