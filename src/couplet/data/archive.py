@@ -74,13 +74,6 @@ class Stream:
     def __len__(self) -> int:
         return len(self.names)
 
-    @classmethod
-    def of(cls, split: Split | Stream) -> Stream:
-        """``split`` itself, or its arrays as a stream."""
-        if isinstance(split, Stream):
-            return split
-        return cls([str(i) for i in range(len(split))], split.labels, split.images.__getitem__)
-
     def __getitem__(self, chosen: NDArray[np.int64]) -> Stream:
         """The images with these indices, in the order of the indices."""
         names = [self.names[i] for i in chosen]
@@ -198,21 +191,21 @@ def write(
     own = {CARD, PREVIEW, *ARRAYS}
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if file.name not in own and file.name[0] != ".":
-            raise UserError(
-                f"{folder}: contains {file.name!r}, which is no part of an archive; choose another folder"
-            )
+            problem = f"contains {file.name!r}, which is no part of an archive"
+            raise UserError(f"{folder}: {problem}; choose another folder")
     done: dict[str, _Written] = {}
     files: dict[str, str] = {}
     with ExitStack() as stack:
         for name, split in splits.items():
-            stream = Stream.of(split)
+            if isinstance(split, Split):
+                split = Stream([*map(str, range(len(split)))], split.labels, split.images.__getitem__)
             # The files replace earlier ones together, after the last image is decoded.
             images = stack.enter_context(replacing(folder / f"{name}-images.npy"))
             labels = stack.enter_context(replacing(folder / f"{name}-labels.npy"))
-            with counting(f"{dataset}: {name}", len(stream)) as advance:
-                done[name] = _write_images(images, stream, workers, advance)
+            with counting(f"{dataset}: {name}", len(split)) as advance:
+                done[name] = _write_images(images, split, workers, advance)
             with labels.open("wb") as written:
-                np.save(written, stream.labels[done[name].indices], allow_pickle=False)
+                np.save(written, split.labels[done[name].indices], allow_pickle=False)
             files |= {f"{name}-images.npy": sha256(images), f"{name}-labels.npy": sha256(labels)}
         _check(dataset, done, skip_corrupt)
         for stale in own - {*files}:
@@ -223,8 +216,8 @@ def write(
         originals=dict(originals or {}),
         shape=done["train"].shape,
         classes=classes,
-        counts={name: len(split.indices) for name, split in done.items()},
-        skipped={name: tuple(split.corrupt) for name, split in done.items() if split.corrupt},
+        counts={name: len(part.indices) for name, part in done.items()},
+        skipped={name: tuple(part.corrupt) for name, part in done.items() if part.corrupt},
         files=files,
         digest=hashlib.sha256("".join(f"{n} {d}\n" for n, d in sorted(files.items())).encode()).hexdigest(),
     )
@@ -262,6 +255,7 @@ def _write_images(path: Path, stream: Stream, workers: int, advance: Callable[[i
         file.seek(0)
         shape = (len(done.indices), *done.shape)
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        assert file.tell() == HEADER
     return done
 
 

@@ -22,10 +22,8 @@ def fractions(
     config: PrecisionRecallConfig, samples: Measured, reference: Reference, *, seed: int
 ) -> dict[str, float]:
     """Compute the numbers `precision` and `recall` of evenly spaced images."""
-    real, generated = (
-        features[evenly_spaced(len(features), config.images)]
-        for features in (reference.features, samples.features)
-    )
+    sides = reference.features, samples.features
+    real, generated = (side[evenly_spaced(len(side), config.images)] for side in sides)
     precision, recall = precision_recall(real, generated, k=config.k)
     return {"precision": precision, "recall": recall}
 

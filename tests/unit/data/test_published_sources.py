@@ -26,7 +26,7 @@ from couplet.config.datasets import DatasetConfig
 from couplet.data.archive import Archive
 from couplet.data.sources import published
 from couplet.data.sources.decoding import CROPS
-from couplet.data.sources.published import Original, fetch
+from couplet.data.sources.published import DRIVE, Original, fetch
 from couplet.errors import UserError
 from stage_functions import prepare
 
@@ -200,14 +200,14 @@ def test_full_disk_is_named(tmp_path, server, full_disk):
     assert not list((tmp_path / "raw").iterdir())
 
 
-def test_google_drive_is_the_last_place(tmp_path, no_network, monkeypatch):
+def test_google_drive_is_a_place(tmp_path, no_network, monkeypatch):
     def download(key, root, name):
         no_network.append(key)
         assert not (Path(root) / name).exists(), "torchvision keeps an existing file"
         (Path(root) / name).write_bytes(b"x")
 
     monkeypatch.setattr("torchvision.datasets.utils.download_file_from_google_drive", download)
-    fetch(tmp_path, Original("f", f"md5:{md5(b'x')}", ("http://first/f",), drive="key"))
+    fetch(tmp_path, Original("f", f"md5:{md5(b'x')}", ("http://first/f", f"{DRIVE}key")))
     assert no_network == ["http://first/f", "key"]
     assert (tmp_path / "f").read_bytes() == b"x"
 

@@ -129,9 +129,8 @@ def _tar_file(path: Path, stack: ExitStack) -> dict[str, Collection]:
             for member in archive:
                 name = _inside(path, member.name)
                 if member.issparse() or not (member.isreg() or member.isdir()):
-                    raise UserError(
-                        f"{path}: {name!r} is a link or other special file; pack plain files only"
-                    )
+                    problem = "is a link or other special file; pack plain files only"
+                    raise UserError(f"{path}: {name!r} {problem}")
                 if member.isreg():
                     places[name] = (member.size, member.offset_data)
             # tarfile takes the first unreadable block for the end.
@@ -224,10 +223,7 @@ def _splits(path: Path, images: Sequence[str]) -> dict[str, tuple[str, list[str]
     if others := sorted(tops - {"train", *TEST_NAMES}):
         raise UserError(f"{path}: {others[0]!r} next to 'train' must be one of {', '.join(TEST_NAMES)}")
     folders = {"train": f"{base}train/"} | ({"test": f"{base}{tests[0]}/"} if tests else {})
-    return {
-        name: (folder, [image for image in images if image.startswith(folder)])
-        for name, folder in folders.items()
-    }
+    return {split: (top, [name for name in images if name.startswith(top)]) for split, top in folders.items()}
 
 
 def _common_folder(images: Sequence[str]) -> str:

@@ -93,7 +93,10 @@ def stream(
     def image(index: int) -> NDArray[np.uint8]:
         opened = collection.open(index)
         name = f"{where}: {collection.names[index]}"
-        _refuse_deep(opened, name)
+        # Pillow would clip or truncate more than 8 bits per channel, even in mode RGB.
+        tiles: Any = getattr(opened, "tile", [])
+        if opened.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in tiles):
+            raise UserError(f"{name}: more than 8 bits per channel ({opened.mode}); convert it first")
         if not convert and _channels(opened) != channels:
             raise UserError(
                 f"{name}: {_channels(opened)} channels, the first image has {channels}; set channels: 3 or 1"
@@ -141,10 +144,3 @@ def _coloured(opened: Image.Image, channels: Channels) -> Image.Image:
         return opened.convert("RGB" if channels == 3 else "L")
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
         raise CorruptImage(str(error)) from None
-
-
-def _refuse_deep(image: Image.Image, name: str) -> None:
-    """Refuse more than 8 bits per channel, which Pillow would clip or truncate, even in mode RGB."""
-    tiles: Any = getattr(image, "tile", [])
-    if image.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in tiles):
-        raise UserError(f"{name}: more than 8 bits per channel ({image.mode}); convert it first")

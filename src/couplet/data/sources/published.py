@@ -46,9 +46,7 @@ class Original:
     digest: str | None
     """Published checksum, ``md5:…`` or ``sha256:…``."""
     urls: tuple[str, ...] = ()
-    """Addresses of the file, in order of preference."""
-    drive: str | None = None
-    """Its id on Google Drive, tried last."""
+    """Addresses of the file, in order of preference; on Google Drive, :data:`DRIVE` and its id."""
     note: str = ""
     """Tells a person how to get the file."""
 
@@ -137,8 +135,9 @@ def read_celeba(config: CelebA64Config, raw: Path, stack: ExitStack) -> Source:
 
     folder = raw / config.kind
     note = "from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-    files = {name: Original(name, f"md5:{md5}", drive=key, note=note) for key, md5, name in CelebA.file_list}
-    originals = fetch(folder, files["list_eval_partition.txt"], files["img_align_celeba.zip"])
+    places = {name: (f"md5:{md5}", (DRIVE + key,)) for key, md5, name in CelebA.file_list}
+    names = ("list_eval_partition.txt", "img_align_celeba.zip")
+    originals = fetch(folder, *(Original(name, *places[name], note) for name in names))
     images = images_at(folder / "img_align_celeba.zip", stack)["train"]
     position = {Path(name).name: index for index, name in enumerate(images.names)}
     lines = (folder / "list_eval_partition.txt").read_text().split("\n")
@@ -259,9 +258,8 @@ def _digest(original: Original, path: Path) -> str:
 
 def _download(original: Original, path: Path) -> None:
     """Download the file to ``path``, which appears only with the published content."""
-    drive = () if original.drive is None else (f"{DRIVE}{original.drive}",)
     failures = []
-    for place in original.urls + drive:
+    for place in original.urls:
         try:
             with replacing(path) as temporary:
                 _retrieve(place, temporary)

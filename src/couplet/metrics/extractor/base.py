@@ -170,15 +170,8 @@ def load_extractor(folder: Path, device: torch.device) -> Extractor:
     return extractor
 
 
-class Weights(NamedTuple):
-    """A file, with the bytes whose digest was checked."""
-
-    path: Path
-    content: bytes
-
-
-def read_weights(config: InceptionConfig | DinoV2Config) -> Weights:
-    """Read the file that ``config`` names, else the published one from torch's cache.
+def read_weights(config: InceptionConfig | DinoV2Config) -> tuple[Path, bytes]:
+    """The file that ``config`` names, else the published one in torch's cache, and its bytes as checked.
 
     A published file that the cache lacks is downloaded into it, checked and then moved into place.
 
@@ -199,24 +192,24 @@ def read_weights(config: InceptionConfig | DinoV2Config) -> Weights:
             f"{path}: its SHA-256 is {digest}, not {config.sha256} as features.NAME.sha256 asks; "
             "another file may be meant, or this one is damaged"
         )
-    return Weights(path, content)
+    return path, content
 
 
-def tensors(weights: Weights) -> dict[str, Tensor]:
+def tensors(path: Path, content: bytes) -> dict[str, Tensor]:
     """Read the tensors of a .safetensors file or one of `torch.save`, without executing code in it.
 
     Raises:
         UserError: the file is neither, or holds something else.
     """
     try:
-        if weights.path.suffix == ".safetensors":
-            return safetensors.torch.load(weights.content)
-        content = torch.load(io.BytesIO(weights.content), map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load(content)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError):
-        content = None
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{weights.path}: not a file of tensors (.safetensors, or one of torch.save)")
-    return content
+        state = None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: not a file of tensors (.safetensors, or one of torch.save)")
+    return state
 
 
 def _cached(config: InceptionConfig | DinoV2Config) -> Path:

@@ -147,18 +147,15 @@ class ClassifierExtractor(Extractor):
         card = data.card
         if not card.classes:
             others = ", ".join(sorted({*ExtractorConfig.family} - {config.kind}))
-            raise UserError(
-                f"{data.folder}: {card.dataset} has no classes that a classifier could learn; "
-                f"choose another extractor: {others}"
-            )
+            problem = f"{card.dataset} has no classes that a classifier could learn"
+            raise UserError(f"{data.folder}: {problem}; choose another extractor: {others}")
         test = data.split("test") if card.counts.get("test") else None
         resolution, _, channels = card.shape
         shape = {"channels": channels, "resolution": resolution, "classes": len(card.classes)}
         described = {"config": config.model_dump(mode="json"), "shape": shape}
         model, accuracy = train_classifier(config, data.train, test, len(card.classes))
         with replacing(out / EXTRACTOR) as temporary:
-            metadata = {"couplet": json.dumps(described, sort_keys=True)}
-            save_file(model.state_dict(), temporary, metadata)
+            save_file(model.state_dict(), temporary, {"couplet": json.dumps(described, sort_keys=True)})
         return {
             "test_accuracy": accuracy,
             "tested_on": "test" if test is not None else f"every {HELD_OUT}th image of train",
@@ -173,10 +170,8 @@ class ClassifierExtractor(Extractor):
         """
         if images.shape[1:] != self.shape:
             seen, given = ("×".join(map(str, shape)) for shape in (self.shape, images.shape[1:]))
-            raise UserError(
-                f"extractor {self.name}: was trained on images of {seen}, these have {given}; "
-                "run `couplet features` for their data set"
-            )
+            problem = f"was trained on images of {seen}, these have {given}"
+            raise UserError(f"extractor {self.name}: {problem}; run `couplet features` for their data set")
         return to_float(images, torch.device("cpu"))
 
     def network(self, prepared: Tensor) -> tuple[Tensor, None]:

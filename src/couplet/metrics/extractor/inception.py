@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from couplet.config.extractors import InceptionConfig
 from couplet.errors import UserError
-from couplet.metrics.extractor.base import Extractor, Pixels, Weights, read_weights, rgb, tensors
+from couplet.metrics.extractor.base import Extractor, Pixels, read_weights, rgb, tensors
 
 
 class InceptionExtractor(Extractor):
@@ -28,7 +28,7 @@ class InceptionExtractor(Extractor):
     config: InceptionConfig
 
     def __init__(self, config: InceptionConfig, folder: Path, device: torch.device) -> None:
-        weights = read_weights(config)
+        path, content = read_weights(config)
         super().__init__(config, folder, device, digest=config.sha256)
         self.batch = config.batch
         load = _pytorch_fid if config.mode == "legacy_pytorch" else _torchscript
@@ -38,9 +38,9 @@ class InceptionExtractor(Extractor):
                 from cleanfid.resize import build_resizer
 
                 self.resize: Callable[[Any], Any] = build_resizer(config.mode)
-                self.features, self.output = load(config.mode, weights, device)
+                self.features, self.output = load(config.mode, path, content, device)
         except (RuntimeError, AttributeError, KeyError, ValueError):
-            raise UserError(f"{weights.path}: not the Inception network of mode {config.mode}") from None
+            raise UserError(f"{path}: not the Inception network of mode {config.mode}") from None
 
     @property
     def name(self) -> str:
@@ -65,9 +65,9 @@ Network = tuple[Callable[[Tensor], Tensor], Tensor]
 """Features of prepared images, and the weights [k, d] of the last layer."""
 
 
-def _torchscript(mode: str, weights: Weights, device: torch.device) -> Network:
+def _torchscript(mode: str, path: Path, content: bytes, device: torch.device) -> Network:
     """Load the network of `cleanfid.inception_torchscript`, with the file from memory instead of /tmp."""
-    network = torch.jit.load(io.BytesIO(weights.content), map_location=device).eval()
+    network = torch.jit.load(io.BytesIO(content), map_location=device).eval()
     layers = network.layers
 
     def features(images: Tensor) -> Tensor:
@@ -78,11 +78,11 @@ def _torchscript(mode: str, weights: Weights, device: torch.device) -> Network:
     return features, network.output.weight
 
 
-def _pytorch_fid(mode: str, weights: Weights, device: torch.device) -> Network:
+def _pytorch_fid(mode: str, path: Path, content: bytes, device: torch.device) -> Network:
     """Load the network of `cleanfid.inception_pytorch`, which reads its weights from torch's cache."""
     from cleanfid import inception_pytorch
 
-    state = tensors(weights)
+    state = tensors(path, content)
     cache = torch.hub.get_dir()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "checkpoints", inception_pytorch.FID_WEIGHTS_URL.rpartition("/")[2])

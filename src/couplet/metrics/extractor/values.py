@@ -19,8 +19,6 @@ from couplet.metrics.extractor.base import Extractor, Pixels
 MOST = 4096
 """Largest number of values of an image: Fréchet distances decompose a matrix of as many rows."""
 
-NO_WEIGHTS = hashlib.sha256(b"").hexdigest()
-
 
 class ValuesExtractor(Extractor):
     """``x/127.5 - 1`` of every value, one channel after the other, without logits."""
@@ -28,7 +26,7 @@ class ValuesExtractor(Extractor):
     batch = 2000
 
     def __init__(self, config: ValuesConfig, folder: Path, device: torch.device) -> None:
-        super().__init__(config, folder, device, digest=NO_WEIGHTS)
+        super().__init__(config, folder, device, digest=hashlib.sha256(b"").hexdigest())
 
     @classmethod
     def make(cls, config: ValuesConfig, data: Archive, out: Path) -> dict[str, Any]:
