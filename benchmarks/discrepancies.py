@@ -225,7 +225,7 @@ def recoupling(checkpoints: Sequence[Path]) -> Iterator[Row]:
         return
     with read(DigitsConfig(), Path("raw")) as source:
         train, test = source.splits["train"], source.splits["test"]
-    classifier = train_classifier(ClassifierConfig(), train, test, len(source.classes)).classifier
+    classifier, _ = train_classifier(ClassifierConfig(), train, test, len(source.classes))
     target = moments(features(classifier, train.images))
     for path in checkpoints:
         network, saved = model.load(path, torch.device("cpu"))

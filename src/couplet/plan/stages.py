@@ -125,7 +125,7 @@ def _of_training(settings: Settings) -> list[Variant]:
 
 
 EXTRACTOR = "couplet.metrics.extractor.base:load_extractor"
-REFERENCE = "couplet.metrics.reference:load_reference"
+REFERENCE = "couplet.metrics.measure:load_reference"
 
 STAGES = {
     "prepare": Stage(
@@ -154,7 +154,7 @@ STAGES = {
         output="reference",
         reads=("prepare", "features"),
         settings=lambda settings: {},
-        numerics=(EXTRACTOR, "couplet.metrics.measure:measure", "couplet.metrics.reference:save_reference"),
+        numerics=(EXTRACTOR, "couplet.metrics.measure:measure", "couplet.metrics.measure:save_reference"),
         absent="no reference statistics",
     ),
     "train": Stage(
@@ -206,7 +206,7 @@ STAGES = {
         output="evaluation.json",
         reads=("train", "features", "reference", "select", "sample"),
         settings=lambda settings: settings.measurement.evaluate.model_dump(mode="json"),
-        numerics=(EXTRACTOR, REFERENCE, "couplet.metrics.evaluation:evaluate"),
+        numerics=(EXTRACTOR, REFERENCE, "couplet.metrics.measure:evaluate"),
         variants=lambda settings: variants_in(settings.measurement.evaluate),
         absent="not evaluated",
     ),

@@ -11,9 +11,8 @@ from couplet.config.metrics import column
 from couplet.data.archive import read_array
 from couplet.errors import UserError
 from couplet.files import write_json
-from couplet.metrics.evaluation import evaluate
 from couplet.metrics.extractor.base import load_extractor
-from couplet.metrics.reference import load_reference
+from couplet.metrics.measure import evaluate, load_reference
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, digests

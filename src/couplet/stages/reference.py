@@ -7,8 +7,7 @@ from pathlib import Path
 from couplet.data.archive import SPLITS, Archive
 from couplet.errors import UserError
 from couplet.metrics.extractor.base import load_extractor
-from couplet.metrics.measure import measure
-from couplet.metrics.reference import Reference, save_reference
+from couplet.metrics.measure import measure, save_reference
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, archive_digests, digests
@@ -36,10 +35,7 @@ def run(context: Context, settings: Settings, *, data: Path, features: Path, out
                 images = archive.split(split).images
                 measured = measure(extractor, images, advance, ranks=context.ranks)
                 if context.ranks.first:
-                    statistics = Reference(
-                        split, extractor.name, extractor.digest, measured.features, measured.moments
-                    )
-                    save_reference(path, statistics)
+                    save_reference(path, measured, split=split, extractor=extractor)
             elif context.ranks.first:
                 path.unlink(missing_ok=True)  # of an archive that had this split
     if context.ranks.first:

@@ -8,7 +8,7 @@ from couplet import model
 from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics.extractor.base import load_extractor
-from couplet.metrics.reference import load_reference
+from couplet.metrics.measure import load_reference
 from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import Settings
 from couplet.process import Context
@@ -53,7 +53,7 @@ def run(
     chosen = best(scores, measurement.select.nfe)
     content = {
         "rule": f"lowest fd at nfe {measurement.select.nfe}",
-        "split": target.split,
+        "split": target.described["split"],
         "images": target.moments.count,
         "samples": measurement.select.samples,
         "extractor": extractor.name,

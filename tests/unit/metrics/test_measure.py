@@ -16,8 +16,7 @@ from couplet.config.extractors import ClassifierConfig, DinoV2Config, ExtractorC
 from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError
 from couplet.metrics.extractor.base import Extractor, ahead, load_extractor
-from couplet.metrics.measure import evenly_spaced, measure
-from couplet.metrics.reference import Reference, load_reference, save_reference
+from couplet.metrics.measure import Measured, evenly_spaced, load_reference, measure, save_reference
 from stage_functions import features, recorded, reference
 
 CPU = torch.device("cpu")
@@ -140,8 +139,9 @@ def test_reference_writes_each_split_that_there_is(make_archive, tmp_path, monke
 def test_statistics_of_another_extractor_are_refused(tmp_path):
     path = tmp_path / "train.safetensors"
     numbers = np.random.default_rng(0).normal(size=(9, 3)).astype("f4")
-    save_reference(path, Reference("train", Channels().name, Channels().digest, numbers, moments(numbers)))
-    assert load_reference(path, Channels()).split == "train"
+    measured = Measured(moments(numbers), numbers, None)
+    save_reference(path, measured, split="train", extractor=Channels())
+    assert load_reference(path, Channels()).described["split"] == "train"
     with pytest.raises(UserError, match=r"made with extractor classifier-abababab .*cdcdcdcd"):
         load_reference(path, Channels("cd" * 32))
     path.write_bytes(b"else")

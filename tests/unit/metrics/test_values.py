@@ -15,7 +15,7 @@ from couplet.errors import UserError
 from couplet.metrics.distances import frechet_distance
 from couplet.metrics.extractor.base import load_extractor
 from couplet.metrics.extractor.values import ValuesExtractor
-from couplet.metrics.reference import load_reference
+from couplet.metrics.measure import load_reference
 from stage_functions import features, prepare, reference
 
 CPU = torch.device("cpu")
