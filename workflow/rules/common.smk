@@ -88,6 +88,12 @@ def layout(table):
 
 
 @cache
+def has_scale(table):
+    """Whether a parameter file has the scale of `--config`."""
+    return SCALE is None or checked(knows_scale, FILES[table], SCALE)
+
+
+@cache
 def jobs(table, stage):
     """The jobs of a stage in a table, by the path of their output."""
     where = layout(table)
@@ -108,9 +114,8 @@ def job_of(stage, wildcards):
     """The job of a stage with these wildcards, in the first table that has it."""
     path = OUTPUTS[stage].format(**wildcards)
     # A parameter file is read only when a job is looked for in it.
-    for table, file in FILES.items():
-        known = SCALE is None or checked(knows_scale, file, SCALE)
-        if known and path in jobs(table, stage):
+    for table in filter(has_scale, FILES):
+        if path in jobs(table, stage):
             return jobs(table, stage)[path]
     stop(f"{path}: no parameter file leads to this name")
 
