@@ -5,6 +5,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 from couplet.config.base import Invalid, choices
 from couplet.config.resolve import knows_scale, resolve
@@ -200,12 +201,15 @@ def trigger(summary, key):
     """
     output, marker = Path("results", summary), Path("results/.keys", summary)
     marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.touch()
     if summaries.is_current(output, key):
+        marker.touch()
         os.utime(marker, (0, 0))
-    elif output.exists() and output.stat().st_mtime >= marker.stat().st_mtime:
-        # Written by a clock that is ahead. Snakemake refuses inputs from the future, so the output is dated back.
-        os.utime(output, (0, 0))
+    else:
+        # Snakemake takes an input of the same content for the same, whatever its time.
+        marker.write_text(f"{uuid4()}\n")
+        if output.exists() and output.stat().st_mtime >= marker.stat().st_mtime:
+            # Written by a clock that is ahead; Snakemake refuses inputs from the future, and ignores time 0.
+            os.utime(output, (1, 1))
     return marker.as_posix()
 
 
