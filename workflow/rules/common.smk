@@ -5,6 +5,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 from couplet.config.base import Invalid, choices
 from couplet.config.resolve import knows_scale, resolve
@@ -88,6 +89,12 @@ def layout(table):
 
 
 @cache
+def has_scale(table):
+    """Whether a parameter file has the scale of `--config`."""
+    return SCALE is None or checked(knows_scale, FILES[table], SCALE)
+
+
+@cache
 def jobs(table, stage):
     """The jobs of a stage in a table, by the path of their output."""
     where = layout(table)
@@ -108,9 +115,8 @@ def job_of(stage, wildcards):
     """The job of a stage with these wildcards, in the first table that has it."""
     path = OUTPUTS[stage].format(**wildcards)
     # A parameter file is read only when a job is looked for in it.
-    for table, file in FILES.items():
-        known = SCALE is None or checked(knows_scale, file, SCALE)
-        if known and path in jobs(table, stage):
+    for table in filter(has_scale, FILES):
+        if path in jobs(table, stage):
             return jobs(table, stage)[path]
     stop(f"{path}: no parameter file leads to this name")
 
@@ -187,22 +193,23 @@ def flags_of(stage):
     return words
 
 
-LATER = (
-    2**31 - 1
-)  # 2038: later than any output, whatever the clock of the machine that wrote it
-
-
 def trigger(summary, key):
     """A file that is newer than a table, figure or page unless this is current, as its record says.
 
     Names of summaries carry no key. Snakemake goes by times, and by records of its own that a clone does not
     have; going back to former settings, or to a table of another commit, leaves no trace in either.
     """
-    marker = Path("results/.keys", summary)
+    output, marker = Path("results", summary), Path("results/.keys", summary)
     marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.touch()
-    current = summaries.is_current(Path("results", summary), key)
-    os.utime(marker, (0, 0) if current else (LATER, LATER))
+    if summaries.is_current(output, key):
+        marker.touch()
+        os.utime(marker, (0, 0))
+    else:
+        # Snakemake takes an input of the same content for the same, whatever its time.
+        marker.write_text(f"{uuid4()}\n")
+        if output.exists() and output.stat().st_mtime >= marker.stat().st_mtime:
+            # Written by a clock that is ahead; Snakemake refuses inputs from the future, and ignores time 0.
+            os.utime(output, (1, 1))
     return marker.as_posix()
 
 

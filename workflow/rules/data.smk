@@ -68,8 +68,9 @@ rule reference:
         mem_mb=8000,
         gpu=setting_of("reference", "gpus"),
     params:
+        settings=flags_of("reference"),
         data=subpath(input.card, parent=True),
         features=subpath(input.extractor, parent=True),
     shell:
-        "couplet reference --data {params.data} --features {params.features}"
+        "couplet reference {params.settings} --data {params.data} --features {params.features}"
         " --out {output.statistics} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
