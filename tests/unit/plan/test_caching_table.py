@@ -186,9 +186,7 @@ EDITS = {
         "class Classifier(nn.Module):",
         "class Classifier(nn.Module):\n    new = 3\n",
     ),
-    "the reader of digits, `data/sources/digits.py`": replace(
-        "data/sources/digits.py", "255 / 16", "256 / 16"
-    ),
+    "the reader of digits, `data/sources/toy.py`": replace("data/sources/toy.py", "255 / 16", "256 / 16"),
     "`reporting/published.csv`, or the style of figures": lambda place: place.append(
         "reporting/published.csv", "\n"
     ),
