@@ -41,11 +41,11 @@ def run(
     settings += [f"recipes.{chosen}.{change}" for change in o.names_of(steps=steps, batch=batch)]
     checked = resolve(params, scale, settings)
     text = standalone(params, scale, settings)
-    with process(threads, device, say=o.say) as context:
+    with process(threads, device) as context:
         from couplet.adhoc import run_cell
         from couplet.files import locked
 
-        with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), o.say):
+        with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), context.say):
             run_cell(context, checked, out, text=text, live=live, tensorboard=tensorboard)
     from couplet.cli.inspection import show
 
@@ -92,12 +92,12 @@ def adopt(
     """
     from couplet.process import process
 
-    with process(threads, device, say=o.say) as context:
+    with process(threads, device) as context:
         from couplet.adopt import adopt as take_over
         from couplet.files import locked
 
         place = folder.absolute()
-        with locked(place.with_name(f"{place.name.removesuffix('.partial')}.lock"), o.say):
+        with locked(place.with_name(f"{place.name.removesuffix('.partial')}.lock"), context.say):
             typer.echo(take_over(context, folder, data=data, out=out, steps=steps, frozen=frozen))
 
 

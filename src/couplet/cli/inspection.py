@@ -72,7 +72,7 @@ def verify(
     files that no record names, and results of other code than is installed.
     """
     from couplet.process import counted
-    from couplet.progress import shown, silent
+    from couplet.process import shown, silent
     from couplet.provenance import verify as provenance
 
     inventory = provenance.inventory(folder)

@@ -49,7 +49,7 @@ def stage_command(name: str) -> Callable[..., None]:
         settings = settings_for(paths, given["params"], given["scale"], given.get("extractor"))
         from couplet.process import process
 
-        with process(given["threads"], given["device"], given["processes"], o.say) as context:
+        with process(given["threads"], given["device"], given["processes"]) as context:
             run = import_module(f"couplet.stages.{name}").run
             message = run(context, settings, **paths, out=given["out"])
             typer.echo(f"{given['out']}: {message}")
@@ -176,7 +176,7 @@ def prepare(
         name, raw = dataset, Path("raw")
         config = from_path(name, from_, **{key: value for key, value in own.items() if value is not None})
     folder = out or Path("data") / name
-    with process(1, say=o.say) as context:
+    with process(1) as context:
         from couplet.stages.prepare import run
 
         message = run(context, Settings(config), name=name, out=folder, raw=raw, workers=workers)
@@ -237,7 +237,7 @@ def train(
     names = o.names_of(dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed)
     checked = resolve(params, scale, [*names, *(changes or ())])
     training = checked.training(checked.experiment)
-    with process(threads, device, processes, o.say) as context:
+    with process(threads, device, processes) as context:
         from couplet.live import observed
         from couplet.stages.train import run
 
@@ -273,7 +273,7 @@ def probe(
     settings = settings_for({"train": train}, params, scale)
     find = ProbeConfig.parse if params is None else resolve(params, scale).probe_named
     config = located(params or Path("probe"), find, name)
-    with process(threads, device, say=o.say) as context:
+    with process(threads, device) as context:
         from couplet.stages.probe import run
 
         chosen = Settings.of(settings.training, probe=config)
