@@ -53,7 +53,9 @@ class Context:
     """Prints a line for a person."""
     show: Progress = silent
     """Shows progress."""
-    signals: Callable[[], AbstractContextManager[Callable[[], str | None]]] = lambda: nullcontext(lambda: None)
+    signals: Callable[[], AbstractContextManager[Callable[[], str | None]]] = lambda: nullcontext(
+        lambda: None
+    )
     """A context in which signals to stop do not end the process; its function names the one that came."""
 
     def counting(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
