@@ -19,7 +19,7 @@ from couplet.errors import UserError
 
 @contextmanager
 def reported(path: Path, verb: str) -> Iterator[None]:
-    """Report an error of the operating system as a UserError: ``path`` cannot be ``verb``, read or written."""
+    """Report an OSError as a UserError: ``path`` cannot be ``verb``, `read` or `written`."""
     try:
         yield
     except OSError as error:

@@ -65,7 +65,7 @@ def read_record(path: Path, advice: str = "run the stage again") -> Record:
 
 
 def maker(file: Path) -> Record | None:
-    """The record of the stage that wrote ``file``, if it lies beside the file or one of two folders above it."""
+    """The record of the stage that wrote ``file``, beside the file or one of two folders above it."""
     folders = file.parents[:2]
     candidates = [
         *sorted(file.parent.glob(f"*{RECORD_SUFFIX}")),
