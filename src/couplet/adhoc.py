@@ -27,13 +27,13 @@ def run_cell(
     live: Path | None = None,
     tensorboard: Path | None = None,
 ) -> None:
-    """Run every stage of the experiment that ``params`` name, into ``out``, and draw its samples.
+    """Run every stage of the experiment in ``params``, into the folder ``out``, and draw its samples.
 
     Args:
         context: surroundings; a signal stops the run after a complete step.
         params: the settings.
         out: the run's folder.
-        text: the parameter file that is kept as ``out/params.yaml``.
+        text: content of ``out/params.yaml``.
         live: folder of a live view for DVC.
         tensorboard: folder of a live view for TensorBoard.
 
@@ -49,42 +49,34 @@ def run_cell(
         extractor=params.extractor_named(params.extractor),
         measurement=params.measurement(cell),
     )
-    _check_same_run(out, settings)
     outputs = {stage: in_folder(out, stage) for stage in RUN}
+    if record_of("train", outputs["train"]).exists():
+        for stage in ("prepare", "train"):
+            record_with(stage, outputs[stage], settings)
     more: dict[str, dict[str, Any]] = {"prepare": {"name": cell.dataset, "raw": Path(params.raw)}}
-    trainings = {outputs["train"]: settings}
-    if (frozen := settings.training.frozen_run) is not None:
-        trainings = {out / "pretrained": Settings.of(frozen), **trainings}
-        more["train"] = {"frozen": out / "pretrained"}
     with observed(outputs["train"], context, live=live, tensorboard=tensorboard) as observe:
         with replacing(out / "params.yaml") as temporary:
             temporary.write_text(text)
         for stage in RUN:
             run = import_module(f"couplet.stages.{stage}").run
             paths = {STAGES[read].option: outputs[read] for read in STAGES[stage].reads}
-            if stage != "train":
-                run(context, settings, **paths, out=outputs[stage], **more.get(stage, {}))
-                continue
-            for place, chosen in trainings.items():
-                if not _is_trained(place, chosen):
-                    own = {**more.get(stage, {}), "observe": observe} if chosen is settings else {}
-                    run(context, chosen, **paths, out=place, **own)
-    measurement = settings.measurement
+            if stage == "train":
+                more[stage] = {"observe": observe}
+                if (frozen := settings.training.frozen_run) is not None:
+                    more[stage]["frozen"] = teacher = out / "pretrained"
+                    if not _is_trained(teacher, Settings.of(frozen)):
+                        run(context, Settings.of(frozen), **paths, out=teacher)
+                if _is_trained(outputs[stage], settings):
+                    continue
+            run(context, settings, **paths, out=outputs[stage], **more.get(stage, {}))
     panels = {
         f"NFE {nfe}": {cell.coupling: read_array(outputs["sample"] / samples_name(nfe))}
-        for nfe in measurement.sample.nfe
+        for nfe in settings.measurement.sample.nfe
     }
     sample_grids(out / "samples.png", panels)
 
 
 def _is_trained(train: Path, settings: Settings) -> bool:
-    """Whether a run, which takes longest, has been finished with the same settings, code and data."""
+    """Whether a run, the longest stage, is finished with the same settings, code and data."""
     record = record_of("train", train)
     return record.exists() and read_json(record).get("key") == key_of("train", settings)
-
-
-def _check_same_run(out: Path, settings: Settings) -> None:
-    """Raise UserError if the run in ``out`` was trained with other settings or on another data set."""
-    if record_of("train", in_folder(out, "train")).exists():
-        for stage in ("prepare", "train"):
-            record_with(stage, in_folder(out, stage), settings)

@@ -14,22 +14,21 @@ from typing import Any
 from couplet.config.cells import Training
 from couplet.data.archive import Archive
 from couplet.errors import UserError
-from couplet.files import read_json, write_json
-from couplet.networks.initial import read_weights
+from couplet.files import write_json
 from couplet.plan.stages import ADOPTED, RECORD, Settings, code_digest, ingredients
 from couplet.plan.stored import training_in
 from couplet.process import Context
 from couplet.provenance.chain import read_record
 from couplet.provenance.record import archive_digests, check_inputs, digests, environment, write_record
-from couplet.stages.train import Weights, states_in
-from couplet.training.loop import initial_state, loader_of, run, shape_of
+from couplet.stages.train import Weights, proofs, states_in
+from couplet.training.loop import loader_of, run
 from couplet.training.state import read_state, write_state
 
 TOLERANCE = 1e-4
-"""Largest relative difference of a scalar on another kind of machine: rounding grows from step to step."""
+"""Largest relative difference of a scalar on another kind of machine; rounding grows from step to step."""
 
 COMPARED = ("loss", "consistency", "distance", "penalty", "gradient_norm")
-"""Scalars of a step that are compared; the others follow from the settings."""
+"""Scalars of a step to compare; the others follow from the settings."""
 
 SAME_MACHINE = ("cpu", "device", "threads", "platform")
 """Facts of a record that must agree for bits to agree, besides torch's version."""
@@ -44,7 +43,7 @@ def adopt(
     steps: int = 50,
     frozen: Path | None = None,
 ) -> str:
-    """Take a finished or unfinished run over to today's code; return a sentence about it.
+    """Take a finished or unfinished run over to today's code; return a message.
 
     Args:
         context: surroundings.
@@ -61,19 +60,20 @@ def adopt(
     finished, states = (folder / RECORD).exists(), states_in(folder)
     if not finished and not states:
         raise UserError(f"{folder}: holds neither a finished run nor a saved state")
-    about = read_record(folder / RECORD).content if finished else read_state(states[-1])[0]
+    old = read_record(folder / RECORD).content if finished else read_state(states[-1])[0]
     archive, training = Archive(data), training_in(folder)
-    if about["data"] != (dict(archive.card.files) if finished else archive.card.digest):
+    if old["data"] != (dict(archive.card.files) if finished else archive.card.digest):
         raise UserError(f"{data}: not the data set that {folder} was trained on; give the folder that was")
     settings = Settings.of(training)
-    inputs = check_inputs({"prepare": data}, settings)
-    made_of = ingredients("train", settings)
-    key = made_of.key(inputs)
-    if key == about["key"]:
+    keys, parts = check_inputs({"prepare": data}, settings), ingredients("train", settings)
+    key = parts.key(keys)
+    if key == old["key"]:
         return f"{folder}: is a run of today's code already, key {key}"
     weights = Weights.of(training, data, frozen)
-    proof = {"key": about["key"], **_replay(context, training, archive, weights, folder, about, steps)}
-    place = out or _beside(folder, training, key)
+    proof = {"key": old["key"], **_replay(context, training, archive, weights, folder, old, steps)}
+    place, run_folder = out or folder, folder.parent
+    if out is None and folder.name.startswith("train") and run_folder.name.startswith(f"{training.cell}-"):
+        place = run_folder.with_name(f"{training.cell}-{key}") / folder.name
     target = place
     if place != folder:
         if place.exists():
@@ -82,20 +82,18 @@ def adopt(
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(folder, target, copy_function=_link_or_copy)
     if finished:
-        unchanged = {name: value for name, value in about.items() if name not in ("inputs", "outputs")}
-        changed = {"key": key, "keys": inputs, "settings": made_of.settings, "code": dict(made_of.code)}
+        new = {"key": key, "keys": keys, "settings": parts.settings, "code": dict(parts.code)}
         write_record(
             target / RECORD,
-            {**unchanged, **changed, "adopted": [*about["adopted"], proof]},
+            {**old, **new, "adopted": [*old["adopted"], proof]},
             inputs={**archive_digests(archive), **digests(*filter(None, weights))},
-            outputs={target / name: digest for name, digest in about["outputs"].items()},
+            outputs={target / name: digest for name, digest in old["outputs"].items()},
         )
     else:
         for path in states_in(target):
             header, tensors = read_state(path)
             write_state(path, {**header, "key": key}, tensors)
-        earlier = read_json(folder / ADOPTED) if (folder / ADOPTED).exists() else []
-        write_json(target / ADOPTED, [*earlier, proof])
+        write_json(target / ADOPTED, [*proofs(folder), proof])
     if target != place:
         target.replace(place)
     return (
@@ -104,21 +102,13 @@ def adopt(
     )
 
 
-def _beside(folder: Path, training: Training, key: str) -> Path:
-    """The folder of the run under its new key, if it lies in a grid; else its own."""
-    run = folder.parent
-    if folder.name.startswith("train") and run.name.startswith(f"{training.cell}-"):
-        return run.with_name(f"{training.cell}-{key}") / folder.name
-    return folder
-
-
 def _replay(
     context: Context,
     training: Training,
     archive: Archive,
     weights: Weights,
     folder: Path,
-    about: Mapping[str, Any],
+    old: Mapping[str, Any],
     steps: int,
 ) -> dict[str, Any]:
     """Replay the first steps and compare them with the curve; return the proof.
@@ -131,14 +121,11 @@ def _replay(
     recorded = _recorded(folder / "curve.csv", steps)
     if not recorded:
         raise UserError(f"{folder / 'curve.csv'}: has no line of the first {steps} steps; nothing to compare")
-    tensors = None if weights.initial is None else read_weights(weights.initial)
-    predictor = weights.frozen_model(context)
-    state = initial_state(training, shape_of(archive), context.device, tensors, frozen=predictor)
+    state = weights.initial_state(training, archive, context.device)
     loader = loader_of(training, archive, joint_images=state.model.coupling.joint_images)
-    here = environment(context.device)
-    same = all(about.get(name) == here[name] for name in SAME_MACHINE) and (
-        about["packages"]["torch"] == here["packages"]["torch"]
-    )
+    present = environment(context.device)
+    torch = present["packages"]["torch"]
+    same = all(old.get(name) == present[name] for name in SAME_MACHINE) and old["packages"]["torch"] == torch
     allowed, largest, last = 0.0 if same else TOLERANCE, 0.0, max(recorded)
     with context.show(f"{training.cell}: replay", last) as update:
         for progress in islice(run(training, state, loader), last):
@@ -156,19 +143,21 @@ def _replay(
         "compared": sorted(recorded),
         "largest_difference": largest,
         "allowed_difference": allowed,
-        "code_before": code_digest(about.get("code", {})),
-        "torch": here["packages"]["torch"],
-        **{name: here[name] for name in ("commit", "dirty", "cpu", "device")},
+        "code_before": code_digest(old.get("code", {})),
+        "torch": torch,
+        **{name: present[name] for name in ("commit", "dirty", "cpu", "device")},
     }
 
 
 def _recorded(curve: Path, steps: int) -> dict[int, dict[str, float]]:
-    """The scalars of the first steps that the curve has, by step."""
+    """The compared scalars of the first steps in the curve, by step."""
     if not curve.exists():
         return {}
     with curve.open(newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if int(row["step"]) <= steps]
-    return {int(row["step"]): {name: float(row[name]) for name in COMPARED} for row in rows}
+        rows = {int(row["step"]): row for row in csv.DictReader(lines)}
+    return {
+        step: {name: float(row[name]) for name in COMPARED} for step, row in rows.items() if step <= steps
+    }
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -86,7 +86,7 @@ def main() -> None:
 
 def _fail(message: str) -> None:
     if number := rank():
-        # An error that the first process meets too is printed there, and torchrun then ends this one.
+        # The first process prints an error that it meets too, and torchrun then ends this one.
         time.sleep(RANK_PATIENCE)
         message = f"process {number}: {message}"
     print(f"couplet: {' '.join(message.split())}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Commands for people: a run of one's own, a look at one that goes on, weights from elsewhere."""
+"""Commands outside the pipeline: a single run, its live view, adoption of a run, import of weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from couplet.errors import UserError
 
 
 def run(
-    out: Annotated[Path, typer.Option(help="Folder for everything that this run makes.")],
+    out: Annotated[Path, typer.Option(help="Folder for all results of this run.")],
     params: o.Params = o.DEFAULT,
     scale: o.Scale = None,
     dataset: o.Dataset = None,
@@ -41,11 +41,11 @@ def run(
     settings += [f"recipes.{chosen}.{change}" for change in o.names_of(steps=steps, batch=batch)]
     checked = resolve(params, scale, settings)
     text = standalone(params, scale, settings)
-    with process(threads, device, say=o.say) as context:
+    with process(threads, device) as context:
         from couplet.adhoc import run_cell
         from couplet.files import locked
 
-        with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), o.say):
+        with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), context.say):
             run_cell(context, checked, out, text=text, live=live, tensorboard=tensorboard)
     from couplet.cli.inspection import show
 
@@ -53,14 +53,14 @@ def run(
 
 
 def watch(
-    train: Annotated[Path, typer.Argument(help="Folder that a `couplet train` is going to write.")],
+    train: Annotated[Path, typer.Argument(help="Output folder of a `couplet train` at work.")],
     live: o.Live = None,
     tensorboard: o.TensorBoard = None,
-    every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 10.0,
+    every: Annotated[float, typer.Option(help="Seconds between updates.", min=0.1)] = 10.0,
     threads: o.Threads = None,
     device: o.Device = "cpu",
 ) -> None:
-    """Show a run of another process, on another node or under Snakemake, until it is finished."""
+    """Show the run of another process, on another node or under Snakemake, until it is finished."""
     if live is None and tensorboard is None:
         raise UserError("couplet watch: give --live FOLDER or --tensorboard FOLDER")
     from couplet.process import start
@@ -85,19 +85,19 @@ def adopt(
     threads: o.Threads = None,
     device: o.Device = "auto",
 ) -> None:
-    """Take a run over to today's code, if its first steps give the recorded losses again.
+    """Take a run over to today's code, if that code reproduces the losses of its first steps.
 
     The steps are replayed from the run's own settings. On the same kind of machine every scalar must be equal
-    to the last bit, elsewhere to a relative 1e-4. The proof is kept in the record.
+    to the last bit, elsewhere to a relative 1e-4. The record keeps the proof.
     """
     from couplet.process import process
 
-    with process(threads, device, say=o.say) as context:
+    with process(threads, device) as context:
         from couplet.adopt import adopt as take_over
         from couplet.files import locked
 
-        place = folder.absolute()
-        with locked(place.with_name(f"{place.name.removesuffix('.partial')}.lock"), o.say):
+        run = folder.absolute().with_name(folder.absolute().name.removesuffix(".partial"))
+        with locked(run.with_name(f"{run.name}.lock"), context.say):
             typer.echo(take_over(context, folder, data=data, out=out, steps=steps, frozen=frozen))
 
 

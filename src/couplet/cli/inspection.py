@@ -1,13 +1,13 @@
-"""Commands that look: parameters, runs, records, recipes."""
+"""Commands that only read: parameters, runs, records, recipes."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,8 @@ def check(
     params: o.Params = o.DEFAULT,
     scale: o.Scale = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for what each stage of the experiment is made of, for DVC.")
+        Path | None,
+        typer.Option(help="Folder for the settings and code of each stage of the experiment, for DVC."),
     ] = None,
 ) -> None:
     """Check the parameter file and summarise it."""
@@ -58,9 +59,46 @@ def settings(
 
 def show(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Show the content of a run's folder: configuration, selected snapshot, metrics."""
-    from couplet.provenance.show import contents
+    print_pairs(_contents(folder))
 
-    print_pairs(contents(folder))
+
+def _contents(folder: Path) -> Iterator[tuple[str, str]]:
+    """Pairs of name and value, from configuration to metrics.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    from couplet.files import read_json
+    from couplet.plan.layout import checkpoint_name
+    from couplet.plan.stages import record_of
+    from couplet.plan.stored import training_in
+
+    train = folder / "train"
+    if not (train / "config.json").exists():
+        partial = "; a run is unfinished" if (folder / "train.partial").exists() else ""
+        raise UserError(f"{folder}: no run here, expected train/config.json{partial}")
+    training, record = training_in(train), read_json(record_of("train", train))
+    recipe, coupling = training.recipe, training.coupling.model_dump()
+    yield "run", f"{training.cell}-{record['key']}"
+    yield "coupling", " ".join([coupling.pop("kind"), *(f"{key}={value}" for key, value in coupling.items())])
+    yield "training", f"{recipe.steps} steps of {recipe.batch} images, {recipe.network.kind}"
+    speed = f"{record['seconds']:.1f} s, {record['images_per_second']:.0f} images/s"
+    device = f"{record['device']} ({record['threads']} threads)"
+    yield "took", f"{speed} on {device}, {record['parameters']:,} parameters"
+    yield "commit", (record["commit"] or "no repository") + (" with changes" if record["dirty"] else "")
+    checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
+    saved = (str(step) for step, path in checkpoints.items() if path.exists())
+    yield "snapshots", "after steps " + ", ".join(saved)
+    for file in sorted(folder.rglob("evaluation.json")):
+        evaluation = read_json(file)
+        yield "measured in", str(file)
+        yield "selected", f"step {evaluation['selected']['step']}"
+        yield "features", evaluation["extractor"]
+        yield "samples", str(evaluation["samples"]["count"])
+        for row in evaluation["numbers"]:
+            yield f"{row['metric']}, NFE {row['nfe']}", f"{row['value']:.4f}"
+    if (folder / "samples.png").exists():
+        yield "picture", str(folder / "samples.png")
 
 
 def verify(
@@ -71,20 +109,15 @@ def verify(
     Prints a line for each file that is missing or has another SHA-256 than its record. Notes are no failure:
     files that no record names, and results of other code than is installed.
     """
-    from couplet.process import counted
-    from couplet.progress import shown, silent
+    from couplet.process import counted, shown, silent
     from couplet.provenance import verify as provenance
 
     inventory = provenance.inventory(folder)
-    few = inventory.size < 1 << 28
-    with counted(
-        silent if few else shown, f"{folder}: verify, MiB", inventory.size, "MiB/s", 1 << 20
-    ) as advance:
+    show = silent if inventory.size < 1 << 28 else shown
+    with counted(show, f"{folder}: verify, MiB", inventory.size, "MiB/s", 1 << 20) as advance:
         findings = provenance.verify(inventory, advance)
-    for problem in findings.problems:
-        typer.echo(problem)
-    for note in findings.notes:
-        typer.echo(f"note: {note}")
+    for line in (*findings.problems, *(f"note: {note}" for note in findings.notes)):
+        typer.echo(line)
     count = len(findings.problems)
     result = f"{count} problem{'s' if count > 1 else ''}" if count else "all as recorded"
     typer.echo(f"{folder}: {len(inventory.files)} files of {len(inventory.records)} records read: {result}")
@@ -96,7 +129,7 @@ def why(
     row: Annotated[
         str | None, typer.Option(help="Of a table: 3, or coupling=vae,nfe=2, or vae,nfe=2,seed=1.")
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print the whole records as JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the complete records as JSON.")] = False,
 ) -> None:
     """Print the chain from a number to its checkpoint, configuration, data and commit."""
     from couplet.provenance import why as provenance
@@ -146,28 +179,32 @@ def recipes(
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     """Print names and values in two columns."""
-    from rich.console import Console
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2))
-    for name, value in pairs:
-        grid.add_row(name, value)
-    width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, markup=False, emoji=False, highlight=False).print(grid)
+    for pair in pairs:
+        grid.add_row(*pair)
+    _print(grid, highlight=False)
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool = False) -> None:
-    """Print a table: for a terminal, uncut in a pipe, or Markdown."""
+    """Print a table, or the same as Markdown."""
     if markdown:
         for cells in (heads, ["---"] * len(heads), *rows):
             escaped = (cell.replace("|", r"\|") for cell in cells)
             typer.echo(f"| {' | '.join(escaped)} |")
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(*heads, box=None, header_style="bold", pad_edge=False)
     for cells in rows:
         table.add_row(*cells)
+    _print(table)
+
+
+def _print(table: Any, highlight: bool | None = None) -> None:
+    """Print as wide as a terminal, or uncut in a pipe."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, markup=False, emoji=False).print(table)
+    Console(width=width, markup=False, emoji=False).print(table, highlight=highlight)

@@ -35,11 +35,6 @@ Root = Annotated[Path, typer.Option(help="Folder of the grid's results.")]
 DEFAULT = Path("params.yaml")
 
 
-def say(text: str) -> None:
-    """Print a line on standard error."""
-    typer.echo(text, err=True)
-
-
 def names_of(**names: str | int | None) -> list[str]:
     """Names of a cell, where they are given, as changes of a parameter file."""
     return [f"{key}={value}" for key, value in names.items() if value is not None]

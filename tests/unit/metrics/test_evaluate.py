@@ -22,8 +22,7 @@ from couplet.metrics.extractor.base import load_extractor
 from couplet.metrics.precision_recall import precision_recall
 from couplet.plan.layout import in_folder
 from couplet.plan.stages import RUN, STAGES, Settings
-from couplet.process import Context
-from couplet.progress import silent
+from couplet.process import Context, silent
 from couplet.provenance.record import Recorder, archive_digests, digests
 from couplet.stages import evaluate, select
 from stage_functions import features, reference
