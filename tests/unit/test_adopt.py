@@ -234,9 +234,9 @@ def with_code(tmp_path):
 
 
 WEIGHT = "def __call__(self, t: Tensor, r: Tensor) -> Tensor:\n        return 1 / (t - r)\n"
-CHANGED = ("losses/weighting.py", WEIGHT, WEIGHT.replace("1 /", "1.001 /"))
+CHANGED = ("losses.py", WEIGHT, WEIGHT.replace("1 /", "1.001 /"))
 REFACTORED = (
-    "losses/weighting.py",
+    "losses.py",
     WEIGHT,
     WEIGHT.replace("return 1 / (t - r)", "gap = t - r\n        return 1 / gap"),
 )
