@@ -186,8 +186,8 @@ def _dataset(path: Path, scale: str | None, name: str | None) -> tuple[str, Any,
     """Name, settings and folder of originals of an entry in the parameter file, or of a kind of data set."""
     from couplet.config.base import choices
     from couplet.config.datasets import DatasetConfig
-    from couplet.config.plugins import load_plugins
     from couplet.config.resolve import resolve
+    from couplet.config.variants import load_plugins
 
     load_plugins()
     known: dict[str, Any] = {}

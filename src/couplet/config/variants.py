@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.metadata import entry_points
 from pkgutil import resolve_name
 from typing import Any
 
@@ -64,3 +66,24 @@ def variants_in(settings: Any) -> Iterator[Variant]:
     if isinstance(settings, list | tuple):
         for part in settings:
             yield from variants_in(part)
+
+
+@cache
+def load_plugins() -> None:
+    """Import every module that an installed package names in the group ``couplet.plugins``.
+
+    Such a module defines configuration classes, subclasses of a family's base, which name the code that
+    implements them. From then on they are as good as built-in ones.
+
+    Raises:
+        UserError: a module cannot be imported.
+    """
+    for plugin in entry_points(group="couplet.plugins"):
+        try:
+            plugin.load()
+        except (ImportError, AttributeError) as error:
+            package = plugin.dist.name if plugin.dist else plugin.name
+            raise UserError(
+                f"package {package}: {plugin.value} of couplet.plugins cannot be imported ({error}); "
+                f"mend or uninstall {package}"
+            ) from None

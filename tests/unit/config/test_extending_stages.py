@@ -10,8 +10,8 @@ import pytest
 
 from couplet.config.base import Variant
 from couplet.config.params import FAMILIES
-from couplet.config.plugins import load_plugins
 from couplet.config.resolve import resolve
+from couplet.config.variants import load_plugins
 from couplet.config.yaml12 import dump_yaml
 from couplet.errors import UserError
 from couplet.plan.layout import Layout
