@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 
 from couplet.cli import everyday, inspection, pipeline
 from couplet.errors import Stopped, UserError
+from couplet.plan.code import check_running
 from couplet.process import rank
 
 RANK_PATIENCE = 10.0
@@ -45,14 +47,10 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"couplet {installed('couplet')}")
+        typer.echo(f"couplet {metadata.version('couplet')}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
     else:
-        from couplet.plan.code import check_running
-
         check_running(Path())
 
 

@@ -1,4 +1,4 @@
-"""Stage `reference`: the real images in an extractor's features, one file per split."""
+"""Stage `reference`: statistics of the real images in an extractor's features, one file per split."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from couplet.provenance.record import Recorder, archive_digests, digests
 
 
 def run(context: Context, settings: Settings, *, data: Path, features: Path, out: Path) -> str:
-    """Write ``train.safetensors``, and ``test.safetensors`` if there is such a split, to the folder ``out``.
+    """Write ``train.safetensors``, and ``test.safetensors`` for a test split, to the folder ``out``.
 
     Raises:
-        UserError: archive or extractor is missing or damaged, a split has a single image, or ``out``
-            cannot be written.
+        UserError: archive or extractor is missing or damaged, a split has a single image, or ``out`` cannot
+            be written.
     """
     archive = Archive(data)
     extractor = load_extractor(features, context.device)
@@ -35,13 +35,11 @@ def run(context: Context, settings: Settings, *, data: Path, features: Path, out
             if counts.get(split):
                 images = archive.split(split).images
                 measured = measure(extractor, images, advance, ranks=context.ranks)
+                names = (split, extractor.name, extractor.digest)
                 if context.ranks.first:
-                    statistics = Reference(
-                        split, extractor.name, extractor.digest, measured.features, measured.moments
-                    )
-                    save_reference(path, statistics)
+                    save_reference(path, Reference(*names, measured.features, measured.moments))
             elif context.ranks.first:
-                path.unlink(missing_ok=True)  # of an archive that had this split
+                path.unlink(missing_ok=True)  # of an earlier archive that had this split
     if context.ranks.first:
         record.write(inputs={**archive_digests(archive), **digests(features)}, outputs=digests(out))
     return "reference statistics of " + ", ".join(f"{count} {split}" for split, count in counts.items())
