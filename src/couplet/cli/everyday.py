@@ -47,7 +47,6 @@ def run(
 
         with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), context.say):
             run_cell(context, checked, out, text=text, live=live, tensorboard=tensorboard)
-
     show(out)
 
 
@@ -62,7 +61,6 @@ def watch(
     """Show the run of another process, on another node or under Snakemake, until it is finished."""
     if live is None and tensorboard is None:
         raise UserError("couplet watch: give --live FOLDER or --tensorboard FOLDER")
-
     chosen = start(threads, device)
     from couplet.live import follow, sinks
 

@@ -150,7 +150,6 @@ def recipes(
     if not 0 < tflops < float("inf"):
         raise UserError(f"--tflops {tflops}: must be a positive number")
     files = params or [o.DEFAULT, *sorted(Path("workflow/papers").glob("*.yaml"))]
-
     start(1)
     from couplet import recipes as papers
 

@@ -34,8 +34,10 @@ def commands() -> list[tuple[str, Callable[..., None]]]:
 def stage_command(name: str) -> Callable[..., None]:
     """The command of a stage, with an option for each output that it reads."""
     stage = STAGES[name]
-    reads = {STAGES[read].option: f"Output of `couplet {read}`." for read in stage.reads}
-    inputs = {option: Annotated[Path, typer.Option(help=text)] for option, text in reads.items()}
+    inputs = {
+        STAGES[read].option: Annotated[Path, typer.Option(help=f"Output of `couplet {read}`.")]
+        for read in stage.reads
+    }
     parameters: dict[str, tuple[Any, Any]] = {
         **{option: (annotation, Parameter.empty) for option, annotation in inputs.items()},
         "out": (o.Out, Parameter.empty),
@@ -48,9 +50,8 @@ def stage_command(name: str) -> Callable[..., None]:
     }
 
     def command(**given: Any) -> None:
-        paths = {option: given[option] for option in reads}
+        paths = {option: given[option] for option in inputs}
         settings = settings_for(paths, given["params"], given["scale"], given.get("extractor"))
-
         with process(given["threads"], given["device"], given["processes"]) as context:
             run = import_module(f"couplet.stages.{name}").run
             message = run(context, settings, **paths, out=given["out"])
@@ -135,13 +136,9 @@ def prepare(
     workers: Annotated[int, typer.Option(help="Threads that decode images.", min=1)] = 1,
 ) -> None:
     """Write a data set as an archive of arrays with a card and a picture."""
-    own: dict[str, Any] = {
-        "resolution": resolution,
-        "channels": channels,
-        "test_images": test_images,
-        "skip_corrupt": skip_corrupt or None,
-    }
-    own = {key: value for key, value in own.items() if value is not None}
+    sizes = {"resolution": resolution, "channels": channels, "test_images": test_images}
+    own: dict[str, Any] = {key: value for key, value in sizes.items() if value is not None}
+    own |= {"skip_corrupt": True} if skip_corrupt else {}
     if from_ is None:
         if own:
             flag = next(iter(own)).replace("_", "-")
@@ -265,7 +262,6 @@ def figure(
     """Draw the cells of a study, with a caption of what the seeds show."""
     if out.suffix != ".csv":
         raise UserError(f"--out = {out}: must end in .csv")
-
     checked = resolve(params, scale)
     start(1)
     from couplet.stages.figure import run

@@ -129,7 +129,7 @@ def changed_code(record: Record) -> list[str]:
 
 
 def chain(end: Record) -> Sequence[Record]:
-    """``end`` and the records of all outputs that it was made from, the latest stage first.
+    """``end`` and the records of its direct and indirect inputs, the latest stage first.
 
     Raises:
         UserError: a record is damaged, a small file was edited, or a stage read other files than the stage

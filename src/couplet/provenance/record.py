@@ -169,7 +169,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, if the system names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

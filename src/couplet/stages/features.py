@@ -29,8 +29,8 @@ def run(context: Context, settings: Settings, *, data: Path, out: Path) -> str:
     record = Recorder("features", settings, out, context.device, reads={"prepare": data})
     learnt = implementation(config).make(config, archive, out)
     extractor = build(config, out, context.device)
-    about = {"kind": config.kind, "name": extractor.name, "config": dict(config), "sha256": extractor.digest}
-    write_json(out / CARD, {**learnt, **about})
+    names = {"kind": config.kind, "name": extractor.name, "sha256": extractor.digest}
+    write_json(out / CARD, {**learnt, **names, "config": dict(config)})
     record.write(inputs=archive_digests(archive), outputs=digests(out))
     accuracy = learnt.get("test_accuracy")
     return extractor.name + (

@@ -78,14 +78,12 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
         for name, draw in (("samples", _samples), ("distance", _curves)):
             figures.append(out.with_suffix(".figures") / f"{group}-{name}.png")
             draw(layout, members, figures[-1])
-    record.write(
-        inputs=chains.inputs,
-        outputs=digests(*texts, *figures),
-        evaluations={
-            f"{result.run} {result.evaluation['extractor']}": os.path.relpath(path, out.parent)
-            for result, path in ((results[pair], layout.evaluation(*pair)) for pair in finished)
-        },
-    )
+    folder = out.parent
+    evaluations = {
+        f"{each.run} {each.evaluation['extractor']}": os.path.relpath(layout.evaluation(*pair), folder)
+        for pair, each in results.items()
+    }
+    record.write(inputs=chains.inputs, outputs=digests(*texts, *figures), evaluations=evaluations)
     return f"{len(content.rows)} rows"
 
 

@@ -264,11 +264,9 @@ def states_in(partial: Path) -> list[Path]:
     return sorted(partial.glob("state-*.safetensors"))
 
 
-def proofs(folder: Path) -> list[dict[str, Any]]:
-    """Proofs of the adoptions of an unfinished run."""
-    path = folder / ADOPTED
-    adopted: list[dict[str, Any]] = read_json(path) if path.exists() else []
-    return adopted
+def proofs(folder: Path) -> Any:
+    """Proofs of the adoptions of an unfinished run, a list."""
+    return read_json(folder / ADOPTED) if (folder / ADOPTED).exists() else []
 
 
 def _start_curve(path: Path, step: int) -> None:
