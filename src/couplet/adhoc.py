@@ -69,10 +69,8 @@ def run_cell(
                 if _is_trained(outputs[stage], settings):
                     continue
             run(context, settings, **paths, out=outputs[stage], **more.get(stage, {}))
-    panels = {
-        f"NFE {nfe}": {cell.coupling: read_array(outputs["sample"] / samples_name(nfe))}
-        for nfe in settings.measurement.sample.nfe
-    }
+    samples = {nfe: read_array(outputs["sample"] / samples_name(nfe)) for nfe in params.sample.nfe}
+    panels = {f"NFE {nfe}": {cell.coupling: images} for nfe, images in samples.items()}
     sample_grids(out / "samples.png", panels)
 
 

@@ -118,9 +118,13 @@ def _replay(
     Raises:
         UserError: the curve has none of the steps, or a scalar differs by more than is allowed.
     """
-    recorded = _recorded(folder / "curve.csv", steps)
+    rows = []
+    if (curve := folder / "curve.csv").exists():
+        with curve.open(newline="") as lines:
+            rows = [row for row in csv.DictReader(lines) if int(row["step"]) <= steps]
+    recorded = {int(row["step"]): {name: float(row[name]) for name in COMPARED} for row in rows}
     if not recorded:
-        raise UserError(f"{folder / 'curve.csv'}: has no line of the first {steps} steps; nothing to compare")
+        raise UserError(f"{curve}: has no line of the first {steps} steps; nothing to compare")
     state = weights.initial_state(training, archive, context.device)
     loader = loader_of(training, archive, joint_images=state.model.coupling.joint_images)
     present = environment(context.device)
@@ -146,17 +150,6 @@ def _replay(
         "code_before": code_digest(old.get("code", {})),
         "torch": torch,
         **{name: present[name] for name in ("commit", "dirty", "cpu", "device")},
-    }
-
-
-def _recorded(curve: Path, steps: int) -> dict[int, dict[str, float]]:
-    """The compared scalars of the first steps in the curve, by step."""
-    if not curve.exists():
-        return {}
-    with curve.open(newline="") as lines:
-        rows = {int(row["step"]): row for row in csv.DictReader(lines)}
-    return {
-        step: {name: float(row[name]) for name in COMPARED} for step, row in rows.items() if step <= steps
     }
 
 

@@ -89,6 +89,8 @@ class DVCFiles:
         self.folder = folder
 
     def __call__(self, seen: Seen) -> None:
+        from PIL import Image
+
         unchanged = dict(self._lines("curve.csv").items() & seen.lines.items())
         rates = {step: line for step, line in self._lines("speed.csv").items() if step in unchanged}
         first, last = min(seen.lines), max(seen.lines)
@@ -96,32 +98,25 @@ class DVCFiles:
         if seen.rate is not None:
             rates.setdefault(last, f"{last},{seen.rate:.1f}")
             metrics["images_per_second"] = round(seen.rate, 1)
-        for name, head, lines in (
-            ("curve.csv", seen.head, seen.lines),
-            ("speed.csv", "step,images_per_second", rates),
-        ):
+        files = {"curve.csv": (seen.head, seen.lines), "speed.csv": ("step,images_per_second", rates)}
+        for name, (head, lines) in files.items():
             with replacing(self.folder / name) as temporary:
                 temporary.write_text("\n".join([head, *lines.values()]) + "\n")
         write_json(self.folder / "metrics.json", metrics)
+        pictures = self.folder / "samples"
+        drawn = {int(path.stem): path for path in pictures.glob("*.png") if path.stem.isdigit()}
         # The first line tells whether the old pictures are of this run.
-        self._draw(seen, keep=seen.snapshots if first in unchanged else [])
+        for step in drawn.keys() - (seen.snapshots if first in unchanged else []):
+            drawn.pop(step).unlink()
+        for step in seen.snapshots:
+            if step not in drawn:
+                with replacing(pictures / f"{step}.png") as temporary:
+                    Image.fromarray(seen.grid(step).squeeze()).save(temporary, format="png")
 
     def _lines(self, name: str) -> dict[int, str]:
         """The present lines of a file, by step."""
         path = self.folder / name
         return _by_step(path.read_text().splitlines()[1:]) if path.exists() else {}
-
-    def _draw(self, seen: Seen, keep: Sequence[int]) -> None:
-        from PIL import Image
-
-        folder = self.folder / "samples"
-        drawn = {int(path.stem): path for path in folder.glob("*.png") if path.stem.isdigit()}
-        for step in drawn.keys() - keep:
-            drawn.pop(step).unlink()
-        for step in seen.snapshots:
-            if step not in drawn:
-                with replacing(folder / f"{step}.png") as temporary:
-                    Image.fromarray(seen.grid(step).squeeze()).save(temporary, format="png")
 
 
 def _by_step(lines: Sequence[str]) -> dict[int, str]:

@@ -8,7 +8,11 @@ from typing import Annotated
 import typer
 
 from couplet.cli import options as o
+from couplet.cli.inspection import show
+from couplet.config.resolve import resolve, standalone
 from couplet.errors import UserError
+from couplet.files import locked
+from couplet.process import process, start
 
 
 def run(
@@ -30,9 +34,6 @@ def run(
     device: o.Device = "auto",
 ) -> None:
     """Run one cell ad hoc, from data to numbers and a picture, into one folder."""
-    from couplet.config.resolve import resolve, standalone
-    from couplet.process import process
-
     names = o.names_of(
         dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, extractor=extractor, seed=seed
     )
@@ -43,12 +44,9 @@ def run(
     text = standalone(params, scale, settings)
     with process(threads, device) as context:
         from couplet.adhoc import run_cell
-        from couplet.files import locked
 
         with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), context.say):
             run_cell(context, checked, out, text=text, live=live, tensorboard=tensorboard)
-    from couplet.cli.inspection import show
-
     show(out)
 
 
@@ -63,8 +61,6 @@ def watch(
     """Show the run of another process, on another node or under Snakemake, until it is finished."""
     if live is None and tensorboard is None:
         raise UserError("couplet watch: give --live FOLDER or --tensorboard FOLDER")
-    from couplet.process import start
-
     chosen = start(threads, device)
     from couplet.live import follow, sinks
 
@@ -90,11 +86,8 @@ def adopt(
     The steps are replayed from the run's own settings. On the same kind of machine every scalar must be equal
     to the last bit, elsewhere to a relative 1e-4. The record keeps the proof.
     """
-    from couplet.process import process
-
     with process(threads, device) as context:
         from couplet.adopt import adopt as take_over
-        from couplet.files import locked
 
         run = folder.absolute().with_name(folder.absolute().name.removesuffix(".partial"))
         with locked(run.with_name(f"{run.name}.lock"), context.say):
@@ -106,8 +99,6 @@ def import_edm(
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
 ) -> None:
     """Turn a published EDM or EDM2 snapshot into safetensors, without executing any of it."""
-    from couplet.process import start
-
     start(1)
     from couplet.interop.edm_snapshot import import_edm as convert
 

@@ -12,7 +12,16 @@ from typing import Annotated, Any
 import typer
 
 from couplet.cli import options as o
+from couplet.config.resolve import resolve, settings_with_origins
 from couplet.errors import UserError
+from couplet.files import read_json
+from couplet.plan.dvc import write_plan
+from couplet.plan.layout import checkpoint_name
+from couplet.plan.stages import record_of
+from couplet.plan.stored import training_in
+from couplet.process import counted, shown, silent, start
+from couplet.provenance import verify as verifying
+from couplet.provenance import why as asking
 
 
 def check(
@@ -24,12 +33,8 @@ def check(
     ] = None,
 ) -> None:
     """Check the parameter file and summarise it."""
-    from couplet.config.resolve import resolve
-
     checked = resolve(params, scale)
     if out is not None:
-        from couplet.plan.dvc import write_plan
-
         write_plan(checked, out)
     at = f" at scale {checked.scale}" if checked.scale else ""
     typer.echo(f"{params}{at}: experiment {checked.experiment}; table1 has {len(checked.cells())} cells")
@@ -47,8 +52,6 @@ def settings(
     changes: o.Changes = None,
 ) -> None:
     """Print the resolved settings of a cell with the file or layer that each value is from."""
-    from couplet.config.resolve import settings_with_origins
-
     names = o.names_of(
         dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, extractor=extractor, seed=seed
     )
@@ -68,11 +71,6 @@ def _contents(folder: Path) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: the folder holds no run.
     """
-    from couplet.files import read_json
-    from couplet.plan.layout import checkpoint_name
-    from couplet.plan.stages import record_of
-    from couplet.plan.stored import training_in
-
     train = folder / "train"
     if not (train / "config.json").exists():
         partial = "; a run is unfinished" if (folder / "train.partial").exists() else ""
@@ -101,21 +99,16 @@ def _contents(folder: Path) -> Iterator[tuple[str, str]]:
         yield "picture", str(folder / "samples.png")
 
 
-def verify(
-    folder: Annotated[Path, typer.Argument(help="Folder of a grid, an experiment or a run.")],
-) -> None:
+def verify(folder: Annotated[Path, typer.Argument(help="Folder of a grid, an experiment or a run.")]) -> None:
     """Read every recorded file again and compare it with its record; exit code 1 if one differs.
 
     Prints a line for each file that is missing or has another SHA-256 than its record. Notes are no failure:
     files that no record names, and results of other code than is installed.
     """
-    from couplet.process import counted, shown, silent
-    from couplet.provenance import verify as provenance
-
-    inventory = provenance.inventory(folder)
+    inventory = verifying.inventory(folder)
     show = silent if inventory.size < 1 << 28 else shown
     with counted(show, f"{folder}: verify, MiB", inventory.size, "MiB/s", 1 << 20) as advance:
-        findings = provenance.verify(inventory, advance)
+        findings = verifying.verify(inventory, advance)
     for line in (*findings.problems, *(f"note: {note}" for note in findings.notes)):
         typer.echo(line)
     count = len(findings.problems)
@@ -132,13 +125,11 @@ def why(
     json_: Annotated[bool, typer.Option("--json", help="Print the complete records as JSON.")] = False,
 ) -> None:
     """Print the chain from a number to its checkpoint, configuration, data and commit."""
-    from couplet.provenance import why as provenance
-
-    answer = provenance.why(file, row)
+    answer = asking.why(file, row)
     if json_:
         typer.echo(json.dumps(answer.plain, indent=2))
     else:
-        print_pairs(provenance.described(answer))
+        print_pairs(asking.described(answer))
 
 
 def recipes(
@@ -159,8 +150,6 @@ def recipes(
     if not 0 < tflops < float("inf"):
         raise UserError(f"--tflops {tflops}: must be a positive number")
     files = params or [o.DEFAULT, *sorted(Path("workflow/papers").glob("*.yaml"))]
-    from couplet.process import start
-
     start(1)
     from couplet import recipes as papers
 

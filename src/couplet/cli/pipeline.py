@@ -11,45 +11,37 @@ from typing import Annotated, Any
 import typer
 
 from couplet.cli import options as o
+from couplet.config.base import Invalid, choices
+from couplet.config.cells import Measurement
+from couplet.config.datasets import DatasetConfig, from_path
+from couplet.config.probes import ProbeConfig
+from couplet.config.resolve import resolve
+from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
+from couplet.config.variants import load_plugins
 from couplet.errors import UserError
-
-GENERATED = ("features", "reference", "select", "sample", "evaluate")
-"""Stages whose command follows from their row in the table of stages."""
-
-
-OwnParams = Annotated[
-    Path | None,
-    typer.Option(
-        help="The parameter file; without one, the run's own settings and the defaults of measuring."
-    ),
-]
+from couplet.plan.stages import STAGES, Settings
+from couplet.plan.stored import dataset_in, extractor_in, training_in
+from couplet.process import process, start
 
 
 def commands() -> list[tuple[str, Callable[..., None]]]:
     """Name and function of every command, in the order in which stages run."""
-    from couplet.plan.stages import STAGES
-
-    stages = {name: stage_command(name) for name in STAGES if name in GENERATED}
     own: dict[str, Callable[..., None]] = {"prepare": prepare, "train": train, "probe": probe}
-    return [
-        *((name, {**stages, **own}[name]) for name in STAGES),
-        *(("table", table), ("figure", figure), ("paper", paper)),
-    ]
+    stages = ((name, own[name] if name in own else stage_command(name)) for name in STAGES)
+    return [*stages, ("table", table), ("figure", figure), ("paper", paper)]
 
 
 def stage_command(name: str) -> Callable[..., None]:
     """The command of a stage, with an option for each output that it reads."""
-    from couplet.plan.stages import STAGES
-
     stage = STAGES[name]
-    reads = {STAGES[read].option: f"Output of `couplet {read}`." for read in stage.reads}
+    inputs = {
+        STAGES[read].option: Annotated[Path, typer.Option(help=f"Output of `couplet {read}`.")]
+        for read in stage.reads
+    }
     parameters: dict[str, tuple[Any, Any]] = {
-        **{
-            option: (Annotated[Path, typer.Option(help=text)], Parameter.empty)
-            for option, text in reads.items()
-        },
+        **{option: (annotation, Parameter.empty) for option, annotation in inputs.items()},
         "out": (o.Out, Parameter.empty),
-        "params": (OwnParams, None),
+        "params": (o.OwnParams, None),
         "scale": (o.Scale, None),
         **({"extractor": (o.Extractor, None)} if name == "features" else {}),
         "threads": (o.Threads, None),
@@ -58,10 +50,8 @@ def stage_command(name: str) -> Callable[..., None]:
     }
 
     def command(**given: Any) -> None:
-        paths = {option: given[option] for option in reads}
+        paths = {option: given[option] for option in inputs}
         settings = settings_for(paths, given["params"], given["scale"], given.get("extractor"))
-        from couplet.process import process
-
         with process(given["threads"], given["device"], given["processes"]) as context:
             run = import_module(f"couplet.stages.{name}").run
             message = run(context, settings, **paths, out=given["out"])
@@ -81,12 +71,6 @@ def settings_for(
     paths: dict[str, Path], params: Path | None, scale: str | None, extractor: str | None = None
 ) -> Any:
     """The settings of a stage: cell, extractor and data set from its inputs, the rest from the file."""
-    from couplet.config.cells import Measurement
-    from couplet.config.resolve import resolve
-    from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
-    from couplet.plan.stages import Settings
-    from couplet.plan.stored import dataset_in, extractor_in, training_in
-
     if scale is not None and params is None:
         raise UserError(f"--scale {scale}: belongs to --params FILE")
     checked = None if params is None else resolve(params, scale)
@@ -118,8 +102,6 @@ def located(path: Path | str | None, function: Callable[..., Any], *arguments: A
     Raises:
         UserError: a value is not allowed; the message begins with ``path``.
     """
-    from couplet.config.base import Invalid
-
     try:
         return function(*arguments)
     except Invalid as error:
@@ -154,17 +136,9 @@ def prepare(
     workers: Annotated[int, typer.Option(help="Threads that decode images.", min=1)] = 1,
 ) -> None:
     """Write a data set as an archive of arrays with a card and a picture."""
-    from couplet.config.datasets import from_path
-    from couplet.plan.stages import Settings
-    from couplet.process import process
-
-    own: dict[str, Any] = {
-        "resolution": resolution,
-        "channels": channels,
-        "test_images": test_images,
-        "skip_corrupt": skip_corrupt or None,
-    }
-    own = {key: value for key, value in own.items() if value is not None}
+    sizes = {"resolution": resolution, "channels": channels, "test_images": test_images}
+    own: dict[str, Any] = {key: value for key, value in sizes.items() if value is not None}
+    own |= {"skip_corrupt": True} if skip_corrupt else {}
     if from_ is None:
         if own:
             flag = next(iter(own)).replace("_", "-")
@@ -184,11 +158,6 @@ def prepare(
 
 def _dataset(path: Path, scale: str | None, name: str | None) -> tuple[str, Any, Path]:
     """Name, settings and folder of originals of an entry in the parameter file, or of a kind of data set."""
-    from couplet.config.base import choices
-    from couplet.config.datasets import DatasetConfig
-    from couplet.config.resolve import resolve
-    from couplet.config.variants import load_plugins
-
     load_plugins()
     known: dict[str, Any] = {}
     raw = Path("raw")
@@ -225,10 +194,6 @@ def train(
     processes: o.Processes = 1,
 ) -> None:
     """Train one cell; started again after an interruption, resume from its last state."""
-    from couplet.config.resolve import resolve
-    from couplet.plan.stages import Settings
-    from couplet.process import process
-
     names = o.names_of(dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed)
     checked = resolve(params, scale, [*names, *(changes or ())])
     training = checked.training(checked.experiment)
@@ -247,7 +212,7 @@ def probe(
     train: Annotated[Path, typer.Option(help="Output of `couplet train`.")],
     data: Annotated[Path, typer.Option(help="Output of `couplet prepare`.")],
     out: o.Out,
-    params: OwnParams = None,
+    params: o.OwnParams = None,
     scale: o.Scale = None,
     frozen: o.Frozen = None,
     threads: o.Threads = None,
@@ -260,11 +225,6 @@ def probe(
     mean velocity, for each noise level; needs a run whose schedule is `denoising`. plane: one-step samples,
     pairs and posteriors of a run on points.
     """
-    from couplet.config.probes import ProbeConfig
-    from couplet.config.resolve import resolve
-    from couplet.plan.stages import Settings
-    from couplet.process import process
-
     settings = settings_for({"train": train}, params, scale)
     find = ProbeConfig.parse if params is None else resolve(params, scale).probe_named
     config = located(params or "probe", find, name)
@@ -286,9 +246,6 @@ def table(
     ] = False,
 ) -> None:
     """Write the grid's table (CSV and Markdown) and its figures."""
-    from couplet.config.resolve import resolve
-    from couplet.process import start
-
     checked = resolve(params, scale)
     start(1)
     from couplet.stages.table import run
@@ -305,9 +262,6 @@ def figure(
     """Draw the cells of a study, with a caption of what the seeds show."""
     if out.suffix != ".csv":
         raise UserError(f"--out = {out}: must end in .csv")
-    from couplet.config.resolve import resolve
-    from couplet.process import start
-
     checked = resolve(params, scale)
     start(1)
     from couplet.stages.figure import run
@@ -323,8 +277,6 @@ def paper(
     ] = "snakemake --cores all results/paper/{name}.csv",
 ) -> None:
     """Put all figures with their captions on one page."""
-    from couplet.process import start
-
     start(1)
     from couplet.stages.paper import run
 

@@ -129,7 +129,7 @@ def changed_code(record: Record) -> list[str]:
 
 
 def chain(end: Record) -> Sequence[Record]:
-    """``end`` and the records of all outputs that it was made from, the latest stage first.
+    """``end`` and the records of its direct and indirect inputs, the latest stage first.
 
     Raises:
         UserError: a record is damaged, a small file was edited, or a stage read other files than the stage
@@ -174,20 +174,18 @@ class Chains:
         """
         measured_by = {"probe" if stage == "probe" else "extractor": name}
         keys = keys_of(self.layout.settings(cell, **measured_by), stage)
-        records = {each: self._record(record_of(each, self.layout.output(each, cell, name))) for each in keys}
-        for each, record in records.items():
-            check_key(record, keys[each])
-        check_linked(records.values())
-        for each, record in records.items():
+        records = {}
+        for each, key in keys.items():
+            path = record_of(each, self.layout.output(each, cell, name))
+            if path not in self._records:
+                self._records[path] = read_record(path)
+                check_small_files(self._records[path])
+            records[each] = self._records[path]
+            check_key(records[each], key)
             if "train" in STAGES[each].reads:
-                self._numbers |= record.outputs
+                self._numbers |= records[each].outputs
+        check_linked(records.values())
         return records["train"].content
-
-    def _record(self, path: Path) -> Record:
-        if path not in self._records:
-            self._records[path] = read_record(path)
-            check_small_files(self._records[path])
-        return self._records[path]
 
     @property
     def inputs(self) -> dict[Path, str]:

@@ -44,18 +44,7 @@ class Recorder:
     def __init__(
         self, stage: str, settings: Settings, output: Path, device: torch.device, *, reads: Mapping[str, Path]
     ) -> None:
-        """Check the outputs that the stage reads.
-
-        Args:
-            stage: a name from ``STAGES``.
-            settings: what the stage works with.
-            output: the path that it is going to write.
-            device: where it computes.
-            reads: the outputs of the stages that it reads, by stage.
-
-        Raises:
-            UserError: see :func:`check_inputs`.
-        """
+        """Check the outputs of earlier stages that this stage ``reads``; see :func:`check_inputs`."""
         keys, parts = check_inputs(reads, settings), ingredients(stage, settings)
         content = {"stage": stage, "keys": keys, "settings": parts.settings, "code": dict(parts.code)}
         self._begin(record_of(stage, output), parts.key(keys), content, device)
@@ -65,12 +54,7 @@ class Recorder:
         self._content = {**content, "key": key, **environment(device)}
 
     def write(self, *, inputs: Digests, outputs: Digests, **more: Any) -> None:
-        """Write the record.
-
-        Args:
-            inputs: the files that the stage read.
-            outputs: the files that it wrote.
-            more: further content; ``seconds`` replaces the time since the start.
+        """Write the record, with ``more`` content; ``seconds`` in it replaces the time since the start.
 
         Raises:
             UserError: the record cannot be written.
@@ -185,7 +169,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, if the system names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,11 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from couplet.errors import UserError
+from couplet.files import sha256
 from couplet.plan.stages import RECORD, RECORD_SUFFIX
 from couplet.provenance.chain import Record, changed_code, read_record
-
-CHUNK = 1 << 22
-"""Bytes to read at a time."""
 
 UNFINISHED = (".partial", ".replaced")
 """Endings of the working folders of a run, whose states carry digests of their own."""
@@ -84,10 +81,11 @@ def verify(recorded: Inventory, advance: Callable[[int], None]) -> Findings:
             )
             continue
         try:
-            present = _sha256(path, advance)
-        except OSError as error:
-            problems.append(f"{path}: cannot be read ({error.strerror or error})")
+            present = sha256(path)
+        except UserError as error:
+            problems.append(str(error))
             continue
+        advance(path.stat().st_size)
         problems += [
             f"{path}: SHA-256 recorded by {by} {digest[:16]}, found {present[:16]}"
             for digest, by in stages.items()
@@ -124,12 +122,3 @@ def _other_code(records: Sequence[Record]) -> Iterator[str]:
 
 def _listed(stages: Counter[str]) -> str:
     return ", ".join(stage if count == 1 else f"{stage} ({count} times)" for stage, count in stages.items())
-
-
-def _sha256(path: Path, advance: Callable[[int], None]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            advance(len(chunk))
-    return digest.hexdigest()

@@ -42,12 +42,11 @@ def run(
         raise UserError(f"{data}: not the data set that {train} was trained on; give the folder that was")
     reads = {"prepare": data, "train": train}
     record = Recorder("probe", settings, out, context.device, reads=reads)
-    weights = Weights.of(training, data, frozen)
+    device, weights = context.device, Weights.of(training, data, frozen)
     checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
     with context.counting(f"{training.cell}: {config.kind}", config.images(training)) as advance:
-        subject = Subject(
-            training, archive, checkpoints, weights.frozen_model(context.device), context.device, advance
-        )
+        predictor = weights.frozen_model(device)
+        subject = Subject(training, archive, checkpoints, predictor, device, advance)
         rows = list(build(config, subject))
     with replacing(out) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

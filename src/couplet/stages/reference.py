@@ -1,4 +1,4 @@
-"""Stage `reference`: the real images in an extractor's features, one file per split."""
+"""Stage `reference`: statistics of the real images in an extractor's features, one file per split."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from couplet.provenance.record import Recorder, archive_digests, digests
 
 
 def run(context: Context, settings: Settings, *, data: Path, features: Path, out: Path) -> str:
-    """Write ``train.safetensors``, and ``test.safetensors`` if there is such a split, to the folder ``out``.
+    """Write ``train.safetensors``, and ``test.safetensors`` for a test split, to the folder ``out``.
 
     Raises:
-        UserError: archive or extractor is missing or damaged, a split has a single image, or ``out``
-            cannot be written.
+        UserError: archive or extractor is missing or damaged, a split has a single image, or ``out`` cannot
+            be written.
     """
     archive = Archive(data)
     extractor = load_extractor(features, context.device)
@@ -37,7 +37,7 @@ def run(context: Context, settings: Settings, *, data: Path, features: Path, out
                 if context.ranks.first:
                     save_reference(path, measured, split=split, extractor=extractor)
             elif context.ranks.first:
-                path.unlink(missing_ok=True)  # of an archive that had this split
+                path.unlink(missing_ok=True)  # of an earlier archive that had this split
     if context.ranks.first:
         record.write(inputs={**archive_digests(archive), **digests(features)}, outputs=digests(out))
     return "reference statistics of " + ", ".join(f"{count} {split}" for split, count in counts.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from couplet.sampling import samples_of
 
 
 def samples_name(nfe: int) -> str:
-    """File name of the samples made with ``nfe`` evaluations."""
+    """File name of the samples of ``nfe`` evaluations."""
     return f"nfe{nfe}.npy"
 
 
@@ -46,29 +47,17 @@ def run(context: Context, settings: Settings, *, train: Path, selection: Path, o
     record = Recorder("sample", settings, out, context.device, reads=reads)
     checkpoint = train / "checkpoints" / selected(selection)["checkpoint"]
     network, saved = model.load(checkpoint, context.device)
-    count, nfes, resolution = measurement.sample.samples, measurement.sample.nfe, saved.shape.resolution
+    count, nfes = measurement.sample.samples, measurement.sample.nfe
+    shape = (count, saved.shape.resolution, saved.shape.resolution, saved.shape.channels)
     with ExitStack() as stack:
         arrays = {}
         for nfe in nfes if context.ranks.first else ():
             path = stack.enter_context(replacing(out / samples_name(nfe)))
-            arrays[nfe] = np.lib.format.open_memmap(
-                path,
-                mode="w+",
-                dtype=np.uint8,
-                shape=(count, resolution, resolution, saved.shape.channels),
-            )
+            arrays[nfe] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
         advance = stack.enter_context(context.counting(f"{training.cell}: sample", count))
+        draw = partial(samples_of, purpose="sample", count=count, nfe=nfes, ranks=context.ranks)
         start = 0
-        for batch in samples_of(
-            training,
-            measurement,
-            network,
-            saved.shape,
-            purpose="sample",
-            count=count,
-            nfe=nfes,
-            ranks=context.ranks,
-        ):
+        for batch in draw(training, measurement, network, saved.shape):
             size = len(batch[nfes[0]])
             for nfe, array in arrays.items():
                 array[start : start + size] = batch[nfe]

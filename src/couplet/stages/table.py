@@ -47,13 +47,19 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
         raise UserError(str(error)) from None
     settings = {"scale": params.scale, "part": part, "partial": partial}
     record = SummaryRecorder("table", settings, out, "partial" if partial else table_key(layout, part))
-    missing = {pair: stage for pair in measured if (stage := _missing_stage(layout, *pair))}
+    missing = {pair: stage for pair in measured if (stage := _first_missing(layout, *pair))}
     finished = [pair for pair in measured if pair not in missing]
     if missing and not (partial and finished):
         raise UserError(_incomplete(layout, missing, len(measured), partial))
     chains = Chains(layout)
     results = {pair: _result(chains, *pair) for pair in finished}
-    content = table(results.get(pair) or _missing(params, *pair, missing[pair]) for pair in measured)
+    scale, nfe = params.scale or "", params.sample.nfe
+    rows = (
+        results.get((cell, extractor))
+        or Missing(params.training(cell), extractor, nfe, STAGES[missing[cell, extractor]].absent, scale)
+        for cell, extractor in measured
+    )
+    content = table(rows)
     texts = {
         out: content.csv(),
         out.with_suffix(".md"): content.markdown(),
@@ -69,20 +75,15 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
         groups.setdefault(name, []).append((cell, extractor))
     figures = []
     for group, members in groups.items():
-        folder = out.with_suffix(".figures")
-        figures += [folder / f"{group}-samples.png", folder / f"{group}-distance.png"]
-        _samples(layout, members, figures[-2])
-        _curves(layout, members, figures[-1])
-    record.write(
-        inputs=chains.inputs,
-        outputs=digests(*texts, *figures),
-        evaluations={
-            f"{result.run} {result.evaluation['extractor']}": os.path.relpath(
-                layout.evaluation(*pair), out.parent
-            )
-            for pair, result in results.items()
-        },
-    )
+        for name, draw in (("samples", _samples), ("distance", _curves)):
+            figures.append(out.with_suffix(".figures") / f"{group}-{name}.png")
+            draw(layout, members, figures[-1])
+    folder = out.parent
+    evaluations = {
+        f"{each.run} {each.evaluation['extractor']}": os.path.relpath(layout.evaluation(*pair), folder)
+        for pair, each in results.items()
+    }
+    record.write(inputs=chains.inputs, outputs=digests(*texts, *figures), evaluations=evaluations)
     return f"{len(content.rows)} rows"
 
 
@@ -105,17 +106,13 @@ def _result(chains: Chains, cell: Cell, extractor: str) -> Result:
     )
 
 
-def _missing(params: Params, cell: Cell, extractor: str, stage: str) -> Missing:
-    nfe = params.sample.nfe
-    return Missing(params.training(cell), extractor, nfe, STAGES[stage].absent, params.scale or "")
-
-
-def _missing_stage(layout: Layout, cell: Cell, extractor: str) -> str | None:
-    """The first stage of a cell whose record is missing, if any."""
+def _first_missing(layout: Layout, cell: Cell, extractor: str) -> str | None:
+    """The first stage of a cell without a record, if any."""
     return next((stage for stage, path in layout.records(cell, extractor).items() if not path.exists()), None)
 
 
 def _incomplete(layout: Layout, missing: Mapping[Measured, str], count: int, partial: bool) -> str:
+    """Message for a table with missing cells."""
     (cell, extractor), stage = next(iter(missing.items()))
     path = layout.records(cell, extractor)[stage]
     others = "no cell is finished" if partial else "`couplet table --partial` makes the table of the others"

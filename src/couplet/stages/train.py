@@ -2,8 +2,8 @@
 
 An unfinished run lies in ``OUT.partial``: the last two complete states, the curve and the snapshots so far.
 Steps after the newest state are repeated, to the same bytes. A finished run gets its record.json, loses its
-states and becomes ``OUT``. So a process may be killed at any moment, and a workflow engine may remove a failed
-job's outputs.
+states and becomes ``OUT``. So a process may be killed at any moment, and a workflow engine may remove the
+outputs of a failed job.
 """
 
 from __future__ import annotations
@@ -82,8 +82,13 @@ def run(
             _make_ready(out, partial)
         ranks.wait()
         record = Recorder("train", settings, partial, context.device, reads={"prepare": data})
-        if (partial / RECORD).exists():
-            _check_finished(partial, record.key, archive)
+        if (path := partial / RECORD).exists():
+            finished = read_json(path)
+            if (finished["key"], finished["data"]) != (record.key, archive.card.files):
+                raise UserError(
+                    f"{path}: of a run with key {finished['key']}, this is {record.key}, or of another data "
+                    f"set; delete {partial} to start again, or choose another folder"
+                )
         else:
             if ranks.first:
                 write_json(partial / "config.json", training.model_dump(mode="json"))
@@ -259,11 +264,9 @@ def states_in(partial: Path) -> list[Path]:
     return sorted(partial.glob("state-*.safetensors"))
 
 
-def proofs(folder: Path) -> list[dict[str, Any]]:
-    """Proofs of the adoptions of an unfinished run."""
-    path = folder / ADOPTED
-    adopted: list[dict[str, Any]] = read_json(path) if path.exists() else []
-    return adopted
+def proofs(folder: Path) -> Any:
+    """Proofs of the adoptions of an unfinished run, a list."""
+    return read_json(folder / ADOPTED) if (folder / ADOPTED).exists() else []
 
 
 def _start_curve(path: Path, step: int) -> None:
@@ -275,17 +278,6 @@ def _start_curve(path: Path, step: int) -> None:
     past = [row for row in cells if len(row) == len(Progress._fields) and int(row[0]) <= step]
     with replacing(path) as temporary:
         temporary.write_text("".join(",".join(row) + "\n" for row in (Progress._fields, *past)))
-
-
-def _check_finished(partial: Path, key: str, archive: Archive) -> None:
-    """Raise UserError if ``partial`` is a finished run with another key or of other data."""
-    path = partial / RECORD
-    record = read_json(path)
-    if (record["key"], record["data"]) != (key, archive.card.files):
-        raise UserError(
-            f"{path}: of a run with key {record['key']}, this is {key}, or of another data set; "
-            f"delete {partial} to start again, or choose another folder"
-        )
 
 
 def _publish(partial: Path, out: Path) -> None:

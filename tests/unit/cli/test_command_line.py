@@ -10,10 +10,10 @@ import pytest
 from typer.main import get_command
 
 from couplet.cli.app import app
-from couplet.cli.pipeline import GENERATED
 from couplet.plan.stages import STAGES
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
+GENERATED = ("features", "reference", "select", "sample", "evaluate")
 COMMANDS = get_command(app).commands
 HEAVY = ("torch", "numpy", "pandas", "scipy", "matplotlib", "sklearn")
 

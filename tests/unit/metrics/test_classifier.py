@@ -19,7 +19,7 @@ from couplet.metrics.extractor import classifier
 from couplet.metrics.extractor.base import CARD, Extractor, load_extractor
 from couplet.metrics.extractor.classifier import ClassifierExtractor, train_classifier
 from couplet.plan.stages import Settings
-from couplet.provenance.record import check_input
+from couplet.provenance.record import record_with
 from stage_functions import features
 
 CPU = torch.device("cpu")
@@ -100,7 +100,7 @@ def test_an_extractor_of_other_settings_is_refused(make_archive, tmp_path):
     assert load_extractor(folder, CPU).config == SMALL
     other = Settings(DigitsConfig(), SMALL.model_copy(update={"seed": 1}))
     with pytest.raises(UserError, match="made with seed = 0, this needs 1"):
-        check_input("features", folder, other)
+        record_with("features", folder, other)
 
 
 def test_damaged_files(make_archive, tmp_path):
