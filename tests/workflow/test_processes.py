@@ -2,7 +2,7 @@
 
 import pytest
 
-from couplet.config.layout import RECORD_SUFFIX
+from couplet.plan.stages import RECORD_SUFFIX
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,8 @@ def measured(clone, name, *options):
         ("reference", "--data", "apart/data", *features, "--out", f"{out}/reference"),
         ("select", *train, *features, *reference, "--out", f"{out}/selection.json"),
         ("sample", *train, *chosen, "--out", f"{out}/samples"),
-        ("evaluate", *train, *chosen, "--samples", f"{out}/samples", *features, *reference, "--out", out),
+        ("evaluate", *train, *chosen, "--samples", f"{out}/samples", *features, *reference)
+        + ("--out", f"{out}/evaluation.json"),
     ):
         clone.run("couplet", *command, *options)
     folder = clone.root / out
