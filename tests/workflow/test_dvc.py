@@ -4,11 +4,17 @@ import csv
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-STAGES = ["check", "prepare", "features", "reference", "train", "select", "sample", "evaluate"]
+from couplet.plan.stages import RUN
+
+FROM_TRAIN = list(RUN[RUN.index("train") :])
+"""Stages whose result depends on the coupling."""
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +33,15 @@ def test_second_repro_runs_nothing(experiment):
 
 def test_every_stage_is_in_the_graph(experiment):
     graph = experiment.run("dvc", "dag", "--dot").stdout
-    for stage in (*STAGES, "workflow/dvc.yaml:table"):
+    for stage in ("plan", *RUN, "workflow/dvc.yaml:table"):
         assert f'"{stage}"' in graph
 
 
 def test_metrics_lie_at_a_fixed_path(experiment):
-    metrics = json.loads((experiment.root / "experiment/eval/metrics.json").read_text())
-    assert set(metrics) == {f"{m}_classifier_nfe{n}" for m in ("fd", "kid") for n in (1, 2)}
+    metrics = json.loads((experiment.root / "experiment/evaluation.metrics.json").read_text())
+    numbers = json.loads((experiment.root / "experiment/evaluation.json").read_text())["numbers"]
+    assert metrics == {f"{row['metric']}_classifier_nfe{row['nfe']}": row["value"] for row in numbers}
+    assert {"fd_classifier_nfe1", "kid_classifier_nfe2"} <= metrics.keys()
 
 
 def test_live_view_is_read_by_dvc(experiment):
@@ -54,9 +62,15 @@ def test_live_view_is_read_by_dvc(experiment):
 
 
 def test_experiment_is_as_recorded(experiment):
-    assert experiment.run("couplet", "verify", "experiment").stdout.endswith(
-        "files of 7 records read: all as recorded\n"
-    )
+    said = experiment.run("couplet", "verify", "experiment").stdout
+    assert said.endswith(f"files of {len(RUN)} records read: all as recorded\n")
+
+
+def test_comments_run_nothing_but_the_plan(experiment):
+    with experiment.edited("src/couplet/losses/distance.py") as [path]:
+        path.write_text(path.read_text() + "\n# As before.\n")
+        assert ran(experiment.run("dvc", "repro")) == ["plan"]
+    experiment.run("dvc", "repro")
 
 
 def test_experiment_with_another_coupling_runs_from_training_to_evaluation(experiment):
@@ -66,7 +80,7 @@ def test_experiment_with_another_coupling_runs_from_training_to_evaluation(exper
     finished.parent.mkdir(parents=True)
     finished.write_text("hours of work")
     done = experiment.run("dvc", "exp", "run", "-S", "coupling=vae")
-    assert ran(done) == ["check", "train", "select", "sample", "evaluate"]
+    assert ran(done) == ["plan", *FROM_TRAIN]
     assert [path.name for path in (experiment.root / "results").rglob("*")] == ["runs", "of-the-grid"]
     assert finished.read_text() == "hours of work"
     rows = list(csv.DictReader(io.StringIO(experiment.run("dvc", "exp", "show", "--csv").stdout)))
@@ -86,3 +100,44 @@ def test_wrong_coupling_ends_with_our_line(experiment):
         experiment.edit(lambda params: params.update(coupling="independent"))
     assert done.returncode != 0
     assert "did you mean 'vae'? allowed: generator, independent, ot, " in done.stderr
+
+
+def write_images(folder, seed):
+    """Forty pictures of noise, in two classes."""
+    draw = np.random.default_rng(seed)
+    for number in range(40):
+        path = folder / str(number % 2) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+
+
+def test_replaced_images_are_prepared_again_by_both_engines(experiment):
+    """A data set of images in a folder of the user's."""
+    write_images(experiment.root / "mine", 0)
+
+    def change(params):
+        params["datasets"]["mine"] = {"kind": "images", "path": "mine", "resolution": 8, "test_images": 10}
+        params["dataset"] = "mine"
+        params["table1"].update(datasets=["mine"])
+
+    with experiment.edited("dvc.yaml", "dvc.lock"), experiment.with_params(change):
+        refused = experiment.run("couplet", "check", "--out", "experiment/plan", ok=False)
+        assert refused.returncode == 2
+        assert refused.stderr == (
+            "couplet: dvc.yaml: stage plan does not depend on mine, from which data set mine is made; "
+            "run `make generate`\n"
+        )
+        generated = experiment.run(sys.executable, "-m", "couplet.plan.dvc").stdout
+        (experiment.root / "dvc.yaml").write_text(generated)
+        assert ran(experiment.run("dvc", "repro", "prepare")) == ["plan", "prepare"]
+        assert ran(experiment.run("dvc", "repro", "prepare")) == []
+        rules = experiment.rules("results/table1.csv")
+        [prepare] = [job for job in experiment.plan("results/table1.csv") if job.rule == "prepare"]
+        folder = f"results/data/{prepare.wildcards.removeprefix('data=')}"
+        experiment.run("snakemake", "--cores", "1", f"{folder}/card.json")
+        left = experiment.rules("results/table1.csv")
+        assert sorted([*left, "prepare"]) == rules
+
+        write_images(experiment.root / "mine", 1)
+        assert ran(experiment.run("dvc", "repro", "prepare")) == ["plan", "prepare"]
+        assert experiment.rules("results/table1.csv") == rules

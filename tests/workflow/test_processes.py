@@ -2,7 +2,7 @@
 
 import pytest
 
-from couplet.config.layout import RECORD_SUFFIX
+from couplet.plan.stages import RECORD_SUFFIX
 
 
 @pytest.fixture(scope="module")
@@ -15,15 +15,15 @@ def trained(clone):
 
 
 def measured(clone, name, *options):
-    """Everything that follows a training, by file name."""
+    """Everything that is measured on a run, by file name."""
     features, train = ("--features", "apart/features"), ("--train", "apart/train")
     out, reference = f"apart/{name}", ("--reference", f"apart/{name}/reference")
-    chosen = ("--selection", f"{out}/selection.json")
+    chosen, samples = ("--selection", f"{out}/selection.json"), ("--samples", f"{out}/samples")
     for command in (
         ("reference", "--data", "apart/data", *features, "--out", f"{out}/reference"),
         ("select", *train, *features, *reference, "--out", f"{out}/selection.json"),
         ("sample", *train, *chosen, "--out", f"{out}/samples"),
-        ("evaluate", *train, *chosen, "--samples", f"{out}/samples", *features, *reference, "--out", out),
+        ("evaluate", *train, *chosen, *samples, *features, *reference, "--out", f"{out}/evaluation.json"),
     ):
         clone.run("couplet", *command, *options)
     folder = clone.root / out
@@ -43,11 +43,7 @@ def test_every_stage_writes_the_same_bytes(trained):
 
 @pytest.mark.slow
 def test_gpus_of_a_job_are_its_processes(clone):
-    planned = clone.run(
-        "snakemake", "-n", "-p", "results/table1.csv", "--set-resources", "train:gpu=2"
-    ).stdout
-    commands = [line for line in planned.splitlines() if "couplet " in line and "--threads" in line]
-    for line in commands:
-        if "couplet features" not in line:
-            assert ("--processes 2" in line) == ("couplet train" in line), line
-    assert any("couplet train" in line for line in commands)
+    jobs = clone.plan("results/table1.csv", "--set-resources", "train:gpu=2")
+    for job in jobs:
+        assert ("--processes 2" in job.command) == (job.rule == "train"), job
+    assert any(job.rule == "train" for job in jobs)
