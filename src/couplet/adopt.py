@@ -11,7 +11,6 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from couplet.config.cells import Training
 from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.files import write_json
@@ -70,7 +69,10 @@ def adopt(
     if key == old["key"]:
         return f"{folder}: is a run of today's code already, key {key}"
     weights = Weights.of(training, data, frozen)
-    proof = {"key": old["key"], **_replay(context, training, archive, weights, folder, old, steps)}
+    proof = {
+        "key": old["key"],
+        **_replay(context, settings, folder, old, archive=archive, weights=weights, steps=steps),
+    }
     place, run_folder = out or folder, folder.parent
     if out is None and folder.name.startswith("train") and run_folder.name.startswith(f"{training.cell}-"):
         place = run_folder.with_name(f"{training.cell}-{key}") / folder.name
@@ -104,11 +106,12 @@ def adopt(
 
 def _replay(
     context: Context,
-    training: Training,
-    archive: Archive,
-    weights: Weights,
+    settings: Settings,
     folder: Path,
     old: Mapping[str, Any],
+    *,
+    archive: Archive,
+    weights: Weights,
     steps: int,
 ) -> dict[str, Any]:
     """Replay the first steps and compare them with the curve; return the proof.
@@ -118,7 +121,7 @@ def _replay(
     Raises:
         UserError: the curve has none of the steps, or a scalar differs by more than is allowed.
     """
-    rows = []
+    training, rows = settings.training, []
     if (curve := folder / "curve.csv").exists():
         with curve.open(newline="") as lines:
             rows = [row for row in csv.DictReader(lines) if int(row["step"]) <= steps]

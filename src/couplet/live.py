@@ -235,7 +235,7 @@ class View:
         # Later ones are of a process that was killed; the resumed run writes them again.
         snapshots = [step for step in paths if step <= max(lines)]
         for sink in self.sinks:
-            sink(Seen(head, lines, rate, snapshots, grid))
+            sink(Seen(head=head, lines=lines, rate=rate, snapshots=snapshots, grid=grid))
 
 
 @contextmanager

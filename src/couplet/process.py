@@ -89,7 +89,7 @@ def shown(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
 
 @contextmanager
 def counted(
-    show: Progress, title: str, total: int, unit: str = "images/s", size: int = 1
+    show: Progress, title: str, total: int, *, unit: str = "images/s", size: int = 1
 ) -> Iterator[Callable[[int], None]]:
     """A function to call with the number of items since the last call; shown in units of ``size`` items."""
     began, done = time.monotonic(), 0
@@ -145,7 +145,8 @@ def process(threads: int | None, device: str = "cpu", processes: int = 1) -> Ite
         torch.cuda.set_device(chosen)
     with joined() as ranks:
         if ranks.first:
-            yield Context(chosen, ranks, partial(print, file=sys.stderr, flush=True), shown, signals)
+            say = partial(print, file=sys.stderr, flush=True)
+            yield Context(chosen, ranks, say=say, show=shown, signals=signals)
             return
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             yield Context(chosen, ranks, signals=signals)

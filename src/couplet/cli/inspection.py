@@ -107,7 +107,7 @@ def verify(folder: Annotated[Path, typer.Argument(help="Folder of a grid, an exp
     """
     inventory = verifying.inventory(folder)
     show = silent if inventory.size < 1 << 28 else shown
-    with counted(show, f"{folder}: verify, MiB", inventory.size, "MiB/s", 1 << 20) as advance:
+    with counted(show, f"{folder}: verify, MiB", inventory.size, unit="MiB/s", size=1 << 20) as advance:
         findings = verifying.verify(inventory, advance)
     for line in (*findings.problems, *(f"note: {note}" for note in findings.notes)):
         typer.echo(line)

@@ -27,7 +27,7 @@ class Evaluations(FigureKind):
 
     def picture(self, rows: pd.DataFrame, ylabel: str) -> Figure:
         picture, (axes,) = marks.panels()
-        marks.curves(axes, rows, "nfe", "row")
+        marks.curves(axes, rows, x="nfe", by=["row"])
         axes.set(xlabel="network evaluations per sample (NFE)", ylabel=ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         marks.legend(picture, axes)
@@ -68,7 +68,7 @@ class Sweep(FigureKind):
 
     def picture(self, rows: pd.DataFrame, ylabel: str) -> Figure:
         picture, (axes,) = marks.panels()
-        marks.curves(axes, rows, "x", "row", "nfe")
+        marks.curves(axes, rows, x="x", by=["row", "nfe"])
         axes.set(xlabel=self.config.xlabel, ylabel=ylabel)
         xs = sorted(rows["x"].unique())
         (marks.log_with_zero if self.config.log else marks.few_ticks)(axes, xs)
@@ -101,7 +101,7 @@ class Probe(FigureKind):
     def picture(self, rows: pd.DataFrame, ylabel: str) -> Figure:
         picture, (axes,) = marks.panels()
         scale, xlabel = marks.unit("steps", rows["x"].max()) if self.of_steps else (1, "noise level t")
-        marks.curves(axes, rows.assign(x=rows["x"] / scale), "x", "row", always_log=True)
+        marks.curves(axes, rows.assign(x=rows["x"] / scale), x="x", by=["row"], always_log=True)
         if not self.of_steps:
             marks.log_with_zero(axes, sorted(rows["x"].unique()))
         axes.set(xlabel=xlabel, ylabel=ylabel)

@@ -77,4 +77,10 @@ def _measured(chains: Chains, cell: Cell, needs: str) -> Measured:
     else:
         numbers = read_json(path)[column]
     archive = Archive(layout.data(cell.dataset))
-    return Measured(cell, params.training(cell), shape_of(archive), trained["seconds"], numbers)
+    return Measured(
+        cell,
+        params.training(cell),
+        shape=shape_of(archive),
+        seconds=trained["seconds"],
+        numbers=numbers,
+    )

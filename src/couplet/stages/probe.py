@@ -45,8 +45,14 @@ def run(
     device, weights = context.device, Weights.of(training, data, frozen)
     checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
     with context.counting(f"{training.cell}: {config.kind}", config.images(training)) as advance:
-        predictor = weights.frozen_model(device)
-        subject = Subject(training, archive, checkpoints, predictor, device, advance)
+        subject = Subject(
+            training,
+            archive,
+            checkpoints=checkpoints,
+            frozen=weights.frozen_model(device),
+            device=device,
+            advance=advance,
+        )
         rows = list(build(config, subject))
     with replacing(out) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -56,7 +56,13 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
     scale, nfe = params.scale or "", params.sample.nfe
     rows = (
         results.get((cell, extractor))
-        or Missing(params.training(cell), extractor, nfe, STAGES[missing[cell, extractor]].absent, scale)
+        or Missing(
+            params.training(cell),
+            extractor,
+            nfe=nfe,
+            why=STAGES[missing[cell, extractor]].absent,
+            scale=scale,
+        )
         for cell, extractor in measured
     )
     content = table(rows)

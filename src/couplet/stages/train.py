@@ -92,7 +92,10 @@ def run(
         else:
             if ranks.first:
                 write_json(partial / "config.json", training.model_dump(mode="json"))
-            state = _Run(context, training, archive, weights, partial, record.key, observe).train()
+            run = _Run(
+                context, training, archive, weights=weights, partial=partial, key=record.key, observe=observe
+            )
+            state = run.train()
             if ranks.first:
                 images = training.recipe.steps * training.recipe.batch
                 record.write(
@@ -170,7 +173,7 @@ class Weights(NamedTuple):
         frozen = self.frozen_model(device)
         tensors = None if self.initial is None else read_weights(self.initial)
         try:
-            return initial_state(training, shape_of(archive), device, tensors, frozen=frozen)
+            return initial_state(training, shape_of(archive), device, weights=tensors, frozen=frozen)
         except UserError as error:
             raise UserError(f"{self.initial}: {error}" if self.initial else str(error)) from None
 

@@ -56,6 +56,7 @@ def initial_state(
     training: Training,
     shape: ImageShape,
     device: torch.device,
+    *,
     weights: Mapping[str, Tensor] | None = None,
     frozen: ConsistencyModel | None = None,
 ) -> State:

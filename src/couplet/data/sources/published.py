@@ -85,16 +85,20 @@ IMAGENET_ZIPS: Mapping[Crop, Original] = {
 def read_mnist(config: MnistConfig, raw: Path, stack: ExitStack) -> Source:
     from torchvision.datasets import MNIST
 
-    return _idx_source("MNIST", MNIST, tuple("0123456789"), raw / config.kind, stack)
+    return _idx_source(MNIST, raw / config.kind, stack, title="MNIST", classes=tuple("0123456789"))
 
 
 def read_fashion_mnist(config: FashionMnistConfig, raw: Path, stack: ExitStack) -> Source:
     from torchvision.datasets import FashionMNIST
 
-    return _idx_source("Fashion-MNIST", FashionMNIST, tuple(FashionMNIST.classes), raw / config.kind, stack)
+    return _idx_source(
+        FashionMNIST, raw / config.kind, stack, title="Fashion-MNIST", classes=tuple(FashionMNIST.classes)
+    )
 
 
-def _idx_source(title: str, known: Any, classes: tuple[str, ...], folder: Path, stack: ExitStack) -> Source:
+def _idx_source(
+    known: Any, folder: Path, stack: ExitStack, *, title: str, classes: tuple[str, ...]
+) -> Source:
     """The four IDX files that torchvision's class ``known`` names."""
     files = [
         Original(name, f"md5:{md5}", tuple(f"{mirror}{name}" for mirror in known.mirrors))
