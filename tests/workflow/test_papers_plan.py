@@ -33,7 +33,7 @@ def plan(tmp_path, *targets, scale=None, ok=True, commands=False):
     for name in ("Snakefile", "workflow", "src", "params.yaml"):
         if not (tmp_path / name).exists():
             (tmp_path / name).symlink_to(REPOSITORY / name)
-    command = [Path(sys.executable).with_name("snakemake"), "--dry-run", *targets]
+    command = [Path(sys.executable).with_name("snakemake"), "--dry-run", "--printshellcmds", *targets]
     command += ["--config", *(f"scale={scale}".split())] if scale else []
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ok == (done.returncode == 0), done.stdout + done.stderr
