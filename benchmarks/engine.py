@@ -1,12 +1,12 @@
-"""What the two engines cost when there is nothing to do, and how long a large grid is planned.
+"""Time of the two engines when there is nothing to do, and time to plan a large grid.
 
     python benchmarks/engine.py --json benchmarks/results/engine.json
     python benchmarks/engine.py --folder .       # a working copy whose grid and experiment are finished
 
-Without `--folder`, a copy of the repository gets the default grid and the experiment at a size of seconds,
-in a temporary folder (minutes). Commands take turns, so that a busy moment of the machine hits all of them
-alike. Wall-clock and CPU seconds are medians; on a machine that does other things, CPU seconds are the ones
-to compare. The engines' own start (`--version`, which loads all of either) is what no workflow can save.
+Without `--folder`, the default grid and the experiment are computed at a size of seconds in a temporary copy
+of the repository (minutes). Commands take turns, so that a busy moment of the machine affects all of them.
+Wall-clock and CPU seconds are medians; on a busy machine, compare CPU seconds. An engine's own start
+(`--version`, which imports all of it) is a lower bound.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TARGET = "results/table1.csv"
 MANY = "many.yaml"
 TOY = {
-    "recipe": {"steps": 2, "batch": 8, "network": {"model_channels": 8}},
+    "every_recipe": {"steps": 2, "batch": 8, "network": {"model_channels": 8}},
     "train": {"snapshots": 1},
     "select": {"samples": 80},
     "sample": {"samples": 80},
@@ -42,12 +42,12 @@ TOY = {
 
 
 class Measured(NamedTuple):
-    """A command, what it must say, and how long it may take."""
+    """A command with the output and the time that are expected of it."""
 
     what: str
     command: tuple[str, ...]
     says: str
-    """A pattern of its output: proof that it did what is measured."""
+    """A pattern of its output, as proof that it did what is measured."""
     limit: float | None
     """Wall-clock seconds; none for what is only compared with."""
 
@@ -65,7 +65,7 @@ def measured(cells: int) -> tuple[Measured, ...]:
 
 
 def run(command: tuple[str, ...], folder: Path) -> str:
-    """The command's output; what fails ends the benchmark with it."""
+    """The output of a command; a command that fails ends the benchmark."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

@@ -1,16 +1,17 @@
-"""Kills trainings at random moments and at every file operation, and fills a disk under one.
+"""Kill training runs at random moments and at every file operation, and fill the disk under one.
 
     python benchmarks/faults.py --runs 50 --json benchmarks/results/faults.json
 
-A training counts as good if, after all its deaths, the same command ends with the same bytes as a training
-that nobody disturbed: snapshots, curve and configuration; in record.json there are times. CPU, Linux only.
+A killed run is good if the same command, given again, ends with the bytes of an undisturbed run: snapshots,
+curve and configuration. record.json differs, because it holds times. CPU, Linux only.
 
-    random       each of --runs trainings is killed with SIGKILL again and again, at moments drawn from the
-                 time that a whole training takes, until a process gets through; the couplings take turns
-    operations   one death at each file operation of a training (an open, rename, removal, new folder)
-    full disk    a tmpfs with room for two states: the third save fails in one line, with more room it goes on
+    random       each of --runs runs gets SIGKILL again and again, at moments drawn from the time of an
+                 undisturbed run, until a process finishes; the couplings take turns
+    operations   one SIGKILL at each file operation of a run (an open, rename, removal, new folder)
+    full disk    a tmpfs with room for two states: the third save fails with one line; with more room the run
+                 resumes
 
-Exit code 1 if any training differs.
+Exit code 1 if any run differs.
 """
 
 from __future__ import annotations
@@ -31,11 +32,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import yaml
 
 from couplet import cli
-from couplet.data.archive import Split, write
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 COUPLINGS = ("independent", "ot", "vae", "generator")
@@ -44,7 +43,7 @@ OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.trun
 
 
 class Training(NamedTuple):
-    """The command line of a training, apart from where it writes."""
+    """The command line of a run, without its output."""
 
     params: Path
     archive: Path
@@ -56,7 +55,7 @@ class Training(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a training that was killed."""
+    """Result of a run that was killed."""
 
     coupling: str
     kills: int
@@ -70,16 +69,6 @@ def make_params(path: Path) -> None:
     params["recipes"]["ict"]["network"].update(model_channels=8, channel_mult=[1])
     params["train"] = {"snapshots": 4, "log_every": 5, "save_every": 4}
     path.write_text(yaml.safe_dump({**params, "scale": None, "scales": {}}))
-
-
-def make_archive(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    splits = {
-        name: Split(rng.integers(0, 256, (images, 8, 8, 1), dtype=np.uint8), np.arange(images) % 10)
-        for name, images in (("train", 100), ("test", 20))
-    }
-    classes = tuple(map(str, range(10)))
-    write(folder, dataset="digits", source="noise", classes=classes, splits=splits)
 
 
 def work(arguments: list[str], log: Path, out: Path, fatal: int) -> None:
@@ -108,7 +97,7 @@ context.set_forkserver_preload(["torch._dynamo", "scipy.optimize", "couplet.cli"
 def attempt(
     training: Training, out: Path, *, moment: float | None = None, fatal: int = 0, expected: int = 0
 ) -> bool:
-    """Whether a process gets through with the expected exit code before it is killed.
+    """Whether a process ends with the expected exit code before it is killed.
 
     That is after ``moment`` seconds, or at file operation ``fatal``. Any other end is an error.
     """
@@ -137,17 +126,17 @@ def killed_at_random(
     training: Training, out: Path, whole: dict[str, str], seconds: float, rng: random.Random
 ) -> Outcome:
     kills = 0
-    # The longer it goes on, the later: a machine that has become busy since must reach a state, too.
+    # Later with every kill: on a machine that has become busy, too, a process must reach a state.
     while not attempt(training, out, moment=rng.uniform(0, seconds * 1.2**kills)):
         kills += 1
     return Outcome(training.coupling, kills, digests(out) == whole)
 
 
 def killed_at_operation(training: Training, out: Path, whole: dict[str, str], fatal: int) -> Outcome | None:
-    """None where a training has fewer operations."""
+    """None if a run has fewer operations."""
     if attempt(training, out, fatal=fatal):
         return None
-    # Killed after its folder took its place, it needs nothing more.
+    # A run that was killed after its folder was published is finished.
     good = (out / "record.json").exists() or attempt(training, out)
     return Outcome(training.coupling, 1, good and digests(out) == whole)
 
@@ -155,7 +144,7 @@ def killed_at_operation(training: Training, out: Path, whole: dict[str, str], fa
 def killed_at_operations(
     training: Training, folder: Path, whole: dict[str, str], stride: int
 ) -> Iterator[Outcome]:
-    """A training for every ``stride``-th operation, until there are no more."""
+    """A run for every ``stride``-th operation."""
     for fatal in count(1, stride):
         outcome = killed_at_operation(training, folder / f"operation-{fatal}", whole, fatal)
         if outcome is None:
@@ -176,7 +165,7 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
 
 
 def full_disk(training: Training, folder: Path, whole: dict[str, str], snapshot: int) -> dict[str, object]:
-    """What a training says on a full disk, and whether it goes on to the same bytes with more room.
+    """The message of a run on a full disk, and whether it ends with the same bytes once there is more room.
 
     A state is four snapshots: weights, average and two moments. Twelve have room for two states and the
     snapshots so far, not for the third state beside them.
@@ -189,7 +178,7 @@ def full_disk(training: Training, folder: Path, whole: dict[str, str], snapshot:
             (message,) = [line for line in log.read_text().splitlines() if line.startswith("couplet: ")]
             subprocess.run(["mount", "-o", f"remount,size={100 * snapshot}", str(disk)], check=True)
             finished = attempt(training, out)
-            resumed = "goes on after step 8" in log.read_text()
+            resumed = "resumes after step 8" in log.read_text()
             good = refused and finished and resumed and digests(out) == whole
             return {"message": message.replace(f"{disk}/", ""), "identical": good}
     except subprocess.CalledProcessError as error:
@@ -198,7 +187,7 @@ def full_disk(training: Training, folder: Path, whole: dict[str, str], snapshot:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--runs", type=int, default=50, help="trainings killed at random moments")
+    parser.add_argument("--runs", type=int, default=50, help="runs killed at random moments")
     parser.add_argument(
         "--stride", type=int, default=1, help="every n-th file operation is fatal once; 0: none"
     )
@@ -209,7 +198,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_params(folder / "params.yaml")
-        make_archive(folder / "data")
+        prepare = [
+            "prepare",
+            "digits",
+            "--params",
+            str(folder / "params.yaml"),
+            "--out",
+            str(folder / "data"),
+        ]
+        subprocess.run([sys.executable, "-m", "couplet", *prepare], check=True)
         trainings = [Training(folder / "params.yaml", folder / "data", coupling) for coupling in COUPLINGS]
         whole, seconds = {}, {}
         attempt(trainings[0], folder / "warm-up")
@@ -236,7 +233,7 @@ def main() -> None:
     differ = sum(not outcome.identical for outcome in (*outcomes, *operations))
     print(f"full disk: {disk['message']}")
     print(
-        f"{len(outcomes)} trainings killed {kills} times at random moments, {len(operations)} killed once at "
+        f"{len(outcomes)} runs killed {kills} times at random moments, {len(operations)} killed once at "
         f"a file operation: {differ} differ from the undisturbed ones"
     )
     if arguments.json:

@@ -1,4 +1,4 @@
-"""Trainings that are killed, through the engine and alone: the same command ends with the same bytes."""
+"""Killed runs, through the engine and alone: the same command ends with the same bytes."""
 
 import json
 import os
@@ -81,11 +81,11 @@ def test_signal_ends_a_training_with_a_line_and_its_code(cell, number):
     assert process.returncode == 75
     step = newest_step(out.with_suffix(".partial"))
     assert 10 <= step < STEPS
-    how = f"{number.name}: stopped after step {step}, saved; the same command goes on"
+    how = f"{number.name}: stopped after step {step}, saved; the same command resumes"
     assert re.findall("^couplet: .*$", said, re.M) == [f"couplet: digits-ict-ve-vae-s0: {how}"]
     assert "Traceback" not in said
     assert not out.exists()
-    assert f"goes on after step {step}" in clone.run(*TRAIN, "--out", str(out)).stderr
+    assert f"resumes after step {step}" in clone.run(*TRAIN, "--out", str(out)).stderr
     assert content_of(out) == whole
 
 
@@ -119,13 +119,11 @@ def test_second_run_on_a_folder_is_refused(cell, hold):
 
 
 @pytest.mark.slow
-def test_killed_job_goes_on_in_its_retry_and_in_the_next_call(cell):
+def test_killed_job_resumes_in_its_retry_and_in_the_next_call(cell):
     """The engine removes what a failed job wrote; the states are not among it."""
     clone, whole = cell
-    [target] = re.findall(
-        r"(results/runs/\S+/train/record\.json)",
-        clone.run("snakemake", "--dry-run", "results/table1.csv").stdout,
-    )[:1]
+    [train] = [job for job in clone.plan("results/table1.csv") if job.rule == "train"]
+    target = f"results/runs/{train.wildcards.removeprefix('run=')}/train/record.json"
     train = (clone.root / target).parent
     call = ("snakemake", "--cores", "1", target)
     partial = train.with_suffix(".partial")
@@ -148,7 +146,7 @@ def test_killed_job_goes_on_in_its_retry_and_in_the_next_call(cell):
     assert process.returncode == 0, said
     assert said.count("Trying to restart job") == 1
     log = next((clone.root / "logs/train").glob("*.log")).read_text()
-    resumed = re.search(r"goes on after step (\d+)", log)
+    resumed = re.search(r"resumes after step (\d+)", log)
     assert saved < int(resumed[1]) < STEPS
     assert content_of(train) == whole
     assert not partial.exists()
@@ -208,7 +206,7 @@ def test_torchrun_starts_again_from_the_last_state(cell, shared):
         strike(out.with_suffix(".partial"), signal.SIGKILL)
         _, said = process.communicate()
     assert process.returncode == 0, said[-6000:]
-    assert "goes on after step" in said
+    assert "resumes after step" in said
     assert content_of(out) == shared
 
 

@@ -28,18 +28,20 @@ GC_SEEDS = {"paper": 3, "small": 1, "smoke": 1}
 """The other papers' tables have one seed at every scale."""
 
 
-def plan(tmp_path, *targets, scale=None, ok=True):
-    """The planned jobs as (rule, wildcards), with an empty folder of results."""
+def plan(tmp_path, *targets, scale=None, ok=True, commands=False):
+    """The planned jobs as (rule, wildcards), or their commands, with an empty folder of results."""
     for name in ("Snakefile", "workflow", "src", "params.yaml"):
         if not (tmp_path / name).exists():
             (tmp_path / name).symlink_to(REPOSITORY / name)
-    command = [Path(sys.executable).with_name("snakemake"), "--dry-run", *targets]
+    command = [Path(sys.executable).with_name("snakemake"), "--dry-run", "--printshellcmds", *targets]
     command += ["--config", *(f"scale={scale}".split())] if scale else []
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ok == (done.returncode == 0), done.stdout + done.stderr
     if not ok:
         return done.returncode, done.stderr.strip().splitlines()[-1]
     text = done.stdout + done.stderr
+    if commands:
+        return re.findall(r"^Shell command: *(.*)$", text, re.M)
     # Each job is a block of lines, ended by a blank one.
     blocks = re.findall(r"^rule (\w+):\n((?:    .*\n)+)", text, re.M)
     found = [(rule, re.search(r"wildcards: (.*)", about)) for rule, about in blocks]
@@ -107,6 +109,23 @@ def test_paper_file_that_cannot_name_a_table_is_refused(tmp_path):
     code, line = plan(tmp_path, "results/table1.csv", ok=False)
     assert code == 2
     assert "workflow/papers/my paper.yaml: a table cannot be called 'my paper'; rename the file" in line
+
+
+def test_an_extractor_of_a_scale_reaches_its_stage_with_the_scale(tmp_path):
+    """Two names of one kind, of a file whose scale is given on the command line."""
+    (tmp_path / "workflow").mkdir()
+    for name in ("rules", "studies"):
+        (tmp_path / "workflow" / name).symlink_to(REPOSITORY / "workflow" / name)
+    (tmp_path / "workflow/papers").mkdir()
+    for path in (REPOSITORY / "workflow/papers").glob("*.yaml"):
+        (tmp_path / "workflow/papers" / path.name).write_text(path.read_text())
+    file = tmp_path / "workflow/papers/gc.yaml"
+    text = file.read_text()
+    assert text.count("\nextractor: inception\n") == 1
+    file.write_text(text.replace("\nextractor: inception\n", "\nextractor: inception-legacy\n"))
+    commands = plan(tmp_path, "results/gc/cifar10-gc-ict-ve-ot.csv", scale="paper", commands=True)
+    [features] = [command for command in commands if command.startswith("couplet features")]
+    assert "--extractor inception-legacy --params workflow/papers/gc.yaml --scale paper" in features
 
 
 STUDIES = sorted(path.stem for path in (REPOSITORY / "workflow/studies").glob("[!_]*.yaml"))

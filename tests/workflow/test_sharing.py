@@ -43,7 +43,7 @@ def content(clone):
     return {
         str(path.relative_to(clone.root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in (clone.root / "results").rglob("*")
-        if path.is_file() and path.suffix != ".dvc" and path.name != ".snakemake_timestamp"
+        if path.is_file() and path.suffix != ".dvc" and not {".keys", ".snakemake_timestamp"} & {*path.parts}
     }
 
 

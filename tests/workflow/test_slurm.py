@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from couplet.plan.stages import RUN
+
+CONFIG = Path(__file__).parents[2] / "workflow/profiles/slurm/config.yaml"
 PROFILE = ("snakemake", "--workflow-profile", "workflow/profiles/slurm", "results/table1.csv")
-GPU_RULES = ("features", "reference", "train", "select", "sample", "evaluate")
+GPU_RULES = set(RUN) - {"prepare"}
 COMMANDS = ("sbatch", "srun", "sacct", "squeue", "sinfo", "sacctmgr", "sshare", "scontrol", "scancel")
 
 
@@ -60,6 +64,10 @@ def test_training_is_submitted_with_its_resources_and_runs(cell, tmp_path):
     prepare, train = calls
     assert prepare["--comment"].startswith("rule_prepare")
     assert "--gpus" not in prepare
+    # A retry is a new job: Snakemake on the node would run the command again in the time that is left.
+    retries = yaml.safe_load(CONFIG.read_text())["retries"]
+    assert retries > 0
+    assert re.search(r"--retries\W+0\b", train["--wrap"])
     wanted = {"--gpus": "1", "--nodes": "1", "--cpus-per-task": "1", "--mem": "32000", "-t": "1440"}
     assert train["--comment"].startswith("rule_train")
     assert {name: train[name] for name in wanted} == wanted
