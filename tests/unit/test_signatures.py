@@ -8,7 +8,7 @@ import pytest
 import couplet
 
 PACKAGE = Path(couplet.__file__).parent
-VARIADIC = {"generator", "product", "reshape", "transpose"}
+VARIADIC = {"_git", "generator", "product", "reshape", "transpose"}
 """Functions that take any number of things of one kind."""
 
 

@@ -153,7 +153,7 @@ def plan(
         dropout = _at(config.dropout, level)
         if config.dropout_resolution is not None and height > config.dropout_resolution:
             dropout = 0.0
-        return BlockPlan(f"{height}x{height}_{name}", role, *channels, dropout, attention)
+        return BlockPlan(f"{height}x{height}_{name}", role, *channels, dropout=dropout, attention=attention)
 
     widths = [config.model_channels * factor for factor in config.channel_mult]
     attends = [resolution >> level in config.attn_resolutions for level in levels]
