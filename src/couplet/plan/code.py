@@ -53,7 +53,7 @@ def definitions(*entries: str) -> dict[str, str]:
     Raises:
         ValueError: an entry is not in the source of its package.
     """
-    followed = {_top(__name__), *(_top(entry.partition(":")[0]) for entry in entries)}
+    followed = frozenset({_top(__name__), *(_top(entry.partition(":")[0]) for entry in entries)})
     waiting: list[Symbol] = []
     for entry in entries:
         source, _, defined = entry.partition(":")
@@ -193,7 +193,8 @@ def _bound(statement: ast.stmt) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _resolve(symbol: Symbol, followed: set[str]) -> Symbol | None:
+@cache
+def _resolve(symbol: Symbol, followed: frozenset[str]) -> Symbol | None:
     """Where a symbol is defined, imports followed; None outside the packages and in silent modules."""
     for _ in range(100):
         module, name = symbol
