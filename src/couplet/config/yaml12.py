@@ -85,4 +85,5 @@ def read_yaml(path: Path) -> Any:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason}); give a file with --params") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        where = str(error).replace('in "<unicode string>", ', "at ")
+        raise UserError(f"{path}: not YAML: {' '.join(where.split())}") from None
