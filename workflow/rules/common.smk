@@ -235,6 +235,11 @@ def about_table(wildcards):
     return summaries.table_facts(layout(table).params, part)
 
 
+def key_of_page(wildcards):
+    figures = [summaries.figure_key(layout(study.stem)) for study in STUDIES]
+    return trigger("paper.html", summaries.page_key(figures))
+
+
 def files_of_figure(wildcards):
     """Every file that a study's figure is made from."""
     where, file = layout(wildcards.study), FILES[wildcards.study]

@@ -35,7 +35,7 @@ rule paper:
     input:
         captions=[as_it_is(path) for path in CAPTIONS],
         pictures=[as_it_is(path) for path in PICTURES],
-        key=lambda wildcards: trigger("paper.html", summaries.page_key(CAPTIONS)),
+        key=key_of_page,
     output:
         page="results/paper.html",
         record="results/paper.record.json",
