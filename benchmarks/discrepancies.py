@@ -28,16 +28,15 @@ from couplet.config import recipes
 from couplet.config.datasets import DigitsConfig
 from couplet.config.extractors import ClassifierConfig
 from couplet.config.variants import build
-from couplet.couplings.minibatch_ot import cheapest
+from couplet.couplings.minibatch import cheapest
 from couplet.data.loader import to_float
 from couplet.data.sources.base import read
-from couplet.losses.distance import elementwise_pseudo_huber, ict_c, pseudo_huber
+from couplet.losses import elementwise_pseudo_huber, ict_c, pseudo_huber
 from couplet.metrics.distances import frechet_distance
 from couplet.metrics.extractor.classifier import train_classifier
 from couplet.metrics.moments import Moments, MomentsAccumulator
-from couplet.sampling.generate import generate
-from couplet.sampling.multistep import to_uint8
-from couplet.schedules.discretised import lognormal_probabilities, sigma_grid
+from couplet.sampling import generate, to_uint8
+from couplet.schedules import lognormal_probabilities, sigma_grid
 from couplet.training.ema import ema_pytorch_ramp, power_decay, power_exponent
 
 SIGMA_MIN, SIGMA_MAX, SIGMA_DATA, RHO = 0.002, 80.0, 0.5, 7.0
@@ -226,7 +225,7 @@ def recoupling(checkpoints: Sequence[Path]) -> Iterator[Row]:
         return
     with read(DigitsConfig(), Path("raw")) as source:
         train, test = source.splits["train"], source.splits["test"]
-    classifier = train_classifier(ClassifierConfig(), train, test, len(source.classes)).classifier
+    classifier, _ = train_classifier(ClassifierConfig(), train, test, len(source.classes))
     target = moments(features(classifier, train.images))
     for path in checkpoints:
         network, saved = model.load(path, torch.device("cpu"))

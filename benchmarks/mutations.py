@@ -41,21 +41,21 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = (
-    Mutation("sign of the noise", "kernels/base.py", "* data + t * noise", "* data - t * noise"),
+    Mutation("sign of the noise", "kernels.py", "* data + t * noise", "* data - t * noise"),
     Mutation(
         "t and r swapped",
-        "schedules/discretised.py",
+        "schedules.py",
         "grid[interval + 1], grid[interval]",
         "grid[interval], grid[interval + 1]",
     ),
     Mutation(
         "N(k) off by one",
-        "schedules/discretised.py",
+        "schedules.py",
         "** (step // phase), s1) + 1",
         "** (step // phase), s1)",
     ),
-    Mutation("phase off by one", "schedules/discretised.py", "(step // phase)", "((step + 1) // phase)"),
-    Mutation("no stop-gradient", "training/step.py", "@torch.no_grad()\ndef _denoise", "def _denoise"),
+    Mutation("phase off by one", "schedules.py", "(step // phase)", "((step + 1) // phase)"),
+    Mutation("no stop-gradient", "training/step.py", "@torch.no_grad()\n    def predict", "def predict"),
     Mutation(
         "teacher's own dropout mask",
         "training/step.py",
@@ -73,17 +73,17 @@ MUTATIONS = (
     Mutation("r = 0 not replaced", "training/step.py", "clean = level == 0", "clean = level < 0"),
     Mutation(
         "penalty not scaled",
-        "losses/weighting.py",
+        "losses.py",
         "        return 1 / (t - r)\n\n\nclass",
         "        return 1.0\n\n\nclass",
     ),
-    Mutation("weight 1/t", "losses/weighting.py", "return 1 / (t - r)\n\n    def", "return 1 / t\n\n    def"),
-    Mutation("pseudo-Huber without - c", "losses/distance.py", "+ c**2) - c\n", "+ c**2)\n"),
-    Mutation("boundary not shifted", "kernels/base.py", "t - self.sigma_min)", "t)"),
-    Mutation("time not divided by 4", "kernels/base.py", "t.log() / 4", "t.log()"),
-    Mutation("sigmoid of +b t", "schedules/continuous.py", "sigmoid(-b * t)", "sigmoid(b * t)"),
-    Mutation("stage one late", "schedules/continuous.py", "* t)) / q ** (stage + 1)", "* t)) / q**stage"),
-    Mutation("sign of p_mean", "schedules/discretised.py", "grid.log() - p_mean", "grid.log() + p_mean"),
+    Mutation("weight 1/t", "losses.py", "return 1 / (t - r)\n\n    def", "return 1 / t\n\n    def"),
+    Mutation("pseudo-Huber without - c", "losses.py", "+ c**2) - c\n", "+ c**2)\n"),
+    Mutation("boundary not shifted", "kernels.py", "t - self.sigma_min) if", "t) if"),
+    Mutation("time not divided by 4", "kernels.py", "t.log() / 4", "t.log()"),
+    Mutation("sigmoid of +b t", "schedules.py", "sigmoid(-b * t)", "sigmoid(b * t)"),
+    Mutation("stage one late", "schedules.py", "* t)) / q ** (stage + 1)", "* t)) / q**stage"),
+    Mutation("sign of p_mean", "schedules.py", "grid.log() - p_mean", "grid.log() + p_mean"),
     Mutation("KL without ln std", "couplings/variational.py", " - std.log()", ""),
     Mutation(
         "encoder in, noise out",
@@ -92,16 +92,14 @@ MUTATIONS = (
         "images, noise * std - mean",
     ),
     Mutation("mu is the share of real", "couplings/generator_induced.py", "uniform < self", "uniform > self"),
-    Mutation(
-        "transport cost maximised", "couplings/minibatch_ot.py", "cheapest(-(images", "cheapest((images"
-    ),
-    Mutation("plan of the dearest transport", "couplings/sinkhorn.py", "plan = gain", "plan = -gain"),
-    Mutation("rows of the plan left as they are", "couplings/sinkhorn.py", ".log_softmax(1)", ""),
-    Mutation("swaps for the worse", "couplings/swaps.py", "mine] > gain", "mine] < gain"),
-    Mutation("worst direction taken", "couplings/projected.py", "gains.argmax", "gains.argmin"),
+    Mutation("transport cost maximised", "couplings/minibatch.py", "cheapest(-(images", "cheapest((images"),
+    Mutation("plan of the dearest transport", "couplings/minibatch.py", "plan = gain", "plan = -gain"),
+    Mutation("rows of the plan left as they are", "couplings/minibatch.py", ".log_softmax(1)", ""),
+    Mutation("swaps for the worse", "couplings/minibatch.py", "mine] > gain", "mine] < gain"),
+    Mutation("worst direction taken", "couplings/minibatch.py", "gains.argmax", "gains.argmin"),
     Mutation(
         "generator without the encoder's noise",
-        "couplings/variational_generator.py",
+        "couplings/variational.py",
         "images, encoded.noise",
         "images, noise",
     ),
@@ -110,16 +108,16 @@ MUTATIONS = (
     Mutation(
         "noise not dealt out before a step",
         "training/loop.py",
-        "arrange = state.model.coupling.arrange",
+        "arrange = self.state.model.coupling.arrange",
         "arrange = lambda images, noise, rows: noise[rows]",
     ),
     Mutation(
         "sampler skips the coupling",
-        "sampling/multistep.py",
+        "sampling.py",
         "model.coupling.renoise(images, z, labels)",
         "z",
     ),
-    Mutation("sampler starts from the encoder", "sampling/multistep.py", "if i == 0:", "if i < 0:"),
+    Mutation("sampler starts from the encoder", "sampling.py", "if i == 0:", "if i < 0:"),
 )
 
 

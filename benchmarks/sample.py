@@ -4,7 +4,7 @@
     python benchmarks/sample.py --params workflow/papers/ict.yaml --recipe ict --dataset cifar10 \\
         --device cuda --precision float32 bf16 --count 50000 --batch 512 --features inception
 
-Samples come from `couplet.sampling.generate`, as in the stage `sample`: each has a noise of its own from a
+Samples come from `couplet.sampling`, as in the stage `sample`: each has a noise of its own from a
 generator of its own. Weights are random, which changes no time. With `--features inception` every batch goes
 on through InceptionV3 with random weights, as in `features.py`, and only its features are kept, so that any
 count fits into memory. The first batch is not counted. `memory` is the most that was in use beyond what was
@@ -35,7 +35,7 @@ from couplet.config.resolve import resolve
 from couplet.config.stages import TrainConfig
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape
-from couplet.sampling.generate import generate
+from couplet.sampling import generate
 from couplet.training.engine import computed, products
 from couplet.training.loop import initial_state
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from couplet.config.params import Params
 from couplet.data.archive import read_array
-from couplet.errors import UserError, installed
+from couplet.errors import installed
 from couplet.files import read_json, replacing
 from couplet.live import observed
 from couplet.plan.layout import in_folder
 from couplet.plan.stages import RUN, STAGES, Settings, key_of, record_of
 from couplet.process import Context
+from couplet.provenance.record import record_with
 from couplet.stages.sample import samples_name
 
 
@@ -26,13 +27,13 @@ def run_cell(
     live: Path | None = None,
     tensorboard: Path | None = None,
 ) -> None:
-    """Run every stage of the experiment that ``params`` name, into ``out``, and draw its samples.
+    """Run every stage of the experiment in ``params``, into the folder ``out``, and draw its samples.
 
     Args:
         context: surroundings; a signal stops the run after a complete step.
         params: the settings.
         out: the run's folder.
-        text: the parameter file that is kept as ``out/params.yaml``.
+        text: content of ``out/params.yaml``.
         live: folder of a live view for DVC.
         tensorboard: folder of a live view for TensorBoard.
 
@@ -48,40 +49,32 @@ def run_cell(
         extractor=params.extractor_named(params.extractor),
         measurement=params.measurement(cell),
     )
-    assert settings.training is not None
-    _check_same_run(out, settings)
     outputs = {stage: in_folder(out, stage) for stage in RUN}
+    if record_of("train", outputs["train"]).exists():
+        for stage in ("prepare", "train"):
+            record_with(stage, outputs[stage], settings)
     more: dict[str, dict[str, Any]] = {"prepare": {"name": cell.dataset, "raw": Path(params.raw)}}
-    if (frozen := settings.training.frozen_run) is not None:
-        more["train"] = {"frozen": out / "pretrained"}
     with observed(outputs["train"], context, live=live, tensorboard=tensorboard) as observe:
         with replacing(out / "params.yaml") as temporary:
             temporary.write_text(text)
-        more["train"] = {**more.get("train", {}), "observe": observe}
         for stage in RUN:
             run = import_module(f"couplet.stages.{stage}").run
             paths = {STAGES[read].option: outputs[read] for read in STAGES[stage].reads}
-            if stage == "train" and frozen is not None:
-                run(context, Settings.of(frozen), **paths, out=out / "pretrained")
-            if not _is_made(stage, outputs[stage], settings):
-                run(context, settings, **paths, out=outputs[stage], **more.get(stage, {}))
-    measurement = settings.measurement
-    assert measurement is not None
-    panels = {
-        f"NFE {nfe}": {cell.coupling: read_array(outputs["sample"] / samples_name(nfe))}
-        for nfe in measurement.sample.nfe
-    }
+            if stage == "train":
+                more[stage] = {"observe": observe}
+                if (frozen := settings.training.frozen_run) is not None:
+                    more[stage]["frozen"] = teacher = out / "pretrained"
+                    if not _is_trained(teacher, Settings.of(frozen)):
+                        run(context, Settings.of(frozen), **paths, out=teacher)
+                if _is_trained(outputs[stage], settings):
+                    continue
+            run(context, settings, **paths, out=outputs[stage], **more.get(stage, {}))
+    samples = {nfe: read_array(outputs["sample"] / samples_name(nfe)) for nfe in params.sample.nfe}
+    panels = {f"NFE {nfe}": {cell.coupling: images} for nfe, images in samples.items()}
     sample_grids(out / "samples.png", panels)
 
 
-def _is_made(stage: str, output: Path, settings: Settings) -> bool:
-    """Whether a run, which takes longest, has been finished with the same settings, code and data."""
-    record = record_of(stage, output)
-    return stage == "train" and record.exists() and read_json(record).get("key") == key_of(stage, settings)
-
-
-def _check_same_run(out: Path, settings: Settings) -> None:
-    """Raise UserError if the run in ``out`` was trained with other settings."""
-    record = record_of("train", in_folder(out, "train"))
-    if record.exists() and read_json(record).get("settings") != STAGES["train"].settings(settings):
-        raise UserError(f"{out}: this folder holds a run with other parameters; choose another")
+def _is_trained(train: Path, settings: Settings) -> bool:
+    """Whether a run, the longest stage, is finished with the same settings, code and data."""
+    record = record_of("train", train)
+    return record.exists() and read_json(record).get("key") == key_of("train", settings)

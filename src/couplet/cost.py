@@ -57,22 +57,24 @@ def cost(training: Training, shape: ImageShape) -> Cost:
         UserError: the recipe's network does not fit the images.
     """
     recipe = training.recipe
+    # Rows of a table share networks, some of them except for the dropout.
+    shared = recipe.network.model_copy(update={"dropout": 0.0})
     shape_seen = _conditioned(training, shape)
     owned: list[_Counted] = []
 
     def make_network(*, out_channels: int, model_channels: int, num_blocks: int) -> nn.Module:
-        config = resized(recipe.network, model_channels=model_channels, num_blocks=num_blocks)
+        config = resized(shared, model_channels=model_channels, num_blocks=num_blocks)
         owned.append(_counted(config, shape_seen, out_channels))
         return nn.Module()
 
     try:
-        main = _counted(recipe.network, shape_seen, shape.channels)
+        main = _counted(shared, shape_seen, shape.channels)
         with torch.device("meta"):
             coupling = build(training.coupling, Setting(shape.channels, recipe.sigma_data, make_network))
     except ValueError as error:
         raise UserError(f"recipes.{training.cell.recipe}.network: {error}") from None
     return Cost(
-        parameters=sum(p.numel() for p in coupling.parameters()) + sum(n.parameters for n in (main, *owned)),
+        parameters=_size(coupling) + sum(network.parameters for network in (main, *owned)),
         flops=round((4 + coupling.predictions) * main.flops) + 3 * sum(network.flops for network in owned),
         forward=main.flops,
     )
@@ -85,24 +87,22 @@ class _Counted(NamedTuple):
     flops: int
 
 
-def _counted(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Counted:
-    # Rows of a table share networks, some of them except for the dropout.
-    return _count(config.model_copy(update={"dropout": 0.0}), shape, out_channels)
-
-
 @cache
-def _count(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Counted:
+def _counted(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Counted:
     # Imports torch's compiler, which takes four seconds.
     from torch.utils.flop_counter import FlopCounterMode
 
-    channels, resolution, classes = shape
     network = _network(config, shape, out_channels)
     with torch.device("meta"):
-        image, level = torch.empty(1, channels, resolution, resolution), torch.empty(1)
-        labels = torch.empty(1, classes) if classes else None
+        image, level = torch.empty(1, shape.channels, shape.resolution, shape.resolution), torch.empty(1)
+        labels = torch.empty(1, shape.num_classes) if shape.num_classes else None
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image, level, labels)
-    return _Counted(sum(p.numel() for p in network.parameters()), counter.get_total_flops())
+    return _Counted(_size(network), counter.get_total_flops())
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def parameters(training: Training, shape: ImageShape) -> int:
@@ -112,7 +112,7 @@ def parameters(training: Training, shape: ImageShape) -> int:
         ValueError: the recipe's network does not fit the images.
     """
     network = _network(training.recipe.network, _conditioned(training, shape), shape.channels)
-    return sum(p.numel() for p in network.parameters())
+    return _size(network)
 
 
 def _conditioned(training: Training, shape: ImageShape) -> ImageShape:
@@ -123,12 +123,7 @@ def _conditioned(training: Training, shape: ImageShape) -> ImageShape:
 def _network(config: NetworkConfig, shape: ImageShape, out_channels: int) -> nn.Module:
     """A network that takes no memory."""
     channels, resolution, classes = shape
+    sizes = {"in_channels": channels, "resolution": resolution, "num_classes": classes}
     with torch.device("meta"):
-        network: nn.Module = build(
-            config,
-            in_channels=channels,
-            out_channels=out_channels,
-            resolution=resolution,
-            num_classes=classes,
-        )
+        network: nn.Module = build(config, out_channels=out_channels, **sizes)
     return network

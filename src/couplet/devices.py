@@ -1,4 +1,4 @@
-"""The device that a process computes on."""
+"""The device of a process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from couplet.errors import UserError
 
 
 def find(name: str) -> torch.device:
-    """Find the device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """The device named ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     ``auto`` is a GPU that no other process chose in this way, so that concurrent jobs spread over the GPUs of
     the machine; without a GPU, the CPU.
@@ -39,7 +39,7 @@ _HELD: list[FileLock] = []
 
 
 def _free_gpu() -> torch.device:
-    """Lock a GPU; where all are taken, a process that works alone shares the first."""
+    """Lock a GPU; if all are taken, a single process shares the first."""
     count, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
     if local >= count:
         raise UserError(f"torchrun --nproc-per-node: process {local + 1}, but this machine has {count} GPUs")
@@ -54,13 +54,13 @@ def _free_gpu() -> torch.device:
 
 
 def _take(path: Path) -> bool:
-    """Whether no other process holds the lock; if so, this one holds it until it ends."""
+    """Hold the lock until this process ends; return whether no other process holds it."""
     lock = FileLock(path, mode=0o666, blocking=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except TimeoutError:
         return False
-    except OSError:  # a file that this user may not open tells nothing, and so does a disk without locks
+    except OSError:  # another user's file, or a disk without locks: unknown, so taken as free
         return True
     _HELD.append(lock)
     return True

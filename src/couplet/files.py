@@ -18,6 +18,15 @@ from couplet.errors import UserError
 
 
 @contextmanager
+def reported(path: Path, verb: str) -> Iterator[None]:
+    """Report an OSError as a UserError: ``path`` cannot be ``verb``, `read` or `written`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be {verb} ({error.strerror or error})") from None
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``, which replaces it when the block succeeds.
 
@@ -26,14 +35,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
+        with reported(path, "written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
         with suppress(OSError):  # Some network disks cannot do this for a folder.
             _sync(path.parent)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -55,62 +63,57 @@ def remove_temporary(folder: Path) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Add ``text`` to a file. Not atomic: a kill or a full disk may leave a part of it.
+    """Append ``text`` to a file. Not atomic: a kill or a full disk may leave a partial line.
 
     Raises:
         UserError: the file cannot be written, or the disk is full.
     """
-    try:
-        with path.open("a") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+    with reported(path, "written"), path.open("a") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 """Errors of a disk that has no locks."""
 
 LOCK_SECONDS = 0.1
-"""Time for a lock file that its holder has just removed; a lock that is held is refused after it."""
+"""Time to wait for a lock whose holder is just removing its file."""
 
 
 @contextmanager
 def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock file ``path`` during the block; a dead process holds nothing.
+    """Hold the lock file ``path`` during the block; a dead process holds no lock.
 
-    Nodes that share a network disk see each other's locks if the disk passes them on. Where it has none,
-    ``say`` is called with a warning, and nothing is held.
+    Nodes that share a network disk see each other's locks if the disk passes them on. On a disk without
+    locks, ``say`` is called with a warning instead.
 
     Raises:
         UserError: another process holds it, or the file cannot be written.
     """
     lock = FileLock(path, timeout=LOCK_SECONDS, fallback_to_soft=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-    except Timeout:
-        raise UserError(f"{path}: {_holder(path)} is at work; wait for it or choose another folder") from None
-    except OSError as error:
-        lock.release()
-        if error.errno not in NO_LOCKS:
-            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
-        say(f"{path}: this disk has no locks; make sure that no other process works here")
+    with reported(path, "written"):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        except Timeout:
+            holder = "another process"
+            with suppress(OSError):
+                holder = path.read_text() or holder
+            message = f"{path}: {holder} is at work; wait for it or choose another folder"
+            raise UserError(message) from None
+        except OSError as error:
+            lock.release()
+            if error.errno not in NO_LOCKS:
+                raise
+            say(f"{path}: this disk has no locks; make sure that no other process works here")
     try:
         yield
     finally:
-        # Before the release: a lock on a removed file counts for nobody.
+        # Before the release, so that nobody locks a file that is then removed.
         path.unlink(missing_ok=True)
         lock.release()
-
-
-def _holder(path: Path) -> str:
-    """The process that holds a lock, from its file."""
-    with suppress(OSError):
-        return path.read_text() or "another process"
-    return "another process"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -126,9 +129,8 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        with reported(path, "read"):
+            return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
 
@@ -139,8 +141,5 @@ def sha256(path: Path) -> str:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    with reported(path, "read"), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

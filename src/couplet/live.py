@@ -1,7 +1,7 @@
 """Live view of a running training: files for DVC, events for TensorBoard.
 
-A view is made from files that the run writes anyway, its curve and its snapshots. So it is complete whenever
-one begins to look and however often the run was resumed, and the run does not depend on it.
+A view follows from files that the run writes anyway, its curve and its snapshots. So it is complete at any
+time and however often the run was resumed, and the run does not depend on it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from couplet.config.datasets import is_plane
 from couplet.errors import Stopped, UserError, installed
 from couplet.files import remove_temporary, replacing, write_json
 from couplet.process import Context
-from couplet.sampling.generate import generate
+from couplet.sampling import generate
 from couplet.stages.train import Observer
 from couplet.tensors import default_stream
 from couplet.training.loop import Progress
@@ -35,10 +35,10 @@ COLUMNS, LEAST_SIDE = 6, 32
 class Seen(NamedTuple):
     """The files of a run so far, with one line of its curve at least."""
 
-    columns: list[str]
-    """Columns of curve.csv; the first is `step`."""
-    lines: list[str]
-    """Lines of curve.csv, without its head."""
+    head: str
+    """Column names of curve.csv; the first is `step`."""
+    lines: dict[int, str]
+    """Lines of curve.csv by step."""
     rate: float | None
     """Images per second up to the last line, where known."""
     snapshots: list[int]
@@ -46,9 +46,13 @@ class Seen(NamedTuple):
     grid: Callable[[int], NDArray[np.uint8]]
     """The grid of a snapshot's step, see :func:`sample_grid`."""
 
+    def values(self, step: int) -> dict[str, float]:
+        """The scalars of a step."""
+        return dict(zip(self.head.split(",")[1:], map(float, self.lines[step].split(",")[1:]), strict=True))
+
 
 Sink = Callable[[Seen], None]
-"""Shows a run. It is called again and again, and determines what is new."""
+"""Shows a run. It is called again and again, and determines by itself what is new."""
 
 
 def sinks(live: Path | None, tensorboard: Path | None) -> list[Sink]:
@@ -58,22 +62,18 @@ def sinks(live: Path | None, tensorboard: Path | None) -> list[Sink]:
         UserError: a package is missing, or ``live`` holds something else.
     """
     chosen: list[Sink] = []
-    if live is not None:
-        with installed(f"--live {live}"):
-            import_module("couplet.reporting.figures")
-        chosen.append(DVCFiles(live))
-    if tensorboard is not None:
-        with installed(f"--tensorboard {tensorboard}"):
-            import_module("tensorboard")
-            import_module("couplet.reporting.figures")
-        chosen.append(TensorBoard(tensorboard))
+    for option, folder, sink in (("live", live, DVCFiles), ("tensorboard", tensorboard, TensorBoard)):
+        if folder is not None:
+            with installed(f"--{option} {folder}"):
+                import_module("couplet.reporting.figures")
+                chosen.append(sink(folder))
     return chosen
 
 
 class DVCFiles:
     """Updates files that `dvc plots` and `dvc exp show` read.
 
-    curve.csv is that of the run; speed.csv has the images per second at the steps of which they are known;
+    curve.csv is that of the run; speed.csv has the images per second at the steps where they are known;
     metrics.json has the last line of both; samples/STEP.png is the grid of a snapshot.
 
     DVCLive writes the same formats, but reads all its files again after every line and initialises DVC in a
@@ -89,88 +89,71 @@ class DVCFiles:
         self.folder = folder
 
     def __call__(self, seen: Seen) -> None:
-        before = self._lines("curve.csv")
-        rates = self._rates(seen, before)
-        self._write("curve.csv", ",".join(seen.columns), seen.lines)
-        self._write("speed.csv", "step,images_per_second", rates)
-        last = dict(zip(seen.columns, seen.lines[-1].split(","), strict=True))
-        metrics = {"step": int(last["step"]), "loss": float(last["loss"])}
-        if seen.rate is not None:
-            metrics["images_per_second"] = round(seen.rate, 1)
-        write_json(self.folder / "metrics.json", metrics)
-        # The first line tells whether the old pictures are of this run.
-        self._draw(seen, keep=seen.snapshots if seen.lines[0] in before else [])
-
-    def _lines(self, name: str) -> list[str]:
-        """The present lines of a file, without its head."""
-        path = self.folder / name
-        return path.read_text().splitlines()[1:] if path.exists() else []
-
-    def _write(self, name: str, head: str, lines: Sequence[str]) -> None:
-        with replacing(self.folder / name) as temporary:
-            temporary.write_text("\n".join([head, *lines]) + "\n")
-
-    def _rates(self, seen: Seen, before: Sequence[str]) -> list[str]:
-        """Lines of speed.csv: those of steps whose line of the curve has not changed, and the last."""
-        same = {_step(line) for line in set(before) & set(seen.lines)}
-        rates = {_step(line): line for line in self._lines("speed.csv") if _step(line) in same}
-        if seen.rate is not None:
-            last = _step(seen.lines[-1])
-            rates.setdefault(last, f"{last},{seen.rate:.1f}")
-        return list(rates.values())
-
-    def _draw(self, seen: Seen, keep: Sequence[int]) -> None:
         from PIL import Image
 
-        folder = self.folder / "samples"
-        here = {int(path.stem): path for path in folder.glob("*.png") if path.stem.isdigit()}
-        for step in here.keys() - keep:
-            here.pop(step).unlink()
+        unchanged = dict(self._lines("curve.csv").items() & seen.lines.items())
+        rates = {step: line for step, line in self._lines("speed.csv").items() if step in unchanged}
+        first, last = min(seen.lines), max(seen.lines)
+        metrics = {"step": last, "loss": seen.values(last)["loss"]}
+        if seen.rate is not None:
+            rates.setdefault(last, f"{last},{seen.rate:.1f}")
+            metrics["images_per_second"] = round(seen.rate, 1)
+        files = {"curve.csv": (seen.head, seen.lines), "speed.csv": ("step,images_per_second", rates)}
+        for name, (head, lines) in files.items():
+            with replacing(self.folder / name) as temporary:
+                temporary.write_text("\n".join([head, *lines.values()]) + "\n")
+        write_json(self.folder / "metrics.json", metrics)
+        pictures = self.folder / "samples"
+        drawn = {int(path.stem): path for path in pictures.glob("*.png") if path.stem.isdigit()}
+        # The first line tells whether the old pictures are of this run.
+        for step in drawn.keys() - (seen.snapshots if first in unchanged else []):
+            drawn.pop(step).unlink()
         for step in seen.snapshots:
-            if step not in here:
-                with replacing(folder / f"{step}.png") as temporary:
+            if step not in drawn:
+                with replacing(pictures / f"{step}.png") as temporary:
                     Image.fromarray(seen.grid(step).squeeze()).save(temporary, format="png")
 
+    def _lines(self, name: str) -> dict[int, str]:
+        """The present lines of a file, by step."""
+        path = self.folder / name
+        return _by_step(path.read_text().splitlines()[1:]) if path.exists() else {}
 
-def _step(line: str) -> int:
-    """The first cell of a line."""
-    return int(line.partition(",")[0])
+
+def _by_step(lines: Sequence[str]) -> dict[int, str]:
+    """Lines of a CSV file by their first cell."""
+    return {int(line.partition(",")[0]): line for line in lines}
 
 
 class TensorBoard:
     """Writes events for TensorBoard."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.lines: list[str] = []
+        import_module("tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.open = partial(SummaryWriter, str(folder), purge_step=0)
+        self.lines: dict[int, str] = {}
         self.snapshots: set[int] = set()
         self.writer: Any = None
 
     def __call__(self, seen: Seen) -> None:
-        if self.writer is None or seen.lines[: len(self.lines)] != self.lines:
-            self._start()
-        for line in seen.lines[len(self.lines) :]:
-            values = dict(zip(seen.columns, line.split(","), strict=True))
-            at = int(values.pop("step"))
-            for name, value in values.items():
-                self.writer.add_scalar(name, float(value), at)
-            self.lines.append(line)
+        if self.writer is None or not self.lines.items() <= seen.lines.items():
+            # All earlier events are hidden and written again.
+            if self.writer is not None:
+                self.writer.close()
+            self.writer = self.open()
+            self.lines, self.snapshots = {}, set()
+        for step in sorted(seen.lines.keys() - self.lines):
+            for name, value in seen.values(step).items():
+                self.writer.add_scalar(name, value, step)
+        self.lines = seen.lines
         if seen.rate is not None:
-            self.writer.add_scalar("images_per_second", seen.rate, _step(seen.lines[-1]))
+            self.writer.add_scalar("images_per_second", seen.rate, max(seen.lines))
         for step in seen.snapshots:
             if step not in self.snapshots:
                 self.writer.add_image("samples", seen.grid(step), step, dataformats="HWC")
                 self.snapshots.add(step)
         self.writer.flush()
-
-    def _start(self) -> None:
-        """Hide all earlier events; they are written again."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        if self.writer is not None:
-            self.writer.close()
-        self.writer = SummaryWriter(str(self.folder), purge_step=0)
-        self.lines, self.snapshots = [], set()
 
 
 def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
@@ -226,35 +209,33 @@ class View:
         """
         folder = self.folder
         try:
-            about = (folder / "curve.csv").stat()
-            stamp = (folder, about.st_mtime_ns, about.st_size)
+            status = (folder / "curve.csv").stat()
+            stamp = (folder, status.st_mtime_ns, status.st_size)
             if stamp != self.stamp:
                 self._show(folder, rate)
                 self.stamp = stamp
         except (OSError, UserError):
-            # The finished run has just moved: next time.
+            # The finished run may just have been renamed; the next update reads it.
             if self.folder == folder:
                 raise
 
     def _show(self, folder: Path, rate: float | None) -> None:
         text = (folder / "curve.csv").read_text()
-        head, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]
-        if not lines:
+        head, *complete = text[: text.rfind("\n") + 1].splitlines() or [""]
+        if not complete:
             return
-        last = _step(lines[-1])
-        paths = {
-            int(path.stem.removeprefix("step-")): path
-            for path in sorted((folder / "checkpoints").glob("step-*.safetensors"))
-        }
+        lines = _by_step(complete)
+        checkpoints = sorted((folder / "checkpoints").glob("step-*.safetensors"))
+        paths = {int(path.stem.removeprefix("step-")): path for path in checkpoints}
 
         @cache
         def grid(step: int) -> NDArray[np.uint8]:
             return sample_grid(paths[step], self.device)
 
         # Later ones are of a process that was killed; the resumed run writes them again.
-        snapshots = [step for step in paths if step <= last]
+        snapshots = [step for step in paths if step <= max(lines)]
         for sink in self.sinks:
-            sink(Seen(head.split(","), lines, rate, snapshots, grid))
+            sink(Seen(head=head, lines=lines, rate=rate, snapshots=snapshots, grid=grid))
 
 
 @contextmanager
@@ -272,12 +253,12 @@ def observed(
     latest: float | None = None
 
     def update() -> None:
-        nonlocal view
         try:
-            view.update(latest)
+            if view.sinks:
+                view.update(latest)
         except (OSError, UserError, MemoryError, torch.OutOfMemoryError) as error:
             context.say(f"the live view ends, the run continues: {' '.join(str(error).split())}")
-            view = View(train, [], context.device)
+            view.sinks = []
 
     def observe(progress: Progress, rate: float) -> None:
         nonlocal latest
@@ -286,9 +267,6 @@ def observed(
         update()
         latest = rate
 
-    if not view.sinks:
-        yield lambda progress, rate: None
-        return
     try:
         yield observe
     except (Stopped, UserError):
@@ -299,7 +277,7 @@ def observed(
 
 
 def follow(train: Path, sinks: Sequence[Sink], device: torch.device, seconds: float) -> None:
-    """Show the run of another process, looking every so many seconds, until it is finished.
+    """Show the run of another process until it is finished, with an update every so many ``seconds``.
 
     Raises:
         UserError: there is no such run, or a file cannot be read or written.

@@ -19,7 +19,7 @@ from couplet.config.variants import build as build_variant
 from couplet.couplings.base import Coupling, Setting
 from couplet.errors import UserError
 from couplet.files import replacing
-from couplet.kernels.base import Kernel, time_embedding_input
+from couplet.kernels import Kernel, time_embedding_input
 from couplet.networks.base import Network
 from couplet.tensors import per_image
 

@@ -1,32 +1,33 @@
-"""What a stage has around it: device, processes, messages, progress and signals, as one object."""
+"""The surroundings of a stage as one object: device, processes, messages, progress and signals."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from couplet.progress import Show, shown, silent
 
 if TYPE_CHECKING:
     import torch
 
     from couplet.ranks import Ranks
 
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]]
+"""Called with a title and a total; gives a function to call with the amount done and a short text."""
 
-def _quiet(text: str) -> None:
-    """Print nothing."""
+LOG_SECONDS = 5.0
+"""Time between lines of progress without a terminal."""
 
 
-@contextmanager
-def _no_signals() -> Iterator[Callable[[], str | None]]:
-    """Signals do what they did before."""
-    yield lambda: None
+def silent(title: str, total: int) -> AbstractContextManager[Callable[[int, str], None]]:
+    """Show no progress."""
+    return nullcontext(lambda done, text: None)
 
 
 def _alone() -> Ranks:
@@ -48,11 +49,13 @@ class Context:
     device: torch.device = field(default_factory=_cpu)
     ranks: Ranks = field(default_factory=_alone)
     """The processes that share the work."""
-    say: Callable[[str], None] = _quiet
-    """Prints a line that a person should read."""
-    show: Show = silent
+    say: Callable[[str], None] = lambda text: None
+    """Prints a line for a person."""
+    show: Progress = silent
     """Shows progress."""
-    signals: Callable[[], AbstractContextManager[Callable[[], str | None]]] = _no_signals
+    signals: Callable[[], AbstractContextManager[Callable[[], str | None]]] = lambda: nullcontext(
+        lambda: None
+    )
     """A context in which signals to stop do not end the process; its function names the one that came."""
 
     def counting(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
@@ -61,28 +64,50 @@ class Context:
 
 
 @contextmanager
+def shown(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Show progress on standard error: a bar on a terminal, a line every few seconds in a log."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console, last = Console(stderr=True), float("-inf")
+
+    def log(done: int, text: str) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= LOG_SECONDS or done >= total:
+            last = now
+            print(f"{title}: {done}/{total}, {text}", file=sys.stderr, flush=True)
+
+    if not console.is_terminal:
+        yield log
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Bar(*columns, TextColumn("{task.fields[text]}"), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(title, total=total, text="")
+        yield lambda done, text: bar.update(task, completed=done, text=text)
+
+
+@contextmanager
 def counted(
-    show: Show, title: str, total: int, unit: str = "images/s", size: int = 1
+    show: Progress, title: str, total: int, *, unit: str = "images/s", size: int = 1
 ) -> Iterator[Callable[[int], None]]:
     """A function to call with the number of items since the last call; shown in units of ``size`` items."""
-    from time import monotonic
-
-    began, done = monotonic(), 0
+    began, done = time.monotonic(), 0
     with show(title, total // size) as update:
 
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            update(done // size, f"{done // size / max(monotonic() - began, 1e-9):.0f} {unit}")
+            update(done // size, f"{done // size / max(time.monotonic() - began, 1e-9):.0f} {unit}")
 
         yield advance
 
 
 def start(threads: int | None, device: str = "cpu") -> torch.device:
-    """Import torch with its number of threads, a rank's share of ``threads``, and find the device.
+    """Import torch with a process's share of ``threads``, and return the device of that name.
 
     Raises:
-        UserError: the device is unknown or not there.
+        UserError: the device is unknown or missing.
     """
     # Before torch is imported: a second OpenMP thread on a busy core slows every step many times.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -97,22 +122,17 @@ def start(threads: int | None, device: str = "cpu") -> torch.device:
 
 
 @contextmanager
-def process(
-    threads: int | None = None,
-    device: str = "cpu",
-    processes: int = 1,
-    say: Callable[[str], None] = _quiet,
-) -> Iterator[Context]:
+def process(threads: int | None, device: str = "cpu", processes: int = 1) -> Iterator[Context]:
     """The context of a command: device, torchrun's processes, progress and signals.
 
     All processes but the first are silent.
 
     Raises:
-        UserError: the device is unknown or not there.
-        SystemExit: ``processes`` asks for several and torchrun did not start this one; they were started with
-            its command line and have ended.
+        UserError: the device is unknown or missing.
+        SystemExit: several ``processes`` are wanted and torchrun did not start this one; they ran with its
+            command line and have ended.
     """
-    if processes > 1 and not torchrun():
+    if processes > 1 and not _torchrun():
         from couplet.ranks import launch
 
         raise SystemExit(launch(processes, ["-m", "couplet", *sys.argv[1:]]))
@@ -125,32 +145,32 @@ def process(
         torch.cuda.set_device(chosen)
     with joined() as ranks:
         if ranks.first:
-            yield Context(chosen, ranks, say, shown, signals)
+            say = partial(print, file=sys.stderr, flush=True)
+            yield Context(chosen, ranks, say=say, show=shown, signals=signals)
             return
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-            yield Context(chosen, ranks, _quiet, silent, signals)
-
-
-def torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+            yield Context(chosen, ranks, signals=signals)
 
 
 def rank() -> int:
-    """The number of this process among torchrun's, before they are connected."""
-    return int(os.environ["RANK"]) if torchrun() else 0
+    """The number of this process among torchrun's, before they are connected; 0 without torchrun."""
+    return int(os.environ["RANK"]) if _torchrun() else 0
+
+
+def _torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager
 def signals() -> Iterator[Callable[[], str | None]]:
-    """A function that names the signal to stop that has come, if any; it no longer ends the process.
+    """A function that names the first signal to stop, which does not end the process, or returns None.
 
     A second Ctrl-C ends the process at once. Signals that were ignored before stay ignored.
     """
-    came: list[str] = []
+    received: list[str] = []
 
     def note(number: int, frame: object) -> None:
-        came.append(signal.Signals(number).name)
+        received.append(signal.Signals(number).name)
         signal.signal(signal.SIGINT, before.get(signal.SIGINT, signal.SIG_IGN))
 
     wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -158,7 +178,7 @@ def signals() -> Iterator[Callable[[], str | None]]:
     for number in before:
         signal.signal(number, note)
     try:
-        yield lambda: came[0] if came else None
+        yield lambda: received[0] if received else None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The processes that share work: one alone, or those that torchrun started."""
+"""The processes that share work: a single one, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number and the number of processes. All of them call every method, in the same order."""
+    """This process's number and the number of processes, all of which call every method in the same order."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and prints."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def part(self, count: int) -> slice:
@@ -50,20 +50,17 @@ class Ranks:
         """The values of all ranks, in order, on every rank."""
         if self.size == 1:
             return [value]
-        found: list[T | None] = [None] * self.size
-        dist.all_gather_object(found, value)
-        return found  # type: ignore[return-value]
+        values: list[T | None] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
 
     def in_turn(self, own: Iterator[T]) -> Iterator[T]:
         """The items of all ranks on every rank: the first of each, then the second of each, and so on.
 
         Work divided as ``work[rank::size]`` comes back in its original order.
         """
-        if self.size == 1:
-            yield from own
-            return
-        while found := list(chain(*self.gather(list(islice(own, 1))))):
-            yield from found
+        while items := list(chain(*self.gather(list(islice(own, 1))))):
+            yield from items
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over ranks, in place."""

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from couplet.config.cells import Measurement, Training
 from couplet.metrics.distances import frechet_distance
 from couplet.metrics.extractor.base import Extractor
+from couplet.metrics.measure import Reference
 from couplet.metrics.moments import MomentsAccumulator
-from couplet.metrics.reference import Reference
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.ranks import ALONE, Ranks
-from couplet.sampling.generate import Images, samples_of
+from couplet.sampling import Images, samples_of
 
 
 class Score(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from couplet.config import recipes
 from couplet.config.variants import build
-from couplet.losses.distance import elementwise_pseudo_huber, ict_c
+from couplet.losses import elementwise_pseudo_huber, ict_c
 
 KINDS = {
     "vct_per_sample": recipes.ElementwisePseudoHuberConfig(),

@@ -21,9 +21,8 @@ from couplet.training.ema import (
     power_decay,
     power_exponent,
 )
-from couplet.training.learning_rate import learning_rate_factor
 from couplet.training.loop import INFINITY, replace_nonfinite_
-from couplet.training.optim import build_optimizer
+from couplet.training.optim import build_optimizer, learning_rate_factor
 
 
 def power_std(gamma: float) -> float:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import kernel_of
 
-from couplet.kernels.base import Kernel
+from couplet.kernels import Kernel
 
 
 def kernel(case: dict) -> Kernel:

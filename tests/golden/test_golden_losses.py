@@ -17,11 +17,10 @@ from couplet.config import couplings as config
 from couplet.config import recipes
 from couplet.config.networks import DDPMPlusPlusConfig
 from couplet.couplings.generator_induced import GeneratorInduced
-from couplet.couplings.minibatch_ot import assignment
+from couplet.couplings.minibatch import assignment
 from couplet.couplings.variational import Variational, gaussian_kl
 from couplet.model import ConsistencyModel
-from couplet.schedules.base import Schedule
-from couplet.schedules.discretised import Discretised
+from couplet.schedules import Discretised, Schedule
 from couplet.training.step import Batch, Draws, Models, Terms, build_objective, consistency_loss
 
 DISTANCES = {

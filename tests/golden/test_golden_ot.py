@@ -6,7 +6,7 @@ import harness
 import pytest
 import torch
 
-from couplet.couplings.minibatch_ot import assignment, cheapest
+from couplet.couplings.minibatch import assignment, cheapest
 
 
 @pytest.mark.parametrize(("name", "case"), [c for c in harness.cases("ot") if "/gc" not in c[1]])

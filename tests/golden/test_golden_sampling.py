@@ -10,7 +10,7 @@ import torch
 from tiny import floats, kernel_of, labels_of, model_of
 
 from couplet.config import couplings as config
-from couplet.sampling.multistep import multistep
+from couplet.sampling import multistep
 
 COUPLINGS = {
     "independent": config.IndependentConfig(),

@@ -14,9 +14,16 @@ from couplet.config import couplings as coupling_config
 from couplet.config import recipes
 from couplet.config.variants import build
 from couplet.couplings.generator_induced import GeneratorInduced
-from couplet.losses.weighting import Weighting
-from couplet.schedules.continuous import const_mapping, sigmoid_mapping, stage_of
-from couplet.schedules.discretised import Discretised, grid_points, lognormal_probabilities, sigma_grid
+from couplet.losses import Weighting
+from couplet.schedules import (
+    Discretised,
+    const_mapping,
+    grid_points,
+    lognormal_probabilities,
+    sigma_grid,
+    sigmoid_mapping,
+    stage_of,
+)
 
 CURRICULA = {"exp": "exponential", "baseline": "square_root", "none": "constant"}
 NUMBER = r"(-?[\d.]+(?:e-?\d+)?)"

@@ -12,7 +12,7 @@ from couplet.config import couplings as config
 from couplet.config.recipes import KernelConfig
 from couplet.config.variants import build
 from couplet.couplings.base import Coupling, Setting
-from couplet.kernels.base import Kernel
+from couplet.kernels import Kernel
 from couplet.model import ConsistencyModel
 from couplet.networks.base import Network
 

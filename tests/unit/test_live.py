@@ -19,7 +19,7 @@ from couplet.live import follow, observed, sample_grid, sinks
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.reporting.preview import scatter
-from couplet.sampling.generate import sample_noise, to_uint8
+from couplet.sampling import sample_noise, to_uint8
 from couplet.stages import prepare, train
 from couplet.training.loop import Progress
 
@@ -251,7 +251,7 @@ def test_grid_is_of_the_average_with_the_noise_of_its_seed(go, make_training, tm
     # Six rows of six images, enlarged from 8 to 32 pixels, each with two pixels of a line.
     assert grid.shape == (6 * 34, 6 * 34, 1)
     network, _ = model.load(path, CPU)
-    noise = sample_noise(0, "live", range(36), 0, (1, 8, 8)).double()
+    noise = sample_noise(0, "live", range(36), evaluation=0, shape=(1, 8, 8)).double()
     labels = torch.nn.functional.one_hot(torch.arange(36) % 3, 3).float()
     level = torch.tensor([settings.recipe.sigma_max], dtype=torch.float64)
     with torch.no_grad():
@@ -270,7 +270,7 @@ def test_points_of_the_plane_are_drawn_as_such(make_training, tmp_path):
     train.run(Context(), settings, data=tmp_path / "toy", out=tmp_path / "run")
     path = tmp_path / "run/checkpoints/step-00000002.safetensors"
     network, _ = model.load(path, CPU)
-    noise = sample_noise(0, "live", range(1000), 0, (2, 1, 1)).double()
+    noise = sample_noise(0, "live", range(1000), evaluation=0, shape=(2, 1, 1)).double()
     level = torch.tensor([training.recipe.sigma_max], dtype=torch.float64)
     with torch.no_grad():
         points = to_uint8(network(level * noise, level, None, boundary=True).double())

@@ -67,7 +67,7 @@ def test_experiment_is_as_recorded(experiment):
 
 
 def test_comments_run_nothing_but_the_plan(experiment):
-    with experiment.edited("src/couplet/losses/distance.py") as [path]:
+    with experiment.edited("src/couplet/losses.py") as [path]:
         path.write_text(path.read_text() + "\n# As before.\n")
         assert ran(experiment.run("dvc", "repro")) == ["plan"]
     experiment.run("dvc", "repro")

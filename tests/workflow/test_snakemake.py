@@ -123,7 +123,7 @@ def test_a_changed_metric_plans_evaluations_and_the_table(grid):
 
 
 def test_edited_mathematics_trains_again(grid):
-    with grid.edited("src/couplet/losses/distance.py") as [path]:
+    with grid.edited("src/couplet/losses.py") as [path]:
         compute_otherwise(path)
         rules = grid.rules(TABLE)
     assert rules == sorted([*OF_RUN, *OF_RUN, "table"])

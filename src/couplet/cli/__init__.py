@@ -1,5 +1,3 @@
 """The command line. torch is imported inside commands, so that ``couplet --help`` answers at once."""
 
-from couplet.cli.app import main
-
-__all__ = ["main"]
+from couplet.cli.app import main as main

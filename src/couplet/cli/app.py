@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from couplet.cli import everyday, inspection, pipeline
+from couplet.cli.everyday import adopt, import_edm, run, watch
+from couplet.cli.inspection import check, recipes, settings, show, verify, why
+from couplet.cli.pipeline import commands
 from couplet.errors import Stopped, UserError
+from couplet.plan.code import check_running
 from couplet.process import rank
 
 RANK_PATIENCE = 10.0
@@ -23,19 +27,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _name, _command in pipeline.commands():
+for _name, _command in commands():
     app.command(_name, rich_help_panel="Pipeline")(_command)
-for _command in (everyday.run, everyday.watch, everyday.adopt):
+for _command in (run, watch, adopt, import_edm):
     app.command(rich_help_panel="Everyday")(_command)
-app.command("import-edm", rich_help_panel="Everyday")(everyday.import_edm)
-for _command in (
-    inspection.check,
-    inspection.settings,
-    inspection.show,
-    inspection.why,
-    inspection.verify,
-    inspection.recipes,
-):
+for _command in (check, settings, show, why, verify, recipes):
     app.command(rich_help_panel="Inspection")(_command)
 
 
@@ -45,22 +41,18 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"couplet {installed('couplet')}")
+        typer.echo(f"couplet {metadata.version('couplet')}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
     else:
-        from couplet.plan.code import check_running
-
         check_running(Path())
 
 
 def main() -> None:
     """Run a command.
 
-    An error that a user can cause becomes one line on stderr and exit code 2; a signal that stopped a run
-    becomes one line and exit code 75.
+    An error that a user can cause becomes one line on stderr and exit code 2, a signal that stopped a run one
+    line and exit code 75.
     """
     try:
         code = app(standalone_mode=False)
@@ -86,7 +78,7 @@ def main() -> None:
 
 def _fail(message: str) -> None:
     if number := rank():
-        # An error that the first process meets too is printed there, and torchrun then ends this one.
+        # The first process prints an error that it meets too, and torchrun then ends this one.
         time.sleep(RANK_PATIENCE)
         message = f"process {number}: {message}"
     print(f"couplet: {' '.join(message.split())}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Commands for people: a run of one's own, a look at one that goes on, weights from elsewhere."""
+"""Commands outside the pipeline: a single run, its live view, adoption of a run, import of weights."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Annotated
 import typer
 
 from couplet.cli import options as o
+from couplet.cli.inspection import show
+from couplet.config.resolve import resolve, standalone
 from couplet.errors import UserError
+from couplet.files import locked
+from couplet.process import process, start
 
 
 def run(
-    out: Annotated[Path, typer.Option(help="Folder for everything that this run makes.")],
+    out: Annotated[Path, typer.Option(help="Folder for all results of this run.")],
     params: o.Params = o.DEFAULT,
     scale: o.Scale = None,
     dataset: o.Dataset = None,
@@ -30,9 +34,6 @@ def run(
     device: o.Device = "auto",
 ) -> None:
     """Run one cell ad hoc, from data to numbers and a picture, into one folder."""
-    from couplet.config.resolve import resolve, standalone
-    from couplet.process import process
-
     names = o.names_of(
         dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, extractor=extractor, seed=seed
     )
@@ -41,30 +42,25 @@ def run(
     settings += [f"recipes.{chosen}.{change}" for change in o.names_of(steps=steps, batch=batch)]
     checked = resolve(params, scale, settings)
     text = standalone(params, scale, settings)
-    with process(threads, device, say=o.say) as context:
+    with process(threads, device) as context:
         from couplet.adhoc import run_cell
-        from couplet.files import locked
 
-        with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), o.say):
+        with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), context.say):
             run_cell(context, checked, out, text=text, live=live, tensorboard=tensorboard)
-    from couplet.cli.inspection import show
-
     show(out)
 
 
 def watch(
-    train: Annotated[Path, typer.Argument(help="Folder that a `couplet train` is going to write.")],
+    train: Annotated[Path, typer.Argument(help="Output folder of a `couplet train` at work.")],
     live: o.Live = None,
     tensorboard: o.TensorBoard = None,
-    every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 10.0,
+    every: Annotated[float, typer.Option(help="Seconds between updates.", min=0.1)] = 10.0,
     threads: o.Threads = None,
     device: o.Device = "cpu",
 ) -> None:
-    """Show a run of another process, on another node or under Snakemake, until it is finished."""
+    """Show the run of another process, on another node or under Snakemake, until it is finished."""
     if live is None and tensorboard is None:
         raise UserError("couplet watch: give --live FOLDER or --tensorboard FOLDER")
-    from couplet.process import start
-
     chosen = start(threads, device)
     from couplet.live import follow, sinks
 
@@ -85,17 +81,17 @@ def adopt(
     threads: o.Threads = None,
     device: o.Device = "auto",
 ) -> None:
-    """Take a run over to today's code, if its first steps give the recorded losses again.
+    """Take a run over to today's code, if that code reproduces the losses of its first steps.
 
     The steps are replayed from the run's own settings. On the same kind of machine every scalar must be equal
-    to the last bit, elsewhere to a relative 1e-4. The proof is kept in the record.
+    to the last bit, elsewhere to a relative 1e-4. The record keeps the proof.
     """
-    from couplet.process import process
-
-    with process(threads, device, say=o.say) as context:
+    with process(threads, device) as context:
         from couplet.adopt import adopt as take_over
 
-        typer.echo(take_over(context, folder, data=data, out=out, steps=steps, frozen=frozen))
+        run = folder.absolute().with_name(folder.absolute().name.removesuffix(".partial"))
+        with locked(run.with_name(f"{run.name}.lock"), context.say):
+            typer.echo(take_over(context, folder, data=data, out=out, steps=steps, frozen=frozen))
 
 
 def import_edm(
@@ -103,9 +99,7 @@ def import_edm(
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
 ) -> None:
     """Turn a published EDM or EDM2 snapshot into safetensors, without executing any of it."""
-    from couplet.process import start
-
     start(1)
-    from couplet.interop.import_edm import import_edm as convert
+    from couplet.interop.edm_snapshot import import_edm as convert
 
-    typer.echo(str(convert(file, out)))
+    typer.echo(convert(file, out))

@@ -18,6 +18,10 @@ Kernel = Annotated[str | None, typer.Option(help="A name from `kernels`: ve or l
 Coupling = Annotated[str | None, typer.Option(help="A name from `couplings`.")]
 Extractor = Annotated[str | None, typer.Option(help="A name from `features`.")]
 Seed = Annotated[int | None, typer.Option(help="Training seed.")]
+OwnParams = Annotated[
+    Path | None,
+    typer.Option(help="The parameter file; without one, the run's own settings and measuring defaults."),
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Processes = Annotated[int, typer.Option(help="As `torchrun --nproc-per-node`: one for each GPU.", min=1)]
@@ -33,11 +37,6 @@ Frozen = Annotated[
 Root = Annotated[Path, typer.Option(help="Folder of the grid's results.")]
 
 DEFAULT = Path("params.yaml")
-
-
-def say(text: str) -> None:
-    """Print a line on standard error."""
-    typer.echo(text, err=True)
 
 
 def names_of(**names: str | int | None) -> list[str]:

@@ -11,32 +11,37 @@ from typing import Annotated, Any
 import typer
 
 from couplet.cli import options as o
+from couplet.config.base import Invalid, choices
+from couplet.config.cells import Measurement
+from couplet.config.datasets import DatasetConfig, from_path
+from couplet.config.probes import ProbeConfig
+from couplet.config.resolve import resolve
+from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
+from couplet.config.variants import load_plugins
 from couplet.errors import UserError
-
-GENERATED = ("features", "reference", "select", "sample", "evaluate")
-"""Stages whose command follows from their row in the table of stages."""
+from couplet.plan.stages import STAGES, Settings
+from couplet.plan.stored import dataset_in, extractor_in, training_in
+from couplet.process import process, start
 
 
 def commands() -> list[tuple[str, Callable[..., None]]]:
     """Name and function of every command, in the order in which stages run."""
-    from couplet.plan.stages import STAGES
-
     own: dict[str, Callable[..., None]] = {"prepare": prepare, "train": train, "probe": probe}
-    stages = [(name, own[name] if name in own else stage_command(name)) for name in STAGES]
-    summaries: dict[str, Callable[..., None]] = {"table": table, "figure": figure, "paper": paper}
-    return [*stages, *summaries.items()]
+    stages = ((name, own[name] if name in own else stage_command(name)) for name in STAGES)
+    return [*stages, ("table", table), ("figure", figure), ("paper", paper)]
 
 
 def stage_command(name: str) -> Callable[..., None]:
     """The command of a stage, with an option for each output that it reads."""
-    from couplet.plan.stages import STAGES
-
     stage = STAGES[name]
-    reads = {STAGES[read].option: f"Output of `couplet {read}`." for read in stage.reads}
-    parameters = {
-        **{option: (Annotated[Path, typer.Option(help=text)], ...) for option, text in reads.items()},
-        "out": (o.Out, ...),
-        "params": (Annotated[Path | None, typer.Option(help=PARAMS_HELP)], None),
+    inputs = {
+        STAGES[read].option: Annotated[Path, typer.Option(help=f"Output of `couplet {read}`.")]
+        for read in stage.reads
+    }
+    parameters: dict[str, tuple[Any, Any]] = {
+        **{option: (annotation, Parameter.empty) for option, annotation in inputs.items()},
+        "out": (o.Out, Parameter.empty),
+        "params": (o.OwnParams, None),
         "scale": (o.Scale, None),
         **({"extractor": (o.Extractor, None)} if name == "features" else {}),
         "threads": (o.Threads, None),
@@ -45,11 +50,9 @@ def stage_command(name: str) -> Callable[..., None]:
     }
 
     def command(**given: Any) -> None:
-        paths = {option: given[option] for option in reads}
+        paths = {option: given[option] for option in inputs}
         settings = settings_for(paths, given["params"], given["scale"], given.get("extractor"))
-        from couplet.process import process
-
-        with process(given["threads"], given["device"], given["processes"], o.say) as context:
+        with process(given["threads"], given["device"], given["processes"]) as context:
             run = import_module(f"couplet.stages.{name}").run
             message = run(context, settings, **paths, out=given["out"])
             typer.echo(f"{given['out']}: {message}")
@@ -57,48 +60,30 @@ def stage_command(name: str) -> Callable[..., None]:
     command.__name__, command.__doc__ = name, stage.summary
     command.__signature__ = Signature(  # type: ignore[attr-defined]
         [
-            Parameter(
-                key,
-                Parameter.KEYWORD_ONLY,
-                annotation=annotation,
-                default=Parameter.empty if default is ... else default,
-            )
+            Parameter(key, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
             for key, (annotation, default) in parameters.items()
         ]
     )
     return command
 
 
-PARAMS_HELP = "The parameter file; without one, the run's own settings and the defaults of measuring."
-
-
 def settings_for(
     paths: dict[str, Path], params: Path | None, scale: str | None, extractor: str | None = None
 ) -> Any:
-    """The settings of a stage, from the outputs that it is given and the parameter file.
-
-    The cell is that of the run, the extractor that of its folder, the data set that of its archive.
-    """
-    from couplet.config.cells import Measurement
-    from couplet.config.resolve import resolve
-    from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
-    from couplet.plan.stages import Settings
-    from couplet.plan.stored import dataset_in, extractor_in, training_in
-
-    checked = None if params is None else resolve(params, scale)
+    """The settings of a stage: cell, extractor and data set from its inputs, the rest from the file."""
     if scale is not None and params is None:
         raise UserError(f"--scale {scale}: belongs to --params FILE")
+    checked = None if params is None else resolve(params, scale)
     config = extractor_in(paths["features"]) if "features" in paths else None
     if "train" not in paths:
         if config is None:
-            checked = checked or resolve(o.DEFAULT, scale)
+            checked = checked or resolve(o.DEFAULT)
             config = located(params or o.DEFAULT, checked.extractor_named, extractor or checked.extractor)
         return Settings(dataset_in(paths["data"]), config)
     training = training_in(paths["train"])
     if checked is not None:
-        cell = training.cell
-        training = located(params, checked.training, cell)
-        measurement = located(params, checked.measurement, cell)
+        measurement = located(params, checked.measurement, training.cell)
+        training = checked.training(training.cell)
     else:
         recipe = training.recipe
         measurement = Measurement(
@@ -111,14 +96,12 @@ def settings_for(
     return Settings.of(training, measurement=measurement, extractor=config)
 
 
-def located(path: Path | None, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of ``function``; a value that it does not allow is the parameter file's.
+def located(path: Path | str | None, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of ``function``.
 
     Raises:
-        UserError: one line with the file, the key and what is allowed.
+        UserError: a value is not allowed; the message begins with ``path``.
     """
-    from couplet.config.base import Invalid
-
     try:
         return function(*arguments)
     except Invalid as error:
@@ -153,30 +136,20 @@ def prepare(
     workers: Annotated[int, typer.Option(help="Threads that decode images.", min=1)] = 1,
 ) -> None:
     """Write a data set as an archive of arrays with a card and a picture."""
-    from couplet.config.datasets import from_path
-    from couplet.plan.stages import Settings
-    from couplet.process import process
-
-    own: dict[str, Any] = {
-        "resolution": resolution,
-        "channels": channels,
-        "test_images": test_images,
-        "skip_corrupt": skip_corrupt or None,
-    }
+    sizes = {"resolution": resolution, "channels": channels, "test_images": test_images}
+    own: dict[str, Any] = {key: value for key, value in sizes.items() if value is not None}
+    own |= {"skip_corrupt": True} if skip_corrupt else {}
     if from_ is None:
-        for flag, value in own.items():
-            if value is not None:
-                raise UserError(
-                    f"--{flag.replace('_', '-')}: belongs to --from; a named data set is set up in {params}"
-                )
+        if own:
+            flag = next(iter(own)).replace("_", "-")
+            raise UserError(f"--{flag}: belongs to --from; a named data set is set up in {params}")
         name, config, raw = _dataset(params, scale, dataset)
     elif dataset is None:
         raise UserError("--from: needs a name for the data set, as in `couplet prepare NAME --from PATH`")
     else:
-        name, raw = dataset, Path("raw")
-        config = from_path(name, from_, **{key: value for key, value in own.items() if value is not None})
+        name, config, raw = dataset, from_path(dataset, from_, **own), Path("raw")
     folder = out or Path("data") / name
-    with process(1, say=o.say) as context:
+    with process(1) as context:
         from couplet.stages.prepare import run
 
         message = run(context, Settings(config), name=name, out=folder, raw=raw, workers=workers)
@@ -184,31 +157,22 @@ def prepare(
 
 
 def _dataset(path: Path, scale: str | None, name: str | None) -> tuple[str, Any, Path]:
-    """Name, settings and folder of originals: as the parameter file has them, or of a kind as it comes."""
-    from couplet.config.base import Invalid, choices
-    from couplet.config.datasets import DatasetConfig
-    from couplet.config.plugins import load_plugins
-    from couplet.config.resolve import resolve
-
+    """Name, settings and folder of originals of an entry in the parameter file, or of a kind of data set."""
     load_plugins()
+    known: dict[str, Any] = {}
+    raw = Path("raw")
     if name is None or path.exists() or path != o.DEFAULT:
         params = resolve(path, scale)
         known, raw, name = params.datasets, Path(params.raw), name or params.dataset
-        if name in known:
-            return name, known[name], raw
-    else:
-        known, raw = {}, Path("raw")
     family: dict[str, Any] = dict(DatasetConfig.family)
     kinds = [kind for kind, config in family.items() if not config.by_content]
-    if name not in kinds:
+    if name not in {*known, *kinds}:
         raise UserError(
             f"dataset = {name}: {choices(name, {*known, *kinds})}; "
             "for a folder, zip, tar, IDX file or LMDB of images: --from PATH --resolution N"
         )
-    try:
-        return name, DatasetConfig.parse(name), raw
-    except Invalid as error:
-        raise UserError(f"dataset = {name}: {error}") from None
+    config = known[name] if name in known else located(f"dataset = {name}", DatasetConfig.parse, name)
+    return name, config, raw
 
 
 def train(
@@ -230,14 +194,10 @@ def train(
     processes: o.Processes = 1,
 ) -> None:
     """Train one cell; started again after an interruption, resume from its last state."""
-    from couplet.config.resolve import resolve
-    from couplet.plan.stages import Settings
-    from couplet.process import process
-
     names = o.names_of(dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed)
     checked = resolve(params, scale, [*names, *(changes or ())])
     training = checked.training(checked.experiment)
-    with process(threads, device, processes, o.say) as context:
+    with process(threads, device, processes) as context:
         from couplet.live import observed
         from couplet.stages.train import run
 
@@ -252,7 +212,7 @@ def probe(
     train: Annotated[Path, typer.Option(help="Output of `couplet train`.")],
     data: Annotated[Path, typer.Option(help="Output of `couplet prepare`.")],
     out: o.Out,
-    params: Annotated[Path | None, typer.Option(help=PARAMS_HELP)] = None,
+    params: o.OwnParams = None,
     scale: o.Scale = None,
     frozen: o.Frozen = None,
     threads: o.Threads = None,
@@ -265,15 +225,10 @@ def probe(
     mean velocity, for each noise level; needs a run whose schedule is `denoising`. plane: one-step samples,
     pairs and posteriors of a run on points.
     """
-    from couplet.config.probes import ProbeConfig
-    from couplet.config.resolve import resolve
-    from couplet.plan.stages import Settings
-    from couplet.process import process
-
     settings = settings_for({"train": train}, params, scale)
     find = ProbeConfig.parse if params is None else resolve(params, scale).probe_named
-    config = located(params or Path("probe"), find, name)
-    with process(threads, device, say=o.say) as context:
+    config = located(params or "probe", find, name)
+    with process(threads, device) as context:
         from couplet.stages.probe import run
 
         chosen = Settings.of(settings.training, probe=config)
@@ -291,9 +246,6 @@ def table(
     ] = False,
 ) -> None:
     """Write the grid's table (CSV and Markdown) and its figures."""
-    from couplet.config.resolve import resolve
-    from couplet.process import start
-
     checked = resolve(params, scale)
     start(1)
     from couplet.stages.table import run
@@ -310,9 +262,6 @@ def figure(
     """Draw the cells of a study, with a caption of what the seeds show."""
     if out.suffix != ".csv":
         raise UserError(f"--out = {out}: must end in .csv")
-    from couplet.config.resolve import resolve
-    from couplet.process import start
-
     checked = resolve(params, scale)
     start(1)
     from couplet.stages.figure import run
@@ -328,8 +277,6 @@ def paper(
     ] = "snakemake --cores all results/paper/{name}.csv",
 ) -> None:
     """Put all figures with their captions on one page."""
-    from couplet.process import start
-
     start(1)
     from couplet.stages.paper import run
 

@@ -72,14 +72,14 @@ class MinibatchCouplingConfig(CouplingConfig):
 class MinibatchOTConfig(MinibatchCouplingConfig):
     """Noise permuted within the batch by exact optimal transport."""
 
-    implementation: ClassVar[str] = "couplet.couplings.minibatch_ot:MinibatchOT"
+    implementation: ClassVar[str] = "couplet.couplings.minibatch:MinibatchOT"
     kind: Literal["ot"] = "ot"
 
 
 class SinkhornConfig(MinibatchCouplingConfig):
     """Noise permuted within the batch by entropic optimal transport, without a solver on the CPU."""
 
-    implementation: ClassVar[str] = "couplet.couplings.sinkhorn:Sinkhorn"
+    implementation: ClassVar[str] = "couplet.couplings.minibatch:Sinkhorn"
     kind: Literal["sinkhorn"] = "sinkhorn"
     epsilon: float = Field(0.1, ge=1e-6)
     """Weight of the plan's entropy, in units of the centred cost's root mean square. As it goes to 0 the plan
@@ -92,7 +92,7 @@ class SinkhornConfig(MinibatchCouplingConfig):
 class ProjectedConfig(MinibatchCouplingConfig):
     """Noise permuted within the batch by sorting along the best of several random directions."""
 
-    implementation: ClassVar[str] = "couplet.couplings.projected:Projected"
+    implementation: ClassVar[str] = "couplet.couplings.minibatch:Projected"
     kind: Literal["projected"] = "projected"
     directions: int = Field(16, ge=1)
     """Number of random directions, the same in every batch."""
@@ -103,7 +103,7 @@ class ProjectedConfig(MinibatchCouplingConfig):
 class SwapsConfig(MinibatchCouplingConfig):
     """Noise exchanged between pairs of images where that lowers the transport cost."""
 
-    implementation: ClassVar[str] = "couplet.couplings.swaps:Swaps"
+    implementation: ClassVar[str] = "couplet.couplings.minibatch:Swaps"
     kind: Literal["swaps"] = "swaps"
     rounds: int = Field(128, ge=1)
     """Rounds in which every image is compared with one other; more come closer to optimal transport."""
@@ -164,5 +164,5 @@ class GeneratorInducedConfig(CouplingConfig):
 class VariationalGeneratorConfig(VariationalConfig, GeneratorInducedConfig):
     """Noise from an encoder, the model's output as data endpoint (VCT and GC combined; in neither paper)."""
 
-    implementation: ClassVar[str] = "couplet.couplings.variational_generator:VariationalGenerator"
+    implementation: ClassVar[str] = "couplet.couplings.variational:VariationalGenerator"
     kind: Literal["vae_generator"] = "vae_generator"  # type: ignore[assignment]

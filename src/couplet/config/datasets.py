@@ -21,12 +21,9 @@ Crop = Literal[
     "resize-center-crop-bicubic",
     "resize-center-crop-bilinear",
 ]
-"""How an image becomes a square of the configured size.
+"""How an image becomes a square of the configured size; one that has the size already is left alone.
 
-``center-crop``: the central square, resized by Lanczos (EDM's dataset_tool).
-``center-crop-dhariwal``: halved by boxes, resized by bicubic, then cropped (ADM; EDM2's dataset_tool).
-``resize-center-crop-…``: shorter side resized by the named filter, then cropped (torchvision's Resize and
-CenterCrop). All of them leave an image alone that has the size already.
+The functions in ``couplet.data.sources.decoding`` say what each does, and whose code it follows.
 """
 
 
@@ -75,7 +72,7 @@ class DigitsConfig(DatasetConfig):
 
     native = (8, 8, 1)
     num_classes = 10
-    implementation: ClassVar[str] = "couplet.data.sources.digits:read_digits"
+    implementation: ClassVar[str] = "couplet.data.sources.toy:read_digits"
     kind: Literal["digits"] = "digits"
     test_images: int = Field(300, ge=10, le=1000)
     """Images held out of training, drawn evenly from the classes; `select` scores against them."""
@@ -91,7 +88,7 @@ class MixtureConfig(DatasetConfig):
 
     native = (1, 1, 2)
     num_classes = 2
-    implementation: ClassVar[str] = "couplet.data.sources.mixture:read_mixture"
+    implementation: ClassVar[str] = "couplet.data.sources.toy:read_mixture"
     kind: Literal["mixture"] = "mixture"
     std: float = Field(0.1, ge=0.01, le=0.125)
     """Standard deviation of each coordinate: from about one stored step to a quarter of the distance between
@@ -260,15 +257,16 @@ def from_path(
         path_safe(name)
     except Invalid as error:
         raise UserError(f"data set {name!r}: {error.expected}") from None
-    kind = DatasetConfig.family.get(name)
+    family: dict[str, Any] = DatasetConfig.family
+    known = {name: kind for name, kind in family.items() if getattr(kind, "native", None)}
     settings: dict[str, Any] = {"path": str(path), "skip_corrupt": skip_corrupt}
-    if kind is not None and issubclass(kind, DatasetConfig) and kind.native is not None:
+    if kind := known.get(name):
         _, settings["resolution"], settings["channels"] = kind.native
         if "crop" in kind.model_fields:
             settings["crop"] = kind.model_fields["crop"].default
     given = {"resolution": resolution, "channels": channels, "test_images": test_images}
     settings |= {key: value for key, value in given.items() if value is not None}
     if "resolution" not in settings:
-        known = sorted(name for name, kind in DatasetConfig.family.items() if getattr(kind, "native", None))
-        raise UserError(f"data set {name}: needs a resolution; only {', '.join(known)} prescribe one")
+        prescribe = ", ".join(sorted(known))
+        raise UserError(f"data set {name}: needs a resolution; only {prescribe} prescribe one")
     return validated(ImagesConfig, settings, f"data set {name}")

@@ -70,8 +70,18 @@ class PublishedConfig(ExtractorConfig):
 INCEPTION_TORCHSCRIPT = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 INCEPTION_PYTORCH = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 DINOV2 = "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428"
-"""Published files: inception-2015-12-05.pt of clean-fid and StyleGAN, pt_inception-2015-12-05-6726825d.pth of
-pytorch-fid, dinov2_vitl14_pretrain.pth."""
+ADDRESSES = {
+    INCEPTION_TORCHSCRIPT: (
+        "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
+    ),
+    INCEPTION_PYTORCH: (
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+        "pt_inception-2015-12-05-6726825d.pth"
+    ),
+    DINOV2: "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+}
+"""The authors' address of each published file, by its digest: TensorFlow's Inception as TorchScript, of
+StyleGAN and clean-fid; the same of pytorch-fid; DINOv2's ViT-L/14."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -101,16 +101,14 @@ def described(name: str) -> Number:
     Raises:
         KeyError: no metric declares it.
     """
-    numbers: dict[str, Number] = {}
-    for metric in MetricConfig.family.values():
-        numbers |= metric.numbers  # type: ignore[attr-defined]
-    if name in numbers:
+    family: dict[str, Any] = MetricConfig.family
+    numbers: dict[str, Number] = {k: v for metric in family.values() for k, v in metric.numbers.items()}
+    ends = [number for number in numbers if name.endswith(f"_{number}")]
+    if name in numbers or not ends:
         return numbers[name]
-    for number in sorted(numbers, key=len, reverse=True):
-        if name.endswith(f"_{number}"):
-            prefix = name.removesuffix(f"_{number}")
-            return numbers[number]._replace(heading=f"{numbers[number].heading}, {prefix}")
-    raise KeyError(name)
+    longest = max(ends, key=len)
+    prefix = name.removesuffix(f"_{longest}")
+    return numbers[longest]._replace(heading=f"{numbers[longest].heading}, {prefix}")
 
 
 def column(number: str, extractor: ExtractorConfig, nfe: int) -> str:

@@ -38,13 +38,13 @@ class NetworkConfig(Variant):
     noun: ClassVar[str] = "network"
 
     model_channels: PositiveInt = 128
-    """Channels, or the unit of `channel_mult` (EDM, Appendix F; DDPM++ on CIFAR-10: 128)."""
-
+    """Channels, or the unit of ``channel_mult`` (EDM, Appendix F; DDPM++ on CIFAR-10: 128)."""
     num_blocks: PositiveInt | Levels = 4
-    """Residual blocks; of a U-Net, per level."""
-
+    """Residual blocks; of a U-Net, per level of the encoder, and the decoder has one more; a list gives each
+    level its own number (GC)."""
     dropout: Probability | Probabilities = 0.0
-    """Probability that dropout inside a block zeroes an activation. iCT on CIFAR-10: 0.3."""
+    """Probability that dropout inside a block zeroes an activation; of a U-Net, a list gives each level its
+    own (GC). iCT on CIFAR-10: 0.3."""
 
 
 class UNetConfig(NetworkConfig):
@@ -54,24 +54,11 @@ class UNetConfig(NetworkConfig):
     previous one. Encoder and decoder of a level share its entry in every per-level list.
     """
 
-    model_channels: PositiveInt = 128
-    """Channels that ``channel_mult`` multiplies (EDM, Appendix F; DDPM++ on CIFAR-10 has 128)."""
-
     channel_mult: Levels = (2, 2, 2)
     """Channels of each level in units of ``model_channels``; its length is the number of levels."""
-
-    num_blocks: PositiveInt | Levels = 4
-    """Residual blocks per level of the encoder, the decoder has one more; a list gives each level
-    its own number (GC). iCT-deep doubles the number of ADM, from 3 to 6."""
-
     attn_resolutions: Resolutions = (16,)
     """Heights in pixels of the levels with self-attention; one that no level has is ignored, as in
     EDM. The first decoder block always has attention. EDM, VCT and ECT: 16; GC: none."""
-
-    dropout: Probability | Probabilities = 0.0
-    """Probability that dropout inside a block zeroes an activation; a list gives each level its own
-    (GC). iCT on CIFAR-10: 0.3."""
-
     dropout_resolution: PositiveInt | None = None
     """Largest height in pixels at which dropout acts; ``null`` means at every one."""
 
@@ -86,23 +73,18 @@ class UNetConfig(NetworkConfig):
 
 
 class SongConfig(UNetConfig):
-    """Settings shared by DDPM++ and NCSN++ (Song et al. 2021, in the form of EDM)."""
+    """Settings shared by DDPM++ and NCSN++ (Song et al. 2021, in the form of EDM); defaults are DDPM++'s."""
 
-    embedding_type: Literal["positional", "fourier"]
+    embedding_type: Literal["positional", "fourier"] = "positional"
     """Features of the noise label: sinusoids of fixed or of random frequencies."""
-
-    encoder_type: Literal["standard", "residual"]
+    encoder_type: Literal["standard", "residual"] = "standard"
     """``residual`` adds a downsampled copy of the input to every level of the encoder."""
-
-    channel_mult_noise: PositiveInt
+    channel_mult_noise: PositiveInt = 1
     """Features of the noise label in units of ``model_channels``."""
-
     channel_mult_emb: PositiveInt = 4
     """Width of the embedding that all blocks see, in units of ``model_channels`` (EDM: 4)."""
-
-    resample_filter: Taps
+    resample_filter: Taps = (1.0, 1.0)
     """Coefficients of the separable filter used to halve and double the resolution."""
-
     fourier_scale: PositiveFloat = 0.02
     """Standard deviation of the frequencies of ``embedding_type: fourier``, in cycles per unit of
     noise label. iCT, VCT and ECT: 0.02; EDM and GC: 16. Loaded weights bring their own."""
@@ -114,34 +96,18 @@ class DDPMPlusPlusConfig(SongConfig):
     implementation: ClassVar[str] = "couplet.networks.song:SongUNet"
     kind: Literal["ddpmpp"] = "ddpmpp"
 
-    embedding_type: Literal["positional", "fourier"] = "positional"
-    """Features of the noise label: sinusoids of fixed or of random frequencies."""
-
-    encoder_type: Literal["standard", "residual"] = "standard"
-    """``residual`` adds a downsampled copy of the input to every level of the encoder."""
-
-    channel_mult_noise: PositiveInt = 1
-    """Features of the noise label in units of ``model_channels``."""
-
-    resample_filter: Taps = (1.0, 1.0)
-    """Coefficients of the separable filter used to halve and double the resolution."""
-
 
 class NCSNPlusPlusConfig(SongConfig):
     """NCSN++ as in EDM; iCT's network for CIFAR-10."""
 
     implementation: ClassVar[str] = "couplet.networks.song:SongUNet"
     kind: Literal["ncsnpp"] = "ncsnpp"
-
     embedding_type: Literal["positional", "fourier"] = "fourier"
     """Features of the noise label: sinusoids of fixed or of random frequencies."""
-
     encoder_type: Literal["standard", "residual"] = "residual"
     """``residual`` adds a downsampled copy of the input to every level of the encoder."""
-
     channel_mult_noise: PositiveInt = 2
     """Features of the noise label in units of ``model_channels``."""
-
     resample_filter: Taps = (1.0, 3.0, 3.0, 1.0)
     """Coefficients of the separable filter used to halve and double the resolution."""
 
@@ -151,22 +117,17 @@ class MultiHeadConfig(UNetConfig):
 
     model_channels: PositiveInt = 192
     """Channels that ``channel_mult`` multiplies (ImageNet 64x64: 192)."""
-
     channel_mult: Levels = (1, 2, 3, 4)
     """Channels of each level in units of ``model_channels``; its length is the number of levels."""
-
     num_blocks: PositiveInt | Levels = 3
     """Residual blocks per level of the encoder, the decoder has one more; a list gives each level
     its own number. iCT-deep doubles the number, from 3 to 6."""
-
     dropout_resolution: PositiveInt | None = 16
     """Largest height in pixels at which dropout acts; ``null`` means at every one. iCT, VCT and
     ECT: 16; EDM's ADM: every one."""
-
     channels_per_head: PositiveInt = 64
     """Channels of an attention head (64 in ADM and EDM2). A block of C channels has
     ``C // channels_per_head`` heads."""
-
     attention_below_head_width: Literal["error", "absent"] = "error"
     """Behaviour of a block with attention that has fewer channels than one head: ``error`` refuses to build
     the network; ``absent`` leaves the attention out, as the official code does silently. Small networks need
@@ -178,11 +139,9 @@ class ADMConfig(MultiHeadConfig):
 
     implementation: ClassVar[str] = "couplet.networks.adm:ADM"
     kind: Literal["adm"] = "adm"
-
     attn_resolutions: Resolutions = (32, 16, 8)
     """Heights in pixels of the levels with self-attention; one that no level has is ignored, as in
     EDM. The first decoder block always has attention."""
-
     channel_mult_emb: PositiveInt = 4
     """Width of the embedding that all blocks see, in units of ``model_channels`` (EDM: 4)."""
 
@@ -192,7 +151,6 @@ class EDM2Config(MultiHeadConfig):
 
     implementation: ClassVar[str] = "couplet.networks.edm2:EDM2"
     kind: Literal["edm2"] = "edm2"
-
     attn_resolutions: Resolutions = (16, 8)
     """Heights in pixels of the levels with self-attention; one that no level has is ignored, as in
     EDM2. The first decoder block always has attention."""
@@ -203,16 +161,12 @@ class MLPConfig(NetworkConfig):
 
     implementation: ClassVar[str] = "couplet.networks.mlp:MLP"
     kind: Literal["mlp"] = "mlp"
-
     model_channels: PositiveInt = 128
     """Width of the hidden layers."""
-
     num_blocks: PositiveInt = 3
     """Residual blocks."""
-
     dropout: Probability = 0.0
     """Probability that dropout inside a block zeroes an activation."""
-
     fourier_scale: PositiveFloat = 1.0
     """Standard deviation of the random frequencies of the noise label's features, in cycles per unit: the
     label, ln(t)/4, spans three units."""

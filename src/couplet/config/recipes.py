@@ -23,39 +23,36 @@ class KernelConfig(Variant):
 class VarianceExplodingConfig(KernelConfig):
     """x_t = x + t z (EDM, iCT, ECT, GC)."""
 
-    implementation: ClassVar[str] = "couplet.kernels.variance_exploding:VarianceExploding"
+    implementation: ClassVar[str] = "couplet.kernels:VarianceExploding"
     kind: Literal["ve"] = "ve"
 
 
 class LinearInterpolationConfig(KernelConfig):
     """x_t = (1 - t/sigma_max) x + t z, the flow-matching kernel (VCT)."""
 
-    implementation: ClassVar[str] = "couplet.kernels.linear_interpolation:LinearInterpolation"
+    implementation: ClassVar[str] = "couplet.kernels:LinearInterpolation"
     kind: Literal["li"] = "li"
 
 
 class ScheduleConfig(Variant):
     """How a step draws its two noise levels t > r.
 
-    Implementations are called with the settings and the keywords of :class:`couplet.schedules.base.Schedule`.
+    Implementations are called with the settings and the keywords of :class:`couplet.schedules.Schedule`.
     """
 
     noun = "schedule"
+    makes_denoiser: ClassVar[bool] = False
+    """Whether the target is always the data endpoint, so that the model learns its mean given x_t."""
     p_mean: float = -1.1
     """Mean of ln t (iCT, ECT: -1.1; ImageNet-64 in ECT and VCT: -0.8)."""
     p_std: float = Field(2.0, gt=0)
     """Standard deviation of ln t (2.0; ImageNet-64: 1.6)."""
 
-    @property
-    def makes_denoiser(self) -> bool:
-        """Whether the target is always the data endpoint, so that the model learns its mean given x_t."""
-        return False
-
 
 class DiscretisedConfig(ScheduleConfig):
     """iCT: neighbours on a grid of noise levels that becomes finer during training."""
 
-    implementation: ClassVar[str] = "couplet.schedules.discretised:Discretised"
+    implementation: ClassVar[str] = "couplet.schedules:Discretised"
     kind: Literal["discretised"] = "discretised"
     curriculum: Literal["exponential", "square_root", "constant"] = "exponential"
     """How the number of grid points grows: iCT's doubling, the CM paper's square root, not at all."""
@@ -78,7 +75,7 @@ class DiscretisedConfig(ScheduleConfig):
 class ContinuousConfig(ScheduleConfig):
     """ECT/ECM: t lognormal, r from t by a mapping whose gap shrinks by q with every stage."""
 
-    implementation: ClassVar[str] = "couplet.schedules.continuous:Continuous"
+    implementation: ClassVar[str] = "couplet.schedules:Continuous"
     kind: Literal["continuous"] = "continuous"
     mapping: Literal["sigmoid", "const"] = "sigmoid"
     """a(t) = 1 + k sigmoid(-b t), or a(t) = 1."""
@@ -100,12 +97,9 @@ class DenoisingConfig(ScheduleConfig):
     not at r; with `predictor: frozen` another model makes it, with the recipe's `boundary`.
     """
 
-    implementation: ClassVar[str] = "couplet.schedules.denoising:Denoising"
+    implementation: ClassVar[str] = "couplet.schedules:Denoising"
     kind: Literal["denoising"] = "denoising"
-
-    @property
-    def makes_denoiser(self) -> bool:
-        return True
+    makes_denoiser: ClassVar[bool] = True
 
 
 class DistanceConfig(Variant):
@@ -120,7 +114,7 @@ class DistanceConfig(Variant):
 class PseudoHuberConfig(DistanceConfig):
     """sqrt(||a - b||² + c²) - c on the image's norm (iCT's paper, GC, ECT/ECM)."""
 
-    implementation: ClassVar[str] = "couplet.losses.distance:PseudoHuber"
+    implementation: ClassVar[str] = "couplet.losses:pseudo_huber_of"
     kind: Literal["pseudo_huber"] = "pseudo_huber"
     c: float | None = Field(None, ge=0)
     """null is iCT's 0.00054 sqrt(D); 0 is the plain norm."""
@@ -129,7 +123,7 @@ class PseudoHuberConfig(DistanceConfig):
 class ElementwisePseudoHuberConfig(DistanceConfig):
     """Sum over dimensions of sqrt((a - b)² + c²) - c, with the whole image's c (VCT's iCT code)."""
 
-    implementation: ClassVar[str] = "couplet.losses.distance:ElementwisePseudoHuber"
+    implementation: ClassVar[str] = "couplet.losses:elementwise_pseudo_huber_of"
     kind: Literal["elementwise_pseudo_huber"] = "elementwise_pseudo_huber"
     c: float | None = Field(None, ge=0)
     """null is 0.00054 sqrt(D), as in the code."""
@@ -138,7 +132,7 @@ class ElementwisePseudoHuberConfig(DistanceConfig):
 class SquaredL2Config(DistanceConfig):
     """||a - b||²."""
 
-    implementation: ClassVar[str] = "couplet.losses.distance:SquaredL2"
+    implementation: ClassVar[str] = "couplet.losses:squared_l2_of"
     kind: Literal["squared_l2"] = "squared_l2"
 
 
@@ -154,21 +148,21 @@ class WeightingConfig(Variant):
 class InverseGapConfig(WeightingConfig):
     """1/(t - r) (iCT, ECT)."""
 
-    implementation: ClassVar[str] = "couplet.losses.weighting:InverseGap"
+    implementation: ClassVar[str] = "couplet.losses:InverseGap"
     kind: Literal["inverse_gap"] = "inverse_gap"
 
 
 class KarrasConfig(WeightingConfig):
     """1/t² + 1/sigma_data² (EDM; ECT and VCT on ImageNet)."""
 
-    implementation: ClassVar[str] = "couplet.losses.weighting:Karras"
+    implementation: ClassVar[str] = "couplet.losses:Karras"
     kind: Literal["karras"] = "karras"
 
 
 class UniformConfig(WeightingConfig):
     """1 (CM; iCT's ablation)."""
 
-    implementation: ClassVar[str] = "couplet.losses.weighting:Uniform"
+    implementation: ClassVar[str] = "couplet.losses:Uniform"
     kind: Literal["uniform"] = "uniform"
 
 
@@ -233,14 +227,14 @@ class LearningRateConfig(Variant):
 class ConstantRateConfig(LearningRateConfig):
     """No decay (iCT, GC, ECT on CIFAR-10)."""
 
-    implementation: ClassVar[str] = "couplet.training.learning_rate:Constant"
+    implementation: ClassVar[str] = "couplet.training.optim:constant"
     kind: Literal["constant"] = "constant"
 
 
 class InverseSqrtConfig(LearningRateConfig):
     """1/sqrt(max(step/reference, 1)) (EDM2; VCT and ECT on ImageNet with 2000)."""
 
-    implementation: ClassVar[str] = "couplet.training.learning_rate:InverseSqrt"
+    implementation: ClassVar[str] = "couplet.training.optim:inverse_sqrt"
     kind: Literal["inverse_sqrt"] = "inverse_sqrt"
     reference: int = Field(2000, ge=1)
     """Steps before the decay starts."""
@@ -249,7 +243,7 @@ class InverseSqrtConfig(LearningRateConfig):
 class CosineConfig(LearningRateConfig):
     """Constant up to a fraction of training, then half a cosine."""
 
-    implementation: ClassVar[str] = "couplet.training.learning_rate:Cosine"
+    implementation: ClassVar[str] = "couplet.training.optim:cosine"
     kind: Literal["cosine"] = "cosine"
     flat: float = Field(0.5, ge=0, lt=1)
     """Fraction of training before the decay."""
@@ -270,7 +264,7 @@ class EMAConfig(Variant):
 class ConstantEMAConfig(EMAConfig):
     """ema = beta ema + (1 - beta) net after every step (VCT, ECT, iCT)."""
 
-    implementation: ClassVar[str] = "couplet.training.ema:Constant"
+    implementation: ClassVar[str] = "couplet.training.ema:constant"
     kind: Literal["constant"] = "constant"
     beta: float = Field(0.9999, ge=0, lt=1)
 
@@ -278,7 +272,7 @@ class ConstantEMAConfig(EMAConfig):
 class WarmupEMAConfig(EMAConfig):
     """beta_n = min(beta, (1 + n)/(10 + n)) at update n, for short runs."""
 
-    implementation: ClassVar[str] = "couplet.training.ema:Warmup"
+    implementation: ClassVar[str] = "couplet.training.ema:warmup"
     kind: Literal["warmup"] = "warmup"
     beta: float = Field(0.99, ge=0, lt=1)
 
@@ -286,7 +280,7 @@ class WarmupEMAConfig(EMAConfig):
 class PowerEMAConfig(EMAConfig):
     """EDM2's power-function average with relative width `std`."""
 
-    implementation: ClassVar[str] = "couplet.training.ema:Power"
+    implementation: ClassVar[str] = "couplet.training.ema:power"
     kind: Literal["power"] = "power"
     std: float = Field(0.1, gt=0, lt=0.2886)
     """Width of the average, relative to the steps so far."""
@@ -297,7 +291,7 @@ class PowerEMAConfig(EMAConfig):
 class EMAPyTorchConfig(EMAConfig):
     """ema-pytorch 0.2.3 as GC uses it: every `every` steps, decay min(beta, 1 - (1 + n)^(-2/3))."""
 
-    implementation: ClassVar[str] = "couplet.training.ema:EMAPyTorch"
+    implementation: ClassVar[str] = "couplet.training.ema:ema_pytorch"
     kind: Literal["ema_pytorch"] = "ema_pytorch"
     beta: float = Field(0.9999, ge=0, lt=1)
     every: int = Field(5, ge=1)

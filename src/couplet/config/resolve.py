@@ -17,7 +17,7 @@ import yaml
 from couplet.config.base import Invalid, choices, validated
 from couplet.config.layers import merge, recipe_layers, settings_of
 from couplet.config.params import FAMILIES, Params
-from couplet.config.plugins import load_plugins
+from couplet.config.variants import load_plugins
 from couplet.config.yaml12 import dump_yaml, load_yaml, read_yaml
 from couplet.errors import UserError
 

@@ -35,7 +35,7 @@ class DotsConfig(FigureConfig):
 class SweepConfig(FigureConfig):
     """The Fréchet distance against a number of the settings, a line for each NFE."""
 
-    implementation: ClassVar[str] = "couplet.figures.sweep:Sweep"
+    implementation: ClassVar[str] = "couplet.figures.curves:Sweep"
     kind: Literal["sweep"] = "sweep"
     x: str
     """Dotted key of a run's settings: `coupling.mu`, `recipe.network.dropout`."""
@@ -65,14 +65,14 @@ class StepsConfig(FigureConfig):
 class EvaluationsConfig(FigureConfig):
     """The Fréchet distance against the number of network evaluations of a sample."""
 
-    implementation: ClassVar[str] = "couplet.figures.evaluations:Evaluations"
+    implementation: ClassVar[str] = "couplet.figures.curves:Evaluations"
     kind: Literal["evaluations"] = "evaluations"
 
 
 class ProbeFigureConfig(FigureConfig):
     """The measurements of `couplet probe`."""
 
-    implementation: ClassVar[str] = "couplet.figures.probe:Probe"
+    implementation: ClassVar[str] = "couplet.figures.curves:Probe"
     kind: Literal["probe"] = "probe"
     probe: Literal["gradient", "transport", "regulariser"]
 

@@ -1,4 +1,4 @@
-"""Interface of couplings."""
+"""Interface of couplings, and the independent one, which has all of its defaults."""
 
 from __future__ import annotations
 

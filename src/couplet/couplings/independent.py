@@ -1,4 +1,4 @@
-"""Independent coupling: every image is paired with the noise it was drawn with (iCT)."""
+"""Independent coupling (iCT)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from couplet.couplings.base import Coupling, Pair, Setting
 
 
 class Independent(Coupling):
-    """``p(x, z) = p(x) N(z; 0, I)``."""
+    """Every image with the noise it was drawn with: ``p(x, z) = p(x) N(z; 0, I)``."""
 
     def __init__(self, config: IndependentConfig, setting: Setting) -> None:
         super().__init__()

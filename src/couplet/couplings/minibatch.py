@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from couplet.config.couplings import MinibatchCouplingConfig
+from couplet.config.couplings import MinibatchCouplingConfig, ProjectedConfig, SinkhornConfig, SwapsConfig
 from couplet.couplings.base import Coupling, Pair, Setting
+from couplet.tensors import generator
 
 
 class MinibatchCoupling(Coupling):
@@ -63,3 +64,170 @@ class MinibatchCoupling(Coupling):
     def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Noise re-assigned within the group of samples, or as drawn where samples are independent."""
         return self.deal(images, noise) if self.joint_samples else noise
+
+
+def cheapest(cost: Tensor) -> Tensor:
+    """The permutation pi [b] that minimises ``sum_i cost[i, pi(i)]``, exactly; cost [b, b].
+
+    Raises:
+        ValueError: a cost is not finite.
+    """
+    # Imported here because it takes a second and most processes never solve an assignment.
+    from scipy.optimize import linear_sum_assignment
+
+    if not torch.isfinite(cost).all():
+        raise ValueError("transport cost is not finite: images or noise hold NaN or infinity")
+    _, columns = linear_sum_assignment(cost.detach().cpu().numpy())
+    return torch.as_tensor(columns, device=cost.device)
+
+
+def assignment(images: Tensor, noise: Tensor) -> Tensor:
+    """The permutation pi [b] that minimises ``sum_i ||x_i - sigma z_pi(i)||²``, exactly.
+
+    The same for every sigma > 0: norms do not depend on the permutation, so ``-x_i·z_j`` is an equivalent
+    cost. Float64 keeps near-ties in order.
+
+    Raises:
+        ValueError: images or noise are not finite.
+    """
+    return cheapest(-(images.flatten(1).double() @ noise.flatten(1).double().T))
+
+
+class MinibatchOT(MinibatchCoupling):
+    """Exact optimal transport within the batch."""
+
+    def assign(self, images: Tensor, noise: Tensor) -> Tensor:
+        return assignment(images, noise)
+
+
+def transport_plan(images: Tensor, noise: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Logarithm of b times the plan P that minimises ``<P, C> + epsilon s sum P ln P``, [b, b], float64.
+
+    ``C_ij = ||x_i - sigma z_j||²`` and P has uniform marginals. Terms of one row or one column do not change
+    the plan, so ``-(x_i - mean x)·(z_j - mean z)`` is an equivalent cost; s is its root mean square, which
+    makes the plan the same for every sigma and every scale of the images.
+
+    Args:
+        images: finite, [b, c, h, w].
+        noise: finite, [b, c, h, w].
+        epsilon: > 0.
+        iterations: steps of Sinkhorn's algorithm (Cuturi 2013, with logarithms); columns sum to 1/b exactly
+            after each, rows in the limit.
+    """
+    x, z = (values.flatten(1).double() for values in (images, noise))
+    gain = (x - x.mean(0)) @ (z - z.mean(0)).T
+    scale = gain.square().mean().sqrt().clamp_min(torch.finfo(gain.dtype).tiny)  # 0 for equal images
+    plan = gain / scale / epsilon
+    for _ in range(iterations):
+        plan = plan.log_softmax(1).log_softmax(0)
+    return plan
+
+
+def greedy(score: Tensor) -> Tensor:
+    """The permutation pi [b] that repeatedly takes the largest remaining ``score[i, pi(i)]``.
+
+    Pairs that are each other's best are taken at once, which gives the same pairs in far fewer rounds than b.
+
+    Args:
+        score: finite, [b, b].
+    """
+    partner = torch.empty(len(score), dtype=torch.long, device=score.device)
+    rows, columns = torch.arange(len(score), device=score.device).expand(2, -1)
+    while len(rows):
+        best = score.argmax(1)
+        mutual = score.argmax(0)[best] == torch.arange(len(rows), device=score.device)
+        taken = torch.zeros_like(mutual).index_fill(0, best[mutual], True)
+        partner[rows[mutual]] = columns[best[mutual]]
+        rows, columns, score = rows[~mutual], columns[~taken], score[~mutual][:, ~taken]
+    return partner
+
+
+class Sinkhorn(MinibatchCoupling):
+    """The assignment that takes the largest entries of the entropic plan.
+
+    Drawing each image's noise from its row of the plan, as others do, gives some noises to several images and
+    others to none, and needs random numbers. Taking the largest entries needs none and uses every noise once.
+    The assignment is optimal as epsilon goes to 0; for a large epsilon it is the greedy assignment on the
+    centred cost, not the independent coupling as with draws.
+    """
+
+    def __init__(self, config: SinkhornConfig, setting: Setting) -> None:
+        super().__init__(config, setting)
+        self.epsilon, self.iterations = config.epsilon, config.iterations
+
+    def assign(self, images: Tensor, noise: Tensor) -> Tensor:
+        return greedy(transport_plan(images, noise, self.epsilon, self.iterations))
+
+
+def sorted_along(images: Tensor, noise: Tensor, directions: Tensor) -> Tensor:
+    """The permutation pi [b] of least ``sum_i ||x_i - sigma z_pi(i)||²`` that sorts along a direction.
+
+    The image with the n-th smallest ``x·theta`` gets the noise with the n-th smallest ``z·theta``: optimal
+    for the components along theta, and overall where D = 1.
+
+    Args:
+        images: finite, [b, c, h, w].
+        noise: finite, [b, c, h, w].
+        directions: n columns theta of any length > 0, [c h w, n].
+    """
+    x, z = (values.flatten(1).float() for values in (images, noise))
+    order_x, order_z = ((values @ directions).argsort(stable=True, dim=0) for values in (x, z))
+    partners = torch.empty_like(order_x).scatter_(0, order_x, order_z)
+    gains = torch.stack([(x * z[partner]).sum() for partner in partners.T])
+    return partners[:, gains.argmax()]
+
+
+class Projected(MinibatchCoupling):
+    """The best of a few one-dimensional assignments, along directions that are the same for every batch.
+
+    Takes ``O(b ln b)`` for each direction, without a b x b matrix. Immiscible diffusion (Li et al. 2024,
+    arXiv 2406.12303) lowers the cost in another way: an exact assignment on distances in half precision.
+    """
+
+    def __init__(self, config: ProjectedConfig, setting: Setting) -> None:
+        super().__init__(config, setting)
+        self.directions, self.seed = config.directions, config.seed
+
+    def assign(self, images: Tensor, noise: Tensor) -> Tensor:
+        draws = generator(torch.device("cpu"), self.seed, "directions")
+        directions = torch.randn(images[0].numel(), self.directions, generator=draws)
+        return sorted_along(images, noise, directions.to(images.device))
+
+
+def swapped(images: Tensor, noise: Tensor, meetings: Tensor) -> Tensor:
+    """Swap noise where that lowers the transport cost; returns the permutation pi [b].
+
+    Images i and j exchange their noise if ``(x_i - x_j)·(z_pi(j) - z_pi(i)) > 0``: then
+    ``sum_i ||x_i - sigma z_pi(i)||²`` falls, for every sigma > 0.
+
+    Args:
+        images: finite, [b, c, h, w].
+        noise: finite, [b, c, h, w].
+        meetings: candidate pairs, each image at most once per round, [rounds, 2, b // 2].
+    """
+    gain = images.flatten(1).float() @ noise.flatten(1).float().T
+    partner = torch.arange(len(gain), device=gain.device)
+    for i, j in meetings:
+        mine, theirs = partner[i], partner[j]
+        swap = gain[i, theirs] + gain[j, mine] > gain[i, mine] + gain[j, theirs]
+        partner[i], partner[j] = torch.where(swap, theirs, mine), torch.where(swap, mine, theirs)
+    return partner
+
+
+class Swaps(MinibatchCoupling):
+    """Rounds of swaps between random pairs of images (cf. Sadr and Gorji 2024, arXiv 2412.16385).
+
+    Takes one float32 matrix product, then ``O(b)`` for each round, without a solver. The pairs are the same
+    in every batch.
+    """
+
+    def __init__(self, config: SwapsConfig, setting: Setting) -> None:
+        super().__init__(config, setting)
+        self.rounds, self.seed = config.rounds, config.seed
+
+    def assign(self, images: Tensor, noise: Tensor) -> Tensor:
+        draws = generator(torch.device("cpu"), self.seed, "meetings")
+        half = len(images) // 2
+        orders = torch.rand(self.rounds, len(images), generator=draws).argsort(1)
+        meetings = orders[:, : 2 * half].view(self.rounds, 2, half)
+        return swapped(images, noise, meetings.to(images.device))

@@ -1,4 +1,4 @@
-"""Variational noise coupling: an encoder emits the noise of each image (VCT)."""
+"""Variational noise coupling, alone and with generated data endpoints: an encoder emits the noise (VCT)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from couplet.config.couplings import VariationalConfig
+from couplet.config.couplings import VariationalConfig, VariationalGeneratorConfig
 from couplet.couplings.base import Coupling, Pair, Setting
+from couplet.couplings.generator_induced import GeneratorInduced
 
 
 def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
@@ -54,3 +55,30 @@ class Variational(Coupling):
         """Noise from the posterior of the generated images, as in training."""
         mean, std = self.posterior(images, labels)
         return noise * std + mean
+
+
+class VariationalGenerator(Coupling):
+    """``z' = mean(x) + std(x) z``, and with probability mu the clean image becomes ``f(x + r z', r)``.
+
+    Both noisy images are made from that data endpoint and the same z'. The encoder gets the image x of the
+    data set, and the KL is that of x, whichever endpoint its noise is paired with. The endpoint has no
+    gradient, so the encoder learns through z' alone.
+    """
+
+    def __init__(self, config: VariationalGeneratorConfig, setting: Setting) -> None:
+        super().__init__()
+        self.variational = Variational(config, setting)
+        self.generator = GeneratorInduced(config, setting)
+        self.predictions = self.generator.predictions
+
+    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None, **context: Any) -> Pair:
+        encoded = self.variational(images, noise, labels, **context)
+        made: Pair = self.generator(images, encoded.noise, labels, **context)
+        return made._replace(penalty=encoded.penalty)
+
+    def posterior(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.variational.posterior(images, labels)
+
+    def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Noise from the posterior of the generated images, as in training."""
+        return self.variational.renoise(images, noise, labels)

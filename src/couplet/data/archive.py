@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,14 +33,14 @@ PREVIEW = "preview.png"
 BLOCK = 64
 """Images in the unit of work of a decoding thread."""
 
+HEADER = 128
+"""Bytes of numpy's header of images, whose padding has room for any number of them."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Called with a title and a total; its context is a function to call with each number of finished images."""
-
-
-@contextmanager
-def silent(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show no progress."""
-    yield lambda done: None
 
 
 class CorruptImage(Exception):
@@ -73,13 +73,6 @@ class Stream:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    @classmethod
-    def of(cls, split: Split | Stream) -> Stream:
-        """``split`` itself, or its arrays as a stream."""
-        if isinstance(split, Stream):
-            return split
-        return cls([str(i) for i in range(len(split))], split.labels, split.images.__getitem__)
 
     def __getitem__(self, chosen: NDArray[np.int64]) -> Stream:
         """The images with these indices, in the order of the indices."""
@@ -123,11 +116,6 @@ class Archive:
         if "train" not in self.card.counts:
             raise UserError(f"{card}: counts = {self.card.counts}: split train is missing")
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The archive's own members of :data:`SPLITS`."""
-        return tuple(name for name in SPLITS if name in self.card.counts)
-
     @cached_property
     def train(self) -> Split:
         """The training split; see :meth:`split`."""
@@ -142,22 +130,19 @@ class Archive:
         if name not in self.card.counts:
             raise UserError(
                 f"{self.folder / CARD}: {self.card.dataset} has no {name} split, only "
-                f"{', '.join(self.splits)}; set select.split: train, or hold out images with test_images"
+                f"{', '.join(self.card.counts)}; set select.split: train, or hold out images with test_images"
             )
         paths = [self.folder / f"{name}-{part}.npy" for part in ("images", "labels")]
         images, labels = map(read_array, paths)
         expected = (self.card.counts[name], *self.card.shape)
         if images.shape != expected or images.dtype != np.uint8 or labels.shape != (len(images),):
-            raise UserError(
-                f"{paths[0]}: holds {images.dtype}{list(images.shape)} with {labels.size} labels, the card "
-                f"says uint8{list(expected)}; run `couplet prepare` again"
-            )
+            given = f"{images.dtype}{list(images.shape)} with {labels.size} labels"
+            allowed = f"the card says uint8{list(expected)}; run `couplet prepare` again"
+            raise UserError(f"{paths[0]}: holds {given}, {allowed}")
         last = max(len(self.card.classes), 1) - 1
         if labels.dtype != np.int64 or labels.min(initial=0) < 0 or labels.max(initial=0) > last:
-            raise UserError(
-                f"{paths[1]}: must hold int64 from 0 to {last}, the classes of the card; run `couplet "
-                "prepare` again"
-            )
+            allowed = f"int64 from 0 to {last}, the classes of the card; run `couplet prepare` again"
+            raise UserError(f"{paths[1]}: must hold {allowed}")
         return Split(images, labels)
 
 
@@ -184,7 +169,7 @@ def write(
     originals: Mapping[str, str] | None = None,
     skip_corrupt: bool = False,
     workers: int = 1,
-    counting: Counting = silent,
+    counting: Counting = lambda title, total: nullcontext(lambda done: None),
 ) -> Card:
     """Write a data set as an archive, image by image: memory does not grow with the number of images.
 
@@ -193,11 +178,8 @@ def write(
 
     Args:
         folder: folder of the archive; an earlier archive in it is replaced.
-        dataset: name of the data set.
-        source: origin of the images.
-        classes: names of the classes.
+        dataset, source, classes, originals: for the :class:`Card`.
         splits: ``train`` and, where it exists, ``test``.
-        originals: digest of each original file.
         skip_corrupt: leave out images that cannot be decoded and list them in the card.
         workers: number of decoding threads.
         counting: shows progress.
@@ -206,22 +188,27 @@ def write(
         UserError: images cannot be decoded, ``folder`` contains other files, or it cannot be written. An
             earlier archive is then unchanged.
     """
-    _refuse_others(folder)
+    own = {CARD, PREVIEW, *ARRAYS}
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if file.name not in own and file.name[0] != ".":
+            problem = f"contains {file.name!r}, which is no part of an archive"
+            raise UserError(f"{folder}: {problem}; choose another folder")
     done: dict[str, _Written] = {}
     files: dict[str, str] = {}
-    with ExitStack() as stack, _naming(folder):
+    with ExitStack() as stack:
         for name, split in splits.items():
-            stream = Stream.of(split)
+            if isinstance(split, Split):
+                split = Stream([*map(str, range(len(split)))], split.labels, split.images.__getitem__)
             # The files replace earlier ones together, after the last image is decoded.
             images = stack.enter_context(replacing(folder / f"{name}-images.npy"))
             labels = stack.enter_context(replacing(folder / f"{name}-labels.npy"))
-            with counting(f"{dataset}: {name}", len(stream)) as advance:
-                done[name] = _write_images(images, stream, workers, advance)
-            with labels.open("wb") as file:
-                np.save(file, stream.labels[done[name].indices], allow_pickle=False)
-            files |= {f"{name}-images.npy": done[name].digest, f"{name}-labels.npy": sha256(labels)}
+            with counting(f"{dataset}: {name}", len(split)) as advance:
+                done[name] = _write_images(images, split, workers, advance)
+            with labels.open("wb") as written:
+                np.save(written, split.labels[done[name].indices], allow_pickle=False)
+            files |= {f"{name}-images.npy": sha256(images), f"{name}-labels.npy": sha256(labels)}
         _check(dataset, done, skip_corrupt)
-        for stale in {CARD, PREVIEW, *ARRAYS} - {*files}:
+        for stale in own - {*files}:
             (folder / stale).unlink(missing_ok=True)
     card = Card(
         dataset=dataset,
@@ -229,12 +216,8 @@ def write(
         originals=dict(originals or {}),
         shape=done["train"].shape,
         classes=classes,
-        counts={name: len(written.indices) for name, written in done.items()},
-        skipped={
-            name: tuple(image for image, _ in written.corrupt)
-            for name, written in done.items()
-            if written.corrupt
-        },
+        counts={name: len(part.indices) for name, part in done.items()},
+        skipped={name: tuple(part.corrupt) for name, part in done.items() if part.corrupt},
         files=files,
         digest=hashlib.sha256("".join(f"{n} {d}\n" for n, d in sorted(files.items())).encode()).hexdigest(),
     )
@@ -242,118 +225,86 @@ def write(
     return card
 
 
-def _refuse_others(folder: Path) -> None:
-    """Refuse a folder that contains files other than an archive's and hidden ones."""
-    if not folder.is_dir():
-        return
-    own = {CARD, PREVIEW, *ARRAYS}
-    others = sorted(file.name for file in folder.iterdir() if file.name not in own and file.name[0] != ".")
-    if others:
-        raise UserError(
-            f"{folder}: contains {others[0]!r}, which is no part of an archive; choose another folder"
-        )
-
-
-@contextmanager
-def _naming(folder: Path) -> Iterator[None]:
-    """Name the folder in errors of writing."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
-
-
 @dataclass
 class _Written:
     """Result of writing the images of a split."""
 
-    shape: tuple[int, int, int] = (0, 0, 0)
+    shape: Any = ()
+    """Height, width, channels."""
     indices: list[int] = field(default_factory=list)
     """Indices of the written images in the stream."""
-    corrupt: list[tuple[str, str]] = field(default_factory=list)
-    """Name of each image that cannot be decoded, and the reason."""
-    digest: str = ""
-    """SHA-256 of the file."""
+    corrupt: dict[str, str] = field(default_factory=dict)
+    """Why an image cannot be decoded, by its name."""
 
 
 def _write_images(path: Path, stream: Stream, workers: int, advance: Callable[[int], None]) -> _Written:
     """Write the images that can be decoded as uint8 [n, h, w, c]."""
-    written, digest = _Written(), hashlib.sha256()
-    with path.open("w+b") as file:
+    done = _Written()
+    with path.open("wb") as file:
+        file.write(bytes(HEADER))
         for index, image in enumerate(_decoded(stream, workers)):
             if isinstance(image, CorruptImage):
-                written.corrupt.append((stream.names[index], str(image)))
+                done.corrupt[stream.names[index]] = str(image)
             else:
-                if not written.indices:
-                    height, width, channels = image.shape
-                    written.shape = (height, width, channels)
-                    _write_header(file, (len(stream), *written.shape))
-                    file.seek(0)
-                    digest.update(file.read())
-                if image.shape != written.shape or image.dtype != np.uint8:
-                    raise ValueError(
-                        f"{stream.names[index]}: {image.dtype}{image.shape}, not {written.shape}"
-                    )
-                row = image.tobytes()
-                file.write(row)
-                digest.update(row)
-                written.indices.append(index)
+                done.shape = done.shape or image.shape
+                if image.shape != done.shape or image.dtype != np.uint8:
+                    raise ValueError(f"{stream.names[index]}: {image.dtype}{image.shape}, not {done.shape}")
+                file.write(image.tobytes())
+                done.indices.append(index)
             advance(1)
-        if written.indices and written.corrupt:
-            # numpy reserves space in the header for any first axis, so it can be rewritten in place.
-            file.seek(0)
-            _write_header(file, (len(written.indices), *written.shape))
-    written.digest = sha256(path) if written.corrupt else digest.hexdigest()
-    return written
-
-
-def _write_header(file: Any, shape: tuple[int, ...]) -> None:
-    header = {
-        "descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)),
-        "fortran_order": False,
-        "shape": shape,
-    }
-    np.lib.format.write_array_header_1_0(file, header)
+        file.seek(0)
+        shape = (len(done.indices), *done.shape)
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        assert file.tell() == HEADER
+    return done
 
 
 def _decoded(stream: Stream, workers: int) -> Iterator[NDArray[np.uint8] | CorruptImage]:
     """The images in order, decoded a few blocks ahead by ``workers`` threads."""
 
+    def image(index: int) -> NDArray[np.uint8] | CorruptImage:
+        try:
+            return stream.image(index)
+        except CorruptImage as error:
+            return error
+
     def block(start: int) -> list[NDArray[np.uint8] | CorruptImage]:
-        return [_image(stream, index) for index in range(start, min(start + BLOCK, len(stream)))]
+        return [image(index) for index in range(start, min(start + BLOCK, len(stream)))]
 
-    starts = range(0, len(stream), BLOCK)
-    if workers == 1:
-        for start in starts:
-            yield from block(start)
+    for images in prefetched(block, range(0, len(stream), BLOCK), threads=workers, most=2 * workers):
+        yield from images
+
+
+def prefetched(
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, most: int
+) -> Generator[Result, None, None]:
+    """``function`` of each item, in order, computed by threads while the caller works on earlier results.
+
+    No more than ``most`` results wait; for 0 there are no threads. Exceptions are raised at their item. The
+    threads end with the iterator, even if that is closed early.
+    """
+    if not most:
+        yield from map(function, items)
         return
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[list[NDArray[np.uint8] | CorruptImage]]] = deque()
-        for start in starts:
-            ahead.append(pool.submit(block, start))
-            if len(ahead) > 2 * workers:
-                yield from ahead.popleft().result()
-        while ahead:
-            yield from ahead.popleft().result()
-
-
-def _image(stream: Stream, index: int) -> NDArray[np.uint8] | CorruptImage:
-    try:
-        return stream.image(index)
-    except CorruptImage as error:
-        return error
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads, "prefetch") as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _check(dataset: str, done: Mapping[str, _Written], skip_corrupt: bool) -> None:
     """Refuse corrupt images unless they may be skipped, and splits without any other images."""
-    corrupt = [(f"{name}: {image}", why) for name, written in done.items() for image, why in written.corrupt]
+    corrupt = [f"{name}: {image} ({why})" for name in done for image, why in done[name].corrupt.items()]
     if corrupt and not skip_corrupt:
-        first = ", ".join(f"{image} ({why})" for image, why in corrupt[:5])
         raise UserError(
-            f"dataset {dataset}: {len(corrupt)} images cannot be decoded: {first}"
+            f"dataset {dataset}: {len(corrupt)} images cannot be decoded: {', '.join(corrupt[:5])}"
             f"{', …' if len(corrupt) > 5 else ''}; repair them, or leave them out with skip_corrupt: true "
             "(with --from: --skip-corrupt)"
         )
-    for name, written in done.items():
-        if not written.indices:
+    for name, split in done.items():
+        if not split.indices:
             raise UserError(f"dataset {dataset}: no image of split {name} can be decoded")

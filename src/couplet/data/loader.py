@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import mmap
-from collections import deque
 from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from contextlib import closing
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from couplet.data.archive import Split
+from couplet.data.archive import Split, prefetched
 from couplet.errors import UserError
 from couplet.tensors import seed_of
 
@@ -114,32 +113,21 @@ class Loader:
         """The batches :meth:`at` ``start``, ``start + 1``, ..., ``stop - 1``.
 
         A thread gathers up to ``ahead`` batches in advance: by default 2 for a GPU, in pinned memory, and
-        none for the CPU, where it gains nothing (`benchmarks/loader.py`). The thread ends with the
-        iterator, even if that is closed early; its exceptions are raised here, at their step.
+        none for the CPU, where it gains nothing (`benchmarks/loader.py`).
         """
         gpu = device.type == "cuda"
-        if ahead is None:
-            ahead = 2 if gpu else 0
-        if not ahead:
-            for step in range(start, stop):
-                yield self.at(step, device)
-            return
-        waiting: deque[Future[Gathered]] = deque()
-        with ThreadPoolExecutor(1, "loader") as thread:
-            for step in range(start, stop + ahead):
-                if step < stop:
-                    waiting.append(thread.submit(self.gathered, step, pin=gpu))
-                if step >= start + ahead:
-                    yield self._finished(waiting.popleft().result(), device)
+        ahead = 2 * gpu if ahead is None else ahead
+        gather = partial(self.gathered, pin=gpu)
+        with closing(prefetched(gather, range(start, stop), threads=1, most=ahead)) as batches:
+            for batch in batches:
+                yield self._finished(batch, device)
 
     def gathered(self, step: int, *, pin: bool = False) -> Gathered:
         """The host's part of a batch, in pinned memory if a GPU copies it asynchronously."""
         chosen = self.indices(step)
         _announce(self.split.images, chosen)
-        pixels, mirrored, labels = (
-            torch.from_numpy(array)
-            for array in (self.split.images[chosen], self.mirrored(step), self.split.labels[chosen])
-        )
+        arrays = self.split.images[chosen], self.mirrored(step), self.split.labels[chosen]
+        pixels, mirrored, labels = map(torch.from_numpy, arrays)
         if pin:
             return pixels.pin_memory(), mirrored.pin_memory(), labels.pin_memory()
         return pixels, mirrored, labels
@@ -156,10 +144,7 @@ def _announce(images: NDArray[np.uint8], chosen: NDArray[np.int64]) -> None:
     """Ask the system to read the chosen images of a mapped file, all at once and ahead of their use.
 
     Otherwise gathering waits for one page after another that is not in memory. Images no larger than a page
-    gain nothing.
-
-    Raises:
-        UserError: the file was truncated after it was mapped; reading on would kill the process.
+    gain nothing. A file truncated after it was mapped is refused: reading on would kill the process.
     """
     file = images.base
     if not isinstance(images, np.memmap) or not isinstance(file, mmap.mmap):

@@ -123,8 +123,8 @@ class FigureKind:
         self.config = config
 
     def rows(self, cells: Cells) -> pd.DataFrame:
-        """The rows of the figure: the content of its .csv file."""
-        raise NotImplementedError
+        """The rows of the figure, the content of its .csv file: distances, unless the kind has others."""
+        return cells.distances()
 
     def ylabel(self, params: Params) -> str:
         """The label of the values."""

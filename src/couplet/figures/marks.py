@@ -72,10 +72,10 @@ def curve(
     )
 
 
-def curves(axes: Axes, rows: pd.DataFrame, x: str, *columns: str, always_log: bool = False) -> None:
-    """A curve with bars for each combination of ``columns``, over ``x``."""
+def curves(axes: Axes, rows: pd.DataFrame, *, x: str, by: Sequence[str], always_log: bool = False) -> None:
+    """A curve with bars for each combination of the columns ``by``, over ``x``."""
     low = floor(rows["value"], always_log=always_log)
-    for line, style in lines(rows, *columns):
+    for line, style in lines(rows, *by):
         curve(axes, line, x, "value", floor=low, **style)
     if low > 0:
         log_scale(axes, "y", rows["value"])

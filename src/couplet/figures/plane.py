@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -119,13 +120,20 @@ def _reach(rows: pd.DataFrame) -> float:
 def _one_step_map(axes: Axes, samples: pd.DataFrame, posteriors: pd.DataFrame) -> None:
     """Noise and its image after one evaluation, over the posteriors and the prior N(0, I)."""
     _links(axes, samples, color="0.55", linestyle="-", alpha=0.6)
-    _ellipses(axes, 0, 0, 1, 1, **PRIOR)
+    _ellipses(axes, (0, 0), (1, 1), **PRIOR)
     for k, style in enumerate(COMPONENTS):
         points = samples[samples["component"] == k]
         axes.plot(points["x0"], points["y0"], color=style["color"], alpha=0.55, **NOISE)
         axes.plot(points["x1"], points["y1"], color=style["color"], marker=style["marker"], **DATA)
         for gaussian in posteriors.loc[posteriors["component"] == k, POINTS].to_numpy():
-            _ellipses(axes, *gaussian, color=style["color"], linestyle=style["linestyle"], linewidth=1.3)
+            _ellipses(
+                axes,
+                gaussian[:2],
+                gaussian[2:],
+                color=style["color"],
+                linestyle=style["linestyle"],
+                linewidth=1.3,
+            )
 
 
 def _pairs(axes: Axes, pairs: pd.DataFrame) -> None:
@@ -137,10 +145,12 @@ def _pairs(axes: Axes, pairs: pd.DataFrame) -> None:
         axes.plot(points["x0"], points["y0"], color=style["color"], marker=style["marker"], **DATA)
 
 
-def _ellipses(axes: Axes, x: float, y: float, std_x: float, std_y: float, **style: Any) -> None:
-    """N((x, y), diag(std_x², std_y²)) at one and two standard deviations."""
+def _ellipses(axes: Axes, mean: Sequence[float], std: Sequence[float], **style: Any) -> None:
+    """N(mean, diag(std²)) at one and two standard deviations."""
     for k in (1, 2):
-        axes.add_patch(Ellipse((x, y), 2 * k * std_x, 2 * k * std_y, fill=False, zorder=3, **style))
+        axes.add_patch(
+            Ellipse((mean[0], mean[1]), 2 * k * std[0], 2 * k * std[1], fill=False, zorder=3, **style)
+        )
 
 
 def _links(axes: Axes, points: pd.DataFrame, **style: Any) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 from torch import Tensor
@@ -29,44 +28,35 @@ _LONGEST_ARGUMENTS = 50_000  # characters of JSON
 _LONGEST_CAUSE = 300
 
 
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """Description and tensors of the network in a snapshot.
-
-    Attributes:
-        source: the file.
-        sha256: digest of the file, hexadecimal.
-        class_name: class of the preconditioned model, such as "EDMPrecond" or "Precond".
-        network_class: class of the network inside it, such as "SongUNet".
-        prefix: name of the network in the model: "model" (EDM) or "unet" (EDM2).
-        arguments: keyword arguments of the model's constructor, as JSON values.
-        network_arguments: keyword arguments of the network's constructor, as JSON values.
-        tensors: `ema.state_dict()`: the model's parameters and persistent buffers by name, in the
-            file's order and element types, contiguous, each with memory of its own.
-    """
+class Snapshot(NamedTuple):
+    """Description and tensors of the network in a snapshot."""
 
     source: Path
     sha256: str
+    """Digest of the file, hexadecimal."""
     class_name: str
+    """Class of the preconditioned model, such as "EDMPrecond" or "Precond"."""
     network_class: str
+    """Class of the network inside it, such as "SongUNet"."""
     prefix: str
+    """Name of the network in the model: "model" (EDM) or "unet" (EDM2)."""
     arguments: dict[str, Any]
+    """Keyword arguments of the model's constructor, as JSON values."""
     network_arguments: dict[str, Any]
+    """Keyword arguments of the network's constructor, as JSON values."""
     tensors: dict[str, Tensor]
+    """`ema.state_dict()`: the model's parameters and persistent buffers by name, in the file's order and
+    element types, contiguous, each with memory of its own."""
 
 
-@dataclass(frozen=True, eq=False)
-class NetworkTensors:
-    """The tensors of the network alone.
-
-    Attributes:
-        tensors: by name inside the network, without "model." or "unet.".
-        extras: names in the snapshot, with shapes, of the tensors left out: those outside the network
-            (`logvar_linear.weight`) and those of data augmentation (`model.map_augment.weight`).
-    """
+class NetworkTensors(NamedTuple):
+    """The tensors of the network alone."""
 
     tensors: dict[str, Tensor]
+    """By name inside the network, without "model." or "unet."."""
     extras: dict[str, tuple[int, ...]]
+    """Names in the snapshot, with shapes, of the tensors left out: those outside the network
+    (`logvar_linear.weight`) and those of data augmentation (`model.map_augment.weight`)."""
 
 
 def read_snapshot(path: Path | str) -> Snapshot:
@@ -112,11 +102,7 @@ def _snapshot(path: Path, digest: str, content: Any) -> Snapshot:
     )
 
 
-def _tensors(
-    module: PickledModule,
-    prefix: str,
-    seen: set[int],
-) -> Iterator[tuple[str, PickledTensor]]:
+def _tensors(module: PickledModule, prefix: str, seen: set[int]) -> Iterator[tuple[str, PickledTensor]]:
     """Yield parameters and persistent buffers by full name, in the order of `state_dict`."""
     if id(module) in seen:  # a module may contain itself
         raise UnpicklingError(f"module {prefix!r} occurs twice")
@@ -208,3 +194,25 @@ def write_model(snapshot: Snapshot, out: Path | str) -> NetworkTensors:
     with replacing(Path(out)) as temporary:
         temporary.write_bytes(safetensors.torch.save(network.tensors, metadata))
     return network
+
+
+def import_edm(source: Path, out: Path) -> str:
+    """Write the network of a snapshot as a safetensors file for `init_from`; return a summary for users.
+
+    Args:
+        source: snapshot pickle of EDM or EDM2.
+        out: safetensors file to write; replaced if it exists, unchanged on any error.
+
+    Raises:
+        UserError: the snapshot is unusable or `out` cannot be written.
+    """
+    snapshot = read_snapshot(source)
+    network = write_model(snapshot, out)
+    elements = sum(tensor.numel() for tensor in network.tensors.values())
+    lines = [
+        f"{source} (sha256 {snapshot.sha256}): {snapshot.class_name}({snapshot.network_class})",
+        f"{out}: {len(network.tensors)} tensors, {elements} elements",
+    ]
+    if network.extras:
+        lines.append(f"left out: {', '.join(network.extras)}")
+    return "\n".join(lines)

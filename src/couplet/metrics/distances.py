@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from couplet.config.metrics import FrechetDistanceConfig, KernelDistanceConfig
-from couplet.metrics._checks import FloatArray, check_features, check_width
-from couplet.metrics.measure import Measured
-from couplet.metrics.moments import Moments
-from couplet.metrics.reference import Reference
+from couplet.metrics.measure import Measured, Reference
+from couplet.metrics.moments import FloatArray, Moments, check_features, check_width
 
 
 def fd(
@@ -24,19 +22,9 @@ def fd(
 def kid(
     config: KernelDistanceConfig, samples: Measured, reference: Reference, *, seed: int
 ) -> dict[str, float]:
-    """Compute the number `kid`; ``seed`` draws its subsets.
-
-    Raises:
-        UserError: fewer than two images on a side.
-    """
-    distance = kernel_distance(
-        samples.features,
-        reference.features,
-        subsets=config.subsets,
-        subset_size=config.subset_size,
-        seed=seed,
-    )
-    return {"kid": distance}
+    """Compute the number `kid`; ``seed`` draws its subsets."""
+    sizes = {"subsets": config.subsets, "subset_size": config.subset_size}
+    return {"kid": kernel_distance(samples.features, reference.features, **sizes, seed=seed)}
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -60,11 +48,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def _factor(covariance: FloatArray) -> FloatArray:
-    """Return F [d, r] with ``F Fᵀ`` = ``covariance`` [d, d] and r its numerical rank.
-
-    Raises:
-        ValueError: an eigenvalue is negative beyond rounding.
-    """
+    """Return F [d, r] with ``F Fᵀ`` = ``covariance`` [d, d] and r its numerical rank."""
     values, vectors = np.linalg.eigh(covariance)
     rounding = len(values) * np.finfo(np.float64).eps * np.abs(values).max()
     if values[0] < -rounding:

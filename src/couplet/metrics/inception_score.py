@@ -10,19 +10,14 @@ from numpy.typing import NDArray
 
 from couplet.config.metrics import InceptionScoreConfig
 from couplet.errors import UserError
-from couplet.metrics._checks import FloatArray, check_features
-from couplet.metrics.measure import Measured
-from couplet.metrics.reference import Reference
+from couplet.metrics.measure import Measured, Reference
+from couplet.metrics.moments import FloatArray, check_features
 
 
 def scores(
     config: InceptionScoreConfig, samples: Measured, reference: Reference, *, seed: int
 ) -> dict[str, float]:
-    """Compute the numbers `is` and `is_std`. Images are taken in order, as samples are independent.
-
-    Raises:
-        UserError: fewer samples than splits.
-    """
+    """Compute the numbers `is` and `is_std`. Images are taken in order, as samples are independent."""
     from scipy.special import softmax  # half a second, and most extractors have no logits
 
     assert samples.logits is not None

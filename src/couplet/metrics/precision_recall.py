@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from couplet.config.metrics import PrecisionRecallConfig
-from couplet.metrics._checks import FloatArray, check_features, check_width
-from couplet.metrics.measure import Measured, evenly_spaced
-from couplet.metrics.reference import Reference
+from couplet.metrics.measure import Measured, Reference, evenly_spaced
+from couplet.metrics.moments import FloatArray, check_features, check_width
 
 BLOCK = 2**24
 """Distances held in memory at a time: 128 MiB of float64."""
@@ -22,15 +21,9 @@ ROUNDING = 1e-13
 def fractions(
     config: PrecisionRecallConfig, samples: Measured, reference: Reference, *, seed: int
 ) -> dict[str, float]:
-    """Compute the numbers `precision` and `recall` of evenly spaced images.
-
-    Raises:
-        UserError: no more than ``config.k`` images on a side.
-    """
-    real, generated = (
-        features[evenly_spaced(len(features), config.images)]
-        for features in (reference.features, samples.features)
-    )
+    """Compute the numbers `precision` and `recall` of evenly spaced images."""
+    sides = reference.features, samples.features
+    real, generated = (side[evenly_spaced(len(side), config.images)] for side in sides)
     precision, recall = precision_recall(real, generated, k=config.k)
     return {"precision": precision, "recall": recall}
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from couplet.config.networks import ADMConfig
 from couplet.networks.base import BlockPlan, Network, attention_heads, plan
-from couplet.networks.blocks import Conv2d, Init, Linear, Style, UNetBlock, group_norm
-from couplet.networks.embeddings import PositionalEmbedding
+from couplet.networks.blocks import Conv2d, Init, Linear, PositionalEmbedding, Style, UNetBlock, group_norm
 
 EPS = 1e-5
 INIT = Init("kaiming_uniform", weight=math.sqrt(1 / 3), bias=math.sqrt(1 / 3))
@@ -28,39 +27,26 @@ STYLE = Style(
 
 
 class ADM(Network):
-    """The U-Net of ADM, with the state keys of EDM's ``DhariwalUNet``.
+    """The U-Net of ADM, with the state keys of EDM's ``DhariwalUNet``."""
 
-    Raises:
-        ValueError: the resolution or a number of channels does not fit the levels or the heads.
-    """
-
-    def __init__(
-        self,
-        config: ADMConfig,
-        *,
-        in_channels: int,
-        out_channels: int,
-        resolution: int,
-        num_classes: int = 0,
-    ) -> None:
-        super().__init__(in_channels=in_channels, out_channels=out_channels, num_classes=num_classes)
+    def __init__(self, config: ADMConfig, **sizes: int) -> None:
+        super().__init__(**sizes)
         channels = config.model_channels
         emb_channels = channels * config.channel_mult_emb
         self.map_noise = PositionalEmbedding(channels, endpoint=False, sine_first=False)
         self.map_layer0 = Linear(channels, emb_channels, init=INIT)
         self.map_layer1 = Linear(emb_channels, emb_channels, init=INIT)
         self.map_label: Linear | None = None
-        if num_classes:
+        if self.num_classes:
             # One-hot rows are not rescaled at run time, so the weights are.
-            init = Init("kaiming_normal", weight=math.sqrt(num_classes))
-            self.map_label = Linear(num_classes, emb_channels, init=init, bias=False)
+            init = Init("kaiming_normal", weight=math.sqrt(self.num_classes))
+            self.map_label = Linear(self.num_classes, emb_channels, init=init, bias=False)
 
         layout = plan(
             config,
-            in_channels=in_channels,
-            resolution=resolution,
+            in_channels=self.in_channels,
+            resolution=self.resolution,
             stem_channels=channels * config.channel_mult[0],
-            decoder_attention="all",
         )
 
         def module(cell: BlockPlan) -> nn.Module:
@@ -72,7 +58,7 @@ class ADM(Network):
         self.enc = nn.ModuleDict({cell.name: module(cell) for cell in layout.encoder})
         self.dec = nn.ModuleDict({cell.name: module(cell) for cell in layout.decoder})
         self.out_norm = group_norm(layout.channels, EPS)
-        self.out_conv = Conv2d(layout.channels, out_channels, 3, init=INIT_LAST)
+        self.out_conv = Conv2d(layout.channels, self.out_channels, 3, init=INIT_LAST)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
         emb = self._embed(noise_labels, class_labels)

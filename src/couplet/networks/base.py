@@ -14,31 +14,32 @@ from couplet.config.networks import MultiHeadConfig, UNetConfig
 class Network(nn.Module, ABC):
     """Maps images and noise labels to images, without preconditioning.
 
-    Every network is built from its settings and the same keyword arguments. Initial weights come from torch's
+    Subclasses are built from their settings, then these keyword arguments. Initial weights come from torch's
     default generator: seed it to build the same network again.
 
     Args:
-        config: size and variant of the network; not needed here.
         in_channels: channels of the input.
         out_channels: channels of the output.
-        resolution: height and width of the images in pixels; not needed here.
+        resolution: height and width of the images in pixels.
         num_classes: length of a row of class labels; 0 for a network without labels.
 
     Raises:
-        ValueError: a number of channels is not positive, ``num_classes`` is negative, or the resolution or
-            a number of channels does not fit the network's layout.
+        ValueError: a size is not positive, ``num_classes`` is negative, or the resolution or a number of
+            channels does not fit the network's layout.
     """
 
-    def __init__(self, *, in_channels: int, out_channels: int, num_classes: int) -> None:
+    def __init__(
+        self, *, in_channels: int, out_channels: int, resolution: int = 1, num_classes: int = 0
+    ) -> None:
         super().__init__()
-        for name, value in {"in_channels": in_channels, "out_channels": out_channels}.items():
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "resolution": resolution}
+        for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} is {value}, expected a positive number")
         if num_classes < 0:
             raise ValueError(f"num_classes is {num_classes}, expected 0 or more")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.num_classes = num_classes
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.resolution, self.num_classes = resolution, num_classes
 
     @abstractmethod
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
@@ -91,19 +92,14 @@ class BlockPlan:
 
     name: str
     """Key among the modules, such as ``32x32_block0``: EDM's name."""
-
     role: Role
     """Role in the U-Net."""
-
     in_channels: int
     """Channels of the input, including the concatenated skip connection."""
-
     out_channels: int
     """Channels of the output."""
-
     dropout: float
     """Dropout probability."""
-
     attention: bool
     """Whether the settings ask for self-attention."""
 
@@ -114,7 +110,6 @@ class Plan:
 
     encoder: tuple[BlockPlan, ...]
     """Each output is a skip connection to the decoder."""
-
     decoder: tuple[BlockPlan, ...]
     """Each ``block`` takes the latest unused skip connection besides the previous block's output."""
 
@@ -130,7 +125,7 @@ def plan(
     in_channels: int,
     resolution: int,
     stem_channels: int,
-    decoder_attention: Literal["all", "last"],
+    decoder_attention: Literal["all", "last"] = "all",
 ) -> Plan:
     """Lay out the U-Net that EDM and EDM2 share.
 
@@ -145,25 +140,20 @@ def plan(
         ValueError: ``resolution`` cannot be halved once per further level.
     """
     levels = range(len(config.channel_mult))
-    if resolution < 1 or resolution % 2 ** levels[-1]:
+    if resolution % 2 ** levels[-1]:
         raise ValueError(
             f"resolution {resolution} is not a multiple of {2 ** levels[-1]}, which "
             f"{len(levels)} levels (channel_mult {list(config.channel_mult)}) need"
         )
 
     def cell(
-        level: int,
-        name: str,
-        role: Role,
-        channels: tuple[int, int],
-        *,
-        attention: bool = False,
+        level: int, name: str, role: Role, channels: tuple[int, int], *, attention: bool = False
     ) -> BlockPlan:
         height = resolution >> level
         dropout = _at(config.dropout, level)
         if config.dropout_resolution is not None and height > config.dropout_resolution:
             dropout = 0.0
-        return BlockPlan(f"{height}x{height}_{name}", role, *channels, dropout, attention)
+        return BlockPlan(f"{height}x{height}_{name}", role, *channels, dropout=dropout, attention=attention)
 
     widths = [config.model_channels * factor for factor in config.channel_mult]
     attends = [resolution >> level in config.attn_resolutions for level in levels]

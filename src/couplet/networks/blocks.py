@@ -1,4 +1,4 @@
-"""Layers and the residual block of DDPM++, NCSN++ and ADM (EDM, Appendix F)."""
+"""Layers, the residual block of DDPM++, NCSN++ and ADM (EDM, Appendix F), and features of the noise label."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ class Init:
 
     distribution: Literal["xavier_uniform", "kaiming_uniform", "kaiming_normal"]
     """Uniform of variance 2 / (fan_in + fan_out) or 1 / fan_in; normal of variance 1 / fan_in."""
-
     weight: float = 1.0
     """Factor on the weight."""
-
     bias: float = 0.0
     """Factor on the bias."""
 
@@ -88,8 +86,7 @@ class Conv2d(nn.Module):
         super().__init__()
         if kernel == 0 and inputs != outputs:
             raise ValueError(f"a filter cannot turn {inputs} channels into {outputs}")
-        self.resampling = resampling
-        self.fused = fused
+        self.resampling, self.fused, self.margin = resampling, fused, (len(taps) - 1) // 2
         self.weight = self.bias = None
         if kernel:
             fans = (inputs * kernel**2, outputs * kernel**2)
@@ -106,19 +103,14 @@ class Conv2d(nn.Module):
         """Map ``[b, inputs, h, w]`` to ``[b, outputs, h', w']``."""
         if self.fused and self.resampling == "down" and self.weight is not None:
             # With this margin the filter reads convolved values beyond the border instead of zeros.
-            margin = self._filter_padding()
-            x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2 + margin)
+            x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2 + self.margin)
             x = self._resample(x, padding=0)
             return x if self.bias is None else x + self.bias[:, None, None]
         if self.resampling != "keep":
-            x = self._resample(x, padding=self._filter_padding())
+            x = self._resample(x, padding=self.margin)
         if self.weight is not None:
             x = F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
         return x
-
-    def _filter_padding(self) -> int:
-        assert self.resample_filter is not None
-        return (self.resample_filter.shape[-1] - 1) // 2
 
     def _resample(self, x: Tensor, *, padding: int) -> Tensor:
         assert self.resample_filter is not None
@@ -152,25 +144,18 @@ class Style:
 
     eps: float
     """Epsilon of the group normalisations."""
-
     skip_scale: float
     """Factor on every residual sum."""
-
     adaptive_scale: bool
     """Whether the embedding scales and shifts the normalised features; otherwise it is added before."""
-
     project_resampled: bool
     """Whether the skip connection has a convolution wherever the resolution changes."""
-
     init: Init
     """Initialisation of most layers."""
-
     init_attention: Init
     """Initialisation of the layer that makes queries, keys and values."""
-
     init_last: Init
     """Initialisation of the layers that end a residual branch."""
-
     taps: tuple[float, ...] = (1.0, 1.0)
     """Coefficients of the separable resampling filter."""
 
@@ -191,10 +176,8 @@ class UNetBlock(nn.Module):
         resampling: Resampling = "keep"
         if cell.role == "up" or cell.role == "down":
             resampling = cell.role
-        self.heads = heads
-        self.dropout = cell.dropout
-        self.skip_scale = style.skip_scale
-        self.adaptive_scale = style.adaptive_scale
+        self.heads, self.dropout = heads, cell.dropout
+        self.skip_scale, self.adaptive_scale = style.skip_scale, style.adaptive_scale
 
         init = style.init
         self.norm0 = group_norm(inputs, style.eps)
@@ -237,3 +220,75 @@ class UNetBlock(nn.Module):
         weight = torch.einsum("ncq,nck->nqk", q, k / math.sqrt(width_per_head)).softmax(dim=2)
         mixed = torch.einsum("nqk,nck->ncq", weight, v)
         return self.proj(mixed.reshape(b, c, height, width))
+
+
+def _waves(angles: Tensor, *, sine_first: bool) -> Tensor:
+    waves = [angles.cos(), angles.sin()]
+    return torch.cat(waves[::-1] if sine_first else waves, dim=1)
+
+
+class PositionalEmbedding(nn.Module):
+    """Sinusoids of geometrically spaced frequencies (DDPM++ and ADM in EDM, Appendix F).
+
+    Args:
+        channels: number of features n, even.
+        endpoint: whether the last frequency is 1/10000 itself (DDPM++) or one step above (ADM).
+        sine_first: order of the two halves: sines, cosines (DDPM++) or cosines, sines (ADM).
+    """
+
+    def __init__(self, channels: int, *, endpoint: bool, sine_first: bool) -> None:
+        super().__init__()
+        self.frequencies = _half(channels)
+        self.steps = self.frequencies - int(endpoint)
+        if self.steps < 1:
+            raise ValueError(f"a positional embedding of {channels} features is too short")
+        self.sine_first = sine_first
+
+    def forward(self, noise_labels: Tensor) -> Tensor:
+        """Return features ``[b, n]`` of noise labels ``[b]``."""
+        index = torch.arange(self.frequencies, dtype=noise_labels.dtype, device=noise_labels.device)
+        freqs = (1 / 10000) ** (index / self.steps)
+        return _waves(noise_labels.outer(freqs), sine_first=self.sine_first)
+
+
+class FourierEmbedding(nn.Module):
+    """Sinusoids of random frequencies, drawn once and stored (NCSN++ in EDM, Appendix F).
+
+    Args:
+        channels: number of features n, even.
+        scale: standard deviation of the frequencies, in cycles per unit of noise label.
+        sine_first: order of the two halves: sines, cosines (NCSN++) or the reverse.
+    """
+
+    freqs: Tensor
+
+    def __init__(self, channels: int, *, scale: float, sine_first: bool) -> None:
+        super().__init__()
+        self.sine_first = sine_first
+        self.register_buffer("freqs", torch.randn(_half(channels)) * scale)
+
+    def forward(self, noise_labels: Tensor) -> Tensor:
+        """Return features ``[b, n]`` of noise labels ``[b]``."""
+        return _waves(noise_labels.outer(2 * math.pi * self.freqs), sine_first=self.sine_first)
+
+
+class MPFourier(nn.Module):
+    """``channels`` random features of unit magnitude, ``sqrt(2) cos(f x + phase)`` (EDM2, Eq. 75)."""
+
+    freqs: Tensor
+    phases: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("freqs", 2 * math.pi * torch.randn(channels))
+        self.register_buffer("phases", 2 * math.pi * torch.rand(channels))
+
+    def forward(self, noise_labels: Tensor) -> Tensor:
+        """Return features ``[b, n]`` of noise labels ``[b]``."""
+        return (noise_labels.outer(self.freqs) + self.phases).cos() * math.sqrt(2)
+
+
+def _half(channels: int) -> int:
+    if channels < 2 or channels % 2:
+        raise ValueError(f"an embedding needs an even number of features, not {channels}")
+    return channels // 2

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from couplet.config.networks import EDM2Config
 from couplet.networks.base import BlockPlan, Network, attention_heads, plan
-from couplet.networks.embeddings import MPFourier
+from couplet.networks.blocks import MPFourier
 
 RESIDUAL_BALANCE = 0.3
 ATTENTION_BALANCE = 0.3
@@ -87,10 +87,8 @@ class EDM2Block(nn.Module):
     def __init__(self, cell: BlockPlan, *, flavor: Literal["enc", "dec"], embedding: int, heads: int) -> None:
         super().__init__()
         inputs, outputs = cell.in_channels, cell.out_channels
-        self.flavor = flavor
-        self.role = cell.role
-        self.heads = heads
-        self.dropout = cell.dropout
+        self.flavor, self.role = flavor, cell.role
+        self.heads, self.dropout = heads, cell.dropout
         self.emb_gain = nn.Parameter(torch.zeros([]))
         self.conv_res0 = MPConv(outputs if flavor == "enc" else inputs, outputs, 3)
         self.emb_linear = MPConv(embedding, outputs, 0)
@@ -140,35 +138,20 @@ class EDM2(Network):
 
     The forward pass does not change stored weights, not even in training: call
     :meth:`normalize_weights_` once per step, before the student's pass.
-
-    Raises:
-        ValueError: the resolution does not fit the levels or a number of channels the heads.
     """
 
-    def __init__(
-        self,
-        config: EDM2Config,
-        *,
-        in_channels: int,
-        out_channels: int,
-        resolution: int,
-        num_classes: int = 0,
-    ) -> None:
-        super().__init__(in_channels=in_channels, out_channels=out_channels, num_classes=num_classes)
+    def __init__(self, config: EDM2Config, **sizes: int) -> None:
+        super().__init__(**sizes)
         widths = [config.model_channels * factor for factor in config.channel_mult]
         emb_channels = max(widths)
         self.out_gain = nn.Parameter(torch.zeros([]))
         self.emb_fourier = MPFourier(widths[0])
         self.emb_noise = MPConv(widths[0], emb_channels, 0)
-        self.emb_label = MPConv(num_classes, emb_channels, 0) if num_classes else None
+        self.emb_label = MPConv(self.num_classes, emb_channels, 0) if self.num_classes else None
 
         # A channel of ones, since no layer has a bias.
         layout = plan(
-            config,
-            in_channels=in_channels + 1,
-            resolution=resolution,
-            stem_channels=widths[0],
-            decoder_attention="all",
+            config, in_channels=self.in_channels + 1, resolution=self.resolution, stem_channels=widths[0]
         )
 
         def module(cell: BlockPlan, flavor: Literal["enc", "dec"]) -> nn.Module:
@@ -179,7 +162,7 @@ class EDM2(Network):
 
         self.enc = nn.ModuleDict({cell.name: module(cell, "enc") for cell in layout.encoder})
         self.dec = nn.ModuleDict({cell.name: module(cell, "dec") for cell in layout.decoder})
-        self.out_conv = MPConv(layout.channels, out_channels, 3)
+        self.out_conv = MPConv(layout.channels, self.out_channels, 3)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
         emb = self._embed(noise_labels, class_labels)

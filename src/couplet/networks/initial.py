@@ -56,7 +56,6 @@ def initialise(network: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
     type and device of the network (EDM2 snapshots are float16). The network changes only if everything fits.
 
     Args:
-        network: the network to fill.
         tensors: by name in the network, any element type and device.
 
     Raises:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from couplet.config.networks import MLPConfig
 from couplet.networks.base import Network
-from couplet.networks.blocks import Init, Linear
-from couplet.networks.embeddings import FourierEmbedding
+from couplet.networks.blocks import FourierEmbedding, Init, Linear
 
 INIT = Init("kaiming_uniform", weight=math.sqrt(2))
 INIT_LAST = Init("kaiming_uniform", weight=1e-5)
@@ -18,32 +17,18 @@ NOISE_FEATURES = 64
 
 
 class MLP(Network):
-    """Residual blocks over the flattened image; each is shifted and scaled by the noise label's embedding.
+    """Residual blocks over the flattened image; each is shifted and scaled by the noise label's embedding."""
 
-    Raises:
-        ValueError: a number is not positive.
-    """
-
-    def __init__(
-        self,
-        config: MLPConfig,
-        *,
-        in_channels: int,
-        out_channels: int,
-        resolution: int,
-        num_classes: int = 0,
-    ) -> None:
-        super().__init__(in_channels=in_channels, out_channels=out_channels, num_classes=num_classes)
-        if resolution < 1:
-            raise ValueError(f"resolution {resolution} is not positive")
-        width, pixels = config.model_channels, resolution**2
+    def __init__(self, config: MLPConfig, **sizes: int) -> None:
+        super().__init__(**sizes)
+        width, pixels = config.model_channels, self.resolution**2
         self.map_noise = FourierEmbedding(NOISE_FEATURES, scale=config.fourier_scale, sine_first=True)
-        self.map_label = Linear(num_classes, NOISE_FEATURES, init=INIT) if num_classes else None
+        self.map_label = Linear(self.num_classes, NOISE_FEATURES, init=INIT) if self.num_classes else None
         self.map_layer = Linear(NOISE_FEATURES, width, init=INIT)
-        self.first = Linear(in_channels * pixels, width, init=INIT)
+        self.first = Linear(self.in_channels * pixels, width, init=INIT)
         self.blocks = nn.ModuleList(_Block(width, config.dropout) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(width)
-        self.last = Linear(width, out_channels * pixels, init=INIT_LAST)
+        self.last = Linear(width, self.out_channels * pixels, init=INIT_LAST)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
         features = self.map_noise(noise_labels)

@@ -168,8 +168,13 @@ def _imported(statement: ast.AST, package: str) -> Iterator[tuple[str, Symbol]]:
                 yield alias.asname or alias.name, Symbol(source, alias.name)
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                # `import a.b` binds a; all of a.b counts, wherever it is used.
-                yield alias.asname or alias.name.partition(".")[0], Symbol(alias.name, None)
+                if alias.asname is not None:
+                    yield alias.asname, Symbol(alias.name, None)
+                    continue
+                # `import a.b` binds a, by which a.b is reached too.
+                parts = alias.name.split(".")
+                for end in range(1, len(parts) + 1):
+                    yield ".".join(parts[:end]), Symbol(".".join(parts[:end]), None)
 
 
 def _bound(statement: ast.stmt) -> list[str]:
@@ -227,14 +232,12 @@ def _references(tree: ast.AST, module: str, imports: dict[str, Symbol]) -> Itera
     """Symbols that a syntax tree names; of an attribute of a module, the attribute."""
     # Modules of other packages are not followed, so they need not be read.
     waiting, own = [tree], (_top(__name__), _top(module))
+    modules = {name: symbol for name, symbol in imports.items() if _top(symbol.module) in own}
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            symbol = imports.get(node.value.id)
-            inner = None if symbol is None or _top(symbol.module) not in own else _as_module(symbol)
-            if inner is not None:
-                yield Symbol(inner, node.attr)
-                continue
+        if isinstance(node, ast.Attribute) and (symbol := _of_module(node, modules)) is not None:
+            yield symbol
+            continue
         if isinstance(node, ast.Name):
             yield imports.get(node.id, Symbol(module, node.id))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
@@ -245,6 +248,24 @@ def _references(tree: ast.AST, module: str, imports: dict[str, Symbol]) -> Itera
 
 def _top(module: str) -> str:
     return module.partition(".")[0]
+
+
+def _of_module(node: ast.Attribute, modules: dict[str, Symbol]) -> Symbol | None:
+    """The attribute of an imported module that ``node``, as ``a.b.name``, stands for or begins with."""
+    parts: list[str] = []
+    value: ast.expr = node
+    while isinstance(value, ast.Attribute):
+        parts.insert(0, value.attr)
+        value = value.value
+    if not isinstance(value, ast.Name):
+        return None
+    parts.insert(0, value.id)
+    for end in range(len(parts) - 1, 0, -1):
+        symbol = modules.get(".".join(parts[:end]))
+        module = None if symbol is None else _as_module(symbol)
+        if module is not None:
+            return Symbol(module, parts[end])
+    return None
 
 
 def _as_module(symbol: Symbol) -> str | None:
@@ -268,7 +289,7 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _purified(tree: ast.stmt) -> ast.stmt:
-    """``tree`` without what changes no number: docstrings, and the messages of errors and warnings."""
+    """``tree`` without what changes no number: docstrings, and the messages of errors and assertions."""
     for node in ast.walk(tree):
         for field in ("body", "orelse", "finalbody"):
             if isinstance(block := getattr(node, field, None), list):

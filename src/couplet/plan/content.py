@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from couplet.errors import UserError
 from couplet.files import replacing, sha256
+
+SETTLED = 1_000_000_000
+"""Nanoseconds after its last change from which on the time of a file tells a later change apart."""
 
 ABSENT = "absent"
 """Digest of a file that is not there (yet)."""
@@ -24,19 +28,21 @@ def content_of(path: Path) -> str:
     files = list(_files(path))
     if not files:
         return ABSENT
-    listing = hashlib.sha256()
+    listing, newest = hashlib.sha256(), 0
     for name, file in files:
         status = file.stat()
+        newest = max(newest, status.st_ctime_ns)
         listing.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n".encode())
     stamp, place = listing.hexdigest(), str(path.absolute())
     remembered = _read_memory()
-    if remembered.get(place, {}).get("stamp") == stamp:
-        return str(remembered[place]["digest"])
+    if (entry := remembered.get(place)) is not None and entry.get("stamp") == stamp:
+        return str(entry["digest"])
     content = hashlib.sha256()
     for name, file in files:
         content.update(f"{name}\0{sha256(file)}\n".encode())
     digest = sha256(path) if path.is_file() else content.hexdigest()
-    _write_memory({**_read_memory(), place: {"stamp": stamp, "digest": digest}})
+    if time.time_ns() - newest > SETTLED:
+        _write_memory({**_read_memory(), place: {"stamp": stamp, "digest": digest}})
     return digest
 
 
@@ -64,7 +70,9 @@ def _read_memory() -> dict[str, Any]:
         content = json.loads(_memory().read_text())
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    return {place: entry for place, entry in content.items() if isinstance(entry, dict)}
 
 
 def _write_memory(content: dict[str, Any]) -> None:

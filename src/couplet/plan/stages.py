@@ -21,19 +21,19 @@ from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.probes import ProbeConfig
 from couplet.config.stages import TrainConfig
-from couplet.config.variants import variants_in
+from couplet.config.variants import name_of, variants_in
 from couplet.plan.code import definitions
 from couplet.plan.content import content_of
 
 
 class Settings(NamedTuple):
-    """The settings that stages work with; each reads some of them."""
+    """The settings that stages work with; those that a stage does not read may be missing."""
 
     dataset: DatasetConfig
-    extractor: ExtractorConfig | None = None
-    training: Training | None = None
-    measurement: Measurement | None = None
-    probe: ProbeConfig | None = None
+    extractor: ExtractorConfig = None  # type: ignore[assignment]
+    training: Training = None  # type: ignore[assignment]
+    measurement: Measurement = None  # type: ignore[assignment]
+    probe: ProbeConfig = None  # type: ignore[assignment]
 
     @classmethod
     def of(cls, training: Training, **more: Any) -> Settings:
@@ -81,7 +81,6 @@ def _train(settings: Settings) -> Any:
     computing. Files of weights count by content.
     """
     training = settings.training
-    assert training is not None
     decide = training.model_dump(mode="json", exclude={"frozen_run", "dataset"})
     recipe, train = decide["recipe"], decide["train"]
     for name in ("published_as", "sources", "mid_sigmas"):
@@ -94,13 +93,13 @@ def _train(settings: Settings) -> Any:
     for name in ("init_from", "frozen_from"):
         recipe[name] = None if recipe[name] is None else content_of(Path(recipe[name]))
     frozen = training.frozen_run
-    return {**decide, "frozen_run": None if frozen is None else key_of("train", Settings.of(frozen))}
+    decide["frozen_run"] = None if frozen is None else key_of("train", Settings.of(frozen))
+    return {**decide, "frozen_step": training.frozen_step}
 
 
 def _sampling(settings: Settings) -> dict[str, Any]:
     """The settings on which the samples of a snapshot depend; a batch size is none of them."""
     measurement = settings.measurement
-    assert measurement is not None
     return {
         "mid_sigmas": list(measurement.mid_sigmas),
         "boundary": measurement.boundary,
@@ -110,23 +109,23 @@ def _sampling(settings: Settings) -> dict[str, Any]:
 
 def _select(settings: Settings) -> Any:
     measurement = settings.measurement
-    assert measurement is not None
     chosen = measurement.select.model_dump(mode="json")
     return {**_sampling(settings), **chosen, "scored_nfe": list(measurement.selected_nfe)}
 
 
 def _sample(settings: Settings) -> Any:
     measurement = settings.measurement
-    assert measurement is not None
     return {**_sampling(settings), **measurement.sample.model_dump(mode="json", exclude={"batch"})}
 
 
 def _of_training(settings: Settings) -> list[Variant]:
     """The variants of which a model and its training consist."""
     training = settings.training
-    assert training is not None
     return [training.kernel, training.coupling, *variants_in(training.recipe)]
 
+
+EXTRACTOR = "couplet.metrics.extractor.base:load_extractor"
+REFERENCE = "couplet.metrics.measure:load_reference"
 
 STAGES = {
     "prepare": Stage(
@@ -155,7 +154,7 @@ STAGES = {
         output="reference",
         reads=("prepare", "features"),
         settings=lambda settings: {},
-        numerics=("couplet.metrics.measure:measure", "couplet.metrics.reference:save_reference"),
+        numerics=(EXTRACTOR, "couplet.metrics.measure:measure", "couplet.metrics.measure:save_reference"),
         absent="no reference statistics",
     ),
     "train": Stage(
@@ -165,10 +164,13 @@ STAGES = {
         reads=("prepare",),
         settings=_train,
         numerics=(
+            "couplet.training.loop:shape_of",
+            "couplet.networks.initial:read_weights",
             "couplet.training.loop:initial_state",
             "couplet.training.loop:loader_of",
             "couplet.training.loop:run",
             "couplet.model:save",
+            "couplet.model:load",
         ),
         variants=_of_training,
         absent="not trained",
@@ -180,7 +182,13 @@ STAGES = {
         output="selection.json",
         reads=("train", "features", "reference"),
         settings=_select,
-        numerics=("couplet.selection:score", "couplet.selection:best", "couplet.model:load"),
+        numerics=(
+            EXTRACTOR,
+            REFERENCE,
+            "couplet.selection:score",
+            "couplet.selection:best",
+            "couplet.model:load",
+        ),
         absent="no snapshot selected",
     ),
     "sample": Stage(
@@ -189,7 +197,7 @@ STAGES = {
         output="samples",
         reads=("train", "select"),
         settings=_sample,
-        numerics=("couplet.sampling.generate:samples_of", "couplet.model:load"),
+        numerics=("couplet.sampling:samples_of", "couplet.model:load"),
         absent="no samples",
     ),
     "evaluate": Stage(
@@ -198,7 +206,7 @@ STAGES = {
         output="evaluation.json",
         reads=("train", "features", "reference", "select", "sample"),
         settings=lambda settings: settings.measurement.evaluate.model_dump(mode="json"),
-        numerics=("couplet.metrics.evaluation:evaluate",),
+        numerics=(EXTRACTOR, REFERENCE, "couplet.metrics.measure:evaluate"),
         variants=lambda settings: variants_in(settings.measurement.evaluate),
         absent="not evaluated",
     ),
@@ -248,7 +256,7 @@ def beside(output: Path) -> Path:
 def code_of(stage: str, settings: Settings) -> dict[str, str]:
     """The definitions that decide a stage's output, each with its digest."""
     row = STAGES[stage]
-    named = {type(variant).implementation for variant in row.variants(settings)}
+    named = {name_of(variant) for variant in row.variants(settings)}
     return definitions(*row.numerics, *sorted(named))
 
 

@@ -16,7 +16,7 @@ from couplet.config.base import Invalid
 from couplet.config.params import Params
 from couplet.config.probes import ProbeConfig
 from couplet.config.study import Study
-from couplet.config.variants import variants_in
+from couplet.config.variants import name_of, variants_in
 from couplet.errors import UserError
 from couplet.files import sha256
 from couplet.plan.code import PACKAGE, definitions
@@ -80,11 +80,9 @@ def table_facts(params: Params, part: str = "") -> dict[str, Any]:
 def table_key(layout: Layout, part: str = "") -> str:
     """Changes with the cells of a table, with what they were made from and with the table's code."""
     params = layout.params
+    # The folder's name stands for every setting that decides the numbers.
     rows = [
-        [
-            layout.evaluation(cell, extractor).as_posix(),
-            params.training(cell).model_dump(mode="json", exclude={"frozen_run"}),
-        ]
+        [layout.evaluation(cell, extractor).as_posix(), params.training(cell).recipe.published_as]
         for cell, extractor in params.measured(part)
     ]
     return digest([rows, params.scale, definitions(*TABLE), _contents(TABLE_FILES)])
@@ -134,7 +132,7 @@ def figure_key(layout: Layout) -> str:
     """Changes with the study, with what its figure is made from and with the figure's code."""
     study = study_of(layout)
     names = [file.as_posix() for file in figure_files(layout)]
-    kinds = {type(variant).implementation for variant in variants_in(study)}
+    kinds = {name_of(variant) for variant in variants_in(study)}
     code = definitions(*FIGURE, *sorted(kinds))
     settings = study.model_dump(mode="json")
     return digest([settings, names, layout.params.scale, code, _contents(FIGURE_FILES)])

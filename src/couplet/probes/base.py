@@ -16,9 +16,9 @@ from torch import Tensor
 
 from couplet.config.cells import Training
 from couplet.data.archive import Archive
-from couplet.data.loader import Loader
 from couplet.model import ConsistencyModel, load
 from couplet.tensors import generator, seed_of
+from couplet.training.loop import loader_of
 from couplet.training.step import Batch, Models, Objective, build_objective
 
 
@@ -57,14 +57,8 @@ class Subject:
 
         Neither order nor noise are the run's own; both are the same for all snapshots and couplings.
         """
-        recipe, seed = self.training.recipe, self.training.cell.seed
-        loader = Loader(
-            self.archive.train,
-            batch=recipe.batch,
-            seed=seed_of(seed, "probe"),
-            flip=recipe.flip,
-            num_classes=len(self.archive.card.classes) if recipe.conditional else 0,
-        )
+        seed = self.training.cell.seed
+        loader = loader_of(self.training, self.archive, joint_images=True, seed=seed_of(seed, "probe"))
         for number, (images, labels) in enumerate(loader.batches(0, count, self.device)):
             stream = generator(self.device, seed, "noise", "probe", number)
             noise = torch.randn(images.shape, generator=stream, device=self.device)

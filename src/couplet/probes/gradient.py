@@ -45,7 +45,6 @@ def gradient_variance(
     Args:
         models: the gradient is taken of the first, in training mode as in a step, so that dropout counts.
         batches: two at least, each with the randomness of a step.
-        objective: the recipe's loss.
         step: 0-based step k, on which the curriculum depends.
         microbatch: images that go through the network at once; None: a whole batch.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from couplet.config.probes import LevelsConfig, RegulariserConfig, TransportConfig
 from couplet.couplings.base import Pair
-from couplet.losses.distance import squared_l2
+from couplet.losses import squared_l2
 from couplet.probes.base import Subject
 from couplet.tensors import generator
 from couplet.training.step import Batch, Models, Objective, couple
@@ -37,80 +37,57 @@ class Estimate(NamedTuple):
     """Standard deviation over images by the root of their number, as if each stood alone."""
 
 
-def transport_cost(
-    models: Models,
-    batches: Iterable[Coupled],
-    levels: Sequence[float],
-    *,
-    objective: Objective,
-    step: int,
-) -> list[Estimate]:
-    """``c(t) = E||x̂_t - z||²`` at each level t: squared distance of the ends of a pair (GC, figure 3).
+Measure = Callable[[Pair, Tensor, Models, Objective], Tensor]
+"""A number [b] of each pair that the coupling makes at the levels t [b]."""
+
+
+def transport_cost(pair: Pair, t: Tensor, models: Models, objective: Objective) -> Tensor:
+    """``||x̂_t - z||²``, whose mean is c(t): squared distance of the ends of a pair (GC, figure 3).
 
     ``x̂_t`` is the data end that the coupling makes at level t, and z the noise that it emits. Images and
     drawn noise are the same at all levels, and so is the cost of all couplings but the generator-induced.
-
-    Args:
-        models: trained, in evaluation mode; the first is also the running average.
-        batches: two images at least, in all.
-        levels: noise levels t in (0, sigma_max].
-        objective: the recipe's loss.
-        step: 0-based step k, which the share of generator-induced pairs depends on.
     """
-
-    def cost(pair: Pair, t: Tensor) -> Tensor:
-        return squared_l2(pair.data, pair.noise)
-
-    return _estimates(models, batches, levels, cost, objective=objective, step=step)
+    return squared_l2(pair.data, pair.noise)
 
 
-def regulariser(
-    models: Models,
-    batches: Iterable[Coupled],
-    levels: Sequence[float],
-    *,
-    objective: Objective,
-    step: int,
-) -> list[Estimate]:
-    """``E||dx_t/dt - v_t(x_t)||²`` at each level t, with ``v_t(x) = E[dx_t/dt | x_t = x]`` (GC, figure 2).
+def regulariser(pair: Pair, t: Tensor, models: Models, objective: Objective) -> Tensor:
+    """``||dx_t/dt - v_t(x_t)||²`` with ``v_t(x) = E[dx_t/dt | x_t = x]`` (GC, figure 2).
 
     A path is ``x_t = signal(t) x̂ + t z``, where the signal is 1 (VE) or ``1 - t/sigma_max`` (LI), so that in
     both ``dx_t/dt = (x_t - x̂)/t``. With a denoiser ``D(x, t) = E[x̂ | x_t = x]`` therefore
-    ``v_t(x) = (x - D(x, t))/t``, and the regulariser is ``E||x̂ - D(x_t, t)||²/t²``.
-
-    Args:
-        models: a denoiser that was trained with pairs of the same coupling, in evaluation mode.
-        batches: two images at least, in all.
-        levels: noise levels t in (0, sigma_max].
-        objective: the recipe's loss.
-        step: 0-based step k, which the share of generator-induced pairs depends on.
+    ``v_t(x) = (x - D(x, t))/t``, and the regulariser is ``||x̂ - D(x_t, t)||²/t²``. The first of ``models`` is
+    a denoiser that was trained with pairs of the same coupling.
     """
-
-    def miss(pair: Pair, t: Tensor) -> Tensor:
-        noisy = objective.kernel.noise(pair.data, pair.noise, t)
-        denoised = models.online(noisy, t, pair.labels, boundary=objective.boundary.training)
-        return squared_l2(denoised, pair.data) / t**2
-
-    return _estimates(models, batches, levels, miss, objective=objective, step=step)
+    noisy = objective.kernel.noise(pair.data, pair.noise, t)
+    denoised = models.online(noisy, t, pair.labels, boundary=objective.recipe.boundary.training)
+    return squared_l2(denoised, pair.data) / t**2
 
 
 @torch.no_grad()
-def _estimates(
+def estimates(
+    measure: Measure,
     models: Models,
     batches: Iterable[Coupled],
     levels: Sequence[float],
-    value: Callable[[Pair, Tensor], Tensor],
     *,
     objective: Objective,
     step: int,
 ) -> list[Estimate]:
-    """Mean over all images of ``value(pair, t)`` [b], at each level."""
+    """The mean over all images of a measure, at each level.
+
+    Args:
+        measure: :func:`transport_cost` or :func:`regulariser`.
+        models: trained, in evaluation mode; the first is also the running average.
+        batches: two images at least, in all.
+        levels: noise levels t in (0, sigma_max].
+        step: 0-based step k, which the share of generator-induced pairs depends on.
+    """
     values: list[list[Tensor]] = [[] for _ in levels]
     for batch, noise, uniform in batches:
         for level, of_level in zip(levels, values, strict=True):
             t = torch.full((len(noise),), level, device=noise.device)
             pair = couple(models, batch, noise, level=t, uniform=uniform, objective=objective, step=step)
-            of_level.append(value(pair, t))
+            of_level.append(measure(pair, t, models, objective))
     return [_estimate(level, torch.cat(of_level)) for level, of_level in zip(levels, values, strict=True)]
 
 
@@ -135,17 +112,11 @@ def velocity(config: RegulariserConfig, subject: Subject) -> list[Estimate]:
     return _of_last(regulariser, config, subject, choose_all=False)
 
 
-def _of_last(
-    measure: Callable[..., list[Estimate]], config: LevelsConfig, subject: Subject, *, choose_all: bool
-) -> list[Estimate]:
+def _of_last(measure: Measure, config: LevelsConfig, subject: Subject, *, choose_all: bool) -> list[Estimate]:
     models = subject.snapshot(subject.last)
-    return measure(
-        models,
-        _pairs(config, subject, models, choose_all=choose_all),
-        config.levels,
-        objective=subject.objective(models),
-        step=subject.last - 1,
-    )
+    pairs = _pairs(config, subject, models, choose_all=choose_all)
+    objective, step = subject.objective(models), subject.last - 1
+    return estimates(measure, models, pairs, config.levels, objective=objective, step=step)
 
 
 def _pairs(config: LevelsConfig, subject: Subject, models: Models, *, choose_all: bool) -> Iterator[Coupled]:

@@ -33,13 +33,7 @@ class Segment(NamedTuple):
 
 @torch.no_grad()
 def plane(
-    models: Models,
-    coupled: Coupled,
-    classes: Tensor,
-    noise: Tensor,
-    *,
-    objective: Objective,
-    step: int,
+    models: Models, coupled: Coupled, classes: Tensor, noise: Tensor, *, objective: Objective, step: int
 ) -> Iterator[Segment]:
     """One-step samples, training pairs and the noise of each class's mean.
 
@@ -48,14 +42,13 @@ def plane(
         coupled: points as the coupling is given them.
         classes: class indices of the points, [b].
         noise: standard normal to generate from, [n, 2, 1, 1].
-        objective: the recipe's loss.
         step: 0-based step k, which the share of generator-induced pairs depends on.
     """
     model, points = models.online, coupled.batch.images
     top = model.kernel.sigma_max
     means = torch.stack([points[classes == k].mean(0) for k in classes.unique()])
     levels = noise.new_full((len(noise),), top)
-    generated = model(top * noise, levels, None, boundary=objective.boundary.sampling)
+    generated = model(top * noise, levels, None, boundary=objective.recipe.boundary.sampling)
     nearest = torch.cdist(generated.flatten(1), means.flatten(1)).argmin(1)
     yield from _segments("sample", nearest, noise, generated)
     pair = couple(

@@ -1,1 +1,1 @@
-"""Records of what results were made from and with, and the questions that they answer."""
+"""Records of stages: inputs, settings, code and environment of every output, and checks of them."""

@@ -1,4 +1,4 @@
-"""The record of a stage's output: what it was made from and with."""
+"""The record of a stage's output: its inputs, settings, code and environment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,10 @@ PACKAGES = (
     *("couplet", "torch", "numpy", "scipy", "safetensors", "pydantic"),
     *("clean-fid", "lion-pytorch", "lmdb", "matplotlib", "pillow", "scikit-learn", "timm", "torchvision"),
 )
-"""Packages of which a record names the version, where they are installed."""
+"""Packages whose version a record names, where they are installed."""
 
 RESULTS = (":(top,exclude,glob)**/dvc.lock", ":(top,exclude)results")
-"""Paths that DVC writes while the stages run: no change of the working tree."""
+"""Paths that DVC writes while stages run; they do not make the working tree dirty."""
 
 Digests = Mapping[Path, str]
 """Files and their SHA-256."""
@@ -43,111 +44,90 @@ class Recorder:
     def __init__(
         self, stage: str, settings: Settings, output: Path, device: torch.device, *, reads: Mapping[str, Path]
     ) -> None:
-        """Check the outputs that the stage reads.
+        """Check the outputs of earlier stages that this stage ``reads``; see :func:`check_inputs`."""
+        keys, parts = check_inputs(reads, settings), ingredients(stage, settings)
+        content = {"stage": stage, "keys": keys, "settings": parts.settings, "code": dict(parts.code)}
+        self._begin(record_of(stage, output), parts.key(keys), content, device)
 
-        Args:
-            stage: a name from ``STAGES``.
-            settings: what the stage works with.
-            output: what it is going to write.
-            device: where it computes.
-            reads: the outputs of the stages that it reads, by stage.
-
-        Raises:
-            UserError: one of them has no record, or was made with other settings.
-        """
-        made_of = ingredients(stage, settings)
-        keys = {read: check_input(read, path, settings) for read, path in reads.items()}
-        self.key = made_of.key(keys)
-        self._path, self._began = record_of(stage, output), time.perf_counter()
-        self._fixed = {
-            "stage": stage,
-            "key": self.key,
-            "keys": keys,
-            "settings": made_of.settings,
-            "code": dict(made_of.code),
-            **environment(device),
-        }
+    def _begin(self, path: Path, key: str, content: Mapping[str, Any], device: torch.device) -> None:
+        self.key, self._path, self._began = key, path, time.perf_counter()
+        self._content = {**content, "key": key, **environment(device)}
 
     def write(self, *, inputs: Digests, outputs: Digests, **more: Any) -> None:
-        """Write the record; its paths are relative to its folder, so that folders may move together.
-
-        Args:
-            inputs: what the stage read.
-            outputs: what it wrote.
-            more: anything else; ``seconds`` replaces the time since the start.
+        """Write the record, with ``more`` content; ``seconds`` in it replaces the time since the start.
 
         Raises:
             UserError: the record cannot be written.
         """
-        write_record(self._path, self._fixed, inputs, outputs, self._began, **more)
+        seconds = round(time.perf_counter() - self._began, 3)
+        write_record(self._path, {**self._content, "seconds": seconds, **more}, inputs, outputs)
 
 
-class SummaryRecorder:
-    """As :class:`Recorder`, for what summarises many cells: tables, figures and pages."""
+class SummaryRecorder(Recorder):
+    """A recorder for an output that summarises many cells: a table, a figure or a page."""
 
-    def __init__(self, stage: str, output: Path, key: str) -> None:
-        self._path, self._began = beside(output), time.perf_counter()
-        self._fixed = {"stage": stage, "key": key, "code": {}, **environment(torch.device("cpu"))}
-
-    def write(self, *, settings: Any, inputs: Digests, outputs: Digests, **more: Any) -> None:
-        """Write the record; see :meth:`Recorder.write`."""
-        fixed = {**self._fixed, "settings": settings}
-        write_record(self._path, fixed, inputs, outputs, self._began, **more)
+    def __init__(self, stage: str, settings: Any, output: Path, key: str) -> None:
+        content = {"stage": stage, "settings": settings, "code": {}}
+        self._begin(beside(output), key, content, torch.device("cpu"))
 
 
-def write_record(
-    path: Path, fixed: Mapping[str, Any], inputs: Digests, outputs: Digests, began: float, **more: Any
-) -> None:
-    """Write a record with the ``fixed`` part of its content."""
+def write_record(path: Path, content: Mapping[str, Any], inputs: Digests, outputs: Digests) -> None:
+    """Write a record of ``content`` and files, relative to its folder, so that folders may move together."""
 
     def relative(files: Digests) -> dict[str, str]:
         start = path.parent.absolute()
         return {Path(os.path.relpath(file.absolute(), start)).as_posix(): d for file, d in files.items()}
 
-    content = {
-        "inputs": relative(inputs),
-        "outputs": relative(outputs),
-        "seconds": round(time.perf_counter() - began, 3),
-        **fixed,
-        **more,
-    }
-    write_json(path, content)
+    write_json(path, {**content, "inputs": relative(inputs), "outputs": relative(outputs)})
 
 
-def check_input(stage: str, output: Path, settings: Settings) -> str:
-    """The cache key of an output that another stage reads.
+def check_inputs(reads: Mapping[str, Path], settings: Settings) -> dict[str, str]:
+    """The cache keys of the outputs that a stage reads, by the stage that wrote each.
 
     Raises:
-        UserError: it has no record, or was made with other settings than ``settings``.
+        UserError: an output has no record or was made with other settings, or two of them come from different
+            outputs of one stage.
+    """
+    records = {read: record_with(read, path, settings) for read, path in reads.items()}
+    known: dict[str, tuple[str, Path]] = {}
+    for read, record in records.items():
+        for stage, key in {**record["keys"], read: record["key"]}.items():
+            first, other = known.setdefault(stage, (key, reads[read]))
+            if first != key:
+                raise UserError(
+                    f"{reads[read]}: comes from `couplet {stage}` with key {key}, {other} from key {first}; "
+                    "give folders that belong together"
+                )
+    return {read: record["key"] for read, record in records.items()}
+
+
+def record_with(stage: str, output: Path, settings: Settings) -> Mapping[str, Any]:
+    """The content of the record of an output that was made with these settings.
+
+    Raises:
+        UserError: there is no such record, or the output was made with other settings.
     """
     record = read_record(record_of(stage, output), f"run `couplet {stage}` to make it")
     if record.stage != stage:
         raise UserError(f"{output}: is an output of {record.stage}; expected one of `couplet {stage}`")
-    wanted = STAGES[stage].settings(settings)
-    if key := _difference(record.content["settings"], wanted):
-        values = [_at(side, key) for side in (record.content["settings"], wanted)]
+    if different := _difference(record.content["settings"], STAGES[stage].settings(settings)):
+        key, recorded, wanted = different
         raise UserError(
-            f"{output}: made with {key} = {values[0]}, this needs {values[1]}; "
+            f"{output}: made with {key} = {recorded}, this needs {wanted}; "
             f"give another folder, or run `couplet {stage}` again"
         )
-    return str(record.content["key"])
+    return record.content
 
 
-def _difference(recorded: Any, wanted: Any, above: str = "") -> str | None:
-    """The first dotted key at which settings differ; files of weights that are gone are not compared."""
+def _difference(recorded: Any, wanted: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """The first dotted key at which settings differ, with both values; missing files are not compared."""
     if isinstance(recorded, dict) and isinstance(wanted, dict):
-        for name in dict.fromkeys((*recorded, *wanted)):
-            both = recorded.get(name, ABSENT), wanted.get(name, ABSENT)
-            if found := _difference(*both, f"{above}{name}."):
-                return found
-        return None
-    return None if recorded == wanted or wanted == ABSENT else above.rstrip(".")
-
-
-def _at(settings: Any, key: str) -> Any:
-    for part in key.split("."):
-        settings = settings.get(part) if isinstance(settings, dict) else None
-    return settings
+        pairs = (
+            _difference(recorded.get(name, ABSENT), wanted.get(name, ABSENT), f"{key}.{name}".lstrip("."))
+            for name in dict.fromkeys((*recorded, *wanted))
+        )
+        return next(filter(None, pairs), None)
+    return None if recorded == wanted or wanted == ABSENT else (key, recorded, wanted)
 
 
 def digests(*paths: Path) -> dict[Path, str]:
@@ -156,13 +136,11 @@ def digests(*paths: Path) -> dict[Path, str]:
     Raises:
         UserError: a file cannot be read.
     """
-    return {file: sha256(file) for path in paths for file in _files(path)}
-
-
-def _files(path: Path) -> Iterable[Path]:
-    if not path.is_dir():
-        return (path,)
-    return sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
+        files += inside if path.is_dir() else [path]
+    return {file: sha256(file) for file in files}
 
 
 def archive_digests(archive: Archive) -> dict[Path, str]:
@@ -173,11 +151,15 @@ def archive_digests(archive: Archive) -> dict[Path, str]:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, commit and hardware of this process."""
+    packages = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", ":(top)", *RESULTS)),
         "python": platform.python_version(),
-        "packages": dict(_versions()),
+        "packages": packages,
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpu": _cpu(),
@@ -186,16 +168,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _versions() -> Iterable[tuple[str, str]]:
-    for name in PACKAGES:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue
-
-
 def _cpu() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, if the system names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -205,7 +179,7 @@ def _cpu() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git answers about the working folder, or None outside a repository."""
+    """The output of a git command in the working folder, or None outside a repository."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

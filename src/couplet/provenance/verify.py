@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from couplet.errors import UserError
+from couplet.files import sha256
 from couplet.plan.stages import RECORD, RECORD_SUFFIX
 from couplet.provenance.chain import Record, changed_code, read_record
 
-CHUNK = 1 << 22
-"""Bytes that are read at a time."""
-
 UNFINISHED = (".partial", ".replaced")
-"""Endings of folders that a training works in; its states carry digests of their own."""
+"""Endings of the working folders of a run, whose states carry digests of their own."""
 
 
-@dataclass(frozen=True)
-class Inventory:
-    """What lies below a folder, by its records."""
+class Inventory(NamedTuple):
+    """The records below a folder and the files that they name."""
 
     root: Path
     records: Sequence[Record]
     damaged: Sequence[str]
-    """What is wrong with records that cannot be read."""
+    """Messages for records that cannot be read."""
     files: Mapping[Path, Mapping[str, Counter[str]]]
-    """Every recorded file, with how many records of which stage name each digest of it."""
+    """Every recorded file; for each digest of it, the number of records that name it, by stage."""
 
     @property
     def size(self) -> int:
@@ -37,14 +33,13 @@ class Inventory:
         return sum(path.stat().st_size for path in self.files if path.is_file())
 
 
-@dataclass(frozen=True)
-class Findings:
+class Findings(NamedTuple):
     """Lines to print."""
 
     problems: Sequence[str]
-    """Files that are missing or are not what a record says."""
+    """Files that are missing or differ from a record."""
     notes: Sequence[str]
-    """What is worth knowing and may well be right."""
+    """Observations that may well be right."""
 
 
 def inventory(root: Path) -> Inventory:
@@ -54,7 +49,7 @@ def inventory(root: Path) -> Inventory:
         UserError: there is no record below ``root``.
     """
     records: list[Record] = []
-    damaged = []
+    damaged: list[str] = []
     for path in sorted(_walk(root)):
         if path.name == RECORD or path.name.endswith(RECORD_SUFFIX):
             try:
@@ -65,76 +60,65 @@ def inventory(root: Path) -> Inventory:
         raise UserError(f"{root}: holds no record of a stage; give the folder of a grid or of a run")
     files: dict[Path, dict[str, Counter[str]]] = {}
     for record in records:
-        for part in (record.outputs, record.inputs):
-            for path, digest in part.items():
-                files.setdefault(path, {}).setdefault(digest, Counter())[record.stage] += 1
+        for path, digest in (*record.outputs.items(), *record.inputs.items()):
+            files.setdefault(path, {}).setdefault(digest, Counter())[record.stage] += 1
     return Inventory(root, records, damaged, dict(sorted(files.items())))
 
 
-def verify(found: Inventory, advance: Callable[[int], None]) -> Findings:
-    """Reads every recorded file once; ``advance`` is called with numbers of bytes.
+def verify(recorded: Inventory, advance: Callable[[int], None]) -> Findings:
+    """Read every recorded file once and compare it; ``advance`` is called with numbers of bytes.
 
-    A file outside the folder that is not there is a note: it may lie where this folder came from.
+    A missing file outside the folder is a note: it may lie where this folder was copied from.
     """
-    problems, notes = list(found.damaged), list[str]()
-    written = {path for record in found.records for path in record.outputs}
-    for path, recorded in found.files.items():
-        who = {digest: _stages(stages) for digest, stages in recorded.items()}
+    problems, notes = list(recorded.damaged), list[str]()
+    written = {path for record in recorded.records for path in record.outputs}
+    for path, digests in recorded.files.items():
+        stages = {digest: _listed(counts) for digest, counts in digests.items()}
         if not path.is_file():
-            inside = path in written or not os.path.relpath(path, found.root).startswith("..")
-            line = f"{path}: missing, recorded by {', '.join(who.values())}"
-            (problems if inside else notes).append(line)
+            inside = path in written or not os.path.relpath(path, recorded.root).startswith("..")
+            (problems if inside else notes).append(
+                f"{path}: missing, recorded by {', '.join(stages.values())}"
+            )
             continue
         try:
-            digest = _sha256(path, advance)
-        except OSError as error:
-            problems.append(f"{path}: cannot be read ({error.strerror or error})")
+            present = sha256(path)
+        except UserError as error:
+            problems.append(str(error))
             continue
+        advance(path.stat().st_size)
         problems += [
-            f"{path}: SHA-256 recorded by {stages} {other[:16]}, found {digest[:16]}"
-            for other, stages in who.items()
-            if other != digest
+            f"{path}: SHA-256 recorded by {by} {digest[:16]}, found {present[:16]}"
+            for digest, by in stages.items()
+            if digest != present
         ]
-    return Findings(problems, [*notes, *_extra(found, written), *_other_code(found.records)])
+    return Findings(problems, [*notes, *_unrecorded(recorded, written), *_other_code(recorded.records)])
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """All files below ``root`` but hidden ones and those of unfinished trainings."""
+    """All files below ``root`` except hidden ones and those of unfinished runs."""
     for folder, inner, names in os.walk(root):
         inner[:] = [name for name in inner if name[0] != "." and not name.endswith(UNFINISHED)]
         yield from (Path(folder, name) for name in names if name[0] != ".")
 
 
-def _extra(found: Inventory, written: set[Path]) -> Iterator[str]:
-    """Files that lie among a stage's outputs and are in no record."""
-    records = {record.path for record in found.records}
-    # These two write a file of their own name beside what others wrote.
-    stages = (record for record in found.records if record.stage not in ("table", "probe"))
+def _unrecorded(recorded: Inventory, written: set[Path]) -> Iterator[str]:
+    """A line for each file in a folder of outputs that no record names."""
+    known = written | {record.path for record in recorded.records}
+    # A table and a probe are files beside outputs of other stages.
+    stages = (record for record in recorded.records if record.stage not in ("table", "probe"))
     folders = {path.parent for record in stages for path in record.outputs}
-    for path in sorted(_walk(found.root)):
-        if path.parent in folders and path not in written and path not in records:
+    for path in sorted(_walk(recorded.root)):
+        if path.parent in folders and path not in known:
             yield f"{path}: in no record"
 
 
 def _other_code(records: Sequence[Record]) -> Iterator[str]:
-    """A line for each stage of which results were made by other code than is installed."""
-    made: Counter[tuple[str, str]] = Counter()
-    for record in records:
-        if changed := changed_code(record):
-            made[record.stage, changed[0]] += 1
-    for (stage, definition), count in sorted(made.items()):
-        records_ = "1 record" if count == 1 else f"{count} records"
-        yield f"{stage}: {records_} made by other code than is installed, first in {definition}"
+    """A line for each stage with results of other code than is installed."""
+    changed = ((record.stage, code[0]) for record in records if (code := changed_code(record)))
+    for (stage, definition), count in sorted(Counter(changed).items()):
+        number = "1 record" if count == 1 else f"{count} records"
+        yield f"{stage}: {number} made by other code than is installed, first in {definition}"
 
 
-def _stages(stages: Counter[str]) -> str:
+def _listed(stages: Counter[str]) -> str:
     return ", ".join(stage if count == 1 else f"{stage} ({count} times)" for stage, count in stages.items())
-
-
-def _sha256(path: Path, advance: Callable[[int], None]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            advance(len(chunk))
-    return digest.hexdigest()

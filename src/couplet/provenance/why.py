@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +16,14 @@ NAMES = ("dataset", "scale", "recipe", "kernel", "coupling", "nfe", "extractor")
 """The columns by which a row can be chosen; `seed` chooses among the runs of a row."""
 
 FILES = 3
-"""Files of a stage that are shown one by one; of more, the folder is shown."""
+"""Files of a stage to list one by one; of more, only the folder is listed."""
 
 LISTED = 12
 """Rows that a message names at most."""
 
 
 class Run(NamedTuple):
-    """Where one seed's number comes from."""
+    """The origin of one seed's numbers."""
 
     name: str
     numbers: Mapping[str, float]
@@ -32,28 +32,25 @@ class Run(NamedTuple):
 
 
 class Why(NamedTuple):
-    """What a file, or a row of a table, is made from."""
+    """The origin of a file, or of a row of a table."""
 
     file: Path
     row: Mapping[str, str]
-    """Empty where the file is no table."""
+    """Empty unless the file is a table."""
     runs: Sequence[Run]
 
     @property
     def plain(self) -> dict[str, Any]:
         """The same as JSON."""
-        return {
-            "file": str(self.file),
-            "row": dict(self.row),
-            "runs": [
-                {
-                    "run": run.name,
-                    "numbers": dict(run.numbers),
-                    "chain": [{"record": str(r.path), **r.content} for r in run.chain],
-                }
-                for run in self.runs
-            ],
-        }
+        runs = [
+            {
+                "run": run.name,
+                "numbers": run.numbers,
+                "chain": [{"record": str(record.path), **record.content} for record in run.chain],
+            }
+            for run in self.runs
+        ]
+        return {"file": str(self.file), "row": self.row, "runs": runs}
 
 
 def why(file: Path, row: str | None) -> Why:
@@ -63,59 +60,44 @@ def why(file: Path, row: str | None) -> Why:
     ``3``, ``coupling=vae,nfe=2``, ``vae,nfe=2,seed=1``.
 
     Raises:
-        UserError: the file has no record or is not what the record says, ``row`` fits no row or several, or
+        UserError: the file has no record or another digest than recorded, ``row`` fits no row or several, or
             the chain is broken.
     """
-    made_by = maker(Path(os.path.normpath(file)))
-    if made_by is None:
-        there = "no record beside it names it" if file.exists() else "not there"
-        raise UserError(f"{file}: {there}; give a table's CSV or another file that a stage wrote")
-    check_small_files(made_by)
-    if made_by.stage != "table":
+    end = maker(Path(os.path.normpath(file)))
+    if end is None:
+        problem = "no record beside it names it" if file.exists() else "not there"
+        raise UserError(f"{file}: {problem}; give a table's CSV or another file that a stage wrote")
+    check_small_files(end)
+    if end.stage != "table":
         if row is not None:
             raise UserError(f"--row {row}: {file} is not a table's CSV")
-        return Why(file, {}, [Run(str(made_by.content.get("run", made_by.stage)), {}, _chain(made_by))])
+        return Why(file, {}, [Run(str(end.content.get("run", end.stage)), {}, chain(end))])
     if file.suffix != ".csv":
         raise UserError(f"{file}: is made from a whole table; ask for a row of its CSV")
     with file.open() as text:
         rows = list(csv.DictReader(text))
     chosen, seed = _chosen(file, rows, row)
-    runs = [_run(made_by, chosen, name) for name in chosen["runs"].split()]
-    if seed is not None:
-        runs, others = [run for run in runs if _seed(run) == seed], [_seed(run) for run in runs]
-        if not runs:
-            raise UserError(f"--row {row}: the row has no seed {seed}; it has {', '.join(others) or 'none'}")
-    return Why(file, chosen, runs)
+    runs = list(_runs(end, chosen))
+    seeds = [str(run.chain[0].content["cell"]["seed"]) for run in runs]
+    if seed is not None and seed not in seeds:
+        raise UserError(f"--row {row}: the row has no seed {seed}; it has {', '.join(seeds) or 'none'}")
+    return Why(file, chosen, [run for run, own in zip(runs, seeds, strict=True) if seed in (None, own)])
 
 
-def _chain(end: Record) -> Sequence[Record]:
-    found = chain(end)
-    for record in found:
-        check_small_files(record)
-    return found
-
-
-def _run(table: Record, row: Mapping[str, str], name: str) -> Run:
-    """The chain of one run of a row, and its numbers."""
-    path = Path(
-        os.path.normpath(table.path.parent / table.content["evaluations"][f"{name} {row['extractor']}"])
-    )
-    record = maker(path)
-    if record is None:
-        raise UserError(f"{path}: not there or without its record; run `couplet evaluate` again")
-    if record.outputs[path] != table.inputs[path]:
-        raise UserError(f"{path}: is not what {table.path} was made from; run `couplet table` again")
+def _runs(table: Record, row: Mapping[str, str]) -> Iterator[Run]:
+    """The runs of a row, with their numbers and chains."""
     suffix = f"_nfe{row['nfe']}"
-    numbers = {
-        metric.removesuffix(suffix): value
-        for metric, value in read_json(path.with_suffix(".metrics.json")).items()
-        if metric.endswith(suffix)
-    }
-    return Run(name, numbers, _chain(record))
-
-
-def _seed(run: Run) -> str:
-    return str(run.chain[0].content["cell"]["seed"])
+    for name in row["runs"].split():
+        relative = table.content["evaluations"][f"{name} {row['extractor']}"]
+        path = Path(os.path.normpath(table.path.parent / relative))
+        record = maker(path)
+        if record is None:
+            raise UserError(f"{path}: not there or without its record; run `couplet evaluate` again")
+        if record.outputs[path] != table.inputs[path]:
+            raise UserError(f"{path}: is not what {table.path} was made from; run `couplet table` again")
+        metrics = read_json(path.with_suffix(".metrics.json")).items()
+        numbers = {key.removesuffix(suffix): value for key, value in metrics if key.endswith(suffix)}
+        yield Run(name, numbers, chain(record))
 
 
 def _chosen(
@@ -130,91 +112,81 @@ def _chosen(
         if 1 <= int(wanted) <= len(rows):
             return rows[int(wanted) - 1], None
         raise UserError(f"--row {wanted}: {file} has rows 1 to {len(rows)}")
-    conditions = [part.strip().rpartition("=") for part in wanted.split(",")]
-    seed = next((value for column, _, value in conditions if column == "seed"), None)
-    conditions = [condition for condition in conditions if condition[0] != "seed"]
-    for column, _, _ in conditions:
-        if column and column not in NAMES:
+    seed, fitting = None, rows
+    for column, _, value in (part.strip().rpartition("=") for part in wanted.split(",")):
+        if column == "seed":
+            seed = value
+        elif column and column not in NAMES:
             raise UserError(f"--row {wanted}: no column {column!r}; choose by {', '.join(NAMES)} or seed")
-    fit = [
-        row
-        for row in rows
-        if all(
-            value == row[column] if column else value in (row[name] for name in NAMES)
-            for column, _, value in conditions
-        )
-    ]
-    if len(fit) == 1:
-        return fit[0], seed
-    how_many = f"{len(fit)} rows fit" if fit else "no row fits"
-    raise UserError(f"--row {wanted}: {how_many}; {file} has {_listed(fit or rows, rows)}")
+        else:
+            columns = [column] if column else NAMES
+            fitting = [row for row in fitting if value in (row[name] for name in columns)]
+    if len(fitting) == 1:
+        return fitting[0], seed
+    problem = f"{len(fitting)} rows fit" if fitting else "no row fits"
+    raise UserError(f"--row {wanted}: {problem}; {file} has {_listed(fitting or rows, rows)}")
 
 
-def _listed(shown: Sequence[dict[str, str]], rows: Sequence[dict[str, str]]) -> str:
+def _listed(some: Sequence[dict[str, str]], rows: Sequence[dict[str, str]]) -> str:
     """Rows with their numbers, by the columns in which the rows of the table differ."""
     differing = [name for name in NAMES if len({row[name] for row in rows}) > 1]
     lines = [
-        f"{rows.index(row) + 1} ({','.join(f'{name}={row[name]}' for name in differing)})" for row in shown
+        f"{rows.index(row) + 1} ({','.join(f'{name}={row[name]}' for name in differing)})" for row in some
     ]
     return ", ".join([*lines[:LISTED], *(["…"] if len(lines) > LISTED else [])])
 
 
-def described(found: Why) -> Iterator[tuple[str, str]]:
+def described(answer: Why) -> Iterator[tuple[str, str]]:
     """Pairs of name and value for reading."""
-    if found.row:
-        names = " ".join(f"{name}={found.row[name]}" for name in NAMES if found.row[name])
-        yield str(found.file), names
-        for column, value in found.row.items():
+    if row := answer.row:
+        yield str(answer.file), " ".join(f"{name}={row[name]}" for name in NAMES if row[name])
+        for column, value in row.items():
             if column.endswith("_mean") and value and (metric := column.removesuffix("_mean")):
-                spread = found.row[f"{metric}_std"]
+                spread = row[f"{metric}_std"]
                 yield metric, f"{value} ± {spread}" if spread else value
-        yield "seeds", found.row["seeds"] + (f"; {found.row['missing']}" if found.row.get("missing") else "")
-    chains = [{record.path for record in run.chain} for run in found.runs]
+        yield "seeds", row["seeds"] + (f"; {row['missing']}" if row.get("missing") else "")
+    chains = [{record.path for record in run.chain} for run in answer.runs]
     shared = set.intersection(*chains) if len(chains) > 1 else set()
-    for run in found.runs:
-        yield "", ""
-        yield "run", run.name
+    for run, own in zip(answer.runs, chains, strict=True):
+        yield from (("", ""), ("run", run.name))
         if run.numbers:
             yield "numbers", ", ".join(f"{name} {value:.6g}" for name, value in run.numbers.items())
-        yield from _lines(run.chain, lambda record: record.path not in shared)
+        yield from _described(run.chain, own - shared)
     if shared:
-        yield "", ""
-        yield "all runs", "from"
-        yield from _lines(found.runs[0].chain, lambda record: record.path in shared)
+        yield from (("", ""), ("all runs", "from"))
+        yield from _described(answer.runs[0].chain, shared)
 
 
-def _lines(records: Sequence[Record], wanted: Callable[[Record], bool]) -> Iterator[tuple[str, str]]:
-    """What there is to say of the ``wanted`` ones of a chain."""
+def _described(records: Sequence[Record], chosen: set[Path]) -> Iterator[tuple[str, str]]:
+    """Lines for the ``chosen`` records of a chain, each beginning with its stage."""
     for number, record in enumerate(records):
-        if not wanted(record):
-            continue
-        for line, value in enumerate(_what(record, records[:number])):
-            yield "" if line else record.stage, value
-        if record.stage == "prepare":
-            card = read_json(next(path for path in record.outputs if path.name == "card.json"))
-            yield "", f"{card['dataset']}: {card['source']}"
-        if record.stage == "train":
-            about = record.content
-            device = about["cpu"] if about["device"] == "cpu" else about["device"]
-            torch = about["packages"]["torch"]
-            yield "", f"{device}, {about['threads']} threads, Python {about['python']}, torch {torch}"
+        if record.path in chosen:
+            # `select` reads every snapshot, but the number is of one.
+            later = [each for each in records[:number] if each.stage != "select"]
+            lines = _lines(record, used={path for each in later for path in each.inputs})
+            yield record.stage, next(lines)
+            yield from (("", line) for line in lines)
 
 
-def _what(record: Record, later: Sequence[Record]) -> Iterator[str]:
-    """The files of a record that later stages used, with digests, and how they were made."""
-    # `select` reads every snapshot, but the number is of one.
-    used = {path for each in later if each.stage != "select" for path in each.inputs}
+def _lines(record: Record, used: set[Path]) -> Iterator[str]:
+    """The files of a record that later stages used, with digests; key, commit, code and time; environment."""
     files = [path for path in record.outputs if path in used] or list(record.outputs)
     if len(files) > FILES:
         yield f"{os.path.commonpath(files)}: {len(files)} files"
     else:
         yield from (f"{path}  {record.outputs[path][:12]}" for path in files)
     content = record.content
-    about = [f"key {content['key']}"] if "key" in content else []
-    about.append(f"commit {content['commit'][:10]}" if content["commit"] else "no repository")
-    about[-1] += " with changes" if content["dirty"] else ""
+    commit = f"commit {content['commit'][:10]}" if content["commit"] else "no repository"
+    facts = [f"key {content['key']}", f"{commit} with changes" if content["dirty"] else commit]
     if changed := changed_code(record):
-        about.append(f"code has changed since, first in {changed[0]}")
+        facts.append(f"code has changed since, first in {changed[0]}")
     for proof in content.get("adopted", ()):
-        about.append(f"taken over from key {proof['key']} after {proof['steps']} replayed steps")
-    yield ", ".join([*about, f"{content['seconds']:.1f} s"])
+        facts.append(f"taken over from key {proof['key']} after {proof['steps']} replayed steps")
+    yield ", ".join([*facts, f"{content['seconds']:.1f} s"])
+    if record.stage == "prepare":
+        card = read_json(next(path for path in record.outputs if path.name == "card.json"))
+        yield f"{card['dataset']}: {card['source']}"
+    if record.stage == "train":
+        device = content["cpu"] if content["device"] == "cpu" else content["device"]
+        torch = content["packages"]["torch"]
+        yield f"{device}, {content['threads']} threads, Python {content['python']}, torch {torch}"

@@ -34,20 +34,16 @@ unit to ours."""
 
 
 @cache
-def _table() -> tuple[tuple[dict[str, str], CouplingConfig, dict[str, Any]], ...]:
+def _table() -> list[tuple[dict[str, str], CouplingConfig, dict[str, Any]]]:
     """The rows of published.csv, each with its coupling and the dropout that it names, if any."""
     with files("couplet.reporting").joinpath("published.csv").open() as file:
-        rows = [(row, yaml.safe_load(row["settings"]) or {}) for row in csv.DictReader(file)]
-    return tuple(
-        (
-            row,
-            CouplingConfig.parse(
-                {"kind": row["coupling"]} | {k: v for k, v in named.items() if k != "dropout"}
-            ),
-            {key: value for key, value in named.items() if key == "dropout"},
-        )
-        for row, named in rows
-    )
+        rows = list(csv.DictReader(file))
+    table = []
+    for row in rows:
+        coupling = {"kind": row["coupling"], **(yaml.safe_load(row["settings"]) or {})}
+        dropout = {"dropout": coupling.pop("dropout")} if "dropout" in coupling else {}
+        table.append((row, CouplingConfig.parse(coupling), dropout))
+    return table
 
 
 def reported(training: Training, nfe: int, column: str) -> Published:

@@ -125,10 +125,11 @@ def table(results: Iterable[Result | Missing]) -> Table:
         planned = {nfe for member in members if isinstance(member, Missing) for nfe in member.nfe}
         for nfe in sorted(planned | set(own["nfe"])):
             row = {"nfe": str(nfe), **_names(members), **_training(members)}
-            for (column, metric), values in own[own["nfe"] == nfe].groupby(["column", "metric"], sort=False)[
-                "value"
-            ]:
-                row = _statistics(column, metric, values.tolist(), members[0].training, nfe) | row
+            by_metric = own[own["nfe"] == nfe].groupby(["column", "metric"], sort=False)["value"]
+            for (column, metric), values in by_metric:
+                row = (
+                    _statistics(values.tolist(), members[0].training, nfe, column=column, metric=metric) | row
+                )
             rows.append(row)
     columns = [
         Column("data set", "dataset"),
@@ -189,7 +190,7 @@ def _training(members: Sequence[Result | Missing]) -> dict[str, str]:
 
 
 def _statistics(
-    column: str, metric: str, values: Sequence[float], training: Training, nfe: int
+    values: Sequence[float], training: Training, nfe: int, *, column: str, metric: str
 ) -> dict[str, str]:
     """The texts of a metric's columns, from a value per seed."""
     paper = reported(training, nfe, column)

@@ -1,7 +1,8 @@
-"""Stage `evaluate`: the numbers of one cell."""
+"""Stage `evaluate`: the metrics of one cell."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,8 @@ from couplet.config.metrics import column
 from couplet.data.archive import read_array
 from couplet.errors import UserError
 from couplet.files import write_json
-from couplet.metrics.evaluation import evaluate
 from couplet.metrics.extractor.base import load_extractor
-from couplet.metrics.reference import load_reference
+from couplet.metrics.measure import evaluate, load_reference
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, digests
@@ -33,37 +33,25 @@ def run(
 ) -> str:
     """Compare samples with the training split; write the file ``out``, its record, and flat metrics for DVC.
 
-    ``out`` holds the numbers as a table (metric, extractor, nfe, seed, value) with what they were made from;
-    the file beside it that ends in .metrics.json the numbers alone, by column.
+    ``out`` holds the numbers as a table (metric, extractor, nfe, seed, value) with their origin. The file
+    beside it that ends in .metrics.json holds the numbers alone, by column.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
     """
     training, measurement, config = settings.training, settings.measurement, settings.extractor
-    assert training is not None and measurement is not None and config is not None
-    reads = {
-        "train": train,
-        "features": features,
-        "reference": reference,
-        "select": selection,
-        "sample": samples,
-    }
+    measured = {"train": train, "select": selection, "sample": samples}
+    reads = {**measured, "features": features, "reference": reference}
     record = Recorder("evaluate", settings, out, context.device, reads=reads)
     cell = training.cell
     extractor = load_extractor(features, context.device)
-    target = load_reference(reference / "train.safetensors", extractor)
+    statistics = reference / "train.safetensors"
+    target = load_reference(statistics, extractor)
     paths = {nfe: samples / samples_name(nfe) for nfe in measurement.sample.nfe}
     images = {nfe: _samples(path, measurement.sample.samples) for nfe, path in paths.items()}
     with context.counting(f"{cell}: evaluate", len(paths) * measurement.sample.samples) as advance:
-        rows = evaluate(
-            extractor,
-            images,
-            target,
-            measurement.evaluate,
-            seed=cell.seed,
-            advance=advance,
-            ranks=context.ranks,
-        )
+        compare = partial(evaluate, seed=cell.seed, advance=advance, ranks=context.ranks)
+        rows = compare(extractor, images, target, measurement.evaluate)
     used = digests(*paths.values())
     content = {
         "key": record.key,
@@ -83,17 +71,14 @@ def run(
         write_json(flat, metrics)
         record.write(
             cell=cell.model_dump(),
-            inputs={
-                **used,
-                **digests(train / "config.json", selection, features, reference / "train.safetensors"),
-            },
+            inputs={**used, **digests(train / "config.json", selection, features, statistics)},
             outputs=digests(out, flat),
         )
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 def _samples(path: Path, count: int) -> NDArray[np.uint8]:
-    """The images that `couplet sample` wrote to ``path``.
+    """The images in a file of `couplet sample`.
 
     Raises:
         UserError: the file is missing or damaged, or holds something else or another number of images.

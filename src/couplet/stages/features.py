@@ -1,4 +1,4 @@
-"""Stage `features`: an extractor made ready for a data set."""
+"""Stage `features`: an extractor for a data set."""
 
 from __future__ import annotations
 
@@ -15,31 +15,24 @@ from couplet.provenance.record import Recorder, archive_digests, digests
 
 
 def run(context: Context, settings: Settings, *, data: Path, out: Path) -> str:
-    """Write an extractor's card, and what it learnt from the data set, to ``out``, and the record beside it.
+    """Write an extractor's card, and the weights that it learnt, to ``out``, and the record beside it.
 
-    Published weights are looked up, or downloaded, and checked, but not copied: the card pins their digest.
+    Published weights are found or downloaded, and checked, but not copied: the card pins their digest.
 
     Raises:
-        UserError: the archive is missing or damaged, the extractor does not suit it, weights are not to
-            be had or have another digest, or ``out`` is a data set's folder or cannot be written.
+        UserError: the archive is missing or damaged, the extractor does not suit it, weights are unavailable
+            or have another digest, or ``out`` is a data set's folder or cannot be written.
     """
     if (out / ARRAYS[0]).exists():
         raise UserError(f"{out}: holds a prepared data set; choose another folder")
     config, archive = settings.extractor, Archive(data)
-    assert config is not None
     record = Recorder("features", settings, out, context.device, reads={"prepare": data})
     learnt = implementation(config).make(config, archive, out)
     extractor = build(config, out, context.device)
-    card = {
-        **learnt,
-        "kind": config.kind,
-        "name": extractor.name,
-        "config": dict(config),
-        "sha256": extractor.digest,
-    }
-    write_json(out / CARD, card)
+    names = {"kind": config.kind, "name": extractor.name, "sha256": extractor.digest}
+    write_json(out / CARD, {**learnt, **names, "config": dict(config)})
     record.write(inputs=archive_digests(archive), outputs=digests(out))
-    accuracy = card.get("test_accuracy")
+    accuracy = learnt.get("test_accuracy")
     return extractor.name + (
-        "" if accuracy is None else f", {accuracy:.1%} of test images classified correctly"
+        f", {accuracy:.1%} of test images classified correctly" if accuracy is not None else ""
     )

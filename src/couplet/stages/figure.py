@@ -1,26 +1,23 @@
-"""Stage `figure`: a study's cells as data, picture and caption."""
+"""Stage `figure`: the cells of a study as data, picture and caption."""
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from couplet.config.cells import Cell
 from couplet.config.params import Params
-from couplet.config.study import Study
 from couplet.config.variants import build
 from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.figures.base import Cells, Measured
-from couplet.files import replacing, write_json
+from couplet.files import read_json, replacing, write_json
 from couplet.plan.layout import Layout
-from couplet.plan.stages import beside, key_of, record_of
 from couplet.plan.summaries import figure_key
-from couplet.provenance.cells import Chains
-from couplet.provenance.chain import check_key, check_linked, check_small_files, read_record
+from couplet.provenance.chain import Chains
 from couplet.provenance.record import SummaryRecorder, digests
 from couplet.training.loop import shape_of
 
@@ -30,7 +27,7 @@ def run(params: Params, name: str, root: Path, out: Path) -> str:
 
     Args:
         params: a parameter file with a `study`.
-        name: the study's name, as the target has it.
+        name: the study's name in the target.
         root: folder of the grid's results.
         out: the .csv file to write.
 
@@ -40,9 +37,9 @@ def run(params: Params, name: str, root: Path, out: Path) -> str:
     study, layout = params.study, Layout(params, root)
     if study is None:
         raise UserError(f"study: this key is required for the figure {name}; its parameter file has none")
-    record = SummaryRecorder("figure", out, figure_key(layout))
-    read: dict[Path, str] = {}
-    cells = Cells(params, study, list(_measured(params, study, layout, read)))
+    record = SummaryRecorder("figure", study.model_dump(mode="json"), out, figure_key(layout))
+    chains = Chains(layout)
+    cells = Cells(params, study, [_measured(chains, cell, study.needs) for cell in params.cells()])
     kind = build(study.figure)
     rows = kind.rows(cells)
     kind.draw(rows, out, kind.ylabel(params))
@@ -56,46 +53,34 @@ def run(params: Params, name: str, root: Path, out: Path) -> str:
         rows.to_csv(temporary, index=False)
     write_json(out.with_suffix(".json"), caption)
     outputs = [out, *(out.with_suffix(suffix) for suffix in (".svg", ".png", ".json"))]
-    record.write(settings=study.model_dump(mode="json"), inputs=read, outputs=digests(*outputs))
+    record.write(inputs=chains.inputs, outputs=digests(*outputs))
     verdicts = Counter(statement["verdict"] for statement in caption["statements"])
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
     return f"{study.paper}, {study.result}: {counts or 'no statement'}"
 
 
-def _measured(params: Params, study: Study, layout: Layout, read: dict[Path, str]) -> Iterator[Measured]:
-    """Every cell with the numbers that the study needs; adds the files that were read to ``read``.
+def _measured(chains: Chains, cell: Cell, needs: str) -> Measured:
+    """A cell with the numbers that the study needs, from `select`, `evaluate` or the probe of that name.
 
     Raises:
         UserError: a file is missing, or of other settings or another run.
     """
-    chains = Chains(layout)
-    extractor = params.measured()[0][1]
-    for cell in params.cells():
-        numbers: Sequence[Mapping[str, Any]]
-        if study.needs == "select":
-            selection, trained = chains.selection(cell, extractor)
-            numbers = selection["scores"]
-        elif study.needs == "evaluate":
-            evaluation, trained = chains.evaluation(cell, extractor)
-            numbers = evaluation["numbers"]
-        else:
-            numbers, trained = _probed(layout, cell, study.needs, read)
-        archive = Archive(layout.data(cell.dataset))
-        yield Measured(cell, params.training(cell), shape_of(archive), trained["seconds"], numbers)
-    read |= chains.read
-
-
-def _probed(
-    layout: Layout, cell: Cell, name: str, read: dict[Path, str]
-) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]:
-    """The lines of a cell's probe, and the record of its run."""
-    path = layout.probe(cell, name)
-    trained = read_record(record_of("train", layout.train(cell)))
-    probe = read_record(beside(path))
-    for stage, record in (("train", trained), ("probe", probe)):
-        check_key(record, key_of(stage, layout.settings(cell, probe=name)))
-    check_linked([trained, probe])
-    check_small_files(probe)
-    read |= {path: probe.outputs[path], **digests(probe.path, trained.path)}
-    with path.open(newline="") as lines:
-        return list(csv.DictReader(lines)), trained.content
+    layout, params = chains.layout, chains.layout.params
+    column = {"select": "scores", "evaluate": "numbers"}.get(needs)
+    stage, name = ("probe", needs) if column is None else (needs, params.measured()[0][1])
+    trained = chains.run(cell, name, stage)
+    path = layout.output(stage, cell, name)
+    numbers: Sequence[Mapping[str, Any]]
+    if column is None:
+        with path.open(newline="") as lines:
+            numbers = list(csv.DictReader(lines))
+    else:
+        numbers = read_json(path)[column]
+    archive = Archive(layout.data(cell.dataset))
+    return Measured(
+        cell,
+        params.training(cell),
+        shape=shape_of(archive),
+        seconds=trained["seconds"],
+        numbers=numbers,
+    )

@@ -1,4 +1,4 @@
-"""Stage `prepare`: a data set becomes an archive."""
+"""Stage `prepare`: a data set as an archive."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def run(
 
     Args:
         context: surroundings.
-        settings: names the data set.
+        settings: settings of the data set.
         name: its name in the card.
         out: the archive's folder.
-        raw: folder of original files, looked for and downloaded to ``raw/<kind>``; ImageNet's, which two
-            kinds share, to ``raw/imagenet``.
+        raw: folder of original files, read from and downloaded to ``raw/<kind>``; ImageNet's, which two kinds
+            share, to ``raw/imagenet``.
         workers: threads that decode; the bytes written do not depend on them.
 
     Raises:
-        UserError: the source is not to be had or holds images that cannot be decoded, or ``out`` cannot be
+        UserError: the source is unavailable or holds images that cannot be decoded, or ``out`` cannot be
             written.
     """
     record = Recorder("prepare", settings, out, context.device, reads={})

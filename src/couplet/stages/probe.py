@@ -1,4 +1,4 @@
-"""Stage `probe`: a measurement of a finished run besides its samples, as a CSV file."""
+"""Stage `probe`: a measurement of a finished run that needs no samples, as a CSV file."""
 
 from __future__ import annotations
 
@@ -25,29 +25,33 @@ def run(
 
     Args:
         context: surroundings.
-        settings: the run and the probe.
+        settings: settings of the run and the probe.
         data: folder of the prepared archive on which it was trained.
         train: folder of `couplet train`.
         out: the file to write.
-        frozen: folder of the run that `pretrained` names, where the coupling's predictor is its model.
+        frozen: folder of the run that `pretrained` names, whose model is the coupling's predictor.
 
     Raises:
-        UserError: an input is missing, damaged or of other settings, or the run cannot have this probe.
+        UserError: an input is missing, damaged or of other settings, or the probe does not fit the run.
     """
     training, config = settings.training, settings.probe
-    assert training is not None and config is not None
-    if (why := config.misfit(training)) is not None:
-        raise UserError(f"probe {config.kind}: {why}")
+    if (misfit := config.misfit(training)) is not None:
+        raise UserError(f"probe {config.kind}: {misfit}")
     archive = Archive(data)
     if read_record(train / RECORD).content.get("data") != dict(archive.card.files):
         raise UserError(f"{data}: not the data set that {train} was trained on; give the folder that was")
     reads = {"prepare": data, "train": train}
     record = Recorder("probe", settings, out, context.device, reads=reads)
-    weights = Weights.of(training, frozen)
+    device, weights = context.device, Weights.of(training, data, frozen)
     checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
     with context.counting(f"{training.cell}: {config.kind}", config.images(training)) as advance:
         subject = Subject(
-            training, archive, checkpoints, weights.frozen_model(context), context.device, advance
+            training,
+            archive,
+            checkpoints=checkpoints,
+            frozen=weights.frozen_model(device),
+            device=device,
+            advance=advance,
         )
         rows = list(build(config, subject))
     with replacing(out) as temporary, temporary.open("w", newline="") as file:

@@ -1,4 +1,4 @@
-"""Stage `reference`: the real images in an extractor's features, one file per split."""
+"""Stage `reference`: statistics of the real images in an extractor's features, one file per split."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from pathlib import Path
 from couplet.data.archive import SPLITS, Archive
 from couplet.errors import UserError
 from couplet.metrics.extractor.base import load_extractor
-from couplet.metrics.measure import measure
-from couplet.metrics.reference import Reference, save_reference
+from couplet.metrics.measure import measure, save_reference
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, archive_digests, digests
 
 
 def run(context: Context, settings: Settings, *, data: Path, features: Path, out: Path) -> str:
-    """Write ``train.safetensors``, and ``test.safetensors`` if there is such a split, to the folder ``out``.
+    """Write ``train.safetensors``, and ``test.safetensors`` for a test split, to the folder ``out``.
 
     Raises:
-        UserError: archive or extractor is missing or damaged, a split has a single image, or ``out``
-            cannot be written.
+        UserError: archive or extractor is missing or damaged, a split has a single image, or ``out`` cannot
+            be written.
     """
     archive = Archive(data)
     extractor = load_extractor(features, context.device)
@@ -36,12 +35,9 @@ def run(context: Context, settings: Settings, *, data: Path, features: Path, out
                 images = archive.split(split).images
                 measured = measure(extractor, images, advance, ranks=context.ranks)
                 if context.ranks.first:
-                    statistics = Reference(
-                        split, extractor.name, extractor.digest, measured.features, measured.moments
-                    )
-                    save_reference(path, statistics)
+                    save_reference(path, measured, split=split, extractor=extractor)
             elif context.ranks.first:
-                path.unlink(missing_ok=True)  # of an archive that had this split
+                path.unlink(missing_ok=True)  # of an earlier archive that had this split
     if context.ranks.first:
         record.write(inputs={**archive_digests(archive), **digests(features)}, outputs=digests(out))
     return "reference statistics of " + ", ".join(f"{count} {split}" for split, count in counts.items())

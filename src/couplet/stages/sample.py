@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from couplet.files import read_json, replacing
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, digests
-from couplet.sampling.generate import samples_of
+from couplet.sampling import samples_of
 
 
 def samples_name(nfe: int) -> str:
-    """File name of the samples made with ``nfe`` evaluations."""
+    """File name of the samples of ``nfe`` evaluations."""
     return f"nfe{nfe}.npy"
 
 
@@ -42,34 +43,21 @@ def run(context: Context, settings: Settings, *, train: Path, selection: Path, o
         UserError: an input is missing, damaged or of other settings.
     """
     training, measurement = settings.training, settings.measurement
-    assert training is not None and measurement is not None
     reads = {"train": train, "select": selection}
     record = Recorder("sample", settings, out, context.device, reads=reads)
     checkpoint = train / "checkpoints" / selected(selection)["checkpoint"]
     network, saved = model.load(checkpoint, context.device)
-    count, nfes, resolution = measurement.sample.samples, measurement.sample.nfe, saved.shape.resolution
+    count, nfes = measurement.sample.samples, measurement.sample.nfe
+    shape = (count, saved.shape.resolution, saved.shape.resolution, saved.shape.channels)
     with ExitStack() as stack:
         arrays = {}
         for nfe in nfes if context.ranks.first else ():
             path = stack.enter_context(replacing(out / samples_name(nfe)))
-            arrays[nfe] = np.lib.format.open_memmap(
-                path,
-                mode="w+",
-                dtype=np.uint8,
-                shape=(count, resolution, resolution, saved.shape.channels),
-            )
+            arrays[nfe] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
         advance = stack.enter_context(context.counting(f"{training.cell}: sample", count))
+        draw = partial(samples_of, purpose="sample", count=count, nfe=nfes, ranks=context.ranks)
         start = 0
-        for batch in samples_of(
-            training,
-            measurement,
-            network,
-            saved.shape,
-            purpose="sample",
-            count=count,
-            nfe=nfes,
-            ranks=context.ranks,
-        ):
+        for batch in draw(training, measurement, network, saved.shape):
             size = len(batch[nfes[0]])
             for nfe, array in arrays.items():
                 array[start : start + size] = batch[nfe]

@@ -1,14 +1,15 @@
-"""Stage `select`: every snapshot scored, the best one named."""
+"""Stage `select`: the scores of all snapshots, and the best one."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from couplet import model
 from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics.extractor.base import load_extractor
-from couplet.metrics.reference import load_reference
+from couplet.metrics.measure import load_reference
 from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import Settings
 from couplet.process import Context
@@ -21,47 +22,42 @@ def run(
 ) -> str:
     """Score all snapshots against the split of ``select.split`` and write the file ``out``, and its record.
 
-    Seeds differ from those of `evaluate`, and so does the test split, so that choosing does not flatter the
-    choice.
+    The seeds differ from those of `evaluate`, and by default the split does too, so that the numbers of the
+    selected snapshot are not biased by the selection.
 
     Raises:
         UserError: an input is missing, damaged or of other settings.
     """
-    training, measurement, config = settings.training, settings.measurement, settings.extractor
-    assert training is not None and measurement is not None and config is not None
+    training, measurement = settings.training, settings.measurement
     reads = {"train": train, "features": features, "reference": reference}
     record = Recorder("select", settings, out, context.device, reads=reads)
     extractor = load_extractor(features, context.device)
-    statistics = _statistics(reference, measurement.select.split)
+    split = measurement.select.split
+    statistics = reference / f"{split}.safetensors"
+    if not statistics.exists():
+        raise UserError(
+            f"{statistics}: cannot be read (no such file): `couplet reference` writes it for a data set with "
+            f"a {split} split; for one without, set select.split: train"
+        )
     target = load_reference(statistics, extractor)
     checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
     images = len(checkpoints) * measurement.select.samples
     scores = []
     with context.counting(f"{training.cell}: select", images) as advance:
+        fd = partial(score, extractor=extractor, target=target, advance=advance, ranks=context.ranks)
         for step, path in checkpoints.items():
             network, saved = model.load(path, context.device)
-            distances = score(
-                training,
-                measurement,
-                network,
-                saved.shape,
-                extractor=extractor,
-                target=target,
-                advance=advance,
-                ranks=context.ranks,
-            )
-            scores.append(Score(step, distances))
+            scores.append(Score(step, fd(training, measurement, network, saved.shape)))
     chosen = best(scores, measurement.select.nfe)
     content = {
         "rule": f"lowest fd at nfe {measurement.select.nfe}",
-        "split": target.split,
+        "split": target.described["split"],
         "images": target.moments.count,
         "samples": measurement.select.samples,
         "extractor": extractor.name,
         "selected": {"step": chosen.step, "checkpoint": checkpoint_name(chosen.step)},
         "scores": [
-            {"step": each.step, **{f"fd_nfe{nfe}": value for nfe, value in each.fd.items()}}
-            for each in scores
+            {"step": step, **{f"fd_nfe{nfe}": value for nfe, value in fd.items()}} for step, fd in scores
         ],
     }
     if context.ranks.first:
@@ -72,18 +68,3 @@ def run(
             outputs=digests(out),
         )
     return f"step {chosen.step}, Fréchet distance {chosen.fd[measurement.select.nfe]:.3f}"
-
-
-def _statistics(reference: Path, split: str) -> Path:
-    """The file of a split's statistics.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = reference / f"{split}.safetensors"
-    if not path.exists():
-        raise UserError(
-            f"{path}: cannot be read (no such file): `couplet reference` writes it for a data set with a "
-            f"{split} split; for one without, set select.split: train"
-        )
-    return path

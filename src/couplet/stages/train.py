@@ -1,9 +1,9 @@
 """Stage `train`: one cell's weights, as EMA snapshots.
 
-While it works, everything lies in ``OUT.partial``: the last two complete states, the curve and the snapshots
-so far. Steps after the newest state are repeated, to the same bytes. A finished run gets its record.json,
-loses its states and takes the place of ``OUT``. So a process may be killed at any moment, and a workflow
-engine may remove a failed job's outputs.
+An unfinished run lies in ``OUT.partial``: the last two complete states, the curve and the snapshots so far.
+Steps after the newest state are repeated, to the same bytes. A finished run gets its record.json, loses its
+states and becomes ``OUT``. So a process may be killed at any moment, and a workflow engine may remove the
+outputs of a failed job.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from couplet import model
 from couplet.config.cells import Training
 from couplet.data.archive import Archive
@@ -25,8 +27,7 @@ from couplet.networks.initial import read_weights
 from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import ADOPTED, RECORD, Settings
 from couplet.process import Context
-from couplet.provenance.record import Recorder, archive_digests, check_input, digests
-from couplet.ranks import Ranks
+from couplet.provenance.record import Recorder, archive_digests, check_inputs, digests
 from couplet.training.loop import Progress, initial_state, loader_of, shape_of
 from couplet.training.loop import run as steps
 from couplet.training.state import Damaged, State
@@ -37,7 +38,7 @@ Observer = Callable[[Progress, float], None]
 STATES_KEPT = 2
 
 FIRST_STEPS = 20
-"""Steps at the start that all have a line in curve.csv: evidence for `couplet adopt`."""
+"""Steps at the start that all have a line in curve.csv, for `couplet adopt`."""
 
 
 def run(
@@ -53,10 +54,10 @@ def run(
 
     Args:
         context: surroundings; a signal stops the run after a complete step.
-        settings: what to train.
+        settings: settings of the cell.
         data: folder of the prepared archive.
         out: folder to write; an earlier run in it is replaced.
-        frozen: folder of the run that `pretrained` names, where the coupling's predictor is its model.
+        frozen: folder of the run that `pretrained` names, whose model is the coupling's predictor.
         observe: called after every step.
 
     Raises:
@@ -65,7 +66,6 @@ def run(
         Stopped: a signal came; the state is saved.
     """
     training = settings.training
-    assert training is not None
     archive, ranks = Archive(data), context.ranks
     if archive.card.dataset != training.cell.dataset:
         raise UserError(
@@ -73,7 +73,7 @@ def run(
             "give another folder"
         )
     ranks.part(training.recipe.batch)  # refused before anything is written
-    weights = Weights.of(training, frozen)
+    weights = Weights.of(training, data, frozen)
     place = out.absolute()
     partial = place.with_name(f"{place.name}.partial")
     lock = locked(place.with_name(f"{place.name}.lock"), context.say) if ranks.first else nullcontext()
@@ -82,17 +82,32 @@ def run(
             _make_ready(out, partial)
         ranks.wait()
         record = Recorder("train", settings, partial, context.device, reads={"prepare": data})
-        if (partial / RECORD).exists():
-            _check_finished(partial, record.key, archive)
+        if (path := partial / RECORD).exists():
+            finished = read_json(path)
+            if (finished["key"], finished["data"]) != (record.key, archive.card.files):
+                raise UserError(
+                    f"{path}: of a run with key {finished['key']}, this is {record.key}, or of another data "
+                    f"set; delete {partial} to start again, or choose another folder"
+                )
         else:
             if ranks.first:
                 write_json(partial / "config.json", training.model_dump(mode="json"))
-            job = _Run(context, training, archive, weights, partial, record.key, observe)
-            state = job.train()
+            run = _Run(
+                context, training, archive, weights=weights, partial=partial, key=record.key, observe=observe
+            )
+            state = run.train()
             if ranks.first:
+                images = training.recipe.steps * training.recipe.batch
                 record.write(
-                    adopted=read_json(partial / ADOPTED) if (partial / ADOPTED).exists() else [],
-                    **_facts(training, archive, state, ranks),
+                    cell=training.cell.model_dump(),
+                    data=dict(archive.card.files),
+                    seconds=state.seconds,
+                    images_per_second=images / state.seconds,
+                    parameters=sum(p.numel() for p in state.model.parameters()),
+                    replaced_gradients=state.replaced,
+                    processes=ranks.size,
+                    init_from=None if state.loaded is None else asdict(state.loaded),
+                    adopted=proofs(partial),
                     inputs={**archive_digests(archive), **digests(*filter(None, weights))},
                     outputs=digests(partial / "config.json", partial / "curve.csv", partial / "checkpoints"),
                 )
@@ -103,7 +118,7 @@ def run(
 
 
 def _make_ready(out: Path, partial: Path) -> None:
-    """Keep of an unfinished run what it can resume from.
+    """Remove the parts of an unfinished run from which it cannot resume.
 
     Raises:
         UserError: ``out`` is not a run's folder.
@@ -117,17 +132,18 @@ def _make_ready(out: Path, partial: Path) -> None:
 
 
 class Weights(NamedTuple):
-    """Files of weights that a run starts from or predicts with."""
+    """Files of the weights that a run starts from and of its frozen predictor."""
 
     initial: Path | None
     frozen: Path | None
 
     @classmethod
-    def of(cls, training: Training, frozen: Path | None) -> Weights:
+    def of(cls, training: Training, data: Path, frozen: Path | None) -> Weights:
         """The files that the recipe names, or the snapshot in the run ``frozen`` of a `pretrained` predictor.
 
         Raises:
-            UserError: ``frozen`` is given and not needed, or the other way round, or is another run.
+            UserError: ``frozen`` is missing, is not needed, is another run, or was trained on other data than
+                ``data``.
         """
         recipe, wanted = training.recipe, training.frozen_run
         if (frozen is None) != (wanted is None):
@@ -140,13 +156,26 @@ class Weights(NamedTuple):
             raise UserError(f"--frozen = {frozen or 'not given'}: {needed}")
         path = None if recipe.frozen_from is None else Path(recipe.frozen_from)
         if frozen is not None and wanted is not None and training.frozen_step is not None:
-            check_input("train", frozen, Settings.of(wanted))
+            check_inputs({"prepare": data, "train": frozen}, Settings.of(wanted))
             path = frozen / "checkpoints" / checkpoint_name(training.frozen_step)
-        return cls(Path(recipe.init_from) if recipe.init_from is not None else None, path)
+        return cls(None if recipe.init_from is None else Path(recipe.init_from), path)
 
-    def frozen_model(self, context: Context) -> ConsistencyModel | None:
+    def frozen_model(self, device: torch.device) -> ConsistencyModel | None:
         """The model of the frozen predictor."""
-        return None if self.frozen is None else model.load(self.frozen, context.device)[0]
+        return None if self.frozen is None else model.load(self.frozen, device)[0]
+
+    def initial_state(self, training: Training, archive: Archive, device: torch.device) -> State:
+        """The state before the first step, from the file of initial weights or from the seed.
+
+        Raises:
+            UserError: a file cannot be read, or does not fit the model.
+        """
+        frozen = self.frozen_model(device)
+        tensors = None if self.initial is None else read_weights(self.initial)
+        try:
+            return initial_state(training, shape_of(archive), device, weights=tensors, frozen=frozen)
+        except UserError as error:
+            raise UserError(f"{self.initial}: {error}" if self.initial else str(error)) from None
 
 
 class _Run(NamedTuple):
@@ -161,9 +190,9 @@ class _Run(NamedTuple):
     observe: Observer
 
     def train(self) -> State:
-        """Take every step, from the newest state in the folder on."""
+        """Take every step after the newest state in the folder."""
         context, training, ranks = self.context, self.training, self.context.ranks
-        state = self._initial_state()
+        state = self.weights.initial_state(training, self.archive, context.device)
         joint = state.model.coupling.joint_images
         loader = loader_of(training, self.archive, joint_images=joint, ranks=ranks)
         self._restore(state)
@@ -201,7 +230,7 @@ class _Run(NamedTuple):
         return state
 
     def _report(self, progress: Progress, state: State, update: Callable[[int, str], None]) -> None:
-        """Write the step's line and snapshot, where it has one, and show it."""
+        """Show a step; write its line and snapshot, where it has one."""
         training, step = self.training, progress.step
         rate = step * training.recipe.batch / state.seconds
         update(step, f"loss {progress.loss:.4g}, {rate:.0f} images/s")
@@ -213,20 +242,8 @@ class _Run(NamedTuple):
             path = self.partial / "checkpoints" / checkpoint_name(step)
             model.save(path, state.ema.module, Saved(training, shape_of(self.archive), step))
 
-    def _initial_state(self) -> State:
-        """The state before the first step, from the file of initial weights or from the seed."""
-        training, device, path = self.training, self.context.device, self.weights.initial
-        shape, frozen = shape_of(self.archive), self.weights.frozen_model(self.context)
-        if path is None:
-            return initial_state(training, shape, device, frozen=frozen)
-        tensors = read_weights(path)
-        try:
-            return initial_state(training, shape, device, tensors, frozen=frozen)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-
     def _save(self, state: State) -> None:
-        """Save the state, then remove what is older than the one before it."""
+        """Save the state, then remove all but the newest ones."""
         path = self.partial / f"state-{state.step:08d}.safetensors"
         state.save(path, key=self.key, data=self.archive.card.digest)
         for old in states_in(self.partial)[:-STATES_KEPT]:
@@ -250,48 +267,24 @@ def states_in(partial: Path) -> list[Path]:
     return sorted(partial.glob("state-*.safetensors"))
 
 
+def proofs(folder: Path) -> Any:
+    """Proofs of the adoptions of an unfinished run, a list."""
+    return read_json(folder / ADOPTED) if (folder / ADOPTED).exists() else []
+
+
 def _start_curve(path: Path, step: int) -> None:
-    """Make curve.csv ready to resume after ``step``: remove lines of steps that are to be repeated.
+    """Remove the lines of steps after ``step`` from curve.csv, because they are repeated.
 
-    A line that a full disk or a kill cut short is one of these, whatever number is left of it.
+    A line that a full disk or a kill cut short is of such a step, whatever its number reads.
     """
-    head = ",".join(Progress._fields)
-    lines = [head]
-    if path.exists():
-        complete = (line for line in path.read_text().splitlines()[1:] if line.count(",") == head.count(","))
-        lines += [line for line in complete if int(line.partition(",")[0]) <= step]
+    cells = (line.split(",") for line in path.read_text().splitlines()[1:]) if path.exists() else ()
+    past = [row for row in cells if len(row) == len(Progress._fields) and int(row[0]) <= step]
     with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
-
-
-def _facts(training: Training, archive: Archive, state: State, ranks: Ranks) -> dict[str, Any]:
-    """Facts of a finished run for its record."""
-    images = training.recipe.steps * training.recipe.batch
-    return {
-        "cell": training.cell.model_dump(),
-        "data": dict(archive.card.files),
-        "seconds": state.seconds,
-        "images_per_second": images / state.seconds,
-        "parameters": sum(p.numel() for p in state.model.parameters()),
-        "replaced_gradients": state.replaced,
-        "processes": ranks.size,
-        "init_from": None if state.loaded is None else asdict(state.loaded),
-    }
-
-
-def _check_finished(partial: Path, key: str, archive: Archive) -> None:
-    """Raise UserError if ``partial`` is a finished run with another key or of other data."""
-    path = partial / RECORD
-    record = read_json(path)
-    if (record["key"], record["data"]) != (key, archive.card.files):
-        raise UserError(
-            f"{path}: of a run with key {record['key']}, this is {key}, or of another data set; "
-            f"delete {partial} to start again, or choose another folder"
-        )
+        temporary.write_text("".join(",".join(row) + "\n" for row in (Progress._fields, *past)))
 
 
 def _publish(partial: Path, out: Path) -> None:
-    """Put a finished run in its place; a run that was there is an earlier one of this command."""
+    """Rename a finished run to ``out``; a run that is there already is an earlier one of this command."""
     for state in states_in(partial):
         state.unlink()
     (partial / ADOPTED).unlink(missing_ok=True)

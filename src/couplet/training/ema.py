@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import torch
@@ -58,46 +59,25 @@ def ema_pytorch_decay(n: int, beta: float, *, every: int, start: int) -> float:
     return 0.0 if n <= first else ema_pytorch_ramp(n - start, beta)
 
 
-class Constant:
+def constant(config: ConstantEMAConfig) -> Decay:
     """``beta`` at every update (iCT, ECT, VCT)."""
-
-    def __init__(self, config: ConstantEMAConfig) -> None:
-        self.beta = config.beta
-
-    def __call__(self, n: int) -> float:
-        return self.beta
+    return lambda n: config.beta
 
 
-class Warmup:
+def warmup(config: WarmupEMAConfig) -> Decay:
     """:func:`warmup_decay`."""
-
-    def __init__(self, config: WarmupEMAConfig) -> None:
-        self.beta = config.beta
-
-    def __call__(self, n: int) -> float:
-        return warmup_decay(n, self.beta)
+    return partial(warmup_decay, beta=config.beta)
 
 
-class Power:
+def power(config: PowerEMAConfig) -> Decay:
     """:func:`power_decay` of a relative width; with ``inverted`` its complement, as in VCT's code."""
-
-    def __init__(self, config: PowerEMAConfig) -> None:
-        self.gamma, self.inverted = power_exponent(config.std), config.inverted
-
-    def __call__(self, n: int) -> float:
-        decay = power_decay(n, self.gamma)
-        return 1 - decay if self.inverted else decay
+    decay = partial(power_decay, gamma=power_exponent(config.std))
+    return (lambda n: 1 - decay(n)) if config.inverted else decay
 
 
-class EMAPyTorch:
+def ema_pytorch(config: EMAPyTorchConfig) -> Decay:
     """:func:`ema_pytorch_decay` (GC)."""
-
-    def __init__(self, config: EMAPyTorchConfig) -> None:
-        self.config = config
-
-    def __call__(self, n: int) -> float:
-        config = self.config
-        return ema_pytorch_decay(n, config.beta, every=config.every, start=config.start)
+    return partial(ema_pytorch_decay, beta=config.beta, every=config.every, start=config.start)
 
 
 class Average:

@@ -27,8 +27,7 @@ from couplet.ranks import ALONE, Ranks
 from couplet.tensors import default_stream, generator, seed_of
 from couplet.training.ema import Average
 from couplet.training.engine import computed, products
-from couplet.training.learning_rate import learning_rate_factor
-from couplet.training.optim import build_optimizer
+from couplet.training.optim import build_optimizer, learning_rate_factor
 from couplet.training.state import State
 from couplet.training.step import Batch, Draws, Models, Objective, Terms, build_objective, consistency_loss
 
@@ -57,15 +56,13 @@ def initial_state(
     training: Training,
     shape: ImageShape,
     device: torch.device,
+    *,
     weights: Mapping[str, Tensor] | None = None,
     frozen: ConsistencyModel | None = None,
 ) -> State:
     """A model with weights drawn from the cell's seed, its average and its optimiser.
 
     Args:
-        training: what to train.
-        shape: shape of the images.
-        device: device to train on.
         weights: initial weights of the network, by name.
         frozen: the frozen predictor.
 
@@ -91,19 +88,19 @@ def shape_of(archive: Archive) -> ImageShape:
     return ImageShape(channels, height, len(archive.card.classes))
 
 
-def loader_of(training: Training, archive: Archive, *, joint_images: bool, ranks: Ranks = ALONE) -> Loader:
-    """The training images in the order of the cell's seed.
+def loader_of(
+    training: Training, archive: Archive, *, joint_images: bool, ranks: Ranks = ALONE, seed: int | None = None
+) -> Loader:
+    """The training images in the order of ``seed``, by default the cell's.
 
     Args:
-        training: what to train.
-        archive: the prepared data set.
         joint_images: whether each rank needs the images of the whole batch (see :class:`Coupling`).
         ranks: the processes that share each batch.
     """
     return Loader(
         archive.train,
         batch=training.recipe.batch,
-        seed=training.cell.seed,
+        seed=training.cell.seed if seed is None else seed,
         flip=training.recipe.flip,
         num_classes=len(archive.card.classes) if training.recipe.conditional else 0,
         rank=0 if joint_images else ranks.rank,

@@ -1,14 +1,24 @@
-"""Optimisers, from torch and lion-pytorch."""
+"""Optimisers, from torch and lion-pytorch, and the learning rate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from couplet.config.recipes import AdamConfig, LionConfig, OptimizerConfig, RAdamConfig
+from couplet.config.recipes import (
+    AdamConfig,
+    ConstantRateConfig,
+    CosineConfig,
+    InverseSqrtConfig,
+    LearningRateConfig,
+    LionConfig,
+    OptimizerConfig,
+    RAdamConfig,
+)
 from couplet.config.variants import build
 
 
@@ -25,7 +35,8 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
     parts: list[Tensor] = list(parameters)
     whole = nn.Parameter(torch.cat([part.detach().flatten() for part in parts]))
     optimizer: torch.optim.Optimizer = build(config, whole)
-    views = [view.view_as(part) for view, part in zip(_split(whole, parts), parts, strict=True)]
+    pieces = whole.detach().split([part.numel() for part in parts])
+    views = [piece.view_as(part) for piece, part in zip(pieces, parts, strict=True)]
 
     def gather(*context: Any) -> None:
         torch.cat([part.detach().flatten() for part in parts], out=whole.detach())
@@ -43,22 +54,19 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
     return optimizer
 
 
-def _split(whole: Tensor, parts: list[Tensor]) -> tuple[Tensor, ...]:
-    """Split a flat tensor of all parts into the parts, each flat."""
-    return whole.detach().split([part.numel() for part in parts])
-
-
 def radam(config: RAdamConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
     """Rectified Adam."""
+    first, second = config.betas
     return torch.optim.RAdam(
-        [weights], config.lr, _pair(config.betas), weight_decay=config.weight_decay, foreach=True
+        [weights], config.lr, (first, second), weight_decay=config.weight_decay, foreach=True
     )
 
 
 def adam(config: AdamConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
     """Adam."""
+    first, second = config.betas
     return torch.optim.Adam(
-        [weights], config.lr, _pair(config.betas), weight_decay=config.weight_decay, foreach=True
+        [weights], config.lr, (first, second), weight_decay=config.weight_decay, foreach=True
     )
 
 
@@ -69,6 +77,32 @@ def lion(config: LionConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
     return Lion([weights], config.lr, config.betas, weight_decay=config.weight_decay)
 
 
-def _pair(betas: Sequence[float]) -> tuple[float, float]:
-    first, second = betas
-    return first, second
+Factor = Callable[[int], float]
+"""Factor on the learning rate at 0-based step k."""
+
+
+def constant(config: ConstantRateConfig, *, total_steps: int) -> Factor:
+    """1 at every step."""
+    return lambda step: 1.0
+
+
+def inverse_sqrt(config: InverseSqrtConfig, *, total_steps: int) -> Factor:
+    """``1/sqrt(max(k/reference, 1))`` (EDM2)."""
+    return lambda step: 1 / math.sqrt(max(step / config.reference, 1))
+
+
+def cosine(config: CosineConfig, *, total_steps: int) -> Factor:
+    """1 up to ``flat`` K, then ``floor + (1 - floor)(1 + cos(pi u))/2`` with u from 0 to 1."""
+    flat, floor = config.flat, config.floor
+
+    def factor(step: int) -> float:
+        progress = max(0.0, (step / total_steps - flat) / (1 - flat))
+        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+    return factor
+
+
+def learning_rate_factor(config: LearningRateConfig, total_steps: int) -> Factor:
+    """The configured factor times the linear warm-up, in [0, 1], of ``total_steps`` steps."""
+    decay: Factor = build(config, total_steps=total_steps)
+    return lambda step: decay(step) * min(1.0, (step + 1) / config.warmup) if config.warmup else decay(step)

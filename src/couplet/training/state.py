@@ -113,16 +113,10 @@ class State:
 
     def _tensors(self) -> dict[str, Tensor]:
         """All saved tensors, by part and name."""
-        moments = self.optimizer.state_dict()["state"]
-        return {
-            **{f"model.{name}": value for name, value in self.model.state_dict().items()},
-            **{f"ema.{name}": value for name, value in self.ema.module.state_dict().items()},
-            **{
-                f"optimizer.{index}.{name}": value
-                for index, fields in moments.items()
-                for name, value in fields.items()
-            },
-        }
+        parts = {"model": self.model.state_dict(), "ema": self.ema.module.state_dict()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            parts[f"optimizer.{index}"] = moments
+        return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
 
 
 def write_state(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from couplet.config.recipes import Boundary, Recipe
+from couplet.config.recipes import Recipe
 from couplet.config.variants import build
 from couplet.couplings.base import Pair, Predictor, Predictors
-from couplet.kernels.base import Kernel
-from couplet.losses.weighting import Weighting
+from couplet.kernels import Kernel
+from couplet.losses import Weighting
 from couplet.model import ConsistencyModel
-from couplet.schedules.base import Schedule
+from couplet.schedules import Schedule
 from couplet.tensors import default_stream, per_image
 
 
@@ -49,14 +49,12 @@ class Batch(NamedTuple):
 class Objective:
     """A recipe's loss for images of one size."""
 
+    recipe: Recipe
     kernel: Kernel
     schedule: Schedule
     distance: Callable[[Tensor, Tensor], Tensor]
     """Maps two batches [b, ...] to distances >= 0, [b]."""
     weighting: Weighting
-    boundary: Boundary
-    ema_teacher: bool
-    total_steps: int
 
 
 def build_objective(recipe: Recipe, kernel: Kernel, dimensions: int) -> Objective:
@@ -66,6 +64,7 @@ def build_objective(recipe: Recipe, kernel: Kernel, dimensions: int) -> Objectiv
         UserError: a variant of the recipe has no implementation.
     """
     return Objective(
+        recipe=recipe,
         kernel=kernel,
         schedule=build(
             recipe.schedule,
@@ -76,9 +75,6 @@ def build_objective(recipe: Recipe, kernel: Kernel, dimensions: int) -> Objectiv
         ),
         distance=build(recipe.distance, dimensions=dimensions),
         weighting=build(recipe.weighting, sigma_data=recipe.sigma_data),
-        boundary=recipe.boundary,
-        ema_teacher=recipe.teacher == "ema",
-        total_steps=recipe.steps,
     )
 
 
@@ -150,7 +146,6 @@ def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: O
         models: the online model is in training mode.
         batch: clean images with their labels.
         draws: the step's randomness.
-        objective: the recipe's loss.
         step: k, on which the curriculum depends.
     """
     t, r, device = draws.t, draws.r, batch.images.device
@@ -161,8 +156,8 @@ def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: O
         )
     with record_function("student"), default_stream(device, draws.dropout_seed):
         x_t = objective.kernel.noise(pair.data, pair.noise, t)
-        student = models.online(x_t, t, pair.labels, boundary=objective.boundary.training)
-    teacher = models.ema if objective.ema_teacher else models.online
+        student = models.online(x_t, t, pair.labels, boundary=objective.recipe.boundary.training)
+    teacher = models.ema if objective.recipe.teacher == "ema" else models.online
     # An averaged teacher has the student's dropout masks as well.
     with (
         record_function("teacher"),
@@ -195,7 +190,6 @@ def couple(
         noise: as the coupling arranged it, [b, c, h, w].
         level: noise levels at which a data endpoint is made, [b].
         uniform: in [0, 1), for couplings that choose at random, [b].
-        objective: the recipe's loss.
         step: k, on which the share of generator-induced pairs depends.
     """
     online, average = (_predictor(model, objective) for model in models[:2])
@@ -206,7 +200,7 @@ def couple(
         batch.labels,
         level=level,
         predictors=Predictors(online, average, frozen),
-        progress=step / objective.total_steps,
+        progress=step / objective.recipe.steps,
         uniform=uniform,
     )
     return pair
@@ -227,7 +221,7 @@ def _in_mode(module: nn.Module, training: bool) -> Iterator[None]:
 
 def _predictor(model: ConsistencyModel, objective: Objective) -> Predictor:
     """f(x_r, r) of ``model`` without gradient; the data itself where r = 0, since ln(r)/4 has no value."""
-    boundary = objective.boundary.training
+    boundary = objective.recipe.boundary.training
 
     @torch.no_grad()
     def predict(data: Tensor, noise: Tensor, level: Tensor, labels: Tensor | None) -> Tensor:

@@ -63,7 +63,7 @@ class Mine(Coupling):
     "kernel": Example(
         """
 from couplet.config.recipes import KernelConfig
-from couplet.kernels.variance_exploding import VarianceExploding
+from couplet.kernels import VarianceExploding
 
 class MineConfig(KernelConfig):
     implementation: ClassVar[str] = "mine:Mine"
@@ -80,7 +80,7 @@ class Mine(VarianceExploding):
         """
 import torch
 from couplet.config.recipes import ScheduleConfig
-from couplet.schedules.base import Schedule
+from couplet.schedules import Schedule
 
 class MineConfig(ScheduleConfig):
     implementation: ClassVar[str] = "mine:Mine"
@@ -120,7 +120,7 @@ def mine(config, *, dimensions):
     "weighting": Example(
         """
 from couplet.config.recipes import WeightingConfig
-from couplet.losses.weighting import Weighting
+from couplet.losses import Weighting
 
 class MineConfig(WeightingConfig):
     implementation: ClassVar[str] = "mine:Mine"

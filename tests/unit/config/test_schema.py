@@ -23,7 +23,7 @@ VALIDATOR = Draft202012Validator(schema())
 
 def test_written_schema_is_the_present_one():
     written = json.loads((ROOT / "workflow/schemas/params.schema.json").read_text())
-    assert written == schema(), "run `make schema`"
+    assert written == schema(), "run `make generate`"
 
 
 def test_schema_is_one():

@@ -206,7 +206,7 @@ def test_entry_that_occurs_twice_in_the_grid(key, params_content, refused):
     params_content["table1"][key] *= 2
     message = refused(params_content)
     assert f"table1.{key}" in message
-    assert "once" in message
+    assert "must not repeat" in message
 
 
 ODD = [None, 3, -1.5, True, "text", "", [], [3], [None], [[]], {}, {"a": 1}, {"kind": []}, [{"a": 1}]]

@@ -6,7 +6,7 @@ import torch
 from couplet.config.couplings import CouplingConfig, MinibatchCouplingConfig
 from couplet.config.variants import build
 from couplet.couplings.base import Setting
-from couplet.couplings.minibatch_ot import assignment
+from couplet.couplings.minibatch import assignment
 
 KINDS = sorted(
     kind for kind, config in CouplingConfig.family.items() if issubclass(config, MinibatchCouplingConfig)

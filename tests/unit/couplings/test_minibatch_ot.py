@@ -8,7 +8,7 @@ import torch
 from couplet.config.couplings import MinibatchOTConfig
 from couplet.config.variants import build
 from couplet.couplings.base import Setting
-from couplet.couplings.minibatch_ot import assignment
+from couplet.couplings.minibatch import assignment
 
 
 def cost(images, noise, permutation, sigma=80.0):

@@ -6,8 +6,7 @@ import torch
 from couplet.config.couplings import ProjectedConfig
 from couplet.config.variants import build
 from couplet.couplings.base import Setting
-from couplet.couplings.minibatch_ot import assignment
-from couplet.couplings.projected import sorted_along
+from couplet.couplings.minibatch import assignment, sorted_along
 
 
 def gain(images, noise, permutation):

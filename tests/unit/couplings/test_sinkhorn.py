@@ -5,8 +5,7 @@ import itertools
 import pytest
 import torch
 
-from couplet.couplings.minibatch_ot import assignment
-from couplet.couplings.sinkhorn import greedy, transport_plan
+from couplet.couplings.minibatch import assignment, greedy, transport_plan
 
 
 @pytest.fixture

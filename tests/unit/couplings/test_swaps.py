@@ -8,8 +8,7 @@ import torch
 from couplet.config.couplings import SwapsConfig
 from couplet.config.variants import build
 from couplet.couplings.base import Setting
-from couplet.couplings.minibatch_ot import assignment
-from couplet.couplings.swaps import swapped
+from couplet.couplings.minibatch import assignment, swapped
 
 
 def cost(images, noise, permutation, sigma=80.0):

@@ -18,7 +18,7 @@ from couplet.config.datasets import ImagesConfig
 from couplet.data.archive import Archive
 from couplet.data.sources.base import hold_out
 from couplet.errors import UserError
-from couplet.stages.prepare import prepare
+from stage_functions import prepare
 
 
 def pixels(seed, height=8, width=8, channels=3):

@@ -199,7 +199,7 @@ def test_batches_ahead_are_those_drawn_one_by_one(start, stop, ahead):
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 @pytest.mark.parametrize("taken", [1, 3, 9])

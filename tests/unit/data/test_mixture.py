@@ -12,7 +12,7 @@ from couplet.data.archive import Archive
 from couplet.data.loader import to_float
 from couplet.data.sources.base import read
 from couplet.reporting.preview import scatter
-from couplet.stages.prepare import prepare
+from stage_functions import prepare
 
 NOWHERE = Path("no-such-folder")
 

@@ -24,11 +24,11 @@ from torchvision.datasets import imagenet
 
 from couplet.config.datasets import DatasetConfig
 from couplet.data.archive import Archive
-from couplet.data.crops import CROPS
 from couplet.data.sources import published
-from couplet.data.sources.originals import Original, fetch
+from couplet.data.sources.decoding import CROPS
+from couplet.data.sources.published import DRIVE, Original, fetch
 from couplet.errors import UserError
-from couplet.stages.prepare import prepare
+from stage_functions import prepare
 
 GET = requests.get
 
@@ -200,14 +200,14 @@ def test_full_disk_is_named(tmp_path, server, full_disk):
     assert not list((tmp_path / "raw").iterdir())
 
 
-def test_google_drive_is_the_last_place(tmp_path, no_network, monkeypatch):
+def test_google_drive_is_a_place(tmp_path, no_network, monkeypatch):
     def download(key, root, name):
         no_network.append(key)
         assert not (Path(root) / name).exists(), "torchvision keeps an existing file"
         (Path(root) / name).write_bytes(b"x")
 
     monkeypatch.setattr("torchvision.datasets.utils.download_file_from_google_drive", download)
-    fetch(tmp_path, Original("f", f"md5:{md5(b'x')}", ("http://first/f",), drive="key"))
+    fetch(tmp_path, Original("f", f"md5:{md5(b'x')}", ("http://first/f", f"{DRIVE}key")))
     assert no_network == ["http://first/f", "key"]
     assert (tmp_path / "f").read_bytes() == b"x"
 
@@ -304,7 +304,7 @@ def test_celeba_splits_are_the_official_ones(tmp_path, monkeypatch):
     for split, part in (("train", 0), ("test", 2)):
         chosen = [i for i in range(6) if parts[i] == part]
         for image, i in zip(archive.split(split).images, chosen, strict=True):
-            crop = CROPS["resize-center-crop-lanczos"](Image.open(io.BytesIO(jpegs[i])), 64)
+            crop = CROPS["resize-center-crop-lanczos"][0](Image.open(io.BytesIO(jpegs[i])), 64)
             assert np.array_equal(image, np.asarray(crop))
 
 
@@ -339,10 +339,9 @@ def test_church(tmp_path, church, monkeypatch, held):
     card, archive = prepared(tmp_path, "church64", test_images=held)
     assert card.counts == ({"train": 7, "test": 3} if held else {"train": 10})
     assert card.originals == {"church_outdoor_train_lmdb.zip": digest}
-    wanted = [
-        np.asarray(CROPS["resize-center-crop-lanczos"](Image.open(io.BytesIO(image)), 64)) for image in images
-    ]
-    found = np.concatenate([archive.split(name).images for name in archive.splits])
+    crop, _ = CROPS["resize-center-crop-lanczos"]
+    wanted = [np.asarray(crop(Image.open(io.BytesIO(image)), 64)) for image in images]
+    found = np.concatenate([archive.split(name).images for name in sorted(card.counts, reverse=True)])
     assert sorted(map(bytes, found)) == sorted(map(bytes, wanted))
     if not held:
         assert np.array_equal(found, wanted)
@@ -441,7 +440,7 @@ def test_ilsvrc_unpacked(tmp_path, monkeypatch, kind, settings, crop, size):
     assert (card.classes, card.counts) == (("n01", "n02"), {"train": 3, "test": 2})
     assert (archive.train.labels.tolist(), archive.split("test").labels.tolist()) == ([0, 0, 1], [0, 1])
     for image, name in zip(archive.train.images, ["n01/a", "n01/b", "n02/c"], strict=True):
-        assert np.array_equal(image, np.asarray(CROPS[crop](Image.fromarray(images[name]), size)))
+        assert np.array_equal(image, np.asarray(CROPS[crop][0](Image.fromarray(images[name]), size)))
     assert f"{size}×{size} by {crop}" in card.source
 
 

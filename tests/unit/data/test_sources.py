@@ -12,7 +12,7 @@ from couplet.config.datasets import DatasetConfig, DigitsConfig, ImagesConfig, M
 from couplet.data.archive import Archive, Split
 from couplet.data.sources.base import Source, read
 from couplet.errors import UserError
-from couplet.stages.prepare import prepare
+from stage_functions import prepare
 
 NOWHERE = Path("no-such-folder")
 

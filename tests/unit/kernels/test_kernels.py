@@ -7,9 +7,7 @@ import torch
 
 from couplet.config.recipes import LinearInterpolationConfig, VarianceExplodingConfig
 from couplet.config.variants import build
-from couplet.kernels.base import time_embedding_input
-from couplet.kernels.linear_interpolation import LinearInterpolation
-from couplet.kernels.variance_exploding import VarianceExploding
+from couplet.kernels import LinearInterpolation, VarianceExploding, time_embedding_input
 
 SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 0.002, 80.0, 0.5
 KINDS = [VarianceExploding, LinearInterpolation]

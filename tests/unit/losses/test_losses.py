@@ -8,7 +8,7 @@ import torch
 
 from couplet.config import recipes as config
 from couplet.config.variants import build
-from couplet.losses.distance import elementwise_pseudo_huber, ict_c, pseudo_huber, squared_l2
+from couplet.losses import elementwise_pseudo_huber, ict_c, pseudo_huber, squared_l2
 
 DISTANCES = {
     "squared_l2": squared_l2,

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from couplet.config.extractors import DinoV2Config
+from couplet.config.variants import build
 from couplet.errors import UserError
 from couplet.files import sha256
 from couplet.metrics.extractor.dinov2 import DinoV2Extractor, positions_at
@@ -123,5 +124,6 @@ def test_without_timm(tmp_path, monkeypatch):
     path = tmp_path / "vit.safetensors"
     save_file(network(224).state_dict(), path)
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"extractor dinov2 needs timm .*: pip install timm$"):
-        extractor(path)
+    config = DinoV2Config(architecture="test_vit", weights=str(path), sha256=sha256(path))
+    with pytest.raises(UserError, match=r"extractor dinov2: timm is not installed; pip install timm$"):
+        build(config, path.parent, CPU)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,33 +11,33 @@ import pytest
 import torch
 from metric_helpers import moments
 
-from couplet.config import Cell, Measurement
-from couplet.config.datasets import DigitsConfig
+from couplet.config.cells import Measurement
 from couplet.config.extractors import InceptionConfig
 from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
 from couplet.data.archive import Archive
 from couplet.errors import UserError
-from couplet.files import sha256
+from couplet.files import sha256, write_json
 from couplet.metrics.distances import frechet_distance
 from couplet.metrics.extractor.base import load_extractor
 from couplet.metrics.precision_recall import precision_recall
+from couplet.plan.layout import in_folder
+from couplet.plan.stages import RUN, STAGES, Settings
+from couplet.process import Context, silent
+from couplet.provenance.record import Recorder, archive_digests, digests
 from couplet.stages import evaluate, select
-from couplet.stages.features import features
-from couplet.stages.reference import reference
+from stage_functions import features, reference
 
 CPU = torch.device("cpu")
 COUNT = 24
 
 
 @pytest.fixture
-def place(make_archive, narrow_inception_file, tmp_path, monkeypatch):
+def place(make_archive, make_training, narrow_inception_file, tmp_path):
     """Features and statistics of colour images without a test split, samples of two NFE, and settings."""
-    for stage in (evaluate, select):
-        monkeypatch.setattr(stage, "check_trained", lambda settings, train: None)
     config = InceptionConfig(weights=str(narrow_inception_file), sha256=sha256(narrow_inception_file))
     data = make_archive(train=30, channels=3, classes=())
-    features(config, data, tmp_path / "features", CPU)
-    reference(data, tmp_path / "features", tmp_path / "reference", CPU, lambda done: None)
+    features(config, data, tmp_path / "features")
+    reference(data, tmp_path / "features", tmp_path / "reference")
     (tmp_path / "samples").mkdir()
     for nfe in (1, 2):
         samples = np.random.default_rng(nfe).integers(0, 256, (COUNT, 8, 8, 3), dtype=np.uint8)
@@ -45,40 +46,50 @@ def place(make_archive, narrow_inception_file, tmp_path, monkeypatch):
     measurement = Measurement(
         mid_sigmas=(0.8,),
         boundary=False,
-        dataset=DigitsConfig(),
-        features=config,
         sample=SampleConfig(samples=COUNT, nfe=(1, 2)),
         select=SelectConfig(),
         evaluate=EvaluateConfig(
             metrics={"fd": {}, "kid": {"subsets": 2}, "is": {"splits": 4}, "precision_recall": {}}
         ),
     )
-    cell = Cell(dataset="digits", recipe="tiny", coupling="independent")
-    settings = SimpleNamespace(cell=cell, key="87654321")
-    return SimpleNamespace(folder=tmp_path, data=data, settings=settings, measurement=measurement)
+    training = make_training()
+    write_json(tmp_path / "train" / "config.json", training.model_dump(mode="json"))
+    settings = Settings.of(training, measurement=measurement, extractor=config)
+    outputs = {stage: in_folder(tmp_path, stage) for stage in RUN} | {"prepare": data}
+    config_file = digests(outputs["train"] / "config.json")
+    made = {
+        "train": config_file,
+        "select": digests(outputs["select"]),
+        "sample": digests(outputs["sample"]),
+    }
+    for stage, files in made.items():
+        reads = {read: outputs[read] for read in STAGES[stage].reads}
+        used = {"train": archive_digests(Archive(data)), "select": digests(outputs["reference"])}
+        inputs = {**used.get(stage, {}), **(config_file if stage != "train" else {})}
+        inputs |= digests(outputs["features"]) if stage == "select" else {}
+        inputs |= digests(outputs["select"]) if stage == "sample" else {}
+        Recorder(stage, settings, outputs[stage], CPU, reads=reads).write(inputs=inputs, outputs=files)
+    return SimpleNamespace(folder=tmp_path, data=data, settings=settings, config=config)
 
 
-def run(place, advance=lambda done: None) -> dict[str, float]:
-    folders = [place.folder / name for name in ("train", "selection.json", "samples", "features")]
-    return evaluate.evaluate(
-        place.settings,
-        place.measurement,
-        *folders,
-        place.folder / "reference",
-        place.folder / "out",
-        CPU,
-        advance,
-    )
+def run(place, show=silent) -> dict[str, float]:
+    paths = {STAGES[read].option: in_folder(place.folder, read) for read in STAGES["evaluate"].reads}
+    evaluate.run(Context(show=show), place.settings, **paths, out=place.folder / "out" / "evaluation.json")
+    return json.loads((place.folder / "out" / "evaluation.metrics.json").read_text())
 
 
 def test_numbers_stand_in_columns_of_their_extractor(place):
-    done = []
-    metrics = run(place, done.append)
-    suffix = place.measurement.features.sha256[:8]
+    shown = []
+
+    @contextmanager
+    def show(title, total):
+        yield lambda done, words: shown.append((done, total))
+
+    metrics = run(place, show)
+    suffix = place.config.sha256[:8]
     names = ("fid", "kid", "is", "is_std", "precision", "recall")
     assert set(metrics) == {f"{name}_{suffix}_nfe{nfe}" for name in names for nfe in (1, 2)}
-    assert json.loads((place.folder / "out" / "metrics.json").read_text()) == metrics
-    assert sum(done) == evaluate.images_to_evaluate(place.measurement) == 2 * COUNT
+    assert shown[-1] == (2 * COUNT, 2 * COUNT)
 
     extractor = load_extractor(place.folder / "features", CPU)
     real = extractor(Archive(place.data).train.images).values
@@ -92,7 +103,7 @@ def test_numbers_stand_in_columns_of_their_extractor(place):
 def test_the_evaluation_lists_its_numbers(place):
     metrics = run(place)
     numbers = json.loads((place.folder / "out" / "evaluation.json").read_text())["numbers"]
-    suffix = place.measurement.features.sha256[:8]
+    suffix = place.config.sha256[:8]
     assert {"metric", "extractor", "nfe", "seed", "value"} == set(numbers[0])
     assert {(row["extractor"], row["seed"]) for row in numbers} == {(f"inception_{suffix}", 0)}
     assert [row["nfe"] for row in numbers] == [1] * 6 + [2] * 6
@@ -104,7 +115,7 @@ def test_the_evaluation_lists_its_numbers(place):
 def test_the_evaluation_says_what_it_compared_with(place):
     run(place)
     content = json.loads((place.folder / "out" / "evaluation.json").read_text())
-    digest = place.measurement.features.sha256
+    digest = place.config.sha256
     assert content["reference"] == {
         "split": "train",
         "images": 30,
@@ -121,9 +132,9 @@ def test_the_evaluation_says_what_it_compared_with(place):
 
 
 def test_features_of_other_settings_are_refused(place):
-    other = place.measurement.features.model_copy(update={"mode": "legacy_tensorflow"})
-    place.measurement = place.measurement.model_copy(update={"features": other})
-    with pytest.raises(UserError, match="other settings than the parameter file's inception"):
+    other = place.config.model_copy(update={"mode": "legacy_tensorflow"})
+    place.settings = place.settings._replace(extractor=other)
+    with pytest.raises(UserError, match="made with mode = clean, this needs legacy_tensorflow"):
         run(place)
 
 
@@ -131,11 +142,11 @@ def test_features_pin_the_weights_and_do_not_copy_them(place):
     folder = place.folder / "features"
     assert [path.name for path in folder.iterdir()] == ["card.json"]
     card = json.loads((folder / "card.json").read_text())
-    assert card["sha256"] == place.measurement.features.sha256
+    assert card["sha256"] == place.config.sha256
     assert card["name"] == f"inception-{card['sha256'][:8]}"
 
 
 def test_selection_on_a_split_that_is_not_there(place):
-    folders = [place.folder / name for name in ("train", "features", "reference", "out.json")]
+    paths = {STAGES[read].option: in_folder(place.folder, read) for read in STAGES["select"].reads}
     with pytest.raises(UserError, match=r"test\.safetensors: cannot be read .* set select\.split: train"):
-        select.select(place.settings, place.measurement, *folders, CPU, lambda done: None)
+        select.run(Context(), place.settings, **paths, out=place.folder / "out.json")

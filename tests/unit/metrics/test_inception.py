@@ -14,12 +14,11 @@ from PIL import Image
 from pooch import HTTPDownloader
 from torch.nn import functional as F
 
-from couplet.config.extractors import INCEPTION_TORCHSCRIPT, InceptionConfig
+from couplet.config.extractors import ADDRESSES, INCEPTION_TORCHSCRIPT, InceptionConfig
 from couplet.errors import UserError
 from couplet.files import sha256
 from couplet.metrics.distances import frechet_distance
 from couplet.metrics.extractor.inception import InceptionExtractor
-from couplet.metrics.extractor.weights import ADDRESSES
 from couplet.metrics.measure import measure
 
 CPU = torch.device("cpu")

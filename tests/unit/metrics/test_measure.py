@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,8 @@ from couplet.config.extractors import ClassifierConfig, DinoV2Config, ExtractorC
 from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError
 from couplet.metrics.extractor.base import Extractor, ahead, load_extractor
-from couplet.metrics.measure import evenly_spaced, measure
-from couplet.metrics.reference import Reference, load_reference, save_reference
-from couplet.stages import reference as stage
-from couplet.stages.features import features
+from couplet.metrics.measure import Measured, evenly_spaced, load_reference, measure, save_reference
+from stage_functions import features, recorded, reference
 
 CPU = torch.device("cpu")
 SMALL = ClassifierConfig(channels=(4,), features=3, steps=5, batch=8)
@@ -107,12 +106,17 @@ def test_what_goes_wrong_in_a_thread_is_raised(mapped):
 
 
 def test_reference_writes_each_split_that_there_is(make_archive, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "measure", lambda *a, **k: measure(*a, most=10, **k))
+    monkeypatch.setattr("couplet.stages.reference.measure", lambda *a, **k: measure(*a, most=10, **k))
     data, folder, out = make_archive(train=41, test=12), tmp_path / "features", tmp_path / "out"
-    features(SMALL, data, folder, CPU)
-    done = []
-    stage.reference(data, folder, out, CPU, done.append)
-    assert sum(done) == stage.images_of(data) == 53
+    features(SMALL, data, folder)
+    shown = []
+
+    @contextmanager
+    def show(title, total):
+        yield lambda done, words: shown.append((done, total))
+
+    reference(data, folder, out, show)
+    assert shown[-1] == (53, 53)
     extractor = load_extractor(folder, CPU)
     train = load_reference(out / "train.safetensors", extractor)
     everything = extractor(Archive(data).train.images).values
@@ -128,15 +132,16 @@ def test_reference_writes_each_split_that_there_is(make_archive, tmp_path, monke
     }
     assert load_reference(out / "test.safetensors", extractor).moments.count == 12
     # the same folder for data without a test split
-    stage.reference(make_archive(name="other", train=20), folder, out, CPU, ignore)
+    reference(recorded(make_archive(name="other", train=20)), folder, out)
     assert [p.name for p in out.iterdir()] == ["train.safetensors"]
 
 
 def test_statistics_of_another_extractor_are_refused(tmp_path):
     path = tmp_path / "train.safetensors"
     numbers = np.random.default_rng(0).normal(size=(9, 3)).astype("f4")
-    save_reference(path, Reference("train", Channels().name, Channels().digest, numbers, moments(numbers)))
-    assert load_reference(path, Channels()).split == "train"
+    measured = Measured(moments(numbers), numbers, None)
+    save_reference(path, measured, split="train", extractor=Channels())
+    assert load_reference(path, Channels()).described["split"] == "train"
     with pytest.raises(UserError, match=r"made with extractor classifier-abababab .*cdcdcdcd"):
         load_reference(path, Channels("cd" * 32))
     path.write_bytes(b"else")

@@ -15,10 +15,8 @@ from couplet.errors import UserError
 from couplet.metrics.distances import frechet_distance
 from couplet.metrics.extractor.base import load_extractor
 from couplet.metrics.extractor.values import ValuesExtractor
-from couplet.metrics.reference import load_reference
-from couplet.stages.features import extractor_of, features
-from couplet.stages.prepare import prepare
-from couplet.stages.reference import reference
+from couplet.metrics.measure import load_reference
+from stage_functions import features, prepare, reference
 
 CPU = torch.device("cpu")
 
@@ -54,11 +52,11 @@ def test_distance_of_two_gaussians(extractor, first, second):
 
 def test_stages_write_a_card_and_the_moments_of_the_points(tmp_path):
     prepare("toy", MixtureConfig(points=60, test_points=20), out=tmp_path / "toy", raw=tmp_path)
-    card = features(ValuesConfig(), tmp_path / "toy", tmp_path / "made", CPU)
+    card = features(ValuesConfig(), tmp_path / "toy", tmp_path / "made")
     assert (card["kind"], card["name"], card["config"]) == ("values", "values-e3b0c442", {"kind": "values"})
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["card.json"]
-    made = extractor_of(tmp_path / "made", ExtractorConfig.parse({"kind": "values"}), CPU)
-    reference(tmp_path / "toy", tmp_path / "made", tmp_path / "out", CPU, lambda done: None)
+    made = load_extractor(tmp_path / "made", CPU)
+    reference(tmp_path / "toy", tmp_path / "made", tmp_path / "out")
     statistics = load_reference(tmp_path / "out/train.safetensors", made)
     points = Archive(tmp_path / "toy").train.images.reshape(60, 2) / 127.5 - 1
     np.testing.assert_allclose(statistics.moments.mean, points.mean(0), atol=1e-6)
@@ -78,7 +76,7 @@ def test_images_of_too_many_values_are_refused(extractor, tmp_path):
     split = Split(large, np.zeros(2, np.int64))
     write(tmp_path / "faces", dataset="faces", source="none", classes=(), splits={"train": split})
     with pytest.raises(UserError, match=f"faces: faces: {message}"):
-        features(ValuesConfig(), tmp_path / "faces", tmp_path / "made", CPU)
+        features(ValuesConfig(), tmp_path / "faces", tmp_path / "made")
     assert not (tmp_path / "made").exists()
 
 
@@ -86,7 +84,7 @@ def test_classifier_learns_points(tmp_path):
     """Images of one pixel go through convolutions too."""
     prepare("toy", MixtureConfig(points=500, test_points=100), out=tmp_path / "toy", raw=tmp_path)
     settings = ExtractorConfig.parse({"kind": "classifier", "steps": 100})
-    card = features(settings, tmp_path / "toy", tmp_path / "made", CPU)
+    card = features(settings, tmp_path / "toy", tmp_path / "made")
     assert card["test_accuracy"] > 0.95
     images = Archive(tmp_path / "toy").split("test").images
     assert load_extractor(tmp_path / "made", CPU)(images).values.shape == (100, 64)

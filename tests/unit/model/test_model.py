@@ -13,7 +13,7 @@ from couplet.config.recipes import KernelConfig
 from couplet.config.variants import build as build_variant
 from couplet.couplings.base import Setting
 from couplet.errors import UserError
-from couplet.kernels.linear_interpolation import LinearInterpolation
+from couplet.kernels import LinearInterpolation
 from couplet.model import ConsistencyModel, ImageShape, Saved, build, load, resized, save
 from couplet.networks.base import Network
 from couplet.networks.edm2 import EDM2

@@ -207,7 +207,7 @@ def test_builds_without_memory(kind: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"resolution": 0}, "resolution 0"),
+        ({"resolution": 0}, "resolution is 0"),
         ({"in_channels": 0}, "in_channels is 0"),
         ({"out_channels": -1}, "out_channels is -1"),
         ({"num_classes": -1}, "num_classes is -1"),

@@ -18,9 +18,8 @@ from couplet.config.networks import (
 )
 from couplet.config.variants import build
 from couplet.networks.base import Network
-from couplet.networks.blocks import Conv2d, Init
+from couplet.networks.blocks import Conv2d, FourierEmbedding, Init, MPFourier, PositionalEmbedding
 from couplet.networks.edm2 import mp_cat, mp_silu, mp_sum, normalize
-from couplet.networks.embeddings import FourierEmbedding, MPFourier, PositionalEmbedding
 
 SMALL: dict[str, Any] = {"model_channels": 16, "channel_mult": (1, 2), "num_blocks": 1}
 INIT = Init("kaiming_uniform", bias=1.0)

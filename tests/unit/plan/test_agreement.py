@@ -109,3 +109,13 @@ def test_names_of_a_cell_are_options_of_commands_that_train():
     names = set(Params.model_fields) & {"dataset", "recipe", "kernel", "coupling", "seed"}
     for command in (train, run):
         assert names <= set(inspect.signature(command).parameters)
+
+
+def test_a_study_s_run_may_be_changed(tmp_path):
+    """A file with a base, a name of that base and settings of `couplet run` from the command line."""
+    path = ROOT / "workflow/studies/gc-mu.yaml"
+    changes = ["coupling=generator", "couplings.generator.mu=0.4", "recipes.ict.steps=5"]
+    (tmp_path / "params.yaml").write_text(standalone(path, None, changes))
+    for params in (resolve(path, None, changes), resolve(tmp_path / "params.yaml")):
+        training = params.training(params.experiment)
+        assert (training.coupling.mu, training.recipe.steps, training.recipe.network.kind) == (0.4, 5, "mlp")

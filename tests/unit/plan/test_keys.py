@@ -1,15 +1,22 @@
-"""Keys change with what they stand for and with nothing else; folders are named by them."""
+"""Cache keys change with what they stand for and with nothing else; folders are named by them."""
 
 import copy
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from couplet.config import Params, Training
-from couplet.config.layout import Layout, checkpoint_name
+from couplet.config.cells import Training
+from couplet.config.params import Params
 from couplet.config.recipes import Recipe
-from couplet.config.sources import code_of
+from couplet.config.stages import TrainConfig
+from couplet.config.yaml12 import dump_yaml
+from couplet.plan.layout import Layout, checkpoint_name
+from couplet.plan.stages import STAGES, Settings, key_of
+from couplet.plan.summaries import figure_key, table_key
 
 WEIGHTS = {
     "cell.seed": 1,
@@ -40,13 +47,14 @@ WEIGHTS = {
     "recipe.nonfinite_gradients": "zero",
     "recipe.init_from": "edm.safetensors",
     "recipe.frozen_from": "model.safetensors",
+    "kernel": "li",
     "coupling.kl_weight": 10.0,
     "coupling.encoder.num_blocks": 2,
-    "train.snapshots": 7,
+    "train.snapshots": 3,
     "train.precision": "bf16",
     "train.compile": True,
 }
-"""Settings that decide the weights, or which of them are kept, each with another value."""
+"""Settings that decide the weights, or which of them are saved, each with another value."""
 
 REST = {
     "recipe.published_as": "iCT",
@@ -71,36 +79,85 @@ def changed(training, dotted, value):
     return Training.model_validate(content)
 
 
+def key(training):
+    return key_of("train", Settings.of(training))
+
+
 @pytest.mark.parametrize("dotted", WEIGHTS)
-def test_key_changes_with_the_weights(make_training, dotted):
+def test_key_of_a_run_changes_with_the_weights(make_training, dotted):
     training = make_training("vae")
-    assert changed(training, dotted, WEIGHTS[dotted]).key != training.key
+    assert key(changed(training, dotted, WEIGHTS[dotted])) != key(training)
 
 
 @pytest.mark.parametrize("dotted", REST)
-def test_key_does_not_change_with_the_rest(make_training, dotted):
+def test_key_of_a_run_does_not_change_with_the_rest(make_training, dotted):
     training = make_training("vae")
-    assert changed(training, dotted, REST[dotted]).key == training.key
+    assert key(changed(training, dotted, REST[dotted])) == key(training)
 
 
-def test_every_setting_of_a_recipe_is_in_one_of_the_lists():
-    named = {dotted.split(".")[1] for dotted in (*WEIGHTS, *REST) if dotted.startswith("recipe.")}
-    assert named == set(Recipe.model_fields)
+@pytest.mark.parametrize(("section", "model"), [("recipe", Recipe), ("train", TrainConfig)])
+def test_every_setting_is_in_one_of_the_lists(section, model):
+    named = {dotted.split(".")[1] for dotted in (*WEIGHTS, *REST) if dotted.startswith(f"{section}.")}
+    assert named == set(model.model_fields)
 
 
-def test_all_keys_differ(make_training):
+def test_all_keys_differ(make_training, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("edm.safetensors", "model.safetensors"):
+        Path(name).write_text(name)
     training = make_training("vae")
-    keys = {changed(training, dotted, value).key for dotted, value in WEIGHTS.items()}
-    assert len(keys | {training.key}) == len(WEIGHTS) + 1
-
-
-def test_key_is_that_of_the_time_before_precision_could_be_chosen(make_training):
-    """Defaults are left out, so that what is trained already is found again."""
-    assert not {"precision", "compile", "microbatch"} & set(make_training().deciding["train"])
+    keys = {key(changed(training, dotted, value)) for dotted, value in WEIGHTS.items()}
+    assert len(keys | {key(training)}) == len(WEIGHTS) + 1
 
 
 def test_key_does_not_depend_on_how_a_number_is_written(make_training):
-    assert make_training(sigma_max=80).key == make_training(sigma_max=80.0).key
+    assert key(make_training(sigma_max=80)) == key(make_training(sigma_max=80.0))
+
+
+def test_snapshots_count_by_their_steps(make_training):
+    """Six snapshots of four steps are four: the same ones."""
+    of = [key(make_training(train={"snapshots": count}, steps=4)) for count in (3, 4, 6)]
+    assert of[0] != of[1] == of[2]
+
+
+@pytest.mark.parametrize("setting", ["init_from", "frozen_from"])
+class TestFilesOfWeights:
+    """They count by their content, wherever they lie."""
+
+    @pytest.fixture
+    def key_with(self, setting, make_training):
+        return lambda path: key(make_training(**{setting: str(path)}))
+
+    def test_rewritten_file_is_another(self, key_with, tmp_path):
+        """Of the same size too, and with its times put back."""
+        path = tmp_path / "weights.safetensors"
+        path.write_bytes(b"first")
+        before, times = key_with(path), path.stat()
+        path.write_bytes(b"other")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        after = key_with(path)
+        assert after != before
+        path.write_bytes(b"first")
+        assert key_with(path) == before
+
+    def test_path_and_times_do_not_count(self, key_with, tmp_path, monkeypatch):
+        path, moved = tmp_path / "a" / "weights.safetensors", tmp_path / "other"
+        path.parent.mkdir()
+        path.write_bytes(b"first")
+        before = key_with(path)
+        os.utime(path, (0, 0))
+        assert key_with(path) == before
+        path.rename(moved)
+        assert key_with(moved) == before
+        monkeypatch.chdir(tmp_path)
+        assert key_with("other") == before
+
+    def test_absent_file_has_a_key_of_its_own(self, key_with, tmp_path):
+        path = tmp_path / "weights.safetensors"
+        before = key_with(path)
+        assert before == key_with(tmp_path / "elsewhere")
+        path.write_bytes(b"first")
+        assert key_with(path) != before
 
 
 @pytest.fixture
@@ -120,85 +177,128 @@ def layout(params_content):
     return make
 
 
-def folders(layout):
-    cell = layout.params.experiment.model_copy(update={"coupling": "vae"})
-    return {
-        "data": layout.data("digits"),
-        "features": layout.features("digits", "classifier"),
-        "reference": layout.reference("digits", "classifier"),
-        "run": layout.run(cell),
-        "train": layout.train(cell),
-        "evaluation": layout.evaluation(cell, "classifier"),
-    }
+def keys(layout, coupling="vae"):
+    """The keys of a cell's outputs by stage, with the cell's probe."""
+    cell = layout.params.experiment.model_copy(update={"coupling": coupling})
+    probe = key_of("probe", layout.settings(cell, probe="gradient"))
+    return {**layout.keys(cell, "classifier"), "probe": probe}
+
+
+def difference(before, after):
+    return {stage for stage in before if before[stage] != after[stage]}
+
+
+ALL = set(STAGES)
+MEASURED = {"select", "sample", "evaluate"}
+RUN = {"train", "probe", *MEASURED}
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "stages"),
+    [
+        ("datasets.digits.test_images", 100, ALL),
+        ("features.classifier.steps", 5, {"features", "reference", *MEASURED}),
+        ("recipes.ict.steps", 5, RUN),
+        ("recipes.ict.mid_sigmas", [0.5], MEASURED),
+        ("recipes.ict.boundary.sampling", False, MEASURED),
+        ("recipes.ecm.steps", 5, set()),
+        ("couplings.vae.kl_weight", 5.0, RUN),
+        ("couplings.generator.mu", 0.25, set()),
+        ("every_recipe", {"steps": 5}, RUN),
+        ("select.samples", 500, MEASURED),
+        ("select.split", "train", MEASURED),
+        ("raw", "originals", set()),
+        ("sample.samples", 500, {"sample", "evaluate"}),
+        ("sample.nfe", [1], MEASURED),
+        ("sample.batch", 50, set()),
+        ("sample.quantise", "truncate", MEASURED),
+        ("evaluate.metrics.kid.subsets", 5, {"evaluate"}),
+        ("evaluate.metrics.precision_recall", {}, {"evaluate"}),
+        ("probes.gradient.batches", 5, {"probe"}),
+        ("train.log_every", 5, set()),
+        ("train.snapshots", 5, RUN),
+        ("threads", 2, set()),
+        ("gpus", 2, set()),
+        ("recipes.ict.published_as", "ECM", set()),
+        ("table1.seeds", [5], set()),
+        ("table1.couplings", ["vae"], set()),
+        ("study", None, set()),
+    ],
+)
+def test_a_changed_setting_changes_the_keys_of_what_depends_on_it(layout, dotted, value, stages):
+    assert difference(keys(layout()), keys(layout(dotted, value))) == stages
+
+
+def test_a_coupling_s_settings_leave_other_couplings_alone(layout):
+    before, after = layout(), layout("couplings.vae.kl_weight", 5.0)
+    assert difference(keys(before, "vae"), keys(after, "vae")) == RUN
+    for coupling in {*before.params.couplings} - {"vae"}:
+        assert difference(keys(before, coupling), keys(after, coupling)) == set()
 
 
 def test_names_of_folders(layout):
-    found = folders(layout())
-    assert re.fullmatch(r"results/runs/digits-ict-ve-vae-s0-[0-9a-f]{8}", str(found["run"]))
-    assert found["train"].parent == found["evaluation"].parent == found["run"]
-    assert found["data"].parent == Path("results/data")
-    assert found["data"].name.startswith("digits-")
-    assert len(set(found.values())) == len(found)
+    made = layout()
+    cell = made.params.experiment.model_copy(update={"coupling": "vae"})
+    of, outputs = keys(made), made.outputs(cell, "classifier")
+    run = Path(f"results/runs/digits-ict-ve-vae-s0-{of['train']}")
+    assert outputs == {
+        "prepare": Path(f"results/data/digits-{of['prepare']}"),
+        "features": Path(f"results/features/digits-classifier-{of['features']}"),
+        "reference": Path(f"results/reference/digits-classifier-{of['reference']}"),
+        "train": run / "train",
+        "select": run / f"select-classifier-{of['select']}/selection.json",
+        "sample": run / f"sample-classifier-{of['sample']}/samples",
+        "evaluate": run / f"evaluate-classifier-{of['evaluate']}/evaluation.json",
+    }
+    assert made.probe(cell, "gradient") == run / f"probe-gradient-{of['probe']}/probe.csv"
+    assert all(re.fullmatch("[0-9a-f]{8}", each) for each in of.values())
+    assert len(set(of.values())) == len(of)
 
 
-@pytest.mark.parametrize(
-    ("dotted", "value", "moved"),
-    [
-        ("datasets.digits.test_images", 100, "data features reference run train evaluation"),
-        ("features.classifier.steps", 5, "features reference evaluation"),
-        ("recipes.ict.steps", 5, "run train evaluation"),
-        ("recipes.ict.mid_sigmas", [0.5], "evaluation"),
-        ("recipes.ict.boundary.sampling", False, "evaluation"),
-        ("couplings.vae.kl_weight", 5.0, "run train evaluation"),
-        ("couplings.generator.mu", 0.25, ""),
-        ("select.samples", 500, "evaluation"),
-        ("select.split", "train", "evaluation"),
-        ("raw", "originals", ""),
-        ("sample.samples", 500, "evaluation"),
-        ("evaluate.metrics.kid.subsets", 5, "evaluation"),
-        ("train.log_every", 5, ""),
-        ("threads", 2, ""),
-        ("recipes.ict.published_as", "ECM", ""),
-        ("table1.seeds", [5], ""),
-    ],
-)
-def test_a_changed_setting_moves_what_depends_on_it(layout, dotted, value, moved):
-    before, after = folders(layout()), folders(layout(dotted, value))
-    under_run = {"train", "evaluation"}
-    found = {name for name in before if before[name] != after[name]}
-    own = {name for name in found if before[name].name != after[name].name}
-    assert found == set(moved.split())
-    assert found - own <= under_run  # a folder moves with its run, else by a new name of its own
+def test_images_at_a_path_count_by_their_content(layout, tmp_path):
+    folder, moved = tmp_path / "images", tmp_path / "moved"
+    (folder / "a").mkdir(parents=True)
+    image = folder / "a" / "1.png"
+    image.write_bytes(b"first")
+
+    def of(path):
+        return keys(
+            layout(
+                "datasets.digits", {"kind": "images", "path": str(path), "resolution": 8, "test_images": 1}
+            )
+        )
+
+    before, times = of(folder), image.stat()
+    image.write_bytes(b"other")
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert difference(before, of(folder)) == ALL
+    image.write_bytes(b"first")
+    assert of(folder) == before
+    image.rename(folder / "a" / "2.png")
+    assert difference(before, of(folder)) == ALL
+    (folder / "a" / "2.png").rename(image)
+    folder.rename(moved)
+    assert of(moved) == before
 
 
-def test_names_of_checkpoints_sort_like_steps():
-    steps = [0, 5, 50, 999, 1000, 400_000]
-    names = [checkpoint_name(step) for step in steps]
-    assert sorted(names) == names
-    assert all(str(step) in name for step, name in zip(steps, names, strict=True))
+FROZEN = {"kind": "generator", "predictor": "frozen", "pretrained": {"coupling": "independent"}}
 
 
-@pytest.mark.parametrize(
-    ("stage", "moved"),
-    [
-        ("prepare", "data features reference run train evaluation"),
-        ("features", "features reference evaluation"),
-        ("reference", "features reference evaluation"),
-        ("train", "run train evaluation"),
-        ("select", "evaluation"),
-        ("sample", "evaluation"),
-        ("evaluate", "evaluation"),
-        ("table", ""),
-    ],
-)
-def test_edited_code_moves_what_it_makes(layout, monkeypatch, stage, moved):
-    before, key = folders(layout()), layout().table_key()
-    monkeypatch.setattr(
-        "couplet.config.layout.code_of", lambda name: "edited" if name == stage else code_of(name)
-    )
-    after = folders(layout())
-    assert {name for name in before if before[name] != after[name]} == set(moved.split())
-    assert layout().table_key() != key
+def test_run_with_a_frozen_predictor_follows_the_run_that_it_is(layout):
+    before = keys(layout("couplings.lent", FROZEN), "lent")
+    other = copy.deepcopy(FROZEN)
+    other["pretrained"]["progress"] = 0.5
+    assert difference(before, keys(layout("couplings.lent", other), "lent")) == RUN
+    made = layout("couplings", {"lent": FROZEN, "independent": {"kind": "ot"}})
+    assert difference(before, keys(made, "lent")) == RUN
+
+
+def test_frozen_run_has_the_seed_of_its_cell(layout):
+    params = layout("couplings.lent", FROZEN).params
+    cells = [params.experiment.model_copy(update={"coupling": "lent", "seed": seed}) for seed in (0, 1)]
+    frozen = [STAGES["train"].settings(Settings.of(params.training(cell)))["frozen_run"] for cell in cells]
+    assert frozen[0] != frozen[1]
+    assert frozen[1] == key(params.training(cells[1].model_copy(update={"coupling": "independent"})))
 
 
 @pytest.mark.parametrize(
@@ -214,9 +314,58 @@ def test_edited_code_moves_what_it_makes(layout, monkeypatch, stage, moved):
     ],
 )
 def test_key_of_a_table(layout, dotted, value, changes):
-    assert (layout(dotted, value).table_key() != layout().table_key()) == changes
+    assert (table_key(layout(dotted, value)) != table_key(layout())) == changes
 
 
 def test_a_row_has_a_key_of_its_own(layout):
     made = layout()
-    assert made.table_key("digits-ict-ve-vae") != made.table_key() != made.table_key("digits-ict-ve-ot")
+    rows = [table_key(made, f"digits-ict-ve-{coupling}") for coupling in ("vae", "ot")]
+    assert len({*rows, table_key(made)}) == 3
+
+
+STUDY = {
+    "paper": "couplet",
+    "result": "none",
+    "title": "Nothing",
+    "claim": "Nothing.",
+    "source": "nobody",
+    "order": 1,
+    "figure": {"kind": "dots"},
+}
+
+
+def test_key_of_a_figure(layout):
+    made = layout("study", STUDY)
+    assert figure_key(made) == figure_key(layout("study", STUDY))
+    for change in ({"title": "Something"}, {"figure": {"kind": "evaluations"}}, {"numbers": "select"}):
+        assert figure_key(layout("study", STUDY | change)) != figure_key(made)
+
+
+def test_names_of_checkpoints_sort_like_steps():
+    steps = [0, 5, 50, 999, 1000, 400_000]
+    names = [checkpoint_name(step) for step in steps]
+    assert sorted(names) == names
+    assert all(str(step) in name for step, name in zip(steps, names, strict=True))
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from couplet.config.resolve import resolve
+from couplet.plan.layout import Layout
+layout = Layout(resolve(Path(sys.argv[1])), Path("results"))
+print([layout.keys(*measured) for measured in layout.params.measured()])
+"""
+
+
+def test_keys_depend_on_nothing_else(params_content, tmp_path):
+    """Neither on the seed of hashes, nor on the working directory, nor on the environment."""
+    path = tmp_path / "params.yaml"
+    path.write_text(dump_yaml(params_content))
+    printed = set()
+    for seed, folder, locale in (("1", "/", "C"), ("2", tmp_path, "C.UTF-8")):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": locale, "HOME": str(folder)}
+        environment["PYTHONPATH"] = str(Path(__file__).parents[3] / "src")
+        command = [sys.executable, "-c", PROGRAM, str(path)]
+        printed.add(subprocess.check_output(command, cwd=folder, env=environment))
+    assert len(printed) == 1

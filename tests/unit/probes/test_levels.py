@@ -7,7 +7,7 @@ from couplet.config.recipes import KernelConfig, Recipe
 from couplet.config.variants import build
 from couplet.couplings.base import Coupling, Pair
 from couplet.model import ImageShape
-from couplet.probes.levels import Coupled, regulariser, transport_cost
+from couplet.probes.levels import Coupled, estimates, regulariser, transport_cost
 from couplet.training.loop import initial_state
 from couplet.training.step import Batch, Models, build_objective
 
@@ -57,7 +57,7 @@ def squared(a, b):
 
 def test_estimate_is_mean_and_standard_error_over_all_images(make_training):
     model, objective = made(make_training())
-    found = transport_cost(alone(model), batches(), LEVELS, objective=objective, step=0)
+    found = estimates(transport_cost, alone(model), batches(), LEVELS, objective=objective, step=0)
     costs = torch.cat([squared(images, noise) for images, noise in ends()])
     assert [estimate.level for estimate in found] == list(LEVELS)
     for estimate in found:
@@ -67,7 +67,7 @@ def test_estimate_is_mean_and_standard_error_over_all_images(make_training):
 
 def test_cost_of_the_variational_coupling_is_that_of_its_own_noise(make_training):
     model, objective = made(make_training("vae"))
-    found = transport_cost(alone(model), batches(), LEVELS, objective=objective, step=0)
+    found = estimates(transport_cost, alone(model), batches(), LEVELS, objective=objective, step=0)
     costs = []
     for images, noise in ends():
         mean, std = model.coupling.posterior(images, None)
@@ -87,7 +87,7 @@ def test_cost_of_generated_ends_is_that_of_the_level(make_training, predictor):
     for parameter in frozen.parameters():
         parameter.mul_(0.5)
     source = frozen if predictor == "frozen" else model
-    found = transport_cost(alone(model, frozen), batches(), LEVELS, objective=objective, step=3)
+    found = estimates(transport_cost, alone(model, frozen), batches(), LEVELS, objective=objective, step=3)
     for estimate, level in zip(found, LEVELS, strict=True):
         t = torch.full((4,), level)
         costs = [
@@ -95,7 +95,9 @@ def test_cost_of_generated_ends_is_that_of_the_level(make_training, predictor):
         ]
         assert estimate.mean == pytest.approx(torch.cat(costs).mean().item(), rel=1e-4)
     # A draw above mu leaves the image, at every level.
-    as_drawn = transport_cost(alone(model, frozen), batches(uniform=0.9), LEVELS, objective=objective, step=3)
+    as_drawn = estimates(
+        transport_cost, alone(model, frozen), batches(uniform=0.9), LEVELS, objective=objective, step=3
+    )
     assert len({estimate.mean for estimate in as_drawn}) == 1
 
 
@@ -127,7 +129,7 @@ def test_regulariser_is_the_distance_from_the_mean_velocity(name):
     kernel = kernel_of(name)
     model = Signs(kernel, Plain())
     coupled = signs(count=5, size=20)
-    found = regulariser(alone(model), coupled, LEVELS, objective=objective_of(kernel), step=0)
+    found = estimates(regulariser, alone(model), coupled, LEVELS, objective=objective_of(kernel), step=0)
     for estimate, level in zip(found, LEVELS, strict=True):
         values = []
         for batch, noise, _ in coupled:
@@ -149,7 +151,7 @@ def test_regulariser_of_signs_falls_to_that_of_the_noise_alone():
     """At large t x_t says nothing of x: ``E||x||²/t²``."""
     kernel = kernel_of("ve")
     models = alone(Signs(kernel, Plain()))
-    [estimate] = regulariser(models, signs(), [80.0], objective=objective_of(kernel), step=0)
+    [estimate] = estimates(regulariser, models, signs(), [80.0], objective=objective_of(kernel), step=0)
     assert estimate.mean == pytest.approx(64 / 80**2, rel=1e-2)
 
 
@@ -163,7 +165,7 @@ def test_regulariser_counts_pairs_as_they_were_drawn(make_training):
     model, objective = made(training)
     models = alone(model, made(training)[0])
     one, other = (
-        regulariser(models, batches(uniform=uniform), [1.0], objective=objective, step=0)[0].mean
+        estimates(regulariser, models, batches(uniform=uniform), [1.0], objective=objective, step=0)[0].mean
         for uniform in (0.1, 0.9)
     )
     miss = [

@@ -9,10 +9,9 @@ from couplet.config.couplings import CouplingConfig
 from couplet.config.recipes import KernelConfig
 from couplet.config.variants import build as build_variant
 from couplet.couplings.base import Setting
-from couplet.couplings.minibatch_ot import assignment
+from couplet.couplings.minibatch import assignment
 from couplet.model import ConsistencyModel, ImageShape, build
-from couplet.sampling.generate import generate
-from couplet.sampling.multistep import multistep, sample_noise, to_uint8
+from couplet.sampling import generate, multistep, sample_noise, to_uint8
 
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
 LEVELS = [80.0, 0.821, 0.3]

@@ -10,7 +10,7 @@ from scipy import stats
 
 from couplet.config import recipes as config
 from couplet.config.variants import build
-from couplet.schedules.continuous import Continuous, const_mapping, sigmoid_mapping, stage_of
+from couplet.schedules import Continuous, const_mapping, sigmoid_mapping, stage_of
 
 LEVELS = torch.logspace(-3, 2, 400, dtype=torch.float64)
 

@@ -5,8 +5,7 @@ import torch
 
 from couplet.config.recipes import ScheduleConfig, WeightingConfig
 from couplet.config.variants import build
-from couplet.schedules.continuous import Continuous
-from couplet.schedules.denoising import Denoising
+from couplet.schedules import Continuous, Denoising
 
 
 def schedule_of(kind, sigma_max=80.0):

@@ -10,7 +10,7 @@ from scipy import stats
 
 from couplet.config import recipes as config
 from couplet.config.variants import build
-from couplet.schedules.discretised import Discretised, grid_points, lognormal_probabilities, sigma_grid
+from couplet.schedules import Discretised, grid_points, lognormal_probabilities, sigma_grid
 
 
 def make(total=8000, **settings):

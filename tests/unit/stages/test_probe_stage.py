@@ -176,7 +176,7 @@ def test_wrong_input_is_one_line_and_writes_nothing(grid, changed, tmp_path):
         return str(caught.value)
 
     assert refused(SMALL["regulariser"]) == (
-        "probe regulariser: recipes.ict.schedule.kind = discretised: this probe needs a denoiser's run; "
+        "probe regulariser: recipes.ict.schedule.kind = discretised: this probe needs a run of a denoiser; "
         "allowed: denoising"
     )
     assert refused(PlaneConfig()) == (

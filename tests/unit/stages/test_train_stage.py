@@ -238,7 +238,7 @@ def test_run_that_other_code_began_is_refused_with_the_way_out(archive, tmp_path
     assert message.startswith(
         f"{path}: state of a run with key 0ld0ld00, this is {key}: other settings, code "
     )
-    assert f"run `couplet adopt {tmp_path / 'run.partial'}`" in message
+    assert f"run `couplet adopt {tmp_path / 'run.partial'} --data DATA`" in message
     assert states(tmp_path / "run") == [path.name]
 
 

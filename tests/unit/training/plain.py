@@ -21,7 +21,7 @@ from couplet.couplings.base import Predictors
 from couplet.data.loader import Loader
 from couplet.model import ConsistencyModel
 from couplet.tensors import default_stream, generator, seed_of
-from couplet.training.learning_rate import learning_rate_factor
+from couplet.training.optim import learning_rate_factor
 from couplet.training.state import State
 from couplet.training.step import build_objective
 

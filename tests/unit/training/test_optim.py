@@ -14,8 +14,7 @@ from couplet.config.recipes import (
     LionConfig,
     RAdamConfig,
 )
-from couplet.training.learning_rate import learning_rate_factor
-from couplet.training.optim import build_optimizer
+from couplet.training.optim import build_optimizer, learning_rate_factor
 
 
 def walk(config, gradients, start):

@@ -36,9 +36,7 @@ class Source:
 def read(config: DatasetConfig, raw: Path) -> Iterator[Source]:
     """The images that ``config`` describes; read them inside the block.
 
-    Args:
-        config: the data set.
-        raw: folder of original files; those of a named kind are in a subfolder of its name.
+    Original files of a named kind are in a subfolder of ``raw`` of its name.
 
     Raises:
         UserError: files are missing or damaged, or a package is not installed.
@@ -48,9 +46,7 @@ def read(config: DatasetConfig, raw: Path) -> Iterator[Source]:
 
 
 def hold_out(labels: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorted indices of training images and of ``count`` test images, drawn evenly from the classes.
-
-    The draw is the same every time.
+    """Sorted indices of training images and of ``count`` test images, always the same, even over classes.
 
     Raises:
         UserError: no training images would remain.

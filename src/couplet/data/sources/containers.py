@@ -1,25 +1,55 @@
-"""Images in a folder, zip, tar, IDX file or LMDB folder, recognised by content."""
+"""Images in a folder, zip, tar, IDX file or LMDB folder, recognised by content, with labels and splits."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import json
 import lzma
+import math
 import os
+import posixpath
+import re
 import shutil
 import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from couplet.data.sources.collection import Collection
-from couplet.data.sources.idx import idx_file
-from couplet.data.sources.lmdb_folder import lmdb_folder
-from couplet.data.sources.tree import collections_of
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from couplet.data.archive import CorruptImage
 from couplet.errors import UserError
+
+TEST_NAMES = ("test", "val", "valid")
+"""Names of a folder of test images next to `train`; the first existing one is used."""
+
+MOST_CLASSES = 1_000_000
+"""Labels from here on are refused as mistakes, because every number up to the largest label is a class."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Images by name."""
+
+    names: Sequence[str]
+    labels: NDArray[np.int64]
+    """Class indices [n]; 0 without labels."""
+    classes: tuple[str, ...]
+    """Names of the classes; empty without labels."""
+    open: Callable[[int], Image.Image]
+    """Opens image i, not yet decoded; called from several threads. Raises CorruptImage."""
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def images_at(path: Path, stack: ExitStack) -> dict[str, Collection]:
@@ -30,10 +60,11 @@ def images_at(path: Path, stack: ExitStack) -> dict[str, Collection]:
         stack: closes the files that stay open until the images are read.
 
     Raises:
-        UserError: ``path`` is missing, is damaged, has another format or contains no images.
+        UserError: ``path`` is missing, damaged, of another format or without images; the images of several
+            splits or classes are mixed, or their labels are not allowed.
     """
     if (path / "data.mdb").is_file():
-        return {"train": lmdb_folder(path, stack)}
+        return {"train": _lmdb_folder(path, stack)}
     if path.is_dir():
         return _folder(path)
     try:
@@ -42,25 +73,25 @@ def images_at(path: Path, stack: ExitStack) -> dict[str, Collection]:
         with path.open("rb") as file:
             start = file.read(8)
         if zipfile.is_zipfile(path):
-            return zip_file(path, stack)
+            return _zip_file(path, stack)
         if tarfile.is_tarfile(path):
             return _tar_file(path, stack)
         if start[:2] == b"\x1f\x8b":
             with gzip.open(path) as unpacked:
                 start = unpacked.read(8)
         if start[:2] == b"\0\0" and len(start) == 8:
-            return {"train": idx_file(path)}
+            return {"train": _idx_file(path)}
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise UserError(f"{path}: cannot be read ({_reason(error)})") from None
     raise UserError(f"{path}: must be a folder, zip, tar, IDX file or LMDB folder of images")
 
 
-def _folder(folder: Path) -> dict[str, Collection]:
-    """The images in all folders below ``folder``; follows links.
+def _reason(error: BaseException) -> object:
+    return getattr(error, "strerror", None) or error
 
-    Raises:
-        UserError: a link leads to a folder that is read already, or a file is not readable.
-    """
+
+def _folder(folder: Path) -> dict[str, Collection]:
+    """The images in all folders below ``folder``; follows links."""
     names: list[str] = []
     seen: set[str] = set()
     for where, _, files in os.walk(folder, followlinks=True):
@@ -76,21 +107,17 @@ def _folder(folder: Path) -> dict[str, Collection]:
             raise UserError(f"{path}: must be a plain file or a link to one")
         return path.read_bytes()
 
-    return collections_of(folder, sorted(names), read)
+    return _collections(folder, sorted(names), read)
 
 
-def zip_file(path: Path, stack: ExitStack) -> dict[str, Collection]:
-    """The images in a zip, which is not unpacked.
-
-    Raises:
-        UserError: the zip is damaged, contains no images, or a name leads out of it.
-    """
+def _zip_file(path: Path, stack: ExitStack) -> dict[str, Collection]:
+    """The images in a zip, which is not unpacked."""
     try:
         archive = stack.enter_context(zipfile.ZipFile(path))
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a readable zip ({error})") from None
     members = {_inside(path, info.filename): info for info in archive.infolist() if not info.is_dir()}
-    return collections_of(path, sorted(members), lambda name: archive.read(members[name]))
+    return _collections(path, sorted(members), lambda name: archive.read(members[name]))
 
 
 def _tar_file(path: Path, stack: ExitStack) -> dict[str, Collection]:
@@ -102,9 +129,8 @@ def _tar_file(path: Path, stack: ExitStack) -> dict[str, Collection]:
             for member in archive:
                 name = _inside(path, member.name)
                 if member.issparse() or not (member.isreg() or member.isdir()):
-                    raise UserError(
-                        f"{path}: {name!r} is a link or other special file; pack plain files only"
-                    )
+                    problem = "is a link or other special file; pack plain files only"
+                    raise UserError(f"{path}: {name!r} {problem}")
                 if member.isreg():
                     places[name] = (member.size, member.offset_data)
             # tarfile takes the first unreadable block for the end.
@@ -113,7 +139,7 @@ def _tar_file(path: Path, stack: ExitStack) -> dict[str, Collection]:
                 raise tarfile.ReadError(f"damaged or truncated after {archive.offset} bytes")
     except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path}: not a readable tar ({error})") from None
-    return collections_of(path, sorted(places), lambda name: os.pread(plain.fileno(), *places[name]))
+    return _collections(path, sorted(places), lambda name: os.pread(plain.fileno(), *places[name]))
 
 
 def _without_compression(path: Path, stack: ExitStack) -> IO[bytes]:
@@ -135,3 +161,166 @@ def _inside(path: Path, name: str) -> str:
     if parts.is_absolute() or ".." in parts.parts:
         raise UserError(f"{path}: {name!r} leads out of the archive")
     return parts.as_posix()
+
+
+def _collections(path: Path, names: Sequence[str], read: Callable[[str], bytes]) -> dict[str, Collection]:
+    """The images among the files ``names``, by split; labels come from folders or dataset.json."""
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    images = [name for name in names if _is_image(PurePosixPath(name), endings)]
+    if not images:
+        raise UserError(f"{path}: contains no image files ({len(names)} files of other kinds)")
+    for name in names:
+        if name.endswith("/dataset.json"):
+            raise UserError(f"{path}: {name}: move dataset.json to the top, where labels are read from")
+
+    def collection(names: Sequence[str], labels: NDArray[np.int64], classes: tuple[str, ...]) -> Collection:
+        return Collection(names, labels, classes, lambda i: _opened(path, names[i], lambda: read(names[i])))
+
+    if "dataset.json" in names:
+        return {"train": collection(images, *_json_labels(path, images, read("dataset.json")))}
+    splits = _splits(path, images)
+    labels = {name: _first_folders(path, chosen, folder) for name, (folder, chosen) in splits.items()}
+    classes = tuple(sorted({label for split in labels.values() for label in split} - {""}))
+    if len(classes) < 2:  # a single folder is no label
+        classes, labels = (), {name: [""] * len(split) for name, split in labels.items()}
+    if unknown := sorted(set(labels.get("test", ())) - set(labels["train"])):
+        raise UserError(f"{path}: class {unknown[0]!r} of the test split is not in the training split")
+    index = {label: number for number, label in enumerate(classes)} or {"": 0}
+    return {
+        name: collection(chosen, np.array([index[label] for label in labels[name]], np.int64), classes)
+        for name, (_, chosen) in splits.items()
+    }
+
+
+def _opened(path: Path, name: str, read: Callable[[], bytes]) -> Image.Image:
+    """The image ``name`` in ``path``, whose encoded bytes ``read`` returns, not yet decoded."""
+    try:
+        content = read()
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise CorruptImage(str(error)) from None
+    except (OSError, RuntimeError) as error:  # includes encrypted zips and unknown compression
+        raise UserError(f"{path}: {name}: cannot be read ({_reason(error)})") from None
+    try:
+        return Image.open(io.BytesIO(content))
+    except Image.UnidentifiedImageError:
+        raise CorruptImage("not an image" if content else "empty file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CorruptImage(str(error)) from None
+
+
+def _is_image(name: PurePosixPath, endings: set[str]) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
+    return not hidden and name.suffix.lower() in endings
+
+
+def _splits(path: Path, images: Sequence[str]) -> dict[str, tuple[str, list[str]]]:
+    """Folder and images of each split: folders `train` and `test` (`val`, `valid`), else all is `train`."""
+    base = _common_folder(images)
+    tops = {name[len(base) :].partition("/")[0] for name in images}
+    if "train" not in tops:
+        return {"train": (base, list(images))}
+    tests = [name for name in TEST_NAMES if name in tops]
+    if others := sorted(tops - {"train", *TEST_NAMES}):
+        raise UserError(f"{path}: {others[0]!r} next to 'train' must be one of {', '.join(TEST_NAMES)}")
+    folders = {"train": f"{base}train/"} | ({"test": f"{base}{tests[0]}/"} if tests else {})
+    return {split: (top, [name for name in images if name.startswith(top)]) for split, top in folders.items()}
+
+
+def _common_folder(images: Sequence[str]) -> str:
+    """The folder around everything, such as ``cifar10/`` around ``train`` and ``test``; empty without one."""
+    common = posixpath.commonpath({posixpath.dirname(posixpath.dirname(name)) for name in images})
+    return "".join(f"{part}/" for part in takewhile("train".__ne__, PurePosixPath(common).parts))
+
+
+def _first_folders(path: Path, images: Sequence[str], folder: str) -> list[str]:
+    """Name of the folder of each image directly below ``folder``; empty if none is in a folder there."""
+    firsts = [name[len(folder) :].partition("/") for name in images]
+    flat = [name for name, (_, slash, _) in zip(images, firsts, strict=True) if not slash]
+    if flat and len(flat) < len(images):
+        raise UserError(f"{path}: {flat[0]} is next to folders of classes; move it into one of them")
+    return [top if slash else "" for top, slash, _ in firsts]
+
+
+def _json_labels(
+    path: Path, images: Sequence[str], content: bytes
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels and classes of EDM's dataset.json: ``{"labels": [[name, int], …]}``, or null."""
+    try:
+        pairs = json.loads(content)["labels"]
+        label_of = {str(name): label for name, label in pairs} if pairs is not None else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise UserError(f"{path}: dataset.json must contain 'labels': null or [[name, integer], …]") from None
+    if not label_of:
+        return np.zeros(len(images), np.int64), ()
+    for name in images:
+        label = label_of.get(name)
+        if type(label) is not int or not 0 <= label < MOST_CLASSES:
+            allowed = f"must be 0, 1, … {MOST_CLASSES - 1}"
+            raise UserError(f"{path}: dataset.json: label of {name} = {label!r}: {allowed}")
+    return _numbered([label_of[name] for name in images])
+
+
+def _idx_file(path: Path) -> Collection:
+    """The images of an IDX file (MNIST's format), with the labels of a file labels-idx1 next to it."""
+    pixels = _idx_array(path, 3)
+    labels: NDArray[np.int64] = np.zeros(len(pixels), np.int64)
+    classes: tuple[str, ...] = ()
+    name, replaced = re.subn(r"images([-.])idx3", r"labels\1idx1", path.name.removesuffix(".gz"))
+    for file in (path.with_name(name), path.with_name(f"{name}.gz")):
+        if replaced and file.is_file():
+            labels, classes = _numbered(_idx_array(file, 1))
+            if len(labels) != len(pixels):
+                raise UserError(f"{file}: contains {len(labels)} labels for {len(pixels)} images")
+            break
+    names = [str(index) for index in range(len(pixels))]
+    return Collection(names, labels, classes, lambda index: Image.fromarray(pixels[index]))
+
+
+def _numbered(labels: Any) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels as an array, and all numbers up to the largest as classes."""
+    return np.array(labels, np.int64), tuple(map(str, range(int(max(labels)) + 1)))
+
+
+def _idx_array(path: Path, axes: int) -> NDArray[np.uint8]:
+    """The unsigned bytes of an IDX file, as an array with this number of axes."""
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({_reason(error)})") from None
+    if content[:4] != bytes([0, 0, 8, axes]):
+        raise UserError(
+            f"{path}: IDX type {content[:4].hex()}: must be 000008{axes:02x}, unsigned bytes of {axes} axes"
+        )
+    start = 4 + 4 * axes
+    shape = np.frombuffer(content, ">i4", axes, 4).tolist() if len(content) >= start else [0]
+    if min(shape) < 1 or len(content) - start != math.prod(shape):
+        raise UserError(f"{path}: contains {max(len(content) - start, 0)} bytes for shape {shape}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _lmdb_folder(path: Path, stack: ExitStack) -> Collection:
+    """The images of an LMDB folder, such as LSUN's, in the order of their keys, without labels."""
+    import lmdb
+
+    try:
+        environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, max_readers=512)
+        stack.callback(environment.close)
+        size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if (path / "data.mdb").stat().st_size < size:  # reading a missing page would kill the process
+            raise UserError(f"{path}: truncated; its data.mdb must have {size} bytes")
+        with environment.begin() as view:
+            keys = list(view.cursor().iternext(keys=True, values=False))
+    except lmdb.Error as error:
+        raise UserError(f"{path}: not a readable LMDB ({error})") from None
+    if not keys:
+        raise UserError(f"{path}: contains no images")
+    names = [key.decode("ascii", "backslashreplace") for key in keys]
+
+    def value(index: int) -> bytes:
+        with environment.begin() as view:
+            return bytes(view.get(keys[index], b""))
+
+    labels = np.zeros(len(keys), np.int64)
+    return Collection(names, labels, (), lambda i: _opened(path, names[i], lambda: value(i)))

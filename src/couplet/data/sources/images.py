@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from couplet.config.datasets import ImagesConfig
-from couplet.data.archive import Split, Stream
 from couplet.data.sources.base import Source, with_held_out
-from couplet.data.sources.collection import Collection
-from couplet.data.sources.containers import images_at
+from couplet.data.sources.containers import Collection, images_at
 from couplet.data.sources.decoding import channels_of, stream, words
-from couplet.data.sources.originals import digest_of
 from couplet.errors import UserError
+from couplet.files import sha256
 
 
 def read_images(config: ImagesConfig, raw: Path, stack: ExitStack) -> Source:
@@ -24,38 +23,21 @@ def read_images(config: ImagesConfig, raw: Path, stack: ExitStack) -> Source:
     collections = _collections(config, path, stack)
     train = collections["train"]
     channels = config.channels or channels_of(train, config.path)
-
-    def as_stream(collection: Collection) -> Stream:
-        return stream(
-            collection,
-            config.path,
-            resolution=config.resolution,
-            crop=config.crop,
-            channels=channels,
-            convert=config.channels is not None,
-        )
-
-    splits: dict[str, Split | Stream]
-    if config.test_images:
-        splits = with_held_out(as_stream(train), config.test_images)
-    else:
-        splits = {name: as_stream(collection) for name, collection in collections.items()}
+    as_pixels = partial(stream, resolution=config.resolution, crop=config.crop, channels=channels)
+    convert = config.channels is not None
+    splits = {name: as_pixels(part, config.path, convert=convert) for name, part in collections.items()}
     files = [path, *([Path(config.test_path)] if config.test_path else [])]
     return Source(
         description=f"{config.path}, {words(config.resolution, config.crop, channels)}",
         classes=train.classes,
-        splits=splits,
-        originals={str(file): digest_of(file) for file in files if file.is_file()},
+        splits=with_held_out(splits["train"], config.test_images) if config.test_images else splits,
+        originals={str(file): f"sha256:{sha256(file)}" for file in files if file.is_file()},
         skip_corrupt=config.skip_corrupt,
     )
 
 
 def _collections(config: ImagesConfig, path: Path, stack: ExitStack) -> dict[str, Collection]:
-    """The splits at ``path`` and ``test_path``.
-
-    Raises:
-        UserError: the settings give two test splits, or the test split has other classes.
-    """
+    """The splits at ``path`` and ``test_path``; refuses two test splits, or one of other classes."""
     collections = images_at(path, stack)
     if "test" in collections and (config.test_path or config.test_images):
         key = "test_path" if config.test_path else "test_images"

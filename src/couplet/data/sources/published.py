@@ -1,15 +1,16 @@
 """The papers' data sets, read from their authors' files in ``raw/<kind>``.
 
-Names, addresses and checksums of the files come from torchvision.
+Names, addresses and checksums of the files come from torchvision. Missing files are downloaded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,29 @@ from couplet.config.datasets import (
 )
 from couplet.data.archive import Split
 from couplet.data.sources.base import Source, with_held_out
-from couplet.data.sources.collection import Collection
-from couplet.data.sources.containers import images_at, zip_file
+from couplet.data.sources.containers import Collection, images_at
 from couplet.data.sources.decoding import stream, words
-from couplet.data.sources.idx import idx_file
-from couplet.data.sources.lmdb_folder import lmdb_folder
-from couplet.data.sources.originals import Original, fetch
 from couplet.errors import UserError
+from couplet.files import replacing
 
-COUNTS = {
-    "imagenet-train": 1_281_167,
-    "imagenet-val": 50_000,
-    "church64": 126_227,
-    "ffhq64": 70_000,
-}
+DRIVE = "Google Drive "
+
+
+@dataclass(frozen=True)
+class Original:
+    """A file as its authors published it."""
+
+    name: str
+    """Path below the folder of its data set."""
+    digest: str | None
+    """Published checksum, ``md5:…`` or ``sha256:…``."""
+    urls: tuple[str, ...] = ()
+    """Addresses of the file, in order of preference; on Google Drive, :data:`DRIVE` and its id."""
+    note: str = ""
+    """Tells a person how to get the file."""
+
+
+COUNTS = {"imagenet-train": 1_281_167, "imagenet-val": 50_000, "church64": 126_227, "ffhq64": 70_000}
 """Numbers of images that the authors state, for files without a checksum that would show missing images."""
 
 LSUN = Original(
@@ -75,34 +85,32 @@ IMAGENET_ZIPS: Mapping[Crop, Original] = {
 def read_mnist(config: MnistConfig, raw: Path, stack: ExitStack) -> Source:
     from torchvision.datasets import MNIST
 
-    return _idx_source("MNIST", MNIST, tuple("0123456789"), raw / config.kind)
+    return _idx_source(MNIST, raw / config.kind, stack, title="MNIST", classes=tuple("0123456789"))
 
 
 def read_fashion_mnist(config: FashionMnistConfig, raw: Path, stack: ExitStack) -> Source:
     from torchvision.datasets import FashionMNIST
 
-    return _idx_source("Fashion-MNIST", FashionMNIST, tuple(FashionMNIST.classes), raw / config.kind)
+    return _idx_source(
+        FashionMNIST, raw / config.kind, stack, title="Fashion-MNIST", classes=tuple(FashionMNIST.classes)
+    )
 
 
-def _idx_source(title: str, known: Any, classes: tuple[str, ...], folder: Path) -> Source:
+def _idx_source(
+    known: Any, folder: Path, stack: ExitStack, *, title: str, classes: tuple[str, ...]
+) -> Source:
     """The four IDX files that torchvision's class ``known`` names."""
-    originals = fetch(
-        folder,
-        *(
-            Original(name, f"md5:{md5}", tuple(f"{mirror}{name}" for mirror in known.mirrors))
-            for name, md5 in known.resources
-        ),
-    )
-    files = {"train": "train-images-idx3-ubyte.gz", "test": "t10k-images-idx3-ubyte.gz"}
-    return Source(
-        description=f"{title}, the original IDX files; 28×28, grey",
-        classes=classes,
-        splits={
-            name: stream(idx_file(folder / file), file, resolution=28, crop=None, channels=1)
-            for name, file in files.items()
-        },
-        originals=originals,
-    )
+    files = [
+        Original(name, f"md5:{md5}", tuple(f"{mirror}{name}" for mirror in known.mirrors))
+        for name, md5 in known.resources
+    ]
+    originals = fetch(folder, *files)
+    splits = {}
+    for split, short in (("train", "train"), ("test", "t10k")):
+        name = f"{short}-images-idx3-ubyte.gz"
+        images = images_at(folder / name, stack)["train"]
+        splits[split] = stream(images, name, resolution=28, crop=None, channels=1)
+    return Source(f"{title}, the original IDX files; 28×28, grey", classes, splits, originals)
 
 
 def read_cifar10(config: Cifar10Config, raw: Path, stack: ExitStack) -> Source:
@@ -115,21 +123,15 @@ def read_cifar10(config: Cifar10Config, raw: Path, stack: ExitStack) -> Source:
         extract_archive(str(folder / known.filename), str(folder))
     note = f"part of {known.filename} from {known.url}"
     batches = [*known.train_list, *known.test_list, (known.meta["filename"], known.meta["md5"])]
-    # Unpickling other content than the published could do anything.
-    originals = fetch(
-        folder,
-        *(Original(f"{known.base_folder}/{name}", f"md5:{md5}", note=note) for name, md5 in batches),
-    )
+    files = [Original(f"{known.base_folder}/{name}", f"md5:{md5}", note=note) for name, md5 in batches]
+    originals = fetch(folder, *files)  # unpickling other content than the published could do anything
     parts = {name: known(str(folder), train=name == "train") for name in ("train", "test")}
-    return Source(
-        description="CIFAR-10, the python version; 32×32, RGB",
-        classes=tuple(parts["train"].classes),
-        splits={
-            name: Split(np.ascontiguousarray(part.data), np.array(part.targets, np.int64))
-            for name, part in parts.items()
-        },
-        originals=originals,
-    )
+    splits = {
+        name: Split(np.ascontiguousarray(part.data), np.array(part.targets, np.int64))
+        for name, part in parts.items()
+    }
+    classes = tuple(parts["train"].classes)
+    return Source("CIFAR-10, the python version; 32×32, RGB", classes, splits, originals)
 
 
 def read_celeba(config: CelebA64Config, raw: Path, stack: ExitStack) -> Source:
@@ -137,22 +139,19 @@ def read_celeba(config: CelebA64Config, raw: Path, stack: ExitStack) -> Source:
 
     folder = raw / config.kind
     note = "from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-    files = {name: Original(name, f"md5:{md5}", drive=key, note=note) for key, md5, name in CelebA.file_list}
-    originals = fetch(folder, files["list_eval_partition.txt"], files["img_align_celeba.zip"])
-    images = zip_file(folder / "img_align_celeba.zip", stack)["train"]
+    places = {name: (f"md5:{md5}", (DRIVE + key,)) for key, md5, name in CelebA.file_list}
+    names = ("list_eval_partition.txt", "img_align_celeba.zip")
+    originals = fetch(folder, *(Original(name, *places[name], note) for name in names))
+    images = images_at(folder / "img_align_celeba.zip", stack)["train"]
     position = {Path(name).name: index for index, name in enumerate(images.names)}
     lines = (folder / "list_eval_partition.txt").read_text().split("\n")
     partition = [line.split() for line in lines if line]
     everything = stream(images, "img_align_celeba.zip", resolution=64, crop=config.crop, channels=3)
-    return Source(
-        description=f"CelebA, aligned and cropped, {words(64, config.crop, 3)}",
-        classes=(),
-        splits={
-            split: everything[np.array([position[name] for name, part in partition if part == number])]
-            for split, number in (("train", "0"), ("test", "2"))
-        },
-        originals=originals,
-    )
+    splits = {
+        split: everything[np.array([position[name] for name, part in partition if part == number])]
+        for split, number in (("train", "0"), ("test", "2"))
+    }
+    return Source(f"CelebA, aligned and cropped, {words(64, config.crop, 3)}", (), splits, originals)
 
 
 def read_church(config: Church64Config, raw: Path, stack: ExitStack) -> Source:
@@ -165,60 +164,38 @@ def read_church(config: Church64Config, raw: Path, stack: ExitStack) -> Source:
             with zipfile.ZipFile(folder / LSUN.name) as packed:
                 packed.extractall(temporary)
             (Path(temporary) / database.name).rename(database)
-    images = lmdb_folder(database, stack)
-    _complete(database, images, "church64")
+    images = _complete(database, "church64", stack)
     pixels = stream(images, database.name, resolution=64, crop=config.crop, channels=3)
-    return Source(
-        description=f"LSUN church outdoor, training images, {words(64, config.crop, 3)}",
-        classes=(),
-        splits=with_held_out(pixels, config.test_images),
-        originals=originals,
-    )
+    description = f"LSUN church outdoor, training images, {words(64, config.crop, 3)}"
+    return Source(description, (), with_held_out(pixels, config.test_images), originals)
 
 
 def read_ffhq(config: Ffhq64Config, raw: Path, stack: ExitStack) -> Source:
-    images, originals = _edm_zip(FFHQ_ZIP, raw / config.kind, "ffhq64", stack)
+    originals = fetch(raw / config.kind, FFHQ_ZIP)
+    images = _complete(raw / config.kind / FFHQ_ZIP.name, "ffhq64", stack)
     # dataset_tool labels images by FFHQ's folders of a thousand images each.
     unlabelled = replace(images, labels=np.zeros(len(images), np.int64), classes=())
     pixels = stream(unlabelled, FFHQ_ZIP.name, resolution=64, crop=None, channels=3)
-    return Source(
-        description=f"FFHQ, {FFHQ_ZIP.note} (square images resized by Lanczos); 64×64, RGB",
-        classes=(),
-        splits=with_held_out(pixels, config.test_images),
-        originals=originals,
-    )
+    description = f"FFHQ, {FFHQ_ZIP.note} (square images resized by Lanczos); 64×64, RGB"
+    return Source(description, (), with_held_out(pixels, config.test_images), originals)
 
 
 def read_imagenet64(config: ImageNet64Config, raw: Path, stack: ExitStack) -> Source:
     if config.originals == "ilsvrc":
         return _ilsvrc(raw, 64, config.crop, stack)
     original = IMAGENET_ZIPS[config.crop]
-    images, originals = _edm_zip(original, raw / config.kind, "imagenet-train", stack)
+    originals, path = fetch(raw / config.kind, original), raw / config.kind / original.name
+    images = _complete(path, "imagenet-train", stack)
     if len(images.classes) != 1000:
-        raise UserError(
-            f"{raw / config.kind / original.name}: contains {len(images.classes)} classes, must be 1000"
-        )
-    pixels = stream(images, original.name, resolution=64, crop=None, channels=3)
-    return Source(
-        description=f"ILSVRC-2012, {original.note}; 64×64, RGB",
-        classes=images.classes,
-        splits=with_held_out(pixels, config.test_images),
-        originals=originals,
+        raise UserError(f"{path}: contains {len(images.classes)} classes, must be 1000")
+    splits = with_held_out(
+        stream(images, original.name, resolution=64, crop=None, channels=3), config.test_images
     )
+    return Source(f"ILSVRC-2012, {original.note}; 64×64, RGB", images.classes, splits, originals)
 
 
 def read_imagenet32(config: ImageNet32Config, raw: Path, stack: ExitStack) -> Source:
     return _ilsvrc(raw, 32, config.crop, stack)
-
-
-def _edm_zip(
-    original: Original, folder: Path, counted: str, stack: ExitStack
-) -> tuple[Collection, dict[str, str]]:
-    """The images of a zip in the format of EDM's dataset_tool, and its digest."""
-    digests, path = fetch(folder, original), folder / original.name
-    images = zip_file(path, stack)["train"]
-    _complete(path, images, counted)
-    return images, digests
 
 
 def _ilsvrc(raw: Path, size: int, crop: Crop, stack: ExitStack) -> Source:
@@ -235,22 +212,89 @@ def _ilsvrc(raw: Path, size: int, crop: Crop, stack: ExitStack) -> Source:
             originals |= fetch(folder, files["devkit"], files[split])
             known.parse_devkit_archive(str(folder))
             parse(str(folder))
-    parts = {}
-    for split in unpack:
-        parts[split] = images_at(folder / split, stack)["train"]
-        _complete(folder / split, parts[split], f"imagenet-{split}")
-    return Source(
-        description=f"ILSVRC-2012, {words(size, crop, 3)}; the test split is its validation split",
-        classes=parts["train"].classes,
-        splits={
-            name: stream(parts[split], f"imagenet/{split}", resolution=size, crop=crop, channels=3)
-            for name, split in (("train", "train"), ("test", "val"))
-        },
-        originals=originals,
-    )
+    parts = {split: _complete(folder / split, f"imagenet-{split}", stack) for split in unpack}
+    splits = {
+        name: stream(parts[split], f"imagenet/{split}", resolution=size, crop=crop, channels=3)
+        for name, split in (("train", "train"), ("test", "val"))
+    }
+    description = f"ILSVRC-2012, {words(size, crop, 3)}; the test split is its validation split"
+    return Source(description, parts["train"].classes, splits, originals)
 
 
-def _complete(path: Path, images: Collection, counted: str) -> None:
-    """Refuse a collection with more or fewer images than its authors state."""
+def _complete(path: Path, counted: str, stack: ExitStack) -> Collection:
+    """The images at ``path``; refuses more or fewer images than their authors state."""
+    images = images_at(path, stack)["train"]
     if len(images) != COUNTS[counted]:
         raise UserError(f"{path}: contains {len(images)} images, the published data set {COUNTS[counted]}")
+    return images
+
+
+def fetch(folder: Path, *originals: Original) -> dict[str, str]:
+    """Digests of files below ``folder`` by name; downloads missing files.
+
+    Raises:
+        UserError: a file has other content than published, or is missing and cannot be downloaded.
+    """
+    digests = {}
+    for original in originals:
+        path = folder / original.name
+        if not path.is_file():
+            _download(original, path)
+        digest = digests[original.name] = _digest(original, path)
+        if original.digest not in (None, digest):
+            raise UserError(
+                f"{path}: is {digest}, published is {original.digest}; put the published file there"
+            )
+    return digests
+
+
+def _digest(original: Original, path: Path) -> str:
+    """The digest of ``path`` by the algorithm of the published checksum."""
+    algorithm = (original.digest or "sha256").partition(":")[0]
+    try:
+        with path.open("rb") as file:
+            # The authors published MD5; it is no defence against an attacker.
+            new = hashlib.new(algorithm, usedforsecurity=False)
+            return f"{algorithm}:{hashlib.file_digest(file, lambda: new).hexdigest()}"
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _download(original: Original, path: Path) -> None:
+    """Download the file to ``path``, which appears only with the published content."""
+    failures = []
+    for place in original.urls:
+        try:
+            with replacing(path) as temporary:
+                _retrieve(place, temporary)
+                digest = _digest(original, temporary)
+                if original.digest not in (None, digest):
+                    raise ValueError(f"the downloaded file is {digest}")
+            return
+        except ValueError as error:
+            failures.append(f"{place}: {error}")
+    hints = [original.note, f"published: {original.digest}" if original.digest else "no published checksum"]
+    if failures:
+        hints.append(f"the download failed: {'; '.join(failures)}")
+    raise UserError(f"{path}: is missing; put it there by hand ({'; '.join(filter(None, hints))})")
+
+
+def _retrieve(place: str, path: Path) -> None:
+    """Download a file from an address or from Google Drive; raise ValueError if that fails."""
+    import pooch
+    from requests import RequestException
+    from torchvision.datasets import utils
+
+    # A compressed transfer would arrive unpacked: other bytes for a server's own .gz file.
+    http = pooch.HTTPDownloader(progressbar=True, headers={"Accept-Encoding": "identity"})
+    drive = place.startswith(DRIVE)
+    try:
+        if drive:
+            utils.download_file_from_google_drive(place.removeprefix(DRIVE), path.parent, path.name)
+        else:
+            http(place, str(path), None)
+    except Exception as error:
+        # gdown, which torchvision uses, has its own exceptions; a full disk is no failure of the server.
+        if drive or isinstance(error, RequestException):
+            raise ValueError(error) from None
+        raise

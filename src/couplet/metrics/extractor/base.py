@@ -1,25 +1,29 @@
-"""Base of all extractors: batches of images to features, and loading from a card."""
+"""Base of all extractors: batches of images to features, loading from a card, and published weights."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import pickle
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from torch import Tensor
 
 from couplet.config.base import Invalid
-from couplet.config.extractors import ExtractorConfig
+from couplet.config.extractors import ADDRESSES, DinoV2Config, ExtractorConfig, InceptionConfig
 from couplet.config.variants import build
-from couplet.data.archive import Archive
+from couplet.data.archive import Archive, prefetched
 from couplet.errors import UserError
 from couplet.files import read_json
 from couplet.ranks import ALONE, Ranks
@@ -102,10 +106,8 @@ class Extractor(ABC):
 
     def __call__(self, images: Pixels) -> Features:
         """Compute features of all ``images``, batch by batch."""
-        parts = list(self.batches(images))
-        logits = [part.logits for part in parts if part.logits is not None]
-        values = np.concatenate([part.values for part in parts])
-        return Features(values, np.concatenate(logits) if logits else None)
+        values, logits = zip(*self.batches(images), strict=True)
+        return Features(np.concatenate(values), None if logits[0] is None else np.concatenate(logits))
 
 
 @contextmanager
@@ -125,20 +127,13 @@ def ahead(batches: Iterable[Pixels], prepare: Callable[[Pixels], Tensor], worker
 
     While the caller works on one batch, the threads prepare the next one and no more.
     """
-    waiting: deque[list[Future[Tensor]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        for part in batches:
-            pieces = np.array_split(part, min(workers, len(part)))
-            waiting.append([pool.submit(prepare, piece) for piece in pieces])
-            if len(waiting) > 1:
-                yield _joined(waiting.popleft())
-        while waiting:
-            yield _joined(waiting.popleft())
 
+        def prepared(part: Pixels) -> Tensor:
+            parts = list(pool.map(prepare, np.array_split(part, min(workers, len(part)))))
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-def _joined(pieces: list[Future[Tensor]]) -> Tensor:
-    parts = [piece.result() for piece in pieces]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+        yield from prefetched(prepared, batches, threads=1, most=1)
 
 
 def rgb(images: Pixels) -> Pixels:
@@ -173,3 +168,64 @@ def load_extractor(folder: Path, device: torch.device) -> Extractor:
             "run `couplet features` again"
         )
     return extractor
+
+
+def read_weights(config: InceptionConfig | DinoV2Config) -> tuple[Path, bytes]:
+    """The file that ``config`` names, else the published one in torch's cache, and its bytes as checked.
+
+    A published file that the cache lacks is downloaded into it, checked and then moved into place.
+
+    Raises:
+        UserError: the file cannot be read or downloaded, or has another digest.
+    """
+    path = Path(config.weights) if config.weights is not None else _cached(config)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); features.NAME.weights must name "
+            f"the file with SHA-256 {config.sha256}"
+        ) from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != config.sha256:
+        raise UserError(
+            f"{path}: its SHA-256 is {digest}, not {config.sha256} as features.NAME.sha256 asks; "
+            "another file may be meant, or this one is damaged"
+        )
+    return path, content
+
+
+def tensors(path: Path, content: bytes) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file or one of `torch.save`, without executing code in it.
+
+    Raises:
+        UserError: the file is neither, or holds something else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load(content)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError):
+        state = None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: not a file of tensors (.safetensors, or one of torch.save)")
+    return state
+
+
+def _cached(config: InceptionConfig | DinoV2Config) -> Path:
+    """The path of the published file in torch's cache, downloaded if needed."""
+    others = ", ".join(sorted({*ExtractorConfig.family} - {config.kind}))
+    options = f"give the file's path as features.NAME.weights, or choose another extractor: {others}"
+    if config.sha256 not in ADDRESSES:
+        raise UserError(f"SHA-256 {config.sha256}: not a published file; {options}")
+    address = ADDRESSES[config.sha256]
+    folder, name = Path(torch.hub.get_dir(), "checkpoints"), address.rpartition("/")[2]
+    if not (folder / name).exists():
+        import pooch  # slow to import
+
+        try:
+            pooch.retrieve(address, f"sha256:{config.sha256}", name, folder, progressbar=True)
+        except (OSError, ValueError) as error:
+            failure = f"cannot be downloaded to {folder / name} ({' '.join(str(error).split())})"
+            raise UserError(f"{address}: {failure}; {options}") from None
+    return folder / name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,18 +64,16 @@ class Classifier(nn.Module):
         return logits
 
 
-class Trained(NamedTuple):
-    """A classifier and its accuracy on images that it was not trained on."""
-
-    classifier: Classifier
-    test_accuracy: float
-
-
-def train_classifier(config: ClassifierConfig, train: Split, test: Split | None, classes: int) -> Trained:
+def train_classifier(
+    config: ClassifierConfig, train: Split, test: Split | None, classes: int
+) -> tuple[Classifier, float]:
     """Train a classifier of the training split on the CPU, from ``config.seed``.
 
     Without a ``test`` split every tenth training image is held out for the accuracy. Images are converted
     batch by batch, so that a data set mapped from disk is never in memory as a whole.
+
+    Returns:
+        The classifier, and its accuracy on images that it was not trained on.
     """
     cpu = torch.device("cpu")
     _, resolution, _, channels = train.images.shape
@@ -110,32 +108,13 @@ def train_classifier(config: ClassifierConfig, train: Split, test: Split | None,
         spread = features.var(0).mean().sqrt()
         model.head.weight *= spread
         model.scale /= spread
-    return Trained(model.eval(), float((predicted.numpy() == split.labels[positions]).mean()))
+    return model.eval(), float((predicted.numpy() == split.labels[positions]).mean())
 
 
 def _chunks(split: Split, positions: NDArray[np.int64]) -> Iterator[Tensor]:
     """Yield the images at ``positions`` as float32, ``CHUNK`` at a time."""
     for start in range(0, len(positions), CHUNK):
         yield to_float(split.images[positions[start : start + CHUNK]], torch.device("cpu"))
-
-
-def save_classifier(path: Path, trained: Trained, config: ClassifierConfig, split: Split) -> None:
-    """Write the classifier with the settings and shapes to rebuild it."""
-    _, resolution, _, channels = split.images.shape
-    described = {
-        "config": config.model_dump(mode="json"),
-        "shape": {
-            "channels": channels,
-            "resolution": resolution,
-            "classes": trained.classifier.head.out_features,
-        },
-    }
-    with replacing(path) as temporary:
-        save_file(
-            trained.classifier.state_dict(),
-            temporary,
-            {"couplet": json.dumps(described, sort_keys=True)},
-        )
 
 
 class ClassifierExtractor(Extractor):
@@ -168,16 +147,17 @@ class ClassifierExtractor(Extractor):
         card = data.card
         if not card.classes:
             others = ", ".join(sorted({*ExtractorConfig.family} - {config.kind}))
-            raise UserError(
-                f"{data.folder}: {card.dataset} has no classes that a classifier could learn; "
-                f"choose another extractor: {others}"
-            )
+            problem = f"{card.dataset} has no classes that a classifier could learn"
+            raise UserError(f"{data.folder}: {problem}; choose another extractor: {others}")
         test = data.split("test") if card.counts.get("test") else None
-        train = data.split("train")
-        trained = train_classifier(config, train, test, len(card.classes))
-        save_classifier(out / EXTRACTOR, trained, config, train)
+        resolution, _, channels = card.shape
+        shape = {"channels": channels, "resolution": resolution, "classes": len(card.classes)}
+        described = {"config": config.model_dump(mode="json"), "shape": shape}
+        model, accuracy = train_classifier(config, data.train, test, len(card.classes))
+        with replacing(out / EXTRACTOR) as temporary:
+            save_file(model.state_dict(), temporary, {"couplet": json.dumps(described, sort_keys=True)})
         return {
-            "test_accuracy": trained.test_accuracy,
+            "test_accuracy": accuracy,
             "tested_on": "test" if test is not None else f"every {HELD_OUT}th image of train",
             "data": dict(card.files),
         }
@@ -190,10 +170,8 @@ class ClassifierExtractor(Extractor):
         """
         if images.shape[1:] != self.shape:
             seen, given = ("×".join(map(str, shape)) for shape in (self.shape, images.shape[1:]))
-            raise UserError(
-                f"extractor {self.name}: was trained on images of {seen}, these have {given}; "
-                "run `couplet features` for their data set"
-            )
+            problem = f"was trained on images of {seen}, these have {given}"
+            raise UserError(f"extractor {self.name}: {problem}; run `couplet features` for their data set")
         return to_float(images, torch.device("cpu"))
 
     def network(self, prepared: Tensor) -> tuple[Tensor, None]:

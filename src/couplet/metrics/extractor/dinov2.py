@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from couplet.config.extractors import DinoV2Config
 from couplet.errors import UserError
-from couplet.metrics.extractor.base import Extractor, Pixels, rgb
-from couplet.metrics.extractor.weights import read_weights, tensors
+from couplet.metrics.extractor.base import Extractor, Pixels, read_weights, rgb, tensors
 
 SIDE = 224
 """Pixels per side that the network sees."""
@@ -24,14 +23,18 @@ class DinoV2Extractor(Extractor):
     """Features are the normalised class token; there are no logits."""
 
     def __init__(self, config: DinoV2Config, folder: Path, device: torch.device) -> None:
-        weights = read_weights(config)
+        path, content = read_weights(config)
         super().__init__(config, folder, device, digest=config.sha256)
         self.batch = config.batch
         self.model = _transformer(config.architecture)
         try:
-            self.model.load_state_dict(_fitted(tensors(weights), self.model))
+            # DINOv2's and timm's files have the same names; the mask token is used only in training.
+            state = {name: value for name, value in tensors(path, content).items() if name != "mask_token"}
+            side = round((self.model.get_parameter("pos_embed").shape[1] - 1) ** 0.5)
+            state["pos_embed"] = positions_at(state["pos_embed"], side)
+            self.model.load_state_dict(state)
         except (RuntimeError, KeyError):
-            raise UserError(f"{weights.path}: not weights of {config.architecture}") from None
+            raise UserError(f"{path}: not weights of {config.architecture}") from None
         self.model.to(device).eval()
         self.mean, self.std = (torch.tensor(v, device=device).reshape(1, 3, 1, 1) for v in (MEAN, STD))
 
@@ -51,15 +54,9 @@ class DinoV2Extractor(Extractor):
 
 
 def _transformer(architecture: str) -> nn.Module:
-    """Build timm's network of that name for 224 × 224 pixels, without a head.
+    """Build timm's vision transformer of that name for 224 × 224 pixels, without a head."""
+    import timm
 
-    Raises:
-        UserError: timm is not installed, or has no such vision transformer.
-    """
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(f"extractor dinov2 needs timm ({error}): pip install timm") from None
     try:
         model = timm.create_model(architecture, pretrained=False, img_size=SIDE, num_classes=0)
     except (RuntimeError, TypeError, ValueError):
@@ -67,13 +64,6 @@ def _transformer(architecture: str) -> nn.Module:
     if not isinstance(model, timm.models.VisionTransformer):
         raise UserError(f"architecture = {architecture!r}: timm has no vision transformer of this name")
     return model
-
-
-def _fitted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Adapt tensors of DINOv2's or timm's file, whose names are the same, to ``model``."""
-    state = {name: tensor for name, tensor in state.items() if name != "mask_token"}  # used only in training
-    side = round((model.get_parameter("pos_embed").shape[1] - 1) ** 0.5)
-    return state | {"pos_embed": positions_at(state["pos_embed"], side)}
 
 
 def positions_at(embedding: Tensor, side: int) -> Tensor:

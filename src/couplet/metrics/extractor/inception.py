@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from couplet.config.extractors import InceptionConfig
 from couplet.errors import UserError
-from couplet.metrics.extractor.base import Extractor, Pixels, rgb
-from couplet.metrics.extractor.weights import Weights, read_weights, tensors
+from couplet.metrics.extractor.base import Extractor, Pixels, read_weights, rgb, tensors
 
 
 class InceptionExtractor(Extractor):
@@ -29,19 +28,19 @@ class InceptionExtractor(Extractor):
     config: InceptionConfig
 
     def __init__(self, config: InceptionConfig, folder: Path, device: torch.device) -> None:
-        weights = read_weights(config)
+        path, content = read_weights(config)
         super().__init__(config, folder, device, digest=config.sha256)
         self.batch = config.batch
         load = _pytorch_fid if config.mode == "legacy_pytorch" else _torchscript
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # TorchScript and torchvision's `pretrained` are deprecated
-                self.resize = _cleanfid_resizer(config.mode)
-                self.features, self.output = load(config.mode, weights, device)
-        except ImportError as error:
-            raise UserError(f"extractor inception needs clean-fid ({error}): pip install clean-fid") from None
+                from cleanfid.resize import build_resizer
+
+                self.resize: Callable[[Any], Any] = build_resizer(config.mode)
+                self.features, self.output = load(config.mode, path, content, device)
         except (RuntimeError, AttributeError, KeyError, ValueError):
-            raise UserError(f"{weights.path}: not the Inception network of mode {config.mode}") from None
+            raise UserError(f"{path}: not the Inception network of mode {config.mode}") from None
 
     @property
     def name(self) -> str:
@@ -66,34 +65,24 @@ Network = tuple[Callable[[Tensor], Tensor], Tensor]
 """Features of prepared images, and the weights [k, d] of the last layer."""
 
 
-def _cleanfid_resizer(mode: str) -> Callable[[Any], Any]:
-    from cleanfid.resize import build_resizer
-
-    resize: Callable[[Any], Any] = build_resizer(mode)
-    return resize
-
-
-def _torchscript(mode: str, weights: Weights, device: torch.device) -> Network:
+def _torchscript(mode: str, path: Path, content: bytes, device: torch.device) -> Network:
     """Load the network of `cleanfid.inception_torchscript`, with the file from memory instead of /tmp."""
-    network = torch.jit.load(io.BytesIO(weights.content), map_location=device).eval()
-    layers, output = network.layers, network.output.weight
+    network = torch.jit.load(io.BytesIO(content), map_location=device).eval()
+    layers = network.layers
 
-    def clean(images: Tensor) -> Tensor:
-        features: Tensor = layers((images - 128) / 128)
-        return features.flatten(1)
+    def features(images: Tensor) -> Tensor:
+        clean = mode == "clean"
+        averages: Tensor = layers((images - 128) / 128) if clean else network(images, return_features=True)
+        return averages.flatten(1)
 
-    def resizing(images: Tensor) -> Tensor:
-        features: Tensor = network(images, return_features=True)
-        return features.flatten(1)
-
-    return clean if mode == "clean" else resizing, output
+    return features, network.output.weight
 
 
-def _pytorch_fid(mode: str, weights: Weights, device: torch.device) -> Network:
+def _pytorch_fid(mode: str, path: Path, content: bytes, device: torch.device) -> Network:
     """Load the network of `cleanfid.inception_pytorch`, which reads its weights from torch's cache."""
     from cleanfid import inception_pytorch
 
-    state = tensors(weights)
+    state = tensors(path, content)
     cache = torch.hub.get_dir()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "checkpoints", inception_pytorch.FID_WEIGHTS_URL.rpartition("/")[2])

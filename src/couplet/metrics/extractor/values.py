@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from couplet.metrics.extractor.base import Extractor, Pixels
 MOST = 4096
 """Largest number of values of an image: Fréchet distances decompose a matrix of as many rows."""
 
-NO_WEIGHTS = hashlib.sha256(b"").hexdigest()
-
 
 class ValuesExtractor(Extractor):
     """``x/127.5 - 1`` of every value, one channel after the other, without logits."""
@@ -27,24 +26,16 @@ class ValuesExtractor(Extractor):
     batch = 2000
 
     def __init__(self, config: ValuesConfig, folder: Path, device: torch.device) -> None:
-        super().__init__(config, folder, device, digest=NO_WEIGHTS)
+        super().__init__(config, folder, device, digest=hashlib.sha256(b"").hexdigest())
 
     @classmethod
     def make(cls, config: ValuesConfig, data: Archive, out: Path) -> dict[str, Any]:
-        """Check the shape of images; there is nothing to write.
-
-        Raises:
-            UserError: the images of ``data`` have too many values.
-        """
+        """Check the shape of images; there is nothing to write."""
         _check(data.card.shape, f"{data.folder}: {data.card.dataset}")
         return {}
 
     def prepare(self, images: Pixels) -> Tensor:
-        """Convert to float32 [b, c h w] in [-1, 1].
-
-        Raises:
-            UserError: the images have too many values.
-        """
+        """Convert to float32 [b, c h w] in [-1, 1]."""
         _check(images.shape[1:], f"extractor {self.config.kind}")
         return to_float(images, torch.device("cpu")).flatten(1)
 
@@ -53,9 +44,8 @@ class ValuesExtractor(Extractor):
 
 
 def _check(shape: tuple[int, ...], where: str) -> None:
-    height, width, channels = shape
-    if height * width * channels > MOST:
-        raise UserError(
-            f"{where}: images of {height}×{width}×{channels} values; values as features are for "
-            f"{MOST} at most: choose another extractor"
-        )
+    """Raise UserError for images [h, w, c] with too many values."""
+    if math.prod(shape) > MOST:
+        size = "×".join(map(str, shape))
+        allowed = f"values as features are for {MOST} at most: choose another extractor"
+        raise UserError(f"{where}: images of {size} values; {allowed}")

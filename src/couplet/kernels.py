@@ -1,7 +1,8 @@
-"""Interface of kernels: how an image becomes noisy, and the preconditioning that belongs to it."""
+"""Kernels: how an image becomes noisy, and the preconditioning that belongs to it."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -44,9 +45,9 @@ class Kernel(ABC):
         """:meth:`signal` shifted so that it is 1 at sigma_min, for the shifted preconditioning."""
 
     @property
-    @abstractmethod
     def max_level(self) -> float:
-        """The largest t for which the kernel is defined."""
+        """The largest t for which the kernel is defined; by default there is none."""
+        return math.inf
 
     def noise(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """``signal(t) data + t noise``; data and noise [b, c, h, w], t [b] or [1]."""
@@ -70,3 +71,26 @@ class Kernel(ABC):
 def time_embedding_input(t: Tensor) -> Tensor:
     """The network's noise-level input, ln(t)/4 (EDM, Table 1)."""
     return t.log() / 4
+
+
+class VarianceExploding(Kernel):
+    """``x_t = x + t z``."""
+
+    def signal(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    shifted_signal = signal
+
+
+class LinearInterpolation(Kernel):
+    """``x_t = (1 - t/sigma_max) x + t z``: at t = sigma_max the image vanishes."""
+
+    @property
+    def max_level(self) -> float:
+        return self.sigma_max
+
+    def signal(self, t: Tensor) -> Tensor:
+        return 1 - t / self.sigma_max
+
+    def shifted_signal(self, t: Tensor) -> Tensor:
+        return 1 - (t - self.sigma_min) / (self.sigma_max - self.sigma_min)

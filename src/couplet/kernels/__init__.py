@@ -1,1 +1,0 @@
-"""How an image becomes noisy: variance exploding or linear interpolation."""

@@ -1,1 +1,0 @@
-"""Images from a trained model, one seed per sample."""

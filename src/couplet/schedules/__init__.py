@@ -1,1 +1,0 @@
-"""How a step draws its two noise levels t > r."""
