@@ -1,5 +1,5 @@
 # The grid: data sets × recipes × kernels × couplings × seeds, down to one table.
-# Which cells there are, what they are called and what they are made from: workflow/rules/common.smk.
+# Cells, names and inputs: workflow/rules/common.smk.
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -31,7 +31,7 @@ rule all:
         "results/table1.csv",
 
 
-# What is finished is recorded with DVC, also when other cells failed.
+# Finished results are recorded with DVC, also when other cells failed.
 onsuccess:
     shell("python workflow/scripts/record.py")
 

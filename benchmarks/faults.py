@@ -198,15 +198,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_params(folder / "params.yaml")
-        prepare = [
-            "prepare",
-            "digits",
-            "--params",
-            str(folder / "params.yaml"),
-            "--out",
-            str(folder / "data"),
-        ]
-        subprocess.run([sys.executable, "-m", "couplet", *prepare], check=True)
+        prepare = ("couplet", "prepare", "digits", "--params", "params.yaml", "--out", "data")
+        subprocess.run([sys.executable, "-m", *prepare], cwd=folder, check=True)
         trainings = [Training(folder / "params.yaml", folder / "data", coupling) for coupling in COUPLINGS]
         whole, seconds = {}, {}
         attempt(trainings[0], folder / "warm-up")

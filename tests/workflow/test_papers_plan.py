@@ -125,7 +125,8 @@ def test_an_extractor_of_a_scale_reaches_its_stage_with_the_scale(tmp_path):
     file.write_text(text.replace("\nextractor: inception\n", "\nextractor: inception-legacy\n"))
     commands = plan(tmp_path, "results/gc/cifar10-gc-ict-ve-ot.csv", scale="paper", commands=True)
     [features] = [command for command in commands if command.startswith("couplet features")]
-    assert "--extractor inception-legacy --params workflow/papers/gc.yaml --scale paper" in features
+    assert "--extractor inception-legacy " in features
+    assert " --scale paper " in features
 
 
 STUDIES = sorted(path.stem for path in (REPOSITORY / "workflow/studies").glob("[!_]*.yaml"))

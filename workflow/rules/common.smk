@@ -235,6 +235,19 @@ def about_table(wildcards):
     return summaries.table_facts(layout(table).params, part)
 
 
+CAPTIONS = [Path("results/paper", f"{study.stem}.json") for study in STUDIES]
+
+
+def files_of_page(wildcards):
+    """Every caption and picture of the page."""
+    figures = [summaries.figure_key(layout(study.stem)) for study in STUDIES]
+    marker = trigger("paper.html", summaries.page_key(figures))
+    files = [*CAPTIONS, *(caption.with_suffix(".svg") for caption in CAPTIONS)]
+    # An old page must be made after its figures; Snakemake does not pass that on through `ancient`.
+    current = Path(marker).stat().st_mtime == 0
+    return [*(as_it_is(file) if current else file for file in files), marker]
+
+
 def files_of_figure(wildcards):
     """Every file that a study's figure is made from."""
     where, file = layout(wildcards.study), FILES[wildcards.study]

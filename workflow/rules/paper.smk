@@ -1,7 +1,3 @@
-CAPTIONS = [Path("results/paper", f"{study.stem}.json") for study in STUDIES]
-PICTURES = [caption.with_suffix(".svg") for caption in CAPTIONS]
-
-
 rule figure:
     input:
         files_of_figure,
@@ -33,9 +29,7 @@ rule figure:
 
 rule paper:
     input:
-        captions=[as_it_is(path) for path in CAPTIONS],
-        pictures=[as_it_is(path) for path in PICTURES],
-        key=lambda wildcards: trigger("paper.html", summaries.page_key(CAPTIONS)),
+        files_of_page,
     output:
         page="results/paper.html",
         record="results/paper.record.json",
@@ -48,5 +42,7 @@ rule paper:
     threads: 1
     resources:
         mem_mb=2000,
+    params:
+        captions=[caption.as_posix() for caption in CAPTIONS],
     shell:
-        "couplet paper {input.captions} --out {output.page} > {log} 2>&1"
+        "couplet paper {params.captions} --out {output.page} > {log} 2>&1"

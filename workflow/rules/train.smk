@@ -1,5 +1,5 @@
-# A job that was warned or killed resumes from its last state, in {run}/train.partial: see `retries` in the
-# profiles. Not here: it would be in force inside the job of a cluster too, which a scheduler told to end.
+# An interrupted run resumes from its last state, in {run}/train.partial. `retries` is in the profiles and not
+# here: here it would hold inside the job of a cluster, too, which the scheduler told to end.
 rule train:
     input:
         card=input_of("train", "prepare"),
@@ -17,7 +17,7 @@ rule train:
         "../envs/couplet.yaml"
     threads: setting_of("train", "threads")
     resources:
-        # A command to run the training under, where a scheduler ends jobs: `timeout 23h`.
+        # A command that ends the run before a scheduler does: `timeout 23h`.
         time_limit="",
         mem_mb=8000,
         gpu=setting_of("train", "gpus"),

@@ -1,9 +1,9 @@
-"""Tells DVC which results of the grid are finished: after each run of Snakemake, or by `make record`.
+"""Record finished results of the grid with DVC: after each run of Snakemake, or by `make record`.
 
-Every finished folder gets a .dvc file beside it, to be committed with git. A folder's name carries the
+Every finished folder gets a .dvc file next to it, to be committed with git. A folder's name carries the
 settings and the code of its content, so its content never changes, and restoring what DVC knows, as
-`dvc exp run` and `dvc checkout` do, takes nothing away. The table is recorded as the output of its stage, the
-papers' figures and their page as they are once all of them are current.
+`dvc exp run` and `dvc checkout` do, removes nothing. The table is recorded as the output of its stage; the
+figures of the papers and their page are recorded once all of them are current.
 """
 
 import os
@@ -19,6 +19,7 @@ from couplet.plan.layout import Layout
 from couplet.plan.stages import RECORD, RECORD_SUFFIX
 
 RESULTS = Path("results")
+STUDIES = Path("workflow/studies")
 STAGE = "workflow/dvc.yaml"
 PAGE = ("results/paper", "results/paper.html", "results/paper.record.json")
 
@@ -61,16 +62,13 @@ def table_is_current() -> bool:
 
 def page_is_current() -> bool:
     """Whether there is a page, and each of its figures is the one that its study and the code give."""
-    page = RESULTS / "paper.html"
-    studies = sorted(Path("workflow/studies").glob("[!_]*.yaml"))
-    captions = [RESULTS / "paper" / f"{study.stem}.json" for study in studies]
-    if not summaries.is_current(page, summaries.page_key(captions)):
+    if not (RESULTS / "paper.html").exists():
         return False
-    layouts = {study.stem: Layout(resolve(study), RESULTS) for study in studies}
-    return all(
-        summaries.is_current(summaries.figure_path(layout, name), summaries.figure_key(layout))
-        for name, layout in layouts.items()
-    )
+    layouts = {path.stem: Layout(resolve(path), RESULTS) for path in STUDIES.glob("[!_]*.yaml")}
+    keys = {name: summaries.figure_key(layout) for name, layout in layouts.items()}
+    expected = {summaries.figure_path(layout, name): keys[name] for name, layout in layouts.items()}
+    expected[RESULTS / "paper.html"] = summaries.page_key(keys.values())
+    return all(summaries.is_current(path, key) for path, key in expected.items())
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ TABLE = (
     "couplet.reporting.figures:distance_curves",
 )
 FIGURE = ("couplet.figures.base:Cells",)
+PAGE = ("couplet.reporting.page:page",)
 """Definitions that decide a summary, besides those of variants."""
 
 TABLE_FILES = ("reporting/couplet.mplstyle", "reporting/page.html.j2", "reporting/published.csv")
 FIGURE_FILES = ("reporting/couplet.mplstyle",)
+PAGE_FILES = ("reporting/page.html.j2",)
 """Files of the package that decide a summary."""
 
 SMALL = {".json", ".csv", ".svg"}
@@ -136,9 +138,9 @@ def figure_key(layout: Layout) -> str:
     return digest([settings, names, layout.params.scale, code, _contents(FIGURE_FILES)])
 
 
-def page_key(captions: Sequence[Path]) -> str:
-    """Changes with the figures on a page; what is in them, :func:`is_current` compares."""
-    return digest(sorted(path.as_posix() for path in captions))
+def page_key(figures: Iterable[str]) -> str:
+    """Changes with the keys of the figures on a page and with the page's code."""
+    return digest([sorted(figures), definitions(*PAGE), _contents(PAGE_FILES)])
 
 
 def is_current(summary: Path, key: str) -> bool:

@@ -9,10 +9,13 @@ from typing import Any
 
 from couplet.errors import UserError
 from couplet.files import read_json, replacing, reported
+from couplet.plan.stages import beside
 from couplet.plan.summaries import page_key
+from couplet.provenance.chain import read_record
 from couplet.provenance.record import SummaryRecorder, digests
 from couplet.reporting.page import page
 
+ADVICE = "give .json files that `couplet figure` wrote"
 TITLE = "Results of iCT, GC and VCT, and beyond"
 
 
@@ -27,7 +30,8 @@ def run(captions: Sequence[Path], out: Path, rebuild: str) -> str:
     Raises:
         UserError: a file is missing or is not a caption.
     """
-    record = SummaryRecorder("paper", {}, out, page_key(captions))
+    keys = [str(read_record(beside(path), ADVICE).content["key"]) for path in captions]
+    record = SummaryRecorder("paper", {}, out, page_key(keys))
     entries = sorted((_entry(path, out, rebuild) for path in captions), key=lambda entry: entry["order"])
     with replacing(out) as temporary:
         temporary.write_text(page(entries, TITLE))
