@@ -34,12 +34,17 @@ def run(
     device: o.Device = "auto",
 ) -> None:
     """Run one cell ad hoc, from data to numbers and a picture, into one folder."""
-    names = o.names_of(
-        dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, extractor=extractor, seed=seed
+    settings = o.changes_of(
+        changes,
+        dataset=dataset,
+        recipe=recipe,
+        kernel=kernel,
+        coupling=coupling,
+        extractor=extractor,
+        seed=seed,
     )
-    settings = [*names, *(changes or ())]
     chosen = resolve(params, scale, settings).recipe
-    settings += [f"recipes.{chosen}.{change}" for change in o.names_of(steps=steps, batch=batch)]
+    settings += [f"recipes.{chosen}.{change}" for change in o.changes_of(steps=steps, batch=batch)]
     checked = resolve(params, scale, settings)
     text = standalone(params, scale, settings)
     with process(threads, device) as context:

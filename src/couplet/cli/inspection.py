@@ -52,10 +52,16 @@ def settings(
     changes: o.Changes = None,
 ) -> None:
     """Print the resolved settings of a cell with the file or layer that each value is from."""
-    names = o.names_of(
-        dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, extractor=extractor, seed=seed
+    given = o.changes_of(
+        changes,
+        dataset=dataset,
+        recipe=recipe,
+        kernel=kernel,
+        coupling=coupling,
+        extractor=extractor,
+        seed=seed,
     )
-    rows = settings_with_origins(params, scale, [*names, *(changes or ())])
+    rows = settings_with_origins(params, scale, given)
     table = ((key, json.dumps(value, ensure_ascii=False), origin) for key, value, origin in rows)
     print_table(("setting", "value", "from"), table)
 

@@ -39,6 +39,6 @@ Root = Annotated[Path, typer.Option(help="Folder of the grid's results.")]
 DEFAULT = Path("params.yaml")
 
 
-def names_of(**names: str | int | None) -> list[str]:
-    """Names of a cell, where they are given, as changes of a parameter file."""
-    return [f"{key}={value}" for key, value in names.items() if value is not None]
+def changes_of(more: list[str] | None = None, **given: str | int | None) -> list[str]:
+    """What is ``given``, such as a cell's names, as changes of a parameter file, and ``more`` of them."""
+    return [*(f"{key}={value}" for key, value in given.items() if value is not None), *(more or ())]

@@ -194,8 +194,8 @@ def train(
     processes: o.Processes = 1,
 ) -> None:
     """Train one cell; started again after an interruption, resume from its last state."""
-    names = o.names_of(dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed)
-    checked = resolve(params, scale, [*names, *(changes or ())])
+    given = o.changes_of(changes, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed)
+    checked = resolve(params, scale, given)
     training = checked.training(checked.experiment)
     with process(threads, device, processes) as context:
         from couplet.live import observed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ class Cells:
         return "; ".join(budgets) + "."
 
 
-class FigureKind:
+class FigureKind(ABC):
     """A kind of figure. Rows are tidy: one per seed, never averaged."""
 
     at: tuple[str, ...] = ("nfe",)
@@ -130,12 +131,12 @@ class FigureKind:
         """The label of the values."""
         return f"Fréchet distance ({params.extractor})"
 
+    @abstractmethod
     def picture(self, rows: pd.DataFrame, ylabel: str) -> Figure:
         """The figure in the current style; labels are in the order of their first row.
 
         Marks are means over seeds; bars and bands are the sample standard deviation, absent for one seed.
         """
-        raise NotImplementedError
 
     def draw(self, rows: pd.DataFrame, out: Path, ylabel: str) -> None:
         """Write ``out`` twice, with the suffixes .svg and .png; the same rows give the same bytes.

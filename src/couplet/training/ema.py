@@ -7,7 +7,7 @@ from copy import deepcopy
 from functools import partial
 
 import numpy as np
-import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from couplet.config.recipes import (
     ConstantEMAConfig,
@@ -93,11 +93,10 @@ class Average:
         self.decay: Decay = build(config)
         self.updates = 0
 
-    @torch.no_grad()
     def update(self, model: ConsistencyModel) -> None:
         """Move the average towards the parameters of ``model``; does not synchronise with the device."""
         decay = self.decay(self.updates)
         if decay < 1:
-            for average, value in zip(self.module.parameters(), model.parameters(), strict=True):
-                average.lerp_(value, 1 - decay)
+            average, current = list(self.module.parameters()), list(model.parameters())
+            get_ema_multi_avg_fn(decay)(average, current, self.updates)
         self.updates += 1

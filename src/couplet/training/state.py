@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from couplet.errors import UserError
-from couplet.files import replacing
+from couplet.files import replacing, reported
 from couplet.model import ConsistencyModel
 from couplet.networks.initial import LoadReport
 from couplet.training.ema import Average
@@ -149,13 +149,11 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         UserError: the file cannot be read.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with reported(path, "read"), safe_open(path, framework="pt") as file:
             header: Mapping[str, str] = file.metadata() or {}
             # Copied, because the optimiser must not write to pages of the file.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         about, expected = header["couplet"], header["sha256"]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (SafetensorError, KeyError) as error:
         raise Damaged(f"{path}: damaged training state ({error})") from None
     if _digest(about, tensors) != expected:

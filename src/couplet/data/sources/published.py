@@ -32,7 +32,7 @@ from couplet.data.sources.base import Source, with_held_out
 from couplet.data.sources.containers import Collection, images_at
 from couplet.data.sources.decoding import stream, words
 from couplet.errors import UserError
-from couplet.files import replacing
+from couplet.files import replacing, reported
 
 DRIVE = "Google Drive "
 
@@ -251,13 +251,10 @@ def fetch(folder: Path, *originals: Original) -> dict[str, str]:
 def _digest(original: Original, path: Path) -> str:
     """The digest of ``path`` by the algorithm of the published checksum."""
     algorithm = (original.digest or "sha256").partition(":")[0]
-    try:
-        with path.open("rb") as file:
-            # The authors published MD5; it is no defence against an attacker.
-            new = hashlib.new(algorithm, usedforsecurity=False)
-            return f"{algorithm}:{hashlib.file_digest(file, lambda: new).hexdigest()}"
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    with reported(path, "read"), path.open("rb") as file:
+        # The authors published MD5; it is no defence against an attacker.
+        new = hashlib.new(algorithm, usedforsecurity=False)
+        return f"{algorithm}:{hashlib.file_digest(file, lambda: new).hexdigest()}"
 
 
 def _download(original: Original, path: Path) -> None:
