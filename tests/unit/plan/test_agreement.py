@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from couplet.cli.everyday import run
-from couplet.cli.options import names_of
+from couplet.cli.options import changes_of
 from couplet.cli.pipeline import train
 from couplet.config.params import Params
 from couplet.config.resolve import resolve, settings_with_origins, standalone
@@ -75,7 +75,7 @@ def test_every_entry_gives_the_same_settings(path, scale, tmp_path):
     kept = tmp_path / "params.yaml"
     studied = params.study is not None
     for cell, extractor in sampled(params, 1 if studied else 4, PLACES.index((path, scale))):
-        names = names_of(**cell.model_dump(), extractor=extractor)
+        names = changes_of(**cell.model_dump(), extractor=extractor)
         wanted = plain(params, cell, extractor)
         # `couplet settings`
         assert listed(settings_with_origins(path, scale, names)) == wanted
