@@ -1,8 +1,20 @@
-# `make table1` and `make test` need python3 (3.11 or newer), make and git; everything else is installed in $(VENV).
+# `make table1` and `make test` need python3 (3.11 or newer), make and git. They use the environment that is
+# active if it has couplet and its packages; otherwise everything is installed in .venv, or in VENV=...
 PYTHON ?= python3
-VENV ?= .venv
 
+# Without Slurm's plugin, which adds a second to every call of Snakemake.
+EXTRAS = pipeline s3 lion lmdb dinov2 tensorboard dev
+
+NEEDED = $(if $(filter test lint format,$(MAKECMDGOALS)),$(EXTRAS) slurm,pipeline)
+ifeq ($(origin VENV) $(shell python workflow/scripts/has_packages.py $(NEEDED) 2>/dev/null && echo complete),undefined complete)
+INSTALLED :=
+TESTED :=
+else
+VENV ?= .venv
+INSTALLED := $(VENV)/installed
+TESTED := $(VENV)/tested
 export PATH := $(abspath $(VENV))/bin:$(PATH)
+endif
 
 .PHONY: help table1 paper report record push pull experiments test lint format readme generate requirements
 .DEFAULT_GOAL := help
@@ -10,31 +22,34 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
-table1: $(VENV)/installed ## results/table1.csv, table1.md and figures, from nothing
+table1: $(INSTALLED) ## results/table1.csv, table1.md and figures, from nothing
 	snakemake --cores all results/table1.csv
+	@$(if $(INSTALLED),echo "For the commands in this shell: source $(VENV)/bin/activate")
 
-paper: $(VENV)/installed ## results/paper.html, all studies: forty minutes on two cores
+paper: $(INSTALLED) ## results/paper.html, all studies: forty minutes on two cores
 	snakemake --cores all results/paper.html
 
 report: table1 ## report.html: table, figures and captions as one file
 	snakemake --report report.html results/table1.csv
 
-record: $(VENV)/installed ## tell DVC which results are finished; Snakemake does so after each run
+record: $(INSTALLED) ## tell DVC which results are finished; Snakemake does so after each run
 	python workflow/scripts/record.py
 
-push: record ## send the grid and the experiment to the DVC remote
-	dvc push
+push: record ## send the grid and the experiment to their DVC remotes
+	dvc --cd results push
+	$(if $(wildcard dvc.lock),dvc push)
 
-pull: $(VENV)/installed ## fetch the results that were pushed with this commit
-	dvc pull --recursive results workflow $(if $(wildcard dvc.lock),dvc.yaml)
+pull: $(INSTALLED) ## fetch the results that were pushed with this commit
+	dvc --cd results pull
+	$(if $(wildcard dvc.lock),dvc pull --allow-missing)
 
-experiments: $(VENV)/installed ## list the changes and numbers of `dvc exp run`
+experiments: $(INSTALLED) ## list the changes and numbers of `dvc exp run`
 	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor|step|loss|images_per_second)$$'
 
-test: $(VENV)/tested ## all tests
+test: $(TESTED) ## all tests
 	pytest -n auto --dist loadfile
 
-lint: $(VENV)/installed ## formatting, types, import layers, workflow
+lint: $(INSTALLED) ## formatting, types, import layers, workflow
 	ruff check .
 	ruff format --check .
 	mypy
@@ -42,7 +57,7 @@ lint: $(VENV)/installed ## formatting, types, import layers, workflow
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-format: $(VENV)/installed generate ## format Python and Snakemake files, write the generated ones
+format: $(INSTALLED) generate ## format Python and Snakemake files, write the generated ones
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
@@ -51,30 +66,30 @@ readme: table1 ## write the pipeline's table and pictures into README.md
 	snakemake --cores all results/paper/vct-fig1.csv
 	python workflow/scripts/update_readme.py
 
-generate: $(VENV)/installed ## write dvc.yaml, the schema of parameter files and the table of studies
+generate: $(INSTALLED) ## write dvc.yaml, the schema of parameter files and the table of studies
 	python -m couplet.plan.dvc > dvc.new && mv dvc.new dvc.yaml
 	python -m couplet.config.schema > schema.new && mv schema.new workflow/schemas/params.schema.json
 	python workflow/scripts/list_studies.py
 
-# Without Slurm's plugin, which adds a second to every call of Snakemake.
-EXTRAS = pipeline s3 lion lmdb dinov2 tensorboard dev
-
-requirements: $(VENV)/installed ## pin the newest versions that fit pyproject.toml
+requirements: $(INSTALLED) ## pin the newest versions that fit pyproject.toml
 	(echo '# Exact versions of everything `make` installs; made by `make requirements`.'; \
 	uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --universal --python-version 3.11 \
 		--quiet --no-header --no-annotate) > requirements.new
 	mv requirements.new requirements.txt
 
-$(VENV)/installed: requirements.txt pyproject.toml
+ifneq ($(INSTALLED),)
+$(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON): version 3.11 or newer is needed; make PYTHON=..." >&2; exit 2; }
+	@echo "Installing PyTorch and the pipeline's packages in $(VENV): about 6.5 GB, some minutes; only once."
 	$(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet uv
-	VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet --compile-bytecode --requirement requirements.txt
-	VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet --no-deps --editable .
+	VIRTUAL_ENV="$(abspath $(VENV))" uv pip install --quiet --compile-bytecode --requirement requirements.txt
+	VIRTUAL_ENV="$(abspath $(VENV))" uv pip install --quiet --no-deps --editable .
 	python -m compileall -q src/couplet
 	touch $@
 
-$(VENV)/tested: $(VENV)/installed
-	VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet --constraint requirements.txt --editable '.[slurm]'
+$(TESTED): $(INSTALLED)
+	VIRTUAL_ENV="$(abspath $(VENV))" uv pip install --quiet --constraint requirements.txt --editable '.[slurm]'
 	touch $@
+endif

@@ -6,17 +6,16 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-GRID = "workflow/dvc.yaml"
 TABLE = "results/table1.csv"
 KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.fixture(scope="module")
 def grid(clone):
-    """A grid of one cell, made by DVC."""
+    """A finished grid of one cell."""
     clone.edit(lambda params: params["table1"].update(couplings=["independent"]))
     clone.run("git", "commit", "--quiet", "--all", "--message", "one cell")
-    assert "Running stage 'workflow/dvc.yaml:table'" in clone.run("dvc", "repro", GRID).stdout
+    clone.run("snakemake", "--cores", "2", TABLE)
     return clone
 
 
@@ -35,8 +34,7 @@ def s3(monkeypatch):
 
 def agree(clone):
     assert clone.rules(TABLE) == []
-    assert "up to date" in clone.run("dvc", "status", "--recursive", "results", "workflow").stdout
-    assert "Running stage" not in clone.run("dvc", "repro", GRID).stdout
+    assert "up to date" in clone.run("dvc", "--cd", "results", "status").stdout
 
 
 def content(clone):
@@ -47,22 +45,19 @@ def content(clone):
     }
 
 
-def test_after_dvc_snakemake_has_nothing_to_do(grid):
+def test_results_are_recorded_and_git_keeps_small_files_only(grid):
     agree(grid)
-
-
-def test_after_snakemake_dvc_has_nothing_to_do_and_git_keeps_small_files_only(grid):
     grid.edit(lambda params: params["evaluate"]["metrics"]["kid"].update(subsets=3))
     assert grid.rules(TABLE) == ["evaluate", "table"]
     grid.run("snakemake", "--cores", "2", TABLE)
     agree(grid)
     grid.run("git", "add", "--all")
     results = grid.root / "results"
-    committed = set(grid.run("git", "ls-files", "results", "workflow/dvc.lock").stdout.split())
+    committed = set(grid.run("git", "ls-files", "results").stdout.split())
     shared = [path for kind in ("data", "features", "reference") for path in results.glob(f"{kind}/*")]
-    finished = [path for path in (*shared, *results.glob("runs/*/*")) if path.suffix != ".dvc"]
-    files = {f"{path.relative_to(grid.root)}.dvc" for path in finished}
-    assert committed == {*files, "workflow/dvc.lock"}
+    paths = (*shared, *results.glob("runs/*/*"), *results.glob("table1.*"))
+    files = {f"{path.relative_to(grid.root)}.dvc" for path in paths if path.suffix != ".dvc"}
+    assert committed == {*files, "results/.dvcignore", "results/.dvc/config"}
     grid.run("git", "commit", "--quiet", "--message", "results")
 
 
@@ -76,8 +71,8 @@ def test_former_table_is_made_again_without_records_of_snakemake(grid):
     assert (grid.root / TABLE).read_bytes() != b
     agree(grid)
     # DVC puts B's table back, newer than everything.
-    grid.run("git", "checkout", "--quiet", "workflow/dvc.lock")
-    grid.run("dvc", "checkout", "--quiet", "--force", GRID)
+    grid.run("git", "checkout", "--quiet", "results")
+    grid.run("dvc", "--cd", "results", "checkout", "--quiet", "--force")
     assert (grid.root / TABLE).read_bytes() == b
     assert grid.rules(TABLE) == ["table"]
     # It is right at B's settings; only Snakemake's records are of A.
@@ -86,28 +81,37 @@ def test_former_table_is_made_again_without_records_of_snakemake(grid):
 
 
 def test_experiment_deletes_nothing_of_the_grid(grid):
-    """Neither what DVC knows, nor a whole folder that it does not know yet, nor an unfinished one."""
-    for name in ("train/record.json", "train.partial/state"):
-        path = grid.root / "results/runs/new" / name
-        path.parent.mkdir(parents=True)
+    """Neither what DVC stores, nor a finished folder or table that it does not store yet, nor an unfinished one."""
+    for name in ("runs/new/train/record.json", "runs/new/train.partial/state", "gc.csv", "gc.record.json"):
+        path = grid.root / "results" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("hours of work")
+    # A table newer than the one that DVC stores: a run that was killed before it was recorded.
+    (grid.root / TABLE).write_text("a newer table")
     before = content(grid)
-    # Puts everything that DVC knows as it knows it, then stops at the first stage.
+    # DVC restores everything that it stores, then stops at the first stage.
     done = grid.run("dvc", "exp", "run", "-S", "coupling=vea", ok=False)
     assert "did you mean 'vae'" in done.stderr
     assert content(grid) == before
     grid.run("git", "checkout", "--quiet", ".")
-    grid.run("rm", "-r", "results/runs/new")
+    grid.run("rm", "-r", *(f"results/{name}" for name in ("runs/new", "gc.csv", "gc.record.json")))
+    grid.run("dvc", "--cd", "results", "checkout", "--quiet", "--force")
+
+
+def test_graph_of_the_experiment_fits_a_screen(grid):
+    lines = grid.run("dvc", "dag").stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len(lines) <= 50
 
 
 def test_pushed_to_s3_wiped_and_pulled_every_byte_is_back(grid, s3):
     before = content(grid)
-    grid.run("dvc", "remote", "add", "--default", "store", "s3://results/couplet")
-    grid.run("dvc", "remote", "modify", "store", "endpointurl", s3)
-    grid.run("dvc", "push")
+    grid.run("dvc", "--cd", "results", "remote", "add", "--default", "store", "s3://results/couplet")
+    grid.run("dvc", "--cd", "results", "remote", "modify", "store", "endpointurl", s3)
+    grid.run("dvc", "--cd", "results", "push")
     grid.run("git", "clean", "--quiet", "-dfX", "results")
     grid.run("rm", "-rf", ".dvc/cache", ".snakemake")
     assert content(grid) == {}
-    grid.run("dvc", "pull", "--recursive", "results", "workflow")
+    grid.run("dvc", "--cd", "results", "pull")
     assert content(grid) == before
     agree(grid)
