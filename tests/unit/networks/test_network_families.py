@@ -136,7 +136,7 @@ def test_positional_embedding() -> None:
 
 def test_fourier_embedding() -> None:
     torch.manual_seed(0)
-    embedding = FourierEmbedding(4, scale=16.0, sine_first=True)
+    embedding = FourierEmbedding(4, scale=16.0)
     expected = [f(2 * math.pi * 0.3 * w) for f in (math.sin, math.cos) for w in embedding.freqs]
     torch.testing.assert_close(embedding(torch.tensor([0.3]))[0], torch.tensor(expected))
 
@@ -146,7 +146,7 @@ def test_embedding_sizes(channels: int) -> None:
     with pytest.raises(ValueError, match=f"even number of features, not {channels}"):
         PositionalEmbedding(channels, endpoint=False, sine_first=False)
     with pytest.raises(ValueError, match="even number"):
-        FourierEmbedding(channels, scale=1.0, sine_first=True)
+        FourierEmbedding(channels, scale=1.0)
     with pytest.raises(ValueError, match="too short"):
         PositionalEmbedding(2, endpoint=True, sine_first=True)
 
