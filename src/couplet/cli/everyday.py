@@ -105,6 +105,6 @@ def import_edm(
 ) -> None:
     """Turn a published EDM or EDM2 snapshot into safetensors, without executing any of it."""
     start(1)
-    from couplet.interop.edm_snapshot import import_edm as convert
+    from couplet.interop import import_edm as convert
 
     typer.echo(convert(file, out))
