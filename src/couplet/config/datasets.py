@@ -23,7 +23,7 @@ Crop = Literal[
 ]
 """How an image becomes a square of the configured size; one that has the size already is left alone.
 
-The functions in ``couplet.data.sources.decoding`` say what each does, and whose code it follows.
+The functions in ``couplet.data.sources.images`` say what each does, and whose code it follows.
 """
 
 

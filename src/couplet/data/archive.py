@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,23 +61,41 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Stream:
-    """One split of a data set whose images are decoded on demand."""
+class Stream(Generic[Result]):
+    """Images that are opened or decoded on demand, such as one split of a data set."""
 
     names: Sequence[str]
     """Name of each image in messages, [n]."""
     labels: NDArray[np.int64]
-    """Class indices [n]."""
-    image: Callable[[int], NDArray[np.uint8]]
-    """Decodes image i, uint8 [h, w, c]; called from several threads. Raises CorruptImage."""
+    """Class indices [n]; 0 without classes."""
+    image: Callable[[int], Result]
+    """Image i, called from several threads; of a split uint8 [h, w, c]. Raises CorruptImage."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes; empty without labels."""
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, chosen: NDArray[np.int64]) -> Stream:
+    def __getitem__(self, chosen: NDArray[np.int64]) -> Stream[Result]:
         """The images with these indices, in the order of the indices."""
         names = [self.names[i] for i in chosen]
-        return Stream(names, self.labels[chosen], lambda i: self.image(int(chosen[i])))
+        return Stream(names, self.labels[chosen], lambda i: self.image(int(chosen[i])), self.classes)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set, ready to be written as an archive."""
+
+    description: str
+    """Origin of the images and how they are cut to size; becomes the card's ``source``."""
+    classes: tuple[str, ...]
+    """Names of the classes; empty without labels."""
+    splits: Mapping[str, Split | Stream]
+    """``train`` and, where it exists, ``test``."""
+    originals: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each original file."""
+    skip_corrupt: bool = False
+    """Whether to leave out images that cannot be decoded, and list them in the card."""
 
 
 class Card(Closed):
@@ -85,7 +103,6 @@ class Card(Closed):
 
     dataset: str
     source: str
-    """Origin of the images and how they were cut to size."""
     originals: dict[str, str] = {}
     """Digest of each original file, ``md5:…`` or ``sha256:…``; empty for folders of images."""
     shape: Annotated[tuple[int, int, int], Field(strict=False)]
@@ -161,13 +178,9 @@ def read_array(path: Path) -> NDArray[Any]:
 
 def write(
     folder: Path,
-    *,
     dataset: str,
-    source: str,
-    classes: tuple[str, ...],
-    splits: Mapping[str, Split | Stream],
-    originals: Mapping[str, str] | None = None,
-    skip_corrupt: bool = False,
+    source: Source,
+    *,
     workers: int = 1,
     counting: Counting = lambda title, total: nullcontext(lambda done: None),
 ) -> Card:
@@ -178,9 +191,8 @@ def write(
 
     Args:
         folder: folder of the archive; an earlier archive in it is replaced.
-        dataset, source, classes, originals: for the :class:`Card`.
-        splits: ``train`` and, where it exists, ``test``.
-        skip_corrupt: leave out images that cannot be decoded and list them in the card.
+        dataset: name of the data set.
+        source: its images.
         workers: number of decoding threads.
         counting: shows progress.
 
@@ -196,7 +208,7 @@ def write(
     done: dict[str, _Written] = {}
     files: dict[str, str] = {}
     with ExitStack() as stack:
-        for name, split in splits.items():
+        for name, split in source.splits.items():
             if isinstance(split, Split):
                 split = Stream([*map(str, range(len(split)))], split.labels, split.images.__getitem__)
             # The files replace earlier ones together, after the last image is decoded.
@@ -207,15 +219,15 @@ def write(
             with labels.open("wb") as written:
                 np.save(written, split.labels[done[name].indices], allow_pickle=False)
             files |= {f"{name}-images.npy": sha256(images), f"{name}-labels.npy": sha256(labels)}
-        _check(dataset, done, skip_corrupt)
+        _check(dataset, done, source.skip_corrupt)
         for stale in own - {*files}:
             (folder / stale).unlink(missing_ok=True)
     card = Card(
         dataset=dataset,
-        source=source,
-        originals=dict(originals or {}),
+        source=source.description,
+        originals=dict(source.originals),
         shape=done["train"].shape,
-        classes=classes,
+        classes=source.classes,
         counts={name: len(part.indices) for name, part in done.items()},
         skipped={name: tuple(part.corrupt) for name, part in done.items() if part.corrupt},
         files=files,

@@ -33,17 +33,7 @@ def run(
     """
     record = Recorder("prepare", settings, out, context.device, reads={})
     with read(settings.dataset, raw) as source:
-        card = write(
-            out,
-            dataset=name,
-            source=source.description,
-            classes=source.classes,
-            splits=source.splits,
-            originals=source.originals,
-            skip_corrupt=source.skip_corrupt,
-            workers=workers,
-            counting=context.counting,
-        )
+        card = write(out, name, source, workers=workers, counting=context.counting)
     archive = Archive(out)
     with replacing(out / PREVIEW) as temporary:
         contact_sheet(archive.train, card.classes).save(temporary, format="PNG")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from couplet.config.datasets import (
     CelebA64Config,
@@ -27,10 +28,10 @@ from couplet.config.datasets import (
     ImageNet64Config,
     MnistConfig,
 )
-from couplet.data.archive import Split
-from couplet.data.sources.base import Source, with_held_out
-from couplet.data.sources.containers import Collection, images_at
-from couplet.data.sources.decoding import stream, words
+from couplet.data.archive import Source, Split, Stream
+from couplet.data.sources.base import with_held_out
+from couplet.data.sources.containers import images_at
+from couplet.data.sources.images import stream, words
 from couplet.errors import UserError
 from couplet.files import replacing, reported
 
@@ -221,7 +222,7 @@ def _ilsvrc(raw: Path, size: int, crop: Crop, stack: ExitStack) -> Source:
     return Source(description, parts["train"].classes, splits, originals)
 
 
-def _complete(path: Path, counted: str, stack: ExitStack) -> Collection:
+def _complete(path: Path, counted: str, stack: ExitStack) -> Stream[Image.Image]:
     """The images at ``path``; refuses more or fewer images than their authors state."""
     images = images_at(path, stack)["train"]
     if len(images) != COUNTS[counted]:
