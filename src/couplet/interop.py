@@ -45,7 +45,7 @@ _OPCODES = frozenset(
 _MOST_OPCODES = 2_000_000  # a snapshot needs about a hundred per tensor
 _HEAVIEST = 1000  # weight of a tuple, see `_check`
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_PREFIXES = ("model", "unet")  # attribute of EDM's and of EDM2's preconditioning that holds the network
+_NETWORKS = ("model", "unet")  # attribute of EDM's and of EDM2's preconditioning that holds the network
 _LONGEST_ARGUMENTS = 50_000  # characters of JSON
 _LONGEST_CAUSE = 300
 # fmt: off
@@ -228,8 +228,6 @@ class Snapshot:
     """Class of the preconditioned model, such as "EDMPrecond" or "Precond"."""
     network_class: str
     """Class of the network inside it, such as "SongUNet"."""
-    prefix: str
-    """Name of the network in the model, with a dot: "model." (EDM) or "unet." (EDM2)."""
     arguments: dict[str, Any]
     """Keyword arguments of the model's constructor, as JSON values."""
     network_arguments: dict[str, Any]
@@ -240,18 +238,19 @@ class Snapshot:
 
     @property
     def network(self) -> dict[str, Tensor]:
-        """Tensors of the network alone, by their names inside it."""
-        inside = {name: tensor for name, tensor in self.tensors.items() if self._is_network(name)}
-        return {name.removeprefix(self.prefix): tensor for name, tensor in inside.items()}
+        """Tensors of the network alone, by their names inside it, without data augmentation."""
+        return {short: tensor for name, tensor in self.tensors.items() if (short := _inside(name))}
 
     @property
     def extras(self) -> dict[str, tuple[int, ...]]:
-        """Names, with shapes, of all other tensors: those outside the network (`logvar_linear.weight`) and
-        those of data augmentation (`model.map_augment.weight`)."""
-        return {name: tuple(t.shape) for name, t in self.tensors.items() if not self._is_network(name)}
+        """Names, with shapes, of all other tensors, such as `logvar_linear.weight`."""
+        return {name: tuple(t.shape) for name, t in self.tensors.items() if not _inside(name)}
 
-    def _is_network(self, name: str) -> bool:
-        return name.startswith(self.prefix) and not name.startswith(f"{self.prefix}map_augment.")
+
+def _inside(name: str) -> str:
+    """Name inside the network of a tensor that belongs to it, else an empty text."""
+    attribute, _, short = name.partition(".")
+    return short if attribute in _NETWORKS and not short.startswith("map_augment.") else ""
 
 
 def read_snapshot(path: Path) -> Snapshot:
@@ -285,20 +284,18 @@ def _snapshot(path: Path, digest: str, content: Any) -> Snapshot:
     if not isinstance(whole, _Module):
         raise UnpicklingError("not a dict whose entry 'ema' is a network")
     modules = _section(whole, "_modules")
-    prefixes = [name for name in _PREFIXES if isinstance(modules.get(name), _Module)]
-    if len(prefixes) != 1:
+    networks = [modules[name] for name in _NETWORKS if isinstance(modules.get(name), _Module)]
+    if len(networks) != 1:
         raise UnpicklingError("entry 'ema' does not wrap one network, under 'model' or 'unet'")
-    network = modules[prefixes[0]]
     tensors = dict(_tensors(whole, "", set()))
     if sum(tensor.nbytes for tensor in tensors.values()) > path.stat().st_size:
         raise UnpicklingError("tensors add up to more than the file")
     return Snapshot(
         sha256=digest,
         class_name=whole.class_name,
-        network_class=network.class_name,
-        prefix=f"{prefixes[0]}.",
+        network_class=networks[0].class_name,
         arguments=_arguments(whole),
-        network_arguments=_arguments(network),
+        network_arguments=_arguments(networks[0]),
         tensors={name: tensor.read() for name, tensor in tensors.items()},
     )
 
@@ -337,13 +334,10 @@ def _section(module: _Module, section: str) -> dict[str, Any]:
 
 
 def _arguments(module: _Module) -> dict[str, Any]:
-    """Return the constructor's keyword arguments; positional ones, if any, under 'positional'."""
-    arguments = dict(module.state.get("_init_kwargs", {}))
-    if module.state.get("_init_args"):
-        arguments["positional"] = module.state["_init_args"]
+    """Return the constructor's arguments, which EDM passes by keyword."""
     encoder = json.JSONEncoder(default=lambda value: f"<{type(value).__name__.lstrip('_')}>")
     text = ""
-    for piece in encoder.iterencode(arguments):
+    for piece in encoder.iterencode(module.state.get("_init_kwargs", {})):
         text += piece
         if len(text) > _LONGEST_ARGUMENTS:  # shared lists can hold far more than the file
             raise UnpicklingError("constructor arguments are too large")

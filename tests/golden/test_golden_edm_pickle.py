@@ -63,7 +63,7 @@ def test_denoiser_of_a_case_with_labels(name: str, made_up: Callable[..., Group]
         if key.startswith(f"{style}/")
     }
     arguments = official.params["constructor_kwargs"]
-    snapshot = Snapshot("", "EDMPrecond", "DhariwalUNet", "model.", arguments, arguments, tensors)
+    snapshot = Snapshot("", "EDMPrecond", "DhariwalUNet", arguments, arguments, tensors)
     sigma = (4 * official.tensor("noise_labels", torch.float64)).exp()
     level = sigma.reshape(-1, 1, 1, 1)
     total = level**2 + SIGMA_DATA**2

@@ -115,7 +115,7 @@ class FashionMnistConfig(DatasetConfig):
 
     native = (28, 28, 1)
     num_classes = 10
-    implementation: ClassVar[str] = "couplet.data.sources.published:read_fashion_mnist"
+    implementation: ClassVar[str] = "couplet.data.sources.published:read_mnist"
     kind: Literal["fashion_mnist"] = "fashion_mnist"
 
 

@@ -24,7 +24,7 @@ class ADM(Network):
         super().__init__(**sizes)
         channels = config.model_channels
         emb_channels = channels * config.channel_mult_emb
-        self.map_noise = PositionalEmbedding(channels, endpoint=False, sine_first=False)
+        self.map_noise = PositionalEmbedding(channels, adm=True)
         self.map_layer0 = Linear(channels, emb_channels, init=INIT)
         self.map_layer1 = Linear(emb_channels, emb_channels, init=INIT)
         self.map_label: Linear | None = None

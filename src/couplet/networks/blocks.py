@@ -56,8 +56,7 @@ class Conv2d(nn.Module):
     """A convolution, on its own or after halving or doubling the resolution.
 
     Args:
-        inputs: channels of the input.
-        outputs: channels of the output.
+        inputs, outputs: numbers of channels.
         kernel: side of the convolution kernel, odd; 0 resamples only.
         init: initialisation of weight and bias.
         resampling: whether to keep, double or halve the resolution.
@@ -92,12 +91,9 @@ class Conv2d(nn.Module):
             fans = (inputs * kernel**2, outputs * kernel**2)
             self.weight = init.draw((outputs, inputs, kernel, kernel), *fans, init.weight)
             self.bias = init.draw((outputs,), *fans, init.bias)
-        if resampling == "keep":
-            self.register_buffer("resample_filter", None)
-        else:
-            line = torch.tensor(taps, dtype=torch.float32)
-            plane = line.outer(line) / line.sum().square()
-            self.register_buffer("resample_filter", plane[None, None])
+        line = torch.tensor(taps, dtype=torch.float32)
+        plane = line.outer(line) / line.sum().square()
+        self.register_buffer("resample_filter", None if resampling == "keep" else plane[None, None])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[b, inputs, h, w]`` to ``[b, outputs, h', w']``."""
@@ -183,7 +179,7 @@ class UNetBlock(nn.Module):
         self.norm1 = group_norm(outputs, eps)
         self.conv1 = Conv2d(outputs, outputs, 3, init=init_last)
 
-        self.skip: Conv2d | None = None
+        self.skip: nn.Module = nn.Identity()
         if inputs != outputs or resampling != "keep":
             kernel = 1 if project_resampled or inputs != outputs else 0
             self.skip = Conv2d(inputs, outputs, kernel, init=init, resampling=resampling, taps=taps)
@@ -203,7 +199,7 @@ class UNetBlock(nn.Module):
         else:
             h = F.silu(self.norm1(h + params))
         h = self.conv1(F.dropout(h, self.dropout, self.training))
-        h = (h + (x if self.skip is None else self.skip(x))) * self.skip_scale
+        h = (h + self.skip(x)) * self.skip_scale
         if self.heads:
             h = (self._attend(h) + h) * self.skip_scale
         return h
@@ -224,25 +220,24 @@ class PositionalEmbedding(nn.Module):
 
     Args:
         channels: number of features n, even.
-        endpoint: whether the last frequency is 1/10000 itself (DDPM++) or one step above (ADM).
-        sine_first: order of the two halves: sines, cosines (DDPM++) or cosines, sines (ADM).
+        adm: whether cosines come first and the last frequency is one step above 1/10000; otherwise, as in
+            DDPM++, sines come first and it is 1/10000 itself.
     """
 
-    def __init__(self, channels: int, *, endpoint: bool, sine_first: bool) -> None:
+    def __init__(self, channels: int, *, adm: bool) -> None:
         super().__init__()
-        self.frequencies = _half(channels)
-        self.steps = self.frequencies - int(endpoint)
+        self.adm, self.frequencies = adm, _half(channels)
+        self.steps = self.frequencies if adm else self.frequencies - 1
         if self.steps < 1:
             raise ValueError(f"a positional embedding of {channels} features is too short")
-        self.sine_first = sine_first
 
     def forward(self, noise_labels: Tensor) -> Tensor:
         """Return features ``[b, n]`` of noise labels ``[b]``."""
         index = torch.arange(self.frequencies, dtype=noise_labels.dtype, device=noise_labels.device)
         freqs = (1 / 10000) ** (index / self.steps)
         angles = noise_labels.outer(freqs)
-        waves = [angles.sin(), angles.cos()] if self.sine_first else [angles.cos(), angles.sin()]
-        return torch.cat(waves, dim=1)
+        sines_first = [angles.sin(), angles.cos()]
+        return torch.cat(sines_first[::-1] if self.adm else sines_first, dim=1)
 
 
 class FourierEmbedding(nn.Module):

@@ -45,12 +45,9 @@ def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 
 class MPConv(nn.Module):
-    """A convolution or linear layer with normalised weight and no bias (EDM2, Eq. 47 and 66).
+    """A convolution with normalised weight and no bias, or a linear layer for ``kernel`` 0.
 
-    Args:
-        inputs: channels of the input.
-        outputs: channels of the output.
-        kernel: side of the convolution kernel, odd; 0 for a linear layer.
+    EDM2, Eq. 47 and 66.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
@@ -77,10 +74,7 @@ class MPConv(nn.Module):
 class EDM2Block(nn.Module):
     """A residual block, followed by cosine attention where ``cell`` has heads.
 
-    Args:
-        cell: the block's place in the U-Net.
-        flavor: ``enc`` normalises pixels first; ``dec`` does not.
-        embedding: width of the embedding.
+    ``enc`` normalises pixels first, ``dec`` does not; ``embedding`` is the width of the embedding.
     """
 
     def __init__(self, cell: BlockPlan, *, flavor: Literal["enc", "dec"], embedding: int) -> None:
@@ -92,7 +86,7 @@ class EDM2Block(nn.Module):
         self.conv_res0 = MPConv(outputs if flavor == "enc" else inputs, outputs, 3)
         self.emb_linear = MPConv(embedding, outputs, 0)
         self.conv_res1 = MPConv(outputs, outputs, 3)
-        self.conv_skip = MPConv(inputs, outputs, 1) if inputs != outputs else None
+        self.conv_skip = MPConv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         if self.heads:
             self.attn_qkv = MPConv(outputs, 3 * outputs, 1)
             self.attn_proj = MPConv(outputs, outputs, 1)
@@ -104,7 +98,7 @@ class EDM2Block(nn.Module):
         elif self.role == "up":
             x = F.interpolate(x, scale_factor=2, mode="nearest")
         if self.flavor == "enc":
-            x = normalize(self._skip(x), dim=1)
+            x = normalize(self.conv_skip(x), dim=1)
 
         y = self.conv_res0(mp_silu(x))
         scale = self.emb_linear(emb, gain=self.emb_gain) + 1
@@ -112,14 +106,11 @@ class EDM2Block(nn.Module):
         y = self.conv_res1(F.dropout(y, self.dropout, self.training))
 
         if self.flavor == "dec":
-            x = self._skip(x)
+            x = self.conv_skip(x)
         x = mp_sum(x, y, RESIDUAL_BALANCE)
         if self.heads:
             x = mp_sum(x, self._attend(x), ATTENTION_BALANCE)
         return x.clamp(-CLIP, CLIP)
-
-    def _skip(self, x: Tensor) -> Tensor:
-        return x if self.conv_skip is None else self.conv_skip(x)
 
     def _attend(self, x: Tensor) -> Tensor:
         b, c, height, width = x.shape

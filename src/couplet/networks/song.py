@@ -35,7 +35,7 @@ class SongUNet(Network):
         emb_channels = config.model_channels * config.channel_mult_emb
         self.map_noise: nn.Module
         if config.embedding_type == "positional":
-            self.map_noise = PositionalEmbedding(noise_channels, endpoint=True, sine_first=True)
+            self.map_noise = PositionalEmbedding(noise_channels, adm=False)
         else:
             self.map_noise = FourierEmbedding(noise_channels, scale=config.fourier_scale)
         self.map_label = Linear(self.num_classes, noise_channels, init=INIT) if self.num_classes else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -161,18 +161,11 @@ def words(resolution: int, crop: Crop, channels: Channels) -> str:
 
 
 def channels_of(images: Stream[Image.Image], where: str) -> Channels:
-    """The number of channels of the first image that can be opened.
-
-    Raises:
-        UserError: no image can be opened.
-    """
-    reasons = []
+    """The number of channels of the first image that can be opened."""
     for index in range(len(images)):
-        try:
+        with suppress(CorruptImage):
             return _channels(images.image(index))
-        except CorruptImage as error:
-            reasons.append(f"{images.names[index]} ({error})")
-    raise UserError(f"{where}: none of {len(reasons)} images can be opened: {reasons[0]}")
+    raise UserError(f"{where}: none of {len(images)} images can be opened, such as {images.names[0]}")
 
 
 def _channels(image: Image.Image) -> Channels:
