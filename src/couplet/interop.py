@@ -1,13 +1,12 @@
 """Reader of EDM and EDM2 snapshots that executes nothing in them.
 
-A snapshot is a pickled dict whose entry `ema` is the network, in NVIDIA's format (repositories
-NVlabs/edm and NVlabs/edm2, torch_utils/persistence.py): objects that carry their own Python
-source, which the original loader executes.
+A snapshot is a pickled dict whose entry `ema` is the network, in NVIDIA's format (repositories NVlabs/edm and
+NVlabs/edm2, torch_utils/persistence.py): objects that carry their own Python source, which the original
+loader executes.
 
-Python's unpickler calls whatever a pickle names. Ours looks each name up in a table of stand-ins
-that only describe the content, and refuses every other name. Before that, one pass over the
-opcodes refuses those that bypass the table, or that claim more time and memory than the pickle's
-size justifies.
+Python's unpickler calls whatever a pickle names. Ours looks each name up in a table of stand-ins that only
+describe the content, and refuses every other name. Before that, one pass over the opcodes refuses those that
+bypass the table, or that claim more time and memory than the pickle's size justifies.
 """
 
 from __future__ import annotations
@@ -257,26 +256,18 @@ def read_snapshot(path: Path) -> Snapshot:
     """Read the network in a snapshot pickle of EDM or EDM2. Needs memory of twice the file's size.
 
     Raises:
-        UserError: the file cannot be read, is damaged, is not such a snapshot, or refers to
-            anything that such a snapshot does not need. The message names file and cause.
+        UserError: the file cannot be read, is damaged, is not such a snapshot, or refers to anything that
+            such a snapshot does not need.
     """
     digest = sha256(path)
     try:
-        return _snapshot(path, digest, _load(path.read_bytes()))
+        return _snapshot(path, digest, _Unpickler(BytesIO(path.read_bytes()), _NAMES).load())
     except Exception as error:  # damage can make Python, numpy and torch raise nearly anything
         cause = str(error)
         if not isinstance(error, UnpicklingError):
             cause = f"damaged ({type(error).__name__}: {cause})"
         printable = "".join(c if c.isprintable() else "?" for c in cause[:_LONGEST_CAUSE])
         raise UserError(f"{path}: not a usable EDM snapshot: {printable}") from error
-
-
-def _load(data: bytes) -> Any:
-    stream = BytesIO(data)
-    content = _Unpickler(stream, _NAMES).load()
-    if stream.read(1):
-        raise UnpicklingError("damaged: more bytes after the end of the pickle")
-    return content
 
 
 def _snapshot(path: Path, digest: str, content: Any) -> Snapshot:
@@ -347,13 +338,9 @@ def _arguments(module: _Module) -> dict[str, Any]:
 def import_edm(source: Path, out: Path) -> str:
     """Write the network of a snapshot as a safetensors file for `init_from`; return a summary for users.
 
-    The file's metadata has one entry, `couplet`: JSON with `source` (file name), `sha256` (of
-    the snapshot), `class`, `network_class`, `arguments`, `network_arguments` and `extras` (names
-    and shapes of the tensors left out). The same snapshot gives the same bytes.
-
-    Args:
-        source: snapshot pickle of EDM or EDM2.
-        out: safetensors file to write; replaced if it exists, unchanged on any error.
+    The file's metadata has one entry, `couplet`: JSON with `source` (file name), `sha256` (of the snapshot),
+    `class`, `network_class`, `arguments`, `network_arguments` and `extras` (names and shapes of the tensors
+    left out). The same snapshot gives the same bytes. An existing file is unchanged on any error.
 
     Raises:
         UserError: the snapshot is unusable or has no tensors, or `out` cannot be written.

@@ -100,11 +100,6 @@ def plan(config: UNetConfig, *, in_channels: int, resolution: int) -> tuple[list
     unused one besides the previous block's output. DDPM++ and NCSN++ have one attention head, only in the
     last decoder block of a level, and an input convolution with ``model_channels`` outputs.
 
-    Args:
-        config: the network's settings.
-        in_channels: channels of the input convolution's input.
-        resolution: height of the images in pixels.
-
     Raises:
         ValueError: ``resolution`` cannot be halved once per further level, or the heads do not fit the
             channels of a block.

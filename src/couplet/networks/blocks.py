@@ -216,12 +216,10 @@ class UNetBlock(nn.Module):
 
 
 class PositionalEmbedding(nn.Module):
-    """Sinusoids of geometrically spaced frequencies (DDPM++ and ADM in EDM, Appendix F).
+    """An even number n of sinusoids of geometrically spaced frequencies (EDM, Appendix F).
 
-    Args:
-        channels: number of features n, even.
-        adm: whether cosines come first and the last frequency is one step above 1/10000; otherwise, as in
-            DDPM++, sines come first and it is 1/10000 itself.
+    In ADM cosines come first, and the last frequency is one step above 1/10000; in DDPM++ sines come first,
+    and it is 1/10000 itself.
     """
 
     def __init__(self, channels: int, *, adm: bool) -> None:
@@ -243,9 +241,7 @@ class PositionalEmbedding(nn.Module):
 class FourierEmbedding(nn.Module):
     """Sines, then cosines of random frequencies, drawn once and stored (NCSN++ in EDM, Appendix F).
 
-    Args:
-        channels: number of features n, even.
-        scale: standard deviation of the frequencies, in cycles per unit of noise label.
+    ``scale`` is the standard deviation of the frequencies, in cycles per unit of noise label.
     """
 
     freqs: Tensor

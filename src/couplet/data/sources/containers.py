@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
@@ -31,6 +32,13 @@ from couplet.errors import UserError
 TEST_NAMES = ("test", "val", "valid")
 """Names of a folder of test images next to `train`; the first existing one is used."""
 
+UNPACK: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZ": bz2.open,
+    b"\xfd7": lzma.open,
+}
+"""Opens a compressed file, by the file's first bytes."""
+
 MOST_CLASSES = 1_000_000
 """Labels from here on are refused as mistakes, because every number up to the largest label is a class."""
 
@@ -53,17 +61,13 @@ def images_at(path: Path, stack: ExitStack) -> dict[str, Stream[Image.Image]]:
     with _readable(path):
         if path.exists() and not path.is_file():  # a pipe or a device may have no end
             raise UserError(f"{path}: must be a folder or a plain file")
-        with path.open("rb") as file:
-            start = file.read(8)
         if zipfile.is_zipfile(path):
             return _zip_file(path, stack)
-        if tarfile.is_tarfile(path):
-            return _tar_file(path, stack)
-        if start[:2] == b"\x1f\x8b":
-            with gzip.open(path) as unpacked:
-                start = unpacked.read(8)
-        if start[:2] == b"\0\0" and len(start) == 8:
-            return {"train": _idx_file(path)}
+        plain = _plain(path, stack)
+        if tarfile.is_tarfile(plain):
+            return _tar_file(path, plain)
+        if (start := plain.read(8))[:2] == b"\0\0" and len(start) == 8:
+            return {"train": _idx_file(path, stack)}
     raise UserError(f"{path}: must be a folder, zip, tar, IDX file or LMDB folder of images")
 
 
@@ -104,9 +108,22 @@ def _zip_file(path: Path, stack: ExitStack) -> dict[str, Stream[Image.Image]]:
     return _splits(path, members, lambda name: archive.read(members[name]))
 
 
-def _tar_file(path: Path, stack: ExitStack) -> dict[str, Stream[Image.Image]]:
+def _plain(path: Path, stack: ExitStack) -> IO[bytes]:
+    """The file itself, or a temporary decompressed copy that can be read at random."""
+    file = stack.enter_context(path.open("rb"))
+    unpack = UNPACK.get(file.read(2))
+    file.seek(0)
+    if unpack is None:
+        return file
+    plain = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
+    with unpack(file) as unpacked:
+        shutil.copyfileobj(unpacked, plain, 1 << 20)
+    plain.seek(0)
+    return plain
+
+
+def _tar_file(path: Path, plain: IO[bytes]) -> dict[str, Stream[Image.Image]]:
     """The images in a tar, which is not unpacked."""
-    plain = _without_compression(path, stack)
     places = {}
     with tarfile.open(fileobj=plain, mode="r:") as archive:
         for member in archive:
@@ -120,19 +137,6 @@ def _tar_file(path: Path, stack: ExitStack) -> dict[str, Stream[Image.Image]]:
     if plain.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"damaged or truncated after {archive.offset} bytes")
     return _splits(path, places, lambda name: os.pread(plain.fileno(), *places[name]))
-
-
-def _without_compression(path: Path, stack: ExitStack) -> IO[bytes]:
-    """The tar itself, or a temporary decompressed copy that can be read at random."""
-    with tarfile.open(path) as archive:
-        unpacked: Any = archive.fileobj
-        if isinstance(unpacked, io.BufferedReader):
-            return stack.enter_context(path.open("rb"))
-        plain = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
-        unpacked.seek(0)
-        shutil.copyfileobj(unpacked, plain, 1 << 20)
-    plain.seek(0)
-    return plain
 
 
 def _inside(path: Path, name: str) -> str:
@@ -240,15 +244,15 @@ def _json_labels(path: Path, images: list[str], content: bytes) -> tuple[NDArray
     return _numbered([label_of[name] for name in images])
 
 
-def _idx_file(path: Path) -> Stream[Image.Image]:
+def _idx_file(path: Path, stack: ExitStack) -> Stream[Image.Image]:
     """The images of an IDX file (MNIST's format), with the labels of a file labels-idx1 next to it."""
-    pixels = _idx_array(path, 3)
+    pixels = _idx_array(path, 3, stack)
     labels: NDArray[np.int64] = np.zeros(len(pixels), np.int64)
     classes: tuple[str, ...] = ()
     name, replaced = re.subn(r"images([-.])idx3", r"labels\1idx1", path.name.removesuffix(".gz"))
     for file in (path.with_name(name), path.with_name(f"{name}.gz")):
         if replaced and file.is_file():
-            labels, classes = _numbered(_idx_array(file, 1))
+            labels, classes = _numbered(_idx_array(file, 1, stack))
             if len(labels) != len(pixels):
                 raise UserError(f"{file}: contains {len(labels)} labels for {len(pixels)} images")
             break
@@ -261,12 +265,10 @@ def _numbered(labels: Any) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     return np.array(labels, np.int64), tuple(map(str, range(int(max(labels)) + 1)))
 
 
-def _idx_array(path: Path, axes: int) -> NDArray[np.uint8]:
+def _idx_array(path: Path, axes: int, stack: ExitStack) -> NDArray[np.uint8]:
     """The unsigned bytes of an IDX file, as an array with this number of axes."""
     with _readable(path):
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        content = _plain(path, stack).read()
     if content[:4] != bytes([0, 0, 8, axes]):
         raise UserError(
             f"{path}: IDX type {content[:4].hex()}: must be 000008{axes:02x}, unsigned bytes of {axes} axes"

@@ -5,8 +5,8 @@ Names, addresses and checksums of the files come from torchvision. Missing files
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,17 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from couplet.config.datasets import (
-    CelebA64Config,
-    Church64Config,
-    Cifar10Config,
-    Crop,
-    FashionMnistConfig,
-    Ffhq64Config,
-    ImageNet32Config,
-    ImageNet64Config,
-    MnistConfig,
-)
+from couplet.config import datasets
+from couplet.config.datasets import Crop
 from couplet.data.archive import Source, Split, Stream
 from couplet.data.sources.base import with_held_out
 from couplet.data.sources.containers import images_at
@@ -78,7 +69,9 @@ IMAGENET: Mapping[Crop, Original] = {
 }
 
 
-def read_mnist(config: MnistConfig | FashionMnistConfig, raw: Path, stack: ExitStack) -> Source:
+def read_mnist(
+    config: datasets.MnistConfig | datasets.FashionMnistConfig, raw: Path, stack: ExitStack
+) -> Source:
     """MNIST or Fashion-MNIST."""
     from torchvision.datasets import MNIST, FashionMNIST
 
@@ -97,7 +90,7 @@ def read_mnist(config: MnistConfig | FashionMnistConfig, raw: Path, stack: ExitS
     return Source(f"{title}, the original IDX files; 28×28, grey", classes, splits, originals)
 
 
-def read_cifar10(config: Cifar10Config, raw: Path, stack: ExitStack) -> Source:
+def read_cifar10(config: datasets.Cifar10Config, raw: Path, stack: ExitStack) -> Source:
     from torchvision.datasets import CIFAR10 as known
     from torchvision.datasets.utils import extract_archive
 
@@ -118,7 +111,7 @@ def read_cifar10(config: Cifar10Config, raw: Path, stack: ExitStack) -> Source:
     return Source("CIFAR-10, the python version; 32×32, RGB", classes, splits, originals)
 
 
-def read_celeba(config: CelebA64Config, raw: Path, stack: ExitStack) -> Source:
+def read_celeba(config: datasets.CelebA64Config, raw: Path, stack: ExitStack) -> Source:
     from torchvision.datasets import CelebA
 
     folder = raw / config.kind
@@ -138,15 +131,14 @@ def read_celeba(config: CelebA64Config, raw: Path, stack: ExitStack) -> Source:
     return Source(f"CelebA, aligned and cropped, {words(64, config.crop, 3)}", (), splits, originals)
 
 
-def read_church(config: Church64Config, raw: Path, stack: ExitStack) -> Source:
+def read_church(config: datasets.Church64Config, raw: Path, stack: ExitStack) -> Source:
     folder = raw / config.kind
     database = folder / "church_outdoor_train_lmdb"
     originals: dict[str, str] = {}
     if not database.is_dir():
         originals = fetch(folder, LSUN)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            with zipfile.ZipFile(folder / LSUN.name) as packed:
-                packed.extractall(temporary)
+            shutil.unpack_archive(folder / LSUN.name, temporary)
             (Path(temporary) / database.name).rename(database)
     images = _complete(database, "church64", stack)
     pixels = stream(images, database.name, resolution=64, crop=config.crop, channels=3)
@@ -154,7 +146,7 @@ def read_church(config: Church64Config, raw: Path, stack: ExitStack) -> Source:
     return Source(description, (), with_held_out(pixels, config.test_images), originals)
 
 
-def read_ffhq(config: Ffhq64Config, raw: Path, stack: ExitStack) -> Source:
+def read_ffhq(config: datasets.Ffhq64Config, raw: Path, stack: ExitStack) -> Source:
     originals = fetch(raw / config.kind, FFHQ)
     images = _complete(raw / config.kind / FFHQ.name, "ffhq64", stack)
     # dataset_tool labels images by FFHQ's folders of a thousand images each.
@@ -164,7 +156,7 @@ def read_ffhq(config: Ffhq64Config, raw: Path, stack: ExitStack) -> Source:
     return Source(description, (), with_held_out(pixels, config.test_images), originals)
 
 
-def read_imagenet64(config: ImageNet64Config, raw: Path, stack: ExitStack) -> Source:
+def read_imagenet64(config: datasets.ImageNet64Config, raw: Path, stack: ExitStack) -> Source:
     if config.originals == "ilsvrc":
         return _ilsvrc(raw, 64, config.crop, stack)
     original = IMAGENET[config.crop]
@@ -178,7 +170,7 @@ def read_imagenet64(config: ImageNet64Config, raw: Path, stack: ExitStack) -> So
     return Source(f"ILSVRC-2012, {original.note}; 64×64, RGB", images.classes, splits, originals)
 
 
-def read_imagenet32(config: ImageNet32Config, raw: Path, stack: ExitStack) -> Source:
+def read_imagenet32(config: datasets.ImageNet32Config, raw: Path, stack: ExitStack) -> Source:
     return _ilsvrc(raw, 32, config.crop, stack)
 
 
