@@ -36,7 +36,7 @@ class ADM(Network):
         encoder, decoder = plan(config, in_channels=self.in_channels, resolution=self.resolution)
 
         def module(cell: BlockPlan) -> nn.Module:
-            if cell.role == "stem":
+            if cell.role == "conv":
                 return Conv2d(cell.in_channels, cell.out_channels, 3, init=INIT)
             return UNetBlock(
                 cell, embedding=emb_channels, adaptive_scale=True, eps=EPS, init=INIT, init_last=INIT_LAST

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -73,9 +73,6 @@ class Network(nn.Module, ABC):
 
 T = TypeVar("T")
 
-Role = Literal["stem", "down", "up", "bottom", "block"]
-"""``bottom``: the two blocks that open the decoder; ``block``: the others at one resolution."""
-
 
 @dataclass(frozen=True)
 class BlockPlan:
@@ -83,7 +80,9 @@ class BlockPlan:
 
     name: str
     """Key among the modules, such as ``32x32_block0``: EDM's name."""
-    role: Role
+    role: str
+    """``conv``: input convolution; ``down``, ``up``: a block that changes the resolution; ``in``: one of the
+    two that open the decoder; ``block``: one of the others."""
     in_channels: int
     """Channels of the input, including the concatenated skip connection."""
     out_channels: int
@@ -113,44 +112,46 @@ def plan(config: UNetConfig, *, in_channels: int, resolution: int) -> tuple[list
 
     multi_head = isinstance(config, MultiHeadConfig)
 
-    def cell(
-        level: int, name: str, role: Role, inputs: int, outputs: int, *, attention: bool = False
-    ) -> BlockPlan:
+    def cell(level: int, name: str, inputs: int, outputs: int, *, attention: bool = False) -> BlockPlan:
         height = resolution >> level
         dropout = _at(config.dropout, level)
         if config.dropout_resolution is not None and height > config.dropout_resolution:
             dropout = 0.0
-        name = f"{height}x{height}_{name}"
-        heads = _heads(config, name, outputs) if attention else 0
-        return BlockPlan(name, role, inputs, outputs, dropout, heads)
+        full = f"{height}x{height}_{name}"
+        return BlockPlan(
+            name=full,
+            role=name.rstrip("0123456789"),
+            in_channels=inputs,
+            out_channels=outputs,
+            dropout=dropout,
+            heads=_heads(config, full, outputs) if attention else 0,
+        )
 
     widths = [config.model_channels * factor for factor in config.channel_mult]
     attends = [resolution >> level in config.attn_resolutions for level in levels]
 
     channels = widths[0] if multi_head else config.model_channels
-    encoder = [cell(0, "conv", "stem", in_channels, channels)]
+    encoder = [cell(0, "conv", in_channels, channels)]
     for level in levels:
         if level > 0:
-            encoder.append(cell(level, "down", "down", channels, channels))
+            encoder.append(cell(level, "down", channels, channels))
         for i in range(_at(config.num_blocks, level)):
-            encoder.append(
-                cell(level, f"block{i}", "block", channels, widths[level], attention=attends[level])
-            )
+            encoder.append(cell(level, f"block{i}", channels, widths[level], attention=attends[level]))
             channels = widths[level]
 
     skips = [block.out_channels for block in encoder]
     decoder = [
-        cell(levels[-1], "in0", "bottom", channels, channels, attention=True),
-        cell(levels[-1], "in1", "bottom", channels, channels),
+        cell(levels[-1], "in0", channels, channels, attention=True),
+        cell(levels[-1], "in1", channels, channels),
     ]
     for level in reversed(levels):
         if level < levels[-1]:
-            decoder.append(cell(level, "up", "up", channels, channels))
+            decoder.append(cell(level, "up", channels, channels))
         last = _at(config.num_blocks, level)
         for i in range(last + 1):
             attention = attends[level] and (multi_head or i == last)
             inputs = channels + skips.pop()
-            decoder.append(cell(level, f"block{i}", "block", inputs, widths[level], attention=attention))
+            decoder.append(cell(level, f"block{i}", inputs, widths[level], attention=attention))
             channels = widths[level]
     return encoder, decoder
 

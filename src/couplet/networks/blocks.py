@@ -167,9 +167,7 @@ class UNetBlock(nn.Module):
     ) -> None:
         super().__init__()
         inputs, outputs = cell.in_channels, cell.out_channels
-        resampling: Resampling = "keep"
-        if cell.role == "up" or cell.role == "down":
-            resampling = cell.role
+        resampling: Resampling = "up" if cell.role == "up" else "down" if cell.role == "down" else "keep"
         self.heads, self.dropout = cell.heads, cell.dropout
         self.skip_scale, self.adaptive_scale = skip_scale, adaptive_scale
 

@@ -143,7 +143,7 @@ class EDM2(Network):
         encoder, decoder = plan(config, in_channels=self.in_channels + 1, resolution=self.resolution)
 
         def module(cell: BlockPlan, flavor: Literal["enc", "dec"]) -> nn.Module:
-            if cell.role == "stem":
+            if cell.role == "conv":
                 return MPConv(cell.in_channels, cell.out_channels, 3)
             return EDM2Block(cell, flavor=flavor, embedding=emb_channels)
 

@@ -46,7 +46,7 @@ class SongUNet(Network):
         taps = config.resample_filter
 
         def module(cell: BlockPlan) -> nn.Module:
-            if cell.role == "stem":
+            if cell.role == "conv":
                 return Conv2d(cell.in_channels, cell.out_channels, 3, init=INIT)
             return UNetBlock(
                 cell,
