@@ -9,17 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from torch import from_numpy
 
 from couplet.config.stages import EvaluateConfig
 from couplet.config.variants import build
 from couplet.errors import UserError
-from couplet.files import replacing
 from couplet.metrics.extractor.base import Extractor, Pixels
 from couplet.metrics.moments import Moments, MomentsAccumulator
 from couplet.ranks import ALONE, Ranks
-from couplet.tensors import seed_of
+from couplet.tensors import load_tensors, save_tensors, seed_of
 
 MOST_FEATURES = 50_000
 """Largest number of features in memory, evenly spaced; kernel distances draw their subsets from them.
@@ -94,7 +93,7 @@ def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
 def save_reference(path: Path, measured: Measured, *, split: str, extractor: Extractor) -> None:
     """Write features and moments of the images of a split as safetensors."""
     moments = measured.moments
-    tensors = {"features": measured.features, "mean": moments.mean, "covariance": moments.covariance}
+    arrays = {"features": measured.features, "mean": moments.mean, "covariance": moments.covariance}
     described = {
         "split": split,
         "images": moments.count,
@@ -103,9 +102,8 @@ def save_reference(path: Path, measured: Measured, *, split: str, extractor: Ext
         "extractor": extractor.name,
         "extractor_sha256": extractor.digest,
     }
-    with replacing(path) as temporary:
-        contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-        save_file(contiguous, temporary, {"couplet": json.dumps(described, sort_keys=True)})
+    tensors = {name: from_numpy(array) for name, array in arrays.items()}
+    save_tensors(path, tensors, couplet=json.dumps(described, sort_keys=True))
 
 
 def load_reference(path: Path, extractor: Extractor) -> Reference:
@@ -115,9 +113,9 @@ def load_reference(path: Path, extractor: Extractor) -> Reference:
         UserError: the file is missing or damaged, or was made with another extractor.
     """
     try:
-        with safe_open(path, framework="np") as file:
-            described = json.loads((file.metadata() or {})["couplet"])
-            mean, covariance, features = map(file.get_tensor, ("mean", "covariance", "features"))
+        texts, tensors = load_tensors(path)
+        described = json.loads(texts["couplet"])
+        mean, covariance, features = (tensors[name].numpy() for name in ("mean", "covariance", "features"))
         name, digest = described["extractor"], described["extractor_sha256"]
         moments = Moments(mean, covariance, int(described["images"]))
     except (OSError, KeyError, TypeError, ValueError, SafetensorError):

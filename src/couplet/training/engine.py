@@ -17,27 +17,6 @@ Forward = Callable[..., Tensor]
 
 
 @contextmanager
-def products(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Compute the GPU's float32 products in float32 or TF32 inside the block.
-
-    torch's default is TF32 for convolutions and float32 for matrices. The settings belong to the process and
-    are restored afterwards.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in places]
-    for place in places:
-        place.allow_tf32 = config.precision == "tf32"
-    try:
-        yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            place.allow_tf32 = value
-
-
-@contextmanager
 def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.device) -> Iterator[None]:
     """Compute the networks of ``models`` inside the block in the precision and mode of ``config``.
 
@@ -49,8 +28,8 @@ def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.dev
     """
     if config.precision == "tf32" and device.type != "cuda":
         raise UserError(f"train.precision = tf32: {device.type} has no TF32; allowed here: float32, bf16")
-    found = {part: None for model in models for part in model.modules() if isinstance(part, Network)}
-    for network in found:
+    networks = {part for model in models for part in model.modules() if isinstance(part, Network)}
+    for network in networks:
         forward: Forward = network.forward
         if config.compile:
             forward = _compiled(forward)
@@ -61,7 +40,7 @@ def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.dev
     try:
         yield
     finally:
-        for network in found:
+        for network in networks:
             del network.forward
 
 
@@ -78,10 +57,8 @@ def _compiled(forward: Forward) -> Forward:
         nonlocal works
         try:
             output: Tensor = compiled(*arguments)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            if works:
+            if works or isinstance(error, torch.OutOfMemoryError):
                 raise
             cause = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
             raise UserError(f"train.compile = true: torch.compile fails here ({cause.strip()})") from error

@@ -8,7 +8,6 @@ import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from couplet.data.archive import Archive, prefetched
 from couplet.errors import UserError
 from couplet.files import read_json
 from couplet.ranks import ALONE, Ranks
+from couplet.tensors import products
 
 CARD = "card.json"
 """File that `couplet features` writes for every extractor."""
@@ -100,7 +100,7 @@ class Extractor(ABC):
         return ranks.in_turn(map(self._features, prepared))
 
     def _features(self, prepared: Tensor) -> Features:
-        with torch.no_grad(), _full_precision():
+        with torch.no_grad(), products(deterministic=True):
             values, logits = self.network(prepared.to(self.device))
         return Features(values.cpu().numpy(), None if logits is None else logits.cpu().numpy())
 
@@ -108,18 +108,6 @@ class Extractor(ABC):
         """Compute features of all ``images``, batch by batch."""
         values, logits = zip(*self.batches(images), strict=True)
         return Features(np.concatenate(values), None if logits[0] is None else np.concatenate(logits))
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Compute products and convolutions in float32, in a fixed order, whatever the settings of training."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def ahead(batches: Iterable[Pixels], prepare: Callable[[Pixels], Tensor], workers: int) -> Iterator[Tensor]:
