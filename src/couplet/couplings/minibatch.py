@@ -31,18 +31,12 @@ class MinibatchCoupling(Coupling):
     def assign(self, images: Tensor, noise: Tensor) -> Tensor:
         """The permutation pi [b]: image i gets noise pi(i). It must depend on its arguments alone.
 
-        Args:
-            images: finite, any floating type, [b, c, h, w].
-            noise: finite, any floating type, [b, c, h, w].
+        Images and noise are [b, c, h, w], finite and of any floating type, here and in the functions below.
         """
 
     @torch.no_grad()
     def deal(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Permute the noise into the order of the images that get it, [b, c, h, w].
-
-        Raises:
-            ValueError: images or noise are not finite.
-        """
+        """Permute the noise into the order of the images that get it; ValueError if some are not finite."""
         if not (images.isfinite().all() and noise.isfinite().all()):
             raise ValueError("transport cost is not finite: images or noise hold NaN or infinity")
         return noise[self.assign(images, noise)]
@@ -52,10 +46,8 @@ class MinibatchCoupling(Coupling):
         start, stop, _ = rows.indices(len(images))
         size = len(images) // self.parts
         first = start - start % size
-        dealt = []
-        for begin in range(first, stop, size):
-            part = slice(begin, begin + size)
-            dealt.append(self.deal(images[part], noise[part]))
+        parts = [slice(begin, begin + size) for begin in range(first, stop, size)]
+        dealt = [self.deal(images[part], noise[part]) for part in parts]
         return torch.cat(dealt)[start - first : stop - first]
 
     def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None, **context: Any) -> Pair:
@@ -86,9 +78,6 @@ def assignment(images: Tensor, noise: Tensor) -> Tensor:
 
     The same for every sigma > 0: norms do not depend on the permutation, so ``-x_i·z_j`` is an equivalent
     cost. Float64 keeps near-ties in order.
-
-    Raises:
-        ValueError: images or noise are not finite.
     """
     return cheapest(-(images.flatten(1).double() @ noise.flatten(1).double().T))
 
@@ -107,12 +96,8 @@ def transport_plan(images: Tensor, noise: Tensor, epsilon: float, iterations: in
     the plan, so ``-(x_i - mean x)·(z_j - mean z)`` is an equivalent cost; s is its root mean square, which
     makes the plan the same for every sigma and every scale of the images.
 
-    Args:
-        images: finite, [b, c, h, w].
-        noise: finite, [b, c, h, w].
-        epsilon: > 0.
-        iterations: steps of Sinkhorn's algorithm (Cuturi 2013, with logarithms); columns sum to 1/b exactly
-            after each, rows in the limit.
+    After each of the ``iterations`` of Sinkhorn's algorithm (Cuturi 2013, with logarithms) columns sum to 1/b
+    exactly, rows in the limit.
     """
     x, z = (values.flatten(1).double() for values in (images, noise))
     gain = (x - x.mean(0)) @ (z - z.mean(0)).T
@@ -127,9 +112,6 @@ def greedy(score: Tensor) -> Tensor:
     """The permutation pi [b] that repeatedly takes the largest remaining ``score[i, pi(i)]``.
 
     Pairs that are each other's best are taken at once, which gives the same pairs in far fewer rounds than b.
-
-    Args:
-        score: finite, [b, b].
     """
     partner = torch.empty(len(score), dtype=torch.long, device=score.device)
     rows, columns = torch.arange(len(score), device=score.device).expand(2, -1)
@@ -163,12 +145,7 @@ def sorted_along(images: Tensor, noise: Tensor, directions: Tensor) -> Tensor:
     """The permutation pi [b] of least ``sum_i ||x_i - sigma z_pi(i)||²`` that sorts along a direction.
 
     The image with the n-th smallest ``x·theta`` gets the noise with the n-th smallest ``z·theta``: optimal
-    for the components along theta, and overall where D = 1.
-
-    Args:
-        images: finite, [b, c, h, w].
-        noise: finite, [b, c, h, w].
-        directions: n columns theta of any length > 0, [c h w, n].
+    for the components along theta, a column of ``directions`` [c h w, n], and overall where D = 1.
     """
     x, z = (values.flatten(1).float() for values in (images, noise))
     order_x, order_z = ((values @ directions).argsort(stable=True, dim=0) for values in (x, z))
@@ -200,10 +177,7 @@ def swapped(images: Tensor, noise: Tensor, meetings: Tensor) -> Tensor:
     Images i and j exchange their noise if ``(x_i - x_j)·(z_pi(j) - z_pi(i)) > 0``: then
     ``sum_i ||x_i - sigma z_pi(i)||²`` falls, for every sigma > 0.
 
-    Args:
-        images: finite, [b, c, h, w].
-        noise: finite, [b, c, h, w].
-        meetings: candidate pairs, each image at most once per round, [rounds, 2, b // 2].
+    ``meetings`` [rounds, 2, b // 2] are candidate pairs, each image at most once per round.
     """
     gain = images.flatten(1).float() @ noise.flatten(1).float().T
     partner = torch.arange(len(gain), device=gain.device)

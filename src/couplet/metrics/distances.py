@@ -19,14 +19,6 @@ def fd(
     return {"fd": frechet_distance(samples.moments, reference.moments)}
 
 
-def kid(
-    config: KernelDistanceConfig, samples: Measured, reference: Reference, *, seed: int
-) -> dict[str, float]:
-    """Compute the number `kid`; ``seed`` draws its subsets."""
-    sizes = {"subsets": config.subsets, "subset_size": config.subset_size}
-    return {"kid": kernel_distance(samples.features, reference.features, **sizes, seed=seed)}
-
-
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Squared Fréchet distance between two Gaussians (Heusel et al. 2017, Eq. 6).
 
@@ -34,8 +26,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     last trace is the sum of the singular values of ``F_aᵀ F_b``. This needs no root of the product, which
     rounding makes complex, and loses no digits where covariances are singular.
 
-    Returns:
-        The distance in squared feature units; for equal moments it is 0 up to rounding, of either sign.
+    For equal moments it is 0 up to rounding, of either sign.
 
     Raises:
         ValueError: moments of different lengths, or a matrix that is no covariance.
@@ -58,23 +49,23 @@ def _factor(covariance: FloatArray) -> FloatArray:
     return factor
 
 
+def kid(
+    config: KernelDistanceConfig, samples: Measured, reference: Reference, *, seed: int
+) -> dict[str, float]:
+    """Compute the number `kid`; ``seed`` draws its subsets."""
+    sizes = {"subsets": config.subsets, "subset_size": config.subset_size}
+    return {"kid": kernel_distance(samples.features, reference.features, **sizes, seed=seed)}
+
+
 def kernel_distance(
     generated: NDArray[Any], real: NDArray[Any], *, subsets: int, subset_size: int, seed: int
 ) -> float:
     """Kernel distance (KID; Bińkowski et al. 2018, section 4).
 
     Squared maximum mean discrepancy with the kernel ``(x·y / d + 1)³``, averaged over random subsets of
-    ``m = min(n, n', subset_size)`` rows. clean-fid draws the same subsets after ``np.random.seed(seed)``.
-
-    Args:
-        generated: features [n, d] of any real dtype, n >= 2; they are computed with in float64.
-        real: features [n', d], n' >= 2.
-        subsets: number of subsets, at least 1.
-        subset_size: largest m, at least 2.
-        seed: of the draws, 0 <= seed < 2^32.
-
-    Returns:
-        The distance. Its expectation is 0 for equal distributions, so it can be negative.
+    ``m = min(n, n', subset_size)`` rows, from features [n, d] and [n', d] of any real dtype in float64.
+    clean-fid draws the same subsets after ``np.random.seed(seed)``, 0 <= seed < 2^32. The expectation is 0
+    for equal distributions, so the distance can be negative.
 
     Raises:
         UserError: fewer than two rows, or NaN or infinite entries.

@@ -29,18 +29,15 @@ def scores(
 def inception_score(
     probabilities: NDArray[Any], *, variant: Literal["torchmetrics", "ect"], splits: int
 ) -> tuple[float, float]:
-    """Mean and standard deviation over ``splits`` of ``exp(mean KL(p(y|x) || p(y)))``.
+    """Mean and standard deviation over ``splits`` of ``exp(mean KL(p(y|x) || p(y)))``, in float64.
+
+    torchmetrics (behind VCT's numbers) splits into chunks of ceil(n / splits) rows, of which the last may be
+    shorter; there may be fewer than ``splits``. Its deviation divides by their number minus one and is NaN
+    for a single chunk. Split i of ect (as StyleGAN) ends at row (i + 1) n // splits. Its deviation divides by
+    ``splits``.
 
     Args:
-        probabilities: [n, classes], rows sum to 1, any real dtype; computed in float64, 0 log 0 counts as 0.
-        variant: torchmetrics (behind VCT's numbers) splits into chunks of ceil(n / splits) rows, of which the
-            last may be shorter; there may be fewer than ``splits``. Its deviation divides by their number
-            minus one. Split i of ect (as StyleGAN) ends at row (i + 1) n // splits. Its deviation divides by
-            ``splits``.
-        splits: number of splits, at least 1.
-
-    Returns:
-        The mean, from 1 to the number of classes, and the deviation, NaN for a single chunk of torchmetrics.
+        probabilities: [n, classes], rows sum to 1, any real dtype; 0 log 0 counts as 0.
 
     Raises:
         UserError: fewer rows than ``splits``, or NaN or infinite entries.

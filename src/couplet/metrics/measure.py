@@ -58,13 +58,12 @@ def measure(
     logits: bool = False,
     ranks: Ranks = ALONE,
 ) -> Measured:
-    """Pass ``images`` [n, h, w, c], possibly mapped from disk, through ``extractor`` batch by batch.
+    """Pass ``images`` through ``extractor`` batch by batch; each of ``ranks`` returns the complete result.
 
     Args:
         advance: called with the size of each batch.
         most: largest number of features to return.
         logits: whether to return logits as well.
-        ranks: the processes that share the work; each returns the complete result.
 
     Raises:
         UserError: fewer than two images, or features that are not finite.
@@ -138,21 +137,16 @@ def evaluate(
     advance: Callable[[int], None] = lambda batch: None,
     ranks: Ranks = ALONE,
 ) -> list[dict[str, Any]]:
-    """Compare samples with real images.
+    """Compare samples by NFE with real images; return a row of ``metric``, ``nfe`` and ``value`` per number.
 
     Args:
-        images: samples [n, h, w, c] by NFE.
         seed: of the run; random metrics draw from a seed that depends on it, their kind and the NFE.
         advance: called with the size of each batch of images.
-        ranks: the processes that share the work; each returns all rows.
-
-    Returns:
-        Rows of ``metric``, ``nfe`` and ``value``, one for each number.
 
     Raises:
         UserError: too few samples or features for the settings.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     logits = any(metric.needs_logits for metric in settings.metrics.values())
     for nfe, pixels in images.items():
         samples = measure(extractor, pixels, advance, logits=logits, ranks=ranks)

@@ -14,10 +14,7 @@ FloatArray = NDArray[np.float64]
 
 
 def check_features(values: NDArray[Any], noun: str, *, least: int) -> None:
-    """Check a matrix [n, d] of finite numbers with ``least`` rows or more.
-
-    Args:
-        noun: what messages call the values, such as "real features".
+    """Check a matrix [n, d] of finite numbers with ``least`` rows or more, named ``noun`` in messages.
 
     Raises:
         UserError: too few rows, or NaN or infinite entries.
@@ -32,11 +29,7 @@ def check_features(values: NDArray[Any], noun: str, *, least: int) -> None:
 
 
 def check_width(first: int, second: int) -> None:
-    """Check that two sets of features have the same length d.
-
-    Raises:
-        ValueError: the lengths differ.
-    """
+    """Raise ValueError unless two sets of features have the same length d."""
     if first != second:
         raise ValueError(f"features of different lengths ({first} and {second})")
 
@@ -66,10 +59,7 @@ class MomentsAccumulator:
         self._scatter: FloatArray = np.zeros((0, 0))
 
     def add(self, batch: NDArray[Any]) -> Self:
-        """Add features [n, d] of any real dtype, with the same d in every batch.
-
-        Returns:
-            The accumulator itself.
+        """Add features [n, d] of any real dtype, with the same d in every batch; returns itself.
 
         Raises:
             UserError: NaN or infinite entries.
@@ -95,11 +85,7 @@ class MomentsAccumulator:
         return self
 
     def result(self) -> Moments:
-        """Return the moments of all samples so far.
-
-        Raises:
-            UserError: fewer than two samples so far.
-        """
+        """Return the moments of all samples so far; UserError for fewer than two."""
         if self.count < 2:
             raise UserError(f"features: {self.count} samples, at least 2 are needed")
         return Moments(self._mean.copy(), self._scatter / (self.count - 1), self.count)

@@ -39,7 +39,7 @@ def precision_recall(real: NDArray[Any], generated: NDArray[Any], *, k: int) -> 
     Args:
         real: features [n, d] of any real dtype, n > k.
         generated: features [n', d], n' > k.
-        k: neighbours, at least 1; the paper and the official code use 3.
+        k: the paper and the official code use 3.
 
     Raises:
         UserError: too few rows, or NaN or infinite entries.
