@@ -1,8 +1,7 @@
-"""Interface of couplings, and the independent one, which has all of its defaults."""
+"""Interface of couplings; its defaults are the independent coupling's."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -45,8 +44,8 @@ class Setting(NamedTuple):
     """Builds the main network with other ``out_channels``, ``model_channels`` and ``num_blocks``."""
 
 
-class Coupling(nn.Module, ABC):
-    """Pairs a batch of images with noise.
+class Coupling(nn.Module):
+    """Pairs a batch of images with noise: as they are, unless a subclass says otherwise.
 
     A module, because a coupling may own parameters; they are trained, averaged, saved and loaded with
     the network's. It draws no random numbers: they arrive as arguments.
@@ -76,7 +75,6 @@ class Coupling(nn.Module, ABC):
         """
         return noise[rows]
 
-    @abstractmethod
     def forward(
         self,
         images: Tensor,
@@ -88,7 +86,7 @@ class Coupling(nn.Module, ABC):
         progress: float,
         uniform: Tensor,
     ) -> Pair:
-        """Make the training pairs.
+        """Make the training pairs; by default, every image with its noise, without a penalty.
 
         Args:
             images: clean images in [-1, 1], [b, c, h, w].
@@ -100,6 +98,7 @@ class Coupling(nn.Module, ABC):
             progress: fraction of training done, in [0, 1).
             uniform: one number in [0, 1) per image, for couplings that choose at random, [b].
         """
+        return Pair(images, noise, labels, images.new_zeros(len(images)))
 
     def posterior(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the noise of ``images``, each [b, c, h, w]: by default 0 and 1."""

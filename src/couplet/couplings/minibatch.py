@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import Any
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from couplet.config.couplings import MinibatchCouplingConfig, ProjectedConfig, SinkhornConfig, SwapsConfig
-from couplet.couplings.base import Coupling, Pair, Setting
+from couplet.couplings.base import Coupling, Setting
 from couplet.tensors import generator
 
 
-class MinibatchCoupling(Coupling):
+class MinibatchCoupling(Coupling, ABC):
     """Permutes noise within each part of the batch; images stay in place with their labels.
 
     A permutation uses each noise once, so the batch's noise stays the standard normal sample that was drawn.
@@ -49,9 +48,6 @@ class MinibatchCoupling(Coupling):
         parts = [slice(begin, begin + size) for begin in range(first, stop, size)]
         dealt = [self.deal(images[part], noise[part]) for part in parts]
         return torch.cat(dealt)[start - first : stop - first]
-
-    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None, **context: Any) -> Pair:
-        return Pair(images, noise, labels, images.new_zeros(len(images)))
 
     def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Noise re-assigned within the group of samples, or as drawn where samples are independent."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from couplet.config.metrics import FrechetDistanceConfig, KernelDistanceConfig
 from couplet.metrics.measure import Measured, Reference
-from couplet.metrics.moments import FloatArray, Moments, check_features, check_width
+from couplet.metrics.moments import FloatArray, Moments, check_pair, check_width
 
 
 def fd(
@@ -45,8 +45,7 @@ def _factor(covariance: FloatArray) -> FloatArray:
     if values[0] < -rounding:
         raise ValueError(f"not a covariance: its smallest eigenvalue is {values[0]:g}")
     used = values > rounding
-    factor: FloatArray = vectors[:, used] * np.sqrt(values[used])
-    return factor
+    return vectors[:, used] * np.sqrt(values[used])
 
 
 def kid(
@@ -71,9 +70,7 @@ def kernel_distance(
         UserError: fewer than two rows, or NaN or infinite entries.
         ValueError: features of different lengths, or ``seed`` out of range.
     """
-    check_features(generated, "generated features", least=2)
-    check_features(real, "real features", least=2)
-    check_width(generated.shape[1], real.shape[1])
+    check_pair(real, generated, least=2)
     size = min(len(generated), len(real), subset_size)
     random = np.random.RandomState(seed)
     total = 0.0
@@ -88,7 +85,7 @@ def kernel_distance(
 
 
 def _kernel(x: FloatArray, y: FloatArray) -> FloatArray:
-    base: FloatArray = x @ y.T / x.shape[1] + 1
+    base = x @ y.T / x.shape[1] + 1
     return base**2 * base  # several times as fast as base**3
 
 

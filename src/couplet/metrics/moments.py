@@ -34,6 +34,13 @@ def check_width(first: int, second: int) -> None:
         raise ValueError(f"features of different lengths ({first} and {second})")
 
 
+def check_pair(real: NDArray[Any], generated: NDArray[Any], *, least: int) -> None:
+    """Apply :func:`check_features` and :func:`check_width` to two sets of features."""
+    check_features(real, "real features", least=least)
+    check_features(generated, "generated features", least=least)
+    check_width(real.shape[1], generated.shape[1])
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
     """First two moments of a set of features."""

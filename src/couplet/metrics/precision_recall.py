@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from couplet.config.metrics import PrecisionRecallConfig
 from couplet.metrics.measure import Measured, Reference, evenly_spaced
-from couplet.metrics.moments import FloatArray, check_features, check_width
+from couplet.metrics.moments import FloatArray, check_pair
 
 BLOCK = 2**24
 """Distances held in memory at a time: 128 MiB of float64."""
@@ -45,9 +45,7 @@ def precision_recall(real: NDArray[Any], generated: NDArray[Any], *, k: int) -> 
         UserError: too few rows, or NaN or infinite entries.
         ValueError: features of different lengths.
     """
-    check_features(real, "real features", least=k + 1)
-    check_features(generated, "generated features", least=k + 1)
-    check_width(real.shape[1], generated.shape[1])
+    check_pair(real, generated, least=k + 1)
     # |x|² + |y|² - 2 x·y loses fewer digits near the origin, and distances do not change.
     origin = real.mean(axis=0, dtype=np.float64)
     true, fake = real - origin, generated - origin
@@ -72,6 +70,6 @@ def _covered(probes: FloatArray, manifold: FloatArray, k: int) -> float:
 def _squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
     """Squared Euclidean distances [n, m] of rows of a [n, d] to rows of b [m, d]."""
     norms = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1)[None, :]
-    squared: FloatArray = norms - 2 * (a @ b.T)
+    squared = norms - 2 * (a @ b.T)
     squared[squared < ROUNDING * norms] = 0.0
     return squared

@@ -27,7 +27,7 @@ from couplet.training.ema import Average
 from couplet.training.engine import computed
 from couplet.training.optim import build_optimizer, learning_rate_factor
 from couplet.training.state import State
-from couplet.training.step import Batch, Draws, Objective, Terms, build_objective, consistency_loss
+from couplet.training.step import Batch, Draws, Objective, Terms, consistency_loss
 
 
 class Progress(NamedTuple):
@@ -130,7 +130,7 @@ def run(
         state=state,
         loader=loader,
         ranks=ranks,
-        objective=build_objective(training.recipe, state.model.kernel, dimensions),
+        objective=Objective(training.recipe, state.model.kernel, dimensions),
         rate=learning_rate_factor(training.recipe.learning_rate, training.recipe.steps),
     )
     if ahead is None:

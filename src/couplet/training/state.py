@@ -59,12 +59,8 @@ class State:
         """Write everything as one safetensors file with a SHA-256 of its content.
 
         Args:
-            path: the file.
             key: cache key of the run that may resume from it.
             data: digest of the archive of the run's data set.
-
-        Raises:
-            UserError: the file cannot be written, or the disk is full.
         """
         header = {
             "key": key,

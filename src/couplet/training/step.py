@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -45,36 +44,24 @@ class Batch(NamedTuple):
         return Batch(self.images[chosen], None if self.labels is None else self.labels[chosen])
 
 
-@dataclass(frozen=True)
 class Objective:
-    """A recipe's loss for images of one size."""
-
-    recipe: Recipe
-    kernel: Kernel
-    schedule: Schedule
-    distance: Distance
-    weighting: Weighting
-
-
-def build_objective(recipe: Recipe, kernel: Kernel, dimensions: int) -> Objective:
-    """The recipe's objective for images of D = ``dimensions`` = c h w.
+    """A recipe's loss for images of D = ``dimensions`` = c h w.
 
     Raises:
         UserError: a variant of the recipe has no implementation.
     """
-    return Objective(
-        recipe=recipe,
-        kernel=kernel,
-        schedule=build(
+
+    def __init__(self, recipe: Recipe, kernel: Kernel, dimensions: int) -> None:
+        self.recipe, self.kernel = recipe, kernel
+        self.schedule: Schedule = build(
             recipe.schedule,
             sigma_min=recipe.sigma_min,
             sigma_max=recipe.sigma_max,
             max_level=kernel.max_level,
             total_steps=recipe.steps,
-        ),
-        distance=build(recipe.distance, dimensions=dimensions),
-        weighting=build(recipe.weighting, sigma_data=recipe.sigma_data),
-    )
+        )
+        self.distance: Distance = build(recipe.distance, dimensions=dimensions)
+        self.weighting: Weighting = build(recipe.weighting, sigma_data=recipe.sigma_data)
 
 
 class Draws(NamedTuple):
@@ -166,7 +153,7 @@ def couple(
     """
     online, average = (_predictor(model, objective) for model in models[:2])
     frozen = None if models.frozen is None else _predictor(models.frozen, objective)
-    pair: Pair = models.online.coupling(
+    return models.online.coupling(
         batch.images,
         noise,
         batch.labels,
@@ -175,7 +162,6 @@ def couple(
         progress=step / objective.recipe.steps,
         uniform=uniform,
     )
-    return pair
 
 
 @contextmanager

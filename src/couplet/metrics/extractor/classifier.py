@@ -59,8 +59,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits [b, k] of images [b, c, h, w] in [-1, 1]."""
-        logits: Tensor = self.head(self.features(images))
-        return logits
+        return self.head(self.features(images))
 
 
 def train_classifier(
