@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from couplet.config.metrics import FrechetDistanceConfig, KernelDistanceConfig
-from couplet.metrics.measure import Measured, Reference
-from couplet.metrics.moments import FloatArray, Moments, check_pair, check_width
+from couplet.metrics.measure import FloatArray, Measured, Moments, check_pair, check_width
 
 
 def fd(
-    config: FrechetDistanceConfig, samples: Measured, reference: Reference, *, seed: int
+    config: FrechetDistanceConfig, samples: Measured, reference: Measured, *, seed: int
 ) -> dict[str, float]:
     """Compute the number `fd` of all images."""
     return {"fd": frechet_distance(samples.moments, reference.moments)}
@@ -49,7 +48,7 @@ def _factor(covariance: FloatArray) -> FloatArray:
 
 
 def kid(
-    config: KernelDistanceConfig, samples: Measured, reference: Reference, *, seed: int
+    config: KernelDistanceConfig, samples: Measured, reference: Measured, *, seed: int
 ) -> dict[str, float]:
     """Compute the number `kid`; ``seed`` draws its subsets."""
     sizes = {"subsets": config.subsets, "subset_size": config.subset_size}

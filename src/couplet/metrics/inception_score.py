@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from couplet.config.metrics import InceptionScoreConfig
 from couplet.errors import UserError
-from couplet.metrics.measure import Measured, Reference
-from couplet.metrics.moments import FloatArray, check_features
+from couplet.metrics.measure import FloatArray, Measured, check_features
 
 
 def scores(
-    config: InceptionScoreConfig, samples: Measured, reference: Reference, *, seed: int
+    config: InceptionScoreConfig, samples: Measured, reference: Measured, *, seed: int
 ) -> dict[str, float]:
     """Compute the numbers `is` and `is_std`. Images are taken in order, as samples are independent."""
     from scipy.special import softmax  # half a second, and most extractors have no logits

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from couplet.config.metrics import PrecisionRecallConfig
-from couplet.metrics.measure import Measured, Reference, evenly_spaced
-from couplet.metrics.moments import FloatArray, check_pair
+from couplet.metrics.measure import FloatArray, Measured, check_pair, evenly_spaced
 
 BLOCK = 2**24
 """Distances held in memory at a time: 128 MiB of float64."""
@@ -19,7 +18,7 @@ ROUNDING = 1e-13
 
 
 def fractions(
-    config: PrecisionRecallConfig, samples: Measured, reference: Reference, *, seed: int
+    config: PrecisionRecallConfig, samples: Measured, reference: Measured, *, seed: int
 ) -> dict[str, float]:
     """Compute the numbers `precision` and `recall` of evenly spaced images."""
     sides = reference.features, samples.features
