@@ -13,8 +13,6 @@ from couplet.config.stages import TrainConfig
 from couplet.errors import UserError
 from couplet.networks.base import Network
 
-Forward = Callable[..., Tensor]
-
 
 @contextmanager
 def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.device) -> Iterator[None]:
@@ -30,7 +28,7 @@ def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.dev
         raise UserError(f"train.precision = tf32: {device.type} has no TF32; allowed here: float32, bf16")
     networks = {part for model in models for part in model.modules() if isinstance(part, Network)}
     for network in networks:
-        forward: Forward = network.forward
+        forward: Callable[..., Tensor] = network.forward
         if config.compile:
             forward = _compiled(forward)
         if config.precision == "bf16":
@@ -44,7 +42,7 @@ def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.dev
             del network.forward
 
 
-def _compiled(forward: Forward) -> Forward:
+def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``forward`` through torch.compile, with eager's random numbers: teacher and student share their masks.
 
     Raises:
@@ -68,7 +66,7 @@ def _compiled(forward: Forward) -> Forward:
     return call
 
 
-def _in_bfloat16(forward: Forward, device: torch.device) -> Forward:
+def _in_bfloat16(forward: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
     def call(*arguments: Any) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16):
             return forward(*arguments).float()

@@ -91,14 +91,15 @@ def loader_of(
 
     ``joint_images``: whether each rank needs the images of the whole batch (see :class:`Coupling`).
     """
+    share = ALONE if joint_images else ranks
     return Loader(
         archive.train,
         batch=training.recipe.batch,
         seed=training.cell.seed if seed is None else seed,
         flip=training.recipe.flip,
         num_classes=len(archive.card.classes) if training.recipe.conditional else 0,
-        rank=0 if joint_images else ranks.rank,
-        world=1 if joint_images else ranks.size,
+        rank=share.rank,
+        world=share.size,
     )
 
 
@@ -124,20 +125,11 @@ def run(
             support the settings of `train`.
     """
     device = next(state.model.parameters()).device
-    dimensions = math.prod(loader.split.images.shape[1:])
-    work = _Work(
-        training=training,
-        state=state,
-        loader=loader,
-        ranks=ranks,
-        objective=Objective(training.recipe, state.model.kernel, dimensions),
-        rate=learning_rate_factor(training.recipe.learning_rate, training.recipe.steps),
-    )
+    work = _Work(training, state, loader, ranks)
     if ahead is None:
         ahead = 2 if device.type == "cuda" else 0
     networks = [model for model in state.models if model is not None]
     with computed(networks, training.train, device), closing(work.inputs(device, ahead)) as inputs:
-        batch_loss = work.loss()
         while state.step < training.recipe.steps:
             began = perf_counter()
             batch, noise = next(inputs)
@@ -145,7 +137,7 @@ def run(
             with products(tf32=training.train.precision == "tf32"):
                 state.model.normalize_weights_()
                 state.model.zero_grad(set_to_none=True)
-                terms = work.backward(batch_loss, batch, draws)
+                terms = work.backward(batch, draws)
             progress = work.update(terms, draws.t)
             state.seconds += perf_counter() - began
             yield progress
@@ -162,26 +154,18 @@ class _Shared(nn.Module):
         return self.loss(*arguments, **options)
 
 
-class _Work(NamedTuple):
+class _Work:
     """A run in one of the processes that share it."""
 
-    training: Training
-    state: State
-    loader: Loader
-    ranks: Ranks
-    objective: Objective
-    rate: Callable[[int], float]
-    """Factor on the learning rate at a 0-based step."""
-
-    @property
-    def rows(self) -> slice:
-        """This rank's rows of the batch."""
-        return self.ranks.part(self.training.recipe.batch)
-
-    def loss(self) -> Callable[..., Terms]:
-        """The loss as a function of batch and draws; its backward pass averages gradients over ranks."""
-        loss = partial(consistency_loss, self.state.models, objective=self.objective)
-        return loss if self.ranks.size == 1 else DistributedDataParallel(_Shared(self.state.model, loss))
+    def __init__(self, training: Training, state: State, loader: Loader, ranks: Ranks) -> None:
+        recipe, model = training.recipe, state.model
+        self.training, self.state, self.loader, self.ranks = training, state, loader, ranks
+        self.rows = ranks.part(recipe.batch)
+        self.rate = learning_rate_factor(recipe.learning_rate, recipe.steps)
+        self.objective = Objective(recipe, model.kernel, math.prod(loader.split.images.shape[1:]))
+        loss = partial(consistency_loss, state.models, objective=self.objective)
+        # Its backward pass averages gradients over ranks.
+        self.loss: Any = loss if ranks.size == 1 else DistributedDataParallel(_Shared(model, loss))
 
     def inputs(self, device: torch.device, ahead: int) -> Generator[tuple[Batch, Tensor], None, None]:
         """Yield each further step's batch and the noise that the coupling arranged for it, of this rank."""
@@ -206,7 +190,7 @@ class _Work(NamedTuple):
         with closing(self.loader.batches(start, stop, device)) as batches:
             yield from prefetched(arranged, drawn(), threads=1, most=ahead)
 
-    def backward(self, batch_loss: Callable[..., Terms], batch: Batch, draws: Draws) -> Terms:
+    def backward(self, batch: Batch, draws: Draws) -> Terms:
         """Accumulate the batch's gradient over its parts; return this rank's terms, detached."""
         count = len(batch.images)
         size = self.training.train.microbatch or count
@@ -216,9 +200,8 @@ class _Work(NamedTuple):
             rows = slice(begin, begin + size)
             # Ranks exchange gradients once per step.
             last = begin == begins[-1] or self.ranks.size == 1
-            alone = nullcontext() if last else batch_loss.no_sync()  # type: ignore[attr-defined]
-            with alone:
-                terms = batch_loss(batch.rows(rows), draws.part(number, rows), step=self.state.step)
+            with nullcontext() if last else self.loss.no_sync():
+                terms = self.loss(batch.rows(rows), draws.part(number, rows), step=self.state.step)
                 # The part's contribution to the mean over this rank's images.
                 loss = terms.loss * (len(terms.distance) / count)
                 with record_function("backward"):
@@ -230,8 +213,8 @@ class _Work(NamedTuple):
         """Step the optimiser and the average, and increment ``state.step``."""
         state, recipe, ranks = self.state, self.training.recipe, self.ranks
         step, rate = state.step, recipe.optimizer.lr * self.rate(state.step)
-        parameters = [p for p in state.model.parameters() if p.grad is not None]
-        norm = _norm(parameters)
+        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         means = [(terms.weight * terms.distance).mean(), terms.distance.mean(), terms.penalty.mean()]
         scalars = torch.cat([ranks.mean(torch.stack([terms.loss, *means])), norm[None]])
         # One transfer for all scalars, before the weights are touched.
@@ -245,12 +228,12 @@ class _Work(NamedTuple):
                     + (f", at noise levels t = {named}" if named else "")
                     + f" (coupling {self.training.cell.coupling}); lower recipe.optimizer.lr or set clip_norm"
                 )
-            replace_nonfinite_(parameters, INFINITY[recipe.nonfinite_gradients])
-            norm = _norm(parameters)
+            replace_nonfinite_(gradients, INFINITY[recipe.nonfinite_gradients])
+            norm = nn.utils.get_total_norm(gradients)
             size = norm.item()
             state.replaced += 1
         if recipe.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, recipe.clip_norm, norm)
+            nn.utils.clip_grads_with_norm_(state.model.parameters(), recipe.clip_norm, norm)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         with record_function("optimiser"):
@@ -296,13 +279,7 @@ INFINITY = {"zero": 0.0, "large": 1e5}
 """Replacement of an infinite gradient under each of the recipe's `nonfinite_gradients`."""
 
 
-def replace_nonfinite_(parameters: Iterable[nn.Parameter], infinity: float) -> None:
+def replace_nonfinite_(gradients: Iterable[Tensor], infinity: float) -> None:
     """Replace every NaN of the gradients by 0 and infinities by ``±infinity``."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            torch.nan_to_num_(parameter.grad, nan=0.0, posinf=infinity, neginf=-infinity)
-
-
-def _norm(parameters: list[nn.Parameter]) -> Tensor:
-    """The global norm of the gradients."""
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    for gradient in gradients:
+        torch.nan_to_num_(gradient, nan=0.0, posinf=infinity, neginf=-infinity)
