@@ -71,7 +71,7 @@ def inception(folder: Path, batch: int, device: torch.device) -> Extractor:
     path = folder / "inception.pt"
     torch.jit.save(torch.jit.script(networks()["inception"].eval()), str(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    extractor = InceptionExtractor.load(
+    extractor = InceptionExtractor(
         InceptionConfig(weights=str(path), sha256=digest, batch=batch), folder, device
     )
     return lambda images: extractor(images).values

@@ -72,8 +72,7 @@ def build(training: Training, shape: ImageShape) -> ConsistencyModel:
 
     def make_network(*, out_channels: int, model_channels: int, num_blocks: int) -> nn.Module:
         config = resized(recipe.network, model_channels=model_channels, num_blocks=num_blocks)
-        network: nn.Module = build_variant(config, out_channels=out_channels, **sizes)
-        return network
+        return build_variant(config, out_channels=out_channels, **sizes)
 
     context = {"sigma_min": recipe.sigma_min, "sigma_max": recipe.sigma_max, "sigma_data": recipe.sigma_data}
     try:
@@ -123,16 +122,13 @@ def load(path: Path, device: torch.device) -> tuple[ConsistencyModel, Saved]:
     try:
         texts, tensors = load_tensors(path, device)
         described: dict[str, Any] = json.loads(texts["couplet"])
-        saved = Saved(
-            Training.model_validate(described["training"]),
-            ImageShape(**described["shape"]),
-            int(described["step"]),
-        )
+        training, shape = Training.model_validate(described["training"]), ImageShape(**described["shape"])
+        saved = Saved(training, shape, int(described["step"]))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as safetensors ({error})") from None
     except (KeyError, ValueError, TypeError):
         raise UserError(f"{path}: not a model that couplet saved; expected its header") from None
-    model = build(saved.training, saved.shape).to(device)
+    model = build(training, shape).to(device)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

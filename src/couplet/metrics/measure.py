@@ -21,10 +21,7 @@ from couplet.ranks import ALONE, Ranks
 from couplet.tensors import load_tensors, save_tensors, seed_of
 
 MOST_FEATURES = 50_000
-"""Largest number of features in memory, evenly spaced; kernel distances draw their subsets from them.
-
-It covers CIFAR-10's training split and the samples that the papers report on.
-"""
+"""Largest number of features in memory, evenly spaced: CIFAR-10's training split, or a paper's samples."""
 
 
 FloatArray = NDArray[np.float64]

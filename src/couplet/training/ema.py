@@ -75,11 +75,9 @@ def ema_pytorch(config: EMAPyTorchConfig) -> Decay:
 
 
 class Average:
-    """Running average of a model's parameters; buffers stay as copied, since no network changes them.
+    """Running average of a model's parameters after a number of ``updates``, in evaluation mode.
 
-    Attributes:
-        module: the average, a copy of the model in evaluation mode and without gradients.
-        updates: number of updates so far.
+    Buffers stay as copied, since no network changes them.
     """
 
     def __init__(self, model: ConsistencyModel, config: EMAConfig) -> None:

@@ -45,11 +45,7 @@ class Batch(NamedTuple):
 
 
 class Objective:
-    """A recipe's loss for images of D = ``dimensions`` = c h w.
-
-    Raises:
-        UserError: a variant of the recipe has no implementation.
-    """
+    """A recipe's loss for images of D = ``dimensions`` = c h w."""
 
     def __init__(self, recipe: Recipe, kernel: Kernel, dimensions: int) -> None:
         self.recipe, self.kernel = recipe, kernel

@@ -65,12 +65,9 @@ class Classifier(nn.Module):
 def train_classifier(
     config: ClassifierConfig, train: Split, test: Split | None, classes: int
 ) -> tuple[Classifier, float]:
-    """Train a classifier of the training split on the CPU, from ``config.seed``.
+    """Train a classifier on the CPU; return it with its accuracy on images that it was not trained on.
 
     Images are converted batch by batch, so that a data set mapped from disk is never in memory as a whole.
-
-    Returns:
-        The classifier, and its accuracy on images that it was not trained on.
     """
     _, resolution, _, channels = train.images.shape
     with default_stream(CPU, seed_of(config.seed, "classifier")):
@@ -93,8 +90,7 @@ def train_classifier(
         images = to_float(train.images[chosen], CPU)
         labels = F.one_hot(torch.from_numpy(np.asarray(train.labels[chosen])), classes).float()
         optimizer.zero_grad()
-        loss: Tensor = F.cross_entropy(model(images), labels)
-        loss.backward()
+        F.cross_entropy(model(images), labels).backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():
