@@ -9,7 +9,7 @@ from torch import Tensor
 
 from couplet.config.couplings import MinibatchCouplingConfig, ProjectedConfig, SinkhornConfig, SwapsConfig
 from couplet.couplings.base import Coupling, Setting
-from couplet.tensors import generator
+from couplet.tensors import CPU, generator
 
 
 class MinibatchCoupling(Coupling, ABC):
@@ -23,7 +23,7 @@ class MinibatchCoupling(Coupling, ABC):
 
     def __init__(self, config: MinibatchCouplingConfig, setting: Setting) -> None:
         super().__init__()
-        self.parts = config.parts
+        self.config = config
         self.joint_samples = config.sampling_group if config.recouple_when_sampling else None
 
     @abstractmethod
@@ -43,7 +43,7 @@ class MinibatchCoupling(Coupling, ABC):
     def arrange(self, images: Tensor, noise: Tensor, rows: slice = slice(None)) -> Tensor:
         """Permute the noise within each part of the batch; solve only the parts that contain ``rows``."""
         start, stop, _ = rows.indices(len(images))
-        size = len(images) // self.parts
+        size = len(images) // self.config.parts
         first = start - start % size
         parts = [slice(begin, begin + size) for begin in range(first, stop, size)]
         dealt = [self.deal(images[part], noise[part]) for part in parts]
@@ -129,12 +129,10 @@ class Sinkhorn(MinibatchCoupling):
     centred cost, not the independent coupling as with draws.
     """
 
-    def __init__(self, config: SinkhornConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
-        self.epsilon, self.iterations = config.epsilon, config.iterations
+    config: SinkhornConfig
 
     def assign(self, images: Tensor, noise: Tensor) -> Tensor:
-        return greedy(transport_plan(images, noise, self.epsilon, self.iterations))
+        return greedy(transport_plan(images, noise, self.config.epsilon, self.config.iterations))
 
 
 def sorted_along(images: Tensor, noise: Tensor, directions: Tensor) -> Tensor:
@@ -157,13 +155,11 @@ class Projected(MinibatchCoupling):
     arXiv 2406.12303) lowers the cost in another way: an exact assignment on distances in half precision.
     """
 
-    def __init__(self, config: ProjectedConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
-        self.directions, self.seed = config.directions, config.seed
+    config: ProjectedConfig
 
     def assign(self, images: Tensor, noise: Tensor) -> Tensor:
-        draws = generator(torch.device("cpu"), self.seed, "directions")
-        directions = torch.randn(images[0].numel(), self.directions, generator=draws)
+        draws = generator(CPU, self.config.seed, "directions")
+        directions = torch.randn(images[0].numel(), self.config.directions, generator=draws)
         return sorted_along(images, noise, directions.to(images.device))
 
 
@@ -171,9 +167,8 @@ def swapped(images: Tensor, noise: Tensor, meetings: Tensor) -> Tensor:
     """Swap noise where that lowers the transport cost; returns the permutation pi [b].
 
     Images i and j exchange their noise if ``(x_i - x_j)·(z_pi(j) - z_pi(i)) > 0``: then
-    ``sum_i ||x_i - sigma z_pi(i)||²`` falls, for every sigma > 0.
-
-    ``meetings`` [rounds, 2, b // 2] are candidate pairs, each image at most once per round.
+    ``sum_i ||x_i - sigma z_pi(i)||²`` falls, for every sigma > 0. ``meetings`` [rounds, 2, b // 2] are the
+    candidate pairs, each image at most once per round.
     """
     gain = images.flatten(1).float() @ noise.flatten(1).float().T
     partner = torch.arange(len(gain), device=gain.device)
@@ -191,13 +186,11 @@ class Swaps(MinibatchCoupling):
     in every batch.
     """
 
-    def __init__(self, config: SwapsConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
-        self.rounds, self.seed = config.rounds, config.seed
+    config: SwapsConfig
 
     def assign(self, images: Tensor, noise: Tensor) -> Tensor:
-        draws = generator(torch.device("cpu"), self.seed, "meetings")
-        half = len(images) // 2
-        orders = torch.rand(self.rounds, len(images), generator=draws).argsort(1)
-        meetings = orders[:, : 2 * half].view(self.rounds, 2, half)
+        draws = generator(CPU, self.config.seed, "meetings")
+        rounds, half = self.config.rounds, len(images) // 2
+        orders = torch.rand(rounds, len(images), generator=draws).argsort(1)
+        meetings = orders[:, : 2 * half].view(rounds, 2, half)
         return swapped(images, noise, meetings.to(images.device))

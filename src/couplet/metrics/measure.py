@@ -109,7 +109,7 @@ class MomentsAccumulator:
         """Return the moments of all samples so far; UserError for fewer than two."""
         if self.count < 2:
             raise UserError(f"features: {self.count} samples, at least 2 are needed")
-        return Moments(self._mean.copy(), self._scatter / (self.count - 1), self.count)
+        return Moments(self._mean, self._scatter / (self.count - 1), self.count)
 
 
 class Measured(NamedTuple):
