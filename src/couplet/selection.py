@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from couplet.config.cells import Measurement, Training
 from couplet.metrics.distances import frechet_distance
 from couplet.metrics.extractor.base import Extractor
-from couplet.metrics.measure import Reference
-from couplet.metrics.moments import MomentsAccumulator
+from couplet.metrics.measure import Measured, MomentsAccumulator
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.ranks import ALONE, Ranks
 from couplet.sampling import Images, samples_of
@@ -33,7 +32,7 @@ def score(
     shape: ImageShape,
     *,
     extractor: Extractor,
-    target: Reference,
+    target: Measured,
     advance: Callable[[int], None],
     ranks: Ranks = ALONE,
 ) -> dict[int, float]:
