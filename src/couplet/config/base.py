@@ -212,10 +212,18 @@ def validated(model: type[Model], content: Any, source: str) -> Model:
     Raises:
         UserError: one line with source, key, value and what is allowed.
     """
-    try:
+    with refused(source):
         return model.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{source}: {invalid(error)}") from None
+
+
+@contextmanager
+def refused(source: object) -> Iterator[None]:
+    """Report an invalid value inside the block as a UserError that begins with ``source``."""
+    try:
+        with located():
+            yield
+    except Invalid as error:
+        raise UserError(f"{source}: {error}") from None
 
 
 def choices(value: object, allowed: Iterable[str]) -> str:

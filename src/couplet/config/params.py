@@ -12,7 +12,7 @@ from couplet.config.cells import Cell, Grid, Measurement, Training
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
-from couplet.config.layers import as_layers, merge, overrides, recipe_layers, settings_of
+from couplet.config.layers import Layer, combined, merge, overrides, recipe_layers, written_for
 from couplet.config.probes import ProbeConfig
 from couplet.config.recipes import KernelConfig, Recipe
 from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig, TrainConfig
@@ -149,9 +149,9 @@ class Params(Closed):
 
     def _check_recipe(self, name: str) -> None:
         """Raise Invalid if a recipe is wrong without its overrides, or one of these names nothing."""
-        layers = recipe_layers(self._content, name)
-        Recipe.model_validate(settings_of(layers, None)[0])
-        for layer in as_layers(self.recipes[name]):
+        layers = recipe_layers(self._layers, name)
+        Recipe.model_validate(combined(written_for(None, layers)[0]))
+        for _, layer in layers:
             for i, override in enumerate(overrides(layer)):
                 with located("overrides", i, "when"):
                     self._check_conditions(override["when"])
@@ -163,9 +163,9 @@ class Params(Closed):
                     self._lookup(f"{key}s", name)
 
     @property
-    def _content(self) -> Mapping[str, Any]:
-        """The sections that recipes result from."""
-        return {"recipes": self.recipes, "every_recipe": self.every_recipe, "set": self.set}
+    def _layers(self) -> list[Layer]:
+        """The one layer that recipes result from."""
+        return [("", {"recipes": self.recipes, "every_recipe": self.every_recipe, "set": self.set})]
 
     def _lookup(self, section: str, name: Any) -> Any:
         """The settings under ``name``; where a section has no such entry, those of the kind of that name."""
@@ -224,7 +224,7 @@ class Params(Closed):
             with located(key):
                 parts[key] = self._lookup(f"{key}s", getattr(cell, key))
         with located("recipes", cell.recipe):
-            settings, changes = settings_of(recipe_layers(self._content, cell.recipe), cell)
+            settings, changes = map(combined, written_for(cell, recipe_layers(self._layers, cell.recipe)))
             recipe, coupling = Recipe.model_validate(settings), parts["coupling"]
             with located("overrides", "coupling"):
                 if changes:
