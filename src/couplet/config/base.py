@@ -14,11 +14,11 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
-    PlainValidator,
     ValidationError,
     model_validator,
 )
@@ -104,7 +104,8 @@ class Variant(Closed):
 
     A direct subclass defines a family; each of its subclasses that sets ``kind`` becomes a member, also in
     other packages. ``implementation`` names the code of a member, which
-    :func:`couplet.config.variants.build` imports and calls. Annotate a field with :class:`OneOf`.
+    :func:`couplet.config.variants.build` imports and calls. A field whose type is the family takes any
+    member, also one defined later.
     """
 
     family: ClassVar[dict[str, type[Variant]]]
@@ -118,11 +119,29 @@ class Variant(Closed):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        if Variant in cls.__bases__:
+        if cls._is_family():
             cls.family = {}
         kind = cls.model_fields["kind"].default
         if isinstance(kind, str):
             cls.family[kind] = cls
+
+    @classmethod
+    def _is_family(cls) -> bool:
+        return Closed not in cls.__bases__ and Variant in cls.__bases__
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        if not cls._is_family():
+            return handler(source)
+        dump = core_schema.plain_serializer_function_ser_schema(lambda member: member.model_dump(mode="json"))
+        return core_schema.no_info_plain_validator_function(cls.parse, serialization=dump)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> Any:
+        if not cls._is_family():
+            return handler(schema)
+        members = [handler(member.__pydantic_core_schema__) for member in cls.family.values()]
+        return {"anyOf": [*members, {"enum": sorted(cls.family)}]}
 
     @classmethod
     def parse(cls, value: Any) -> Self:
@@ -150,27 +169,6 @@ class Variant(Closed):
         return member.model_validate(dict(value))
 
 
-class OneOf:
-    """Annotation: any member of a family, including those defined later.
-
-    ``schedule: Annotated[ScheduleConfig, OneOf()]``
-    """
-
-    def __get_pydantic_core_schema__(self, family: Any, handler: GetCoreSchemaHandler) -> Any:
-        return core_schema.no_info_plain_validator_function(
-            family.parse,
-            metadata={"family": family},
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda member: member.model_dump(mode="json")
-            ),
-        )
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Any:
-        family = schema["metadata"]["family"].family
-        members = [handler(member.__pydantic_core_schema__) for member in family.values()]
-        return {"anyOf": [*members, {"enum": sorted(family)}]}
-
-
 def path_safe(name: object) -> None:
     """Raise Invalid unless ``name`` is allowed in a path and on a command line."""
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name, re.ASCII):
@@ -178,29 +176,20 @@ def path_safe(name: object) -> None:
 
 
 def named(family: type[Variant]) -> Any:
-    """Annotation: a mapping from names to members of ``family``; a name that is a kind needs no ``kind``."""
+    """Annotation of a mapping from names to members of a family: a name that is a kind needs no ``kind``."""
 
-    def parse(value: Any) -> dict[str, Any]:
+    def with_kinds(value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise Invalid((), value, f"must be a mapping from names to {family.noun} settings")
         members = {}
         for name, settings in value.items():
             path_safe(name)
-            with located(name):
-                members[name] = family.parse(with_kind(family, name, settings))
+            members[name] = {} if settings is None else settings
+            if isinstance(settings, Mapping | None) and name in family.family:
+                members[name] = {"kind": name, **members[name]}
         return members
 
-    member: Any = Annotated[family, OneOf()]
-    return PlainValidator(parse, json_schema_input_type=dict[str, member | None])
-
-
-def with_kind(family: type[Variant], name: str, settings: Any) -> Any:
-    """``settings`` with ``kind: name`` filled in where it has none and ``name`` is a kind."""
-    if settings is None:
-        settings = {}
-    if isinstance(settings, Mapping) and "kind" not in settings and name in family.family:
-        return {"kind": name, **settings}
-    return settings
+    return BeforeValidator(with_kinds, json_schema_input_type=dict[str, family | None])  # type: ignore[valid-type]
 
 
 Model = TypeVar("Model", bound=Closed)

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from couplet.config.base import Closed, Floats, Invalid, OneOf
+from couplet.config.base import Closed, Floats, Invalid
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
 from couplet.config.recipes import KernelConfig, Recipe
@@ -66,10 +66,10 @@ class Training(Closed):
     """Everything that decides the weights of one cell."""
 
     cell: Cell
-    dataset: Annotated[DatasetConfig, OneOf()]
+    dataset: DatasetConfig
     recipe: Recipe
-    kernel: Annotated[KernelConfig, OneOf()]
-    coupling: Annotated[CouplingConfig, OneOf()]
+    kernel: KernelConfig
+    coupling: CouplingConfig
     train: TrainConfig
     frozen_run: Training | None = None
     """The run whose snapshot is the frozen predictor, where the coupling's `pretrained` names one."""

@@ -62,13 +62,13 @@ class Params(Closed):
     """Folder of data sets as their authors publish them, one folder per kind; `prepare` downloads to it."""
     table1: Annotated[tuple[Grid, ...], PlainValidator(_grids, json_schema_input_type=Grid | list[Grid])]
     """A grid, or a list of grids: the table has the cells of all of them."""
-    datasets: Annotated[dict[str, Any], named(DatasetConfig)] = {}
+    datasets: Annotated[dict[str, DatasetConfig], named(DatasetConfig)] = {}
     """Data sets by name. Here and in the next sections, a kind's own name needs no entry."""
-    features: Annotated[dict[str, Any], named(ExtractorConfig)] = {}
+    features: Annotated[dict[str, ExtractorConfig], named(ExtractorConfig)] = {}
     """Feature extractors by name."""
-    kernels: Annotated[dict[str, Any], named(KernelConfig)] = {}
+    kernels: Annotated[dict[str, KernelConfig], named(KernelConfig)] = {}
     """Kernels by name."""
-    couplings: Annotated[dict[str, Any], named(CouplingConfig)] = {}
+    couplings: Annotated[dict[str, CouplingConfig], named(CouplingConfig)] = {}
     """Couplings by name."""
     recipes: dict[str, Any]
     """Recipes by name, each a mapping of settings. `overrides` lists {when: {dataset|kernel|coupling:
@@ -81,7 +81,7 @@ class Params(Closed):
     select: SelectConfig = SelectConfig()
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    probes: Annotated[dict[str, Any], named(ProbeConfig)] = {}
+    probes: Annotated[dict[str, ProbeConfig], named(ProbeConfig)] = {}
     """Probes by name."""
     study: Study | None = None
     """Figure or table of a paper that the file's cells reproduce, for `results/paper.html`."""

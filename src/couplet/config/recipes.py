@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Closed, Floats, Invalid, OneOf, Variant
+from couplet.config.base import Closed, Floats, Invalid, Variant
 from couplet.config.networks import NetworkConfig
 
 
@@ -321,15 +321,15 @@ class Recipe(Closed):
     mid_sigmas: Floats = (0.821,)
     """Noise levels of the sampling steps after the first, in order (0.821 at 32×32; 1.526 at 64×64)."""
     boundary: Boundary = Boundary()
-    schedule: Annotated[ScheduleConfig, OneOf()] = DiscretisedConfig()
-    distance: Annotated[DistanceConfig, OneOf()] = PseudoHuberConfig()
-    weighting: Annotated[WeightingConfig, OneOf()] = InverseGapConfig()
+    schedule: ScheduleConfig = DiscretisedConfig()
+    distance: DistanceConfig = PseudoHuberConfig()
+    weighting: WeightingConfig = InverseGapConfig()
     teacher: Literal["online", "ema"] = "online"
     """Model whose output at r is the target: "online" in all three papers, "ema" in the first CM paper."""
-    network: Annotated[NetworkConfig, OneOf()]
-    optimizer: Annotated[OptimizerConfig, OneOf()] = RAdamConfig()
-    learning_rate: Annotated[LearningRateConfig, OneOf()] = ConstantRateConfig()
-    ema: Annotated[EMAConfig, OneOf()] = ConstantEMAConfig()
+    network: NetworkConfig
+    optimizer: OptimizerConfig = RAdamConfig()
+    learning_rate: LearningRateConfig = ConstantRateConfig()
+    ema: EMAConfig = ConstantEMAConfig()
     clip_norm: float | None = Field(None, gt=0)
     """Largest global gradient norm (VCT's variational runs: 200); null for no clipping."""
     nonfinite_gradients: Literal["stop", "zero", "large"] = "stop"

@@ -15,7 +15,16 @@ from typing import Any
 import yaml
 
 from couplet.config.base import Invalid, choices, refused, validated
-from couplet.config.layers import Layer, below, lay_over, merge, recipe_layers, spelt_out, without, written_for
+from couplet.config.layers import (
+    Layer,
+    below,
+    lay_over,
+    merge,
+    recipe_layers,
+    spelt_out,
+    without,
+    written_for,
+)
 from couplet.config.params import FAMILIES, Params
 from couplet.config.variants import load_plugins
 from couplet.config.yaml12 import dump_yaml, load_yaml, read_yaml
@@ -122,9 +131,7 @@ def _layers(path: Path, scale: str | None, changes: Sequence[str]) -> list[Layer
     return [*layers, *(("--set", _change(change, content)) for change in changes)]
 
 
-def _files(
-    path: Path, scale: str | None, above: tuple[Path, ...] = ()
-) -> list[tuple[Path, dict[str, Any]]]:
+def _files(path: Path, scale: str | None, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """A file and those that it lies over, the lowest first; ``scale`` is chosen in each.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -38,7 +38,7 @@ class SampleConfig(Closed):
 class EvaluateConfig(Closed):
     """How `evaluate` turns samples into numbers."""
 
-    metrics: Annotated[dict[str, Any], named(MetricConfig)] = {"fd": {}, "kid": {}, "is": {}}
+    metrics: Annotated[dict[str, MetricConfig], named(MetricConfig)] = {"fd": {}, "kid": {}, "is": {}}
     """Metrics by name. Metrics that need class scores are skipped for extractors that have none."""
 
 

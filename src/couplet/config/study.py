@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Closed, Floats, Invalid, OneOf, Variant, choices
+from couplet.config.base import Closed, Floats, Invalid, Variant, choices
 
 Dimension = Literal["dataset", "recipe", "kernel", "coupling"]
 
@@ -129,7 +129,7 @@ class Study(Closed):
     """The place of the claim."""
     order: int
     """Place in the page."""
-    figure: Annotated[FigureConfig, OneOf()]
+    figure: FigureConfig
     numbers: Literal["evaluate", "select"] = "evaluate"
     """Which distances to draw: `evaluate`, of the selected snapshot; or `select`, of the last snapshot, which
     skips two stages per cell. Curves along training are always those of `select`."""
