@@ -18,8 +18,8 @@ from couplet.config.base import Invalid, choices, refused, validated
 from couplet.config.layers import (
     Layer,
     below,
+    combined,
     lay_over,
-    merge,
     recipe_layers,
     spelt_out,
     without,
@@ -86,7 +86,7 @@ def _rows(key: str, value: Any, written: Sequence[Layer]) -> Iterator[tuple[str,
         return
     layers = [(origin, spelt_out(settings)) for origin, settings in written]
     # A key that a later layer replaced together with its mapping is not set any more.
-    left = reduce(merge, ({key: settings} for _, settings in layers), {}).get(key) or {}
+    left = combined([("", {key: settings}) for _, settings in layers]).get(key) or {}
     for name, leaf in value.items():
         yield from _rows(f"{key}.{name}", leaf, below(layers, name) if name in left else [])
 
@@ -166,8 +166,9 @@ def _base(content: Mapping[str, Any]) -> str | None:
     for name, layer in (scales or {}).items():
         if not isinstance(layer, dict | None):
             raise Invalid(("scales", name), layer, "must be a mapping with keys of a parameter file")
-        for key in (layer or {}).keys() - LAYER_KEYS - {"base"}:
-            raise Invalid(("scales", name, key), layer[key], f"unknown key; {choices(key, LAYER_KEYS)}")
+        for key, value in (layer or {}).items():
+            if key not in {*LAYER_KEYS, "base"}:
+                raise Invalid(("scales", name, key), value, f"unknown key; {choices(key, LAYER_KEYS)}")
     of_scale = (scales or {}).get(chosen) or {}
     base = of_scale.get("base", content.get("base"))
     if not isinstance(base, str | None):

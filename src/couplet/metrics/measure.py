@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from couplet.config.stages import EvaluateConfig
+from couplet.config.cells import EvaluateConfig
 from couplet.config.variants import build
 from couplet.errors import UserError
 from couplet.files import replacing
