@@ -26,15 +26,15 @@ from pydantic_core import core_schema
 
 from couplet.errors import UserError
 
-Ints = Annotated[tuple[int, ...], Field(strict=False)]
-"""A list of integers in YAML."""
-
-Floats = Annotated[tuple[float, ...], Field(strict=False)]
-"""A list of numbers in YAML."""
+Item = TypeVar("Item")
+Listed = Annotated[tuple[Item, ...], Field(strict=False)]
+"""A list in YAML."""
+NonEmpty = Annotated[tuple[Item, ...], Field(strict=False, min_length=1)]
+"""A list in YAML of one item at least."""
 
 
 class Invalid(ValueError):
-    """A value that configuration does not allow, with its key and the allowed values."""
+    """A value that is not allowed, with its key and what is."""
 
     def __init__(self, at: tuple[str | int, ...], value: object, expected: str) -> None:
         super().__init__(expected)
@@ -51,20 +51,19 @@ def located(*keys: str | int) -> Iterator[None]:
     """Prefix the location of an invalid value inside the block with ``keys``."""
     try:
         yield
-    except Invalid as error:
-        raise Invalid((*keys, *error.at), error.value, error.expected) from None
-    except ValidationError as error:
-        first = invalid(error)
+    except (Invalid, ValidationError) as error:
+        first = _first(error)
         raise Invalid((*keys, *first.at), first.value, first.expected) from None
 
 
-def invalid(error: ValidationError) -> Invalid:
+def _first(error: Invalid | ValidationError) -> Invalid:
     """The first error of a failed validation, with its full location."""
+    if isinstance(error, Invalid):
+        return error
     found = error.errors(include_url=False)[0]
     cause = found.get("ctx", {}).get("error")
-    if isinstance(cause, ValidationError):
-        cause = invalid(cause)
-    if isinstance(cause, Invalid):
+    if isinstance(cause, Invalid | ValidationError):
+        cause = _first(cause)
         return Invalid((*found["loc"], *cause.at), cause.value, cause.expected)
     if found["type"] == "missing":
         return Invalid(found["loc"], None, "this key is required")
@@ -103,9 +102,8 @@ class Variant(Closed):
     """Base of a family of alternatives, told apart by ``kind``.
 
     A direct subclass defines a family; each of its subclasses that sets ``kind`` becomes a member, also in
-    other packages. ``implementation`` names the code of a member, which
-    :func:`couplet.config.variants.build` imports and calls. A field whose type is the family takes any
-    member, also one defined later.
+    other packages. A field whose type is the family takes any member. ``implementation`` names the code of a
+    member: :func:`couplet.config.variants.build` calls it with what CONTRIBUTING.md lists for each family.
     """
 
     family: ClassVar[dict[str, type[Variant]]]
@@ -145,9 +143,7 @@ class Variant(Closed):
 
     @classmethod
     def parse(cls, value: Any) -> Self:
-        """The member of this family that ``value["kind"]`` names, built from the rest of ``value``.
-
-        A string stands for the kind of that name with its default settings.
+        """The member of this family that ``value["kind"]`` names; a string is a kind with its defaults.
 
         Raises:
             Invalid: ``value`` is neither, its kind is unknown, or nothing implements it.
@@ -163,9 +159,8 @@ class Variant(Closed):
             raise Invalid(("kind",), value.get("kind"), choices(kind, cls.family))
         member: Any = cls.family[kind]
         if "implementation" not in vars(member):
-            raise Invalid(
-                ("kind",), kind, f"{member.__name__} names no implementation, 'package.module:Name'"
-            )
+            expected = f"{member.__name__} names no implementation, 'package.module:Name'"
+            raise Invalid(("kind",), kind, expected)
         return member.model_validate(dict(value))
 
 

@@ -8,13 +8,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from couplet.config.base import Closed, Floats, Ints, Invalid, named
+from couplet.config.base import Closed, Invalid, Listed, NonEmpty, named
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
 from couplet.config.metrics import MetricConfig
 from couplet.config.recipes import KernelConfig, Recipe
-
-Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 
 
 class Cell(Closed):
@@ -39,12 +37,12 @@ class Cell(Closed):
 class Grid(Closed):
     """Every combination of these names is a cell."""
 
-    datasets: Names
-    recipes: Names
-    kernels: Names = ("ve",)
-    couplings: Names
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)]
-    extractors: Names | None = None
+    datasets: NonEmpty[str]
+    recipes: NonEmpty[str]
+    kernels: NonEmpty[str] = ("ve",)
+    couplings: NonEmpty[str]
+    seeds: NonEmpty[NonNegativeInt]
+    extractors: NonEmpty[str] | None = None
     """Extractors to measure each cell with, one row each; null is the experiment's."""
 
     @model_validator(mode="after")
@@ -79,7 +77,7 @@ class SampleConfig(Closed):
 
     samples: int = Field(5000, ge=2)
     """Images per NFE."""
-    nfe: Ints = Field((1, 2), min_length=1)
+    nfe: NonEmpty[int] = (1, 2)
     """Numbers of network evaluations."""
     batch: int = Field(250, ge=1)
     """Images per network call; changes speed and memory, not images."""
@@ -153,7 +151,7 @@ class Training(Closed):
 class Measurement(Closed):
     """Everything that decides the numbers measured on given weights, besides the extractor."""
 
-    mid_sigmas: Floats
+    mid_sigmas: Listed[float]
     boundary: bool
     """Whether sampling shifts the preconditioning."""
     select: SelectConfig

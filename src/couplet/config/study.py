@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Closed, Floats, Invalid, Variant, choices
+from couplet.config.base import Closed, Invalid, Listed, NonEmpty, Variant, choices
 
 Dimension = Literal["dataset", "recipe", "kernel", "coupling"]
 
 
 class FigureConfig(Variant):
-    """A picture of a study's cells; the seeds of a cell are one mark with their spread.
-
-    Implementations are called with the settings: :class:`couplet.figures.base.FigureKind`.
-    """
+    """A :class:`couplet.figures.base.FigureKind`: the seeds of a cell are one mark with their spread."""
 
     noun = "figure"
 
@@ -51,11 +48,9 @@ class StepsConfig(FigureConfig):
 
     implementation: ClassVar[str] = "couplet.figures.steps:Steps"
     kind: Literal["steps"] = "steps"
-    against: Annotated[
-        tuple[Literal["steps", "seconds", "evaluations"], ...], Field(strict=False, min_length=1)
-    ] = ("steps",)
+    against: NonEmpty[Literal["steps", "seconds", "evaluations"]] = ("steps",)
     """A panel for each: training steps; measured seconds of training; evaluations of the main network per
-    image, all that a step needs, where a backward pass counts as two."""
+    image, where a backward pass counts as two."""
 
     @property
     def needs(self) -> str:
@@ -101,9 +96,9 @@ class Comparison(Closed):
     than: str
     only: dict[Dimension, str] = {}
     """Compare only rows with these names."""
-    nfe: Annotated[tuple[int, ...], Field(strict=False)] | None = None
+    nfe: Listed[int] | None = None
     """Null: every NFE that is sampled."""
-    at: Floats | None = None
+    at: Listed[float] | None = None
     """In the figure of a probe: the noise levels (or steps) to compare at; null is the last one."""
 
 
@@ -131,11 +126,10 @@ class Study(Closed):
     """Place in the page."""
     figure: FigureConfig
     numbers: Literal["evaluate", "select"] = "evaluate"
-    """Which distances to draw: `evaluate`, of the selected snapshot; or `select`, of the last snapshot, which
-    skips two stages per cell. Curves along training are always those of `select`."""
+    """Distances to draw: of the selected snapshot, or with `select` of the last, which skips two stages."""
     labels: dict[str, str] = {}
     """Names of recipes, kernels and couplings in the figure."""
-    compare: Annotated[tuple[Comparison, ...], Field(strict=False)] = ()
+    compare: Listed[Comparison] = ()
     note: str = ""
     """Definitions and settings of this reproduction that a reader has to know."""
 
