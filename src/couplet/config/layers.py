@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -23,14 +23,14 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     """``base`` with ``changes`` laid over it; a mapping that names another ``kind`` replaces."""
     merged = dict(base)
     for key, value in changes.items():
-        old = spelt_out(merged.get(key))
+        old = _spelt_out(merged.get(key))
         if isinstance(old, Mapping) and isinstance(value, Mapping):
             value = merge(old, value) if value.get("kind", old.get("kind")) == old.get("kind") else value
         merged[key] = value
     return merged
 
 
-def spelt_out(settings: Any) -> Any:
+def _spelt_out(settings: Any) -> Any:
     """A mapping where the name of a kind stands for it."""
     return {"kind": settings} if isinstance(settings, str) else settings
 
@@ -60,7 +60,8 @@ def _listed(draft: Any) -> list[Any]:
 def below(layers: Sequence[Layer], *keys: str) -> list[Layer]:
     """The parts of the layers at nested keys, of those that have one."""
     for key in keys:
-        layers = [(origin, each[key]) for origin, each in layers if isinstance(each, Mapping) and key in each]
+        parts = [(origin, _spelt_out(each)) for origin, each in layers]
+        layers = [(origin, each[key]) for origin, each in parts if isinstance(each, Mapping) and key in each]
     return list(layers)
 
 
@@ -122,6 +123,15 @@ def written_for(cell: Cell | None, layers: Sequence[Layer]) -> tuple[list[Layer]
 def combined(layers: Sequence[Layer]) -> dict[str, Any]:
     """Settings of a recipe or a coupling, merged."""
     return reduce(merge, (settings for _, settings in layers), {})
+
+
+def leaves(settings: Mapping[str, Any], *above: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Keys and value of every setting in nested mappings; an empty mapping is one."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, *above, key)
+        else:
+            yield (*above, key), value
 
 
 def without(settings: Mapping[str, Any], *keys: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ the last layer. Later layers win.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from couplet.config.layers import (
     below,
     combined,
     lay_over,
+    leaves,
     recipe_layers,
-    spelt_out,
     without,
     written_for,
 )
@@ -72,23 +72,15 @@ def settings_with_origins(
             for name in ("train", "select", "sample", "evaluate")
         },
     }
-    return [
-        row
-        for name, (model, written) in parts.items()
-        for row in _rows(name, model.model_dump(mode="json"), written)
-    ]
-
-
-def _rows(key: str, value: Any, written: Sequence[Layer]) -> Iterator[tuple[str, Any, str]]:
-    """A row per leaf of ``value``, with the last layer that sets it."""
-    if not isinstance(value, Mapping) or not value:
-        yield key, value, written[-1][0] if written else "default"
-        return
-    layers = [(origin, spelt_out(settings)) for origin, settings in written]
-    # A key that a later layer replaced together with its mapping is not set any more.
-    left = combined([("", {key: settings}) for _, settings in layers]).get(key) or {}
-    for name, leaf in value.items():
-        yield from _rows(f"{key}.{name}", leaf, below(layers, name) if name in left else [])
+    rows: list[tuple[str, Any, str]] = []
+    for name, (model, written) in parts.items():
+        under_name = [(origin, {name: settings}) for origin, settings in written]
+        # A key that a later layer replaced together with its mapping is not in force any more.
+        in_force = [("", combined(under_name))]
+        for keys, value in leaves({name: model.model_dump(mode="json")}):
+            found = below(under_name, *keys) if below(in_force, *keys) else []
+            rows.append((".".join(keys), value, found[-1][0] if found else "default"))
+    return rows
 
 
 def standalone(path: Path, scale: str | None, changes: Sequence[str]) -> str:
