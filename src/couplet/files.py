@@ -63,49 +63,39 @@ def remove_temporary(folder: Path) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Append ``text`` to a file. Not atomic: a kill or a full disk may leave a partial line.
-
-    Raises:
-        UserError: the file cannot be written, or the disk is full.
-    """
+    """Append ``text`` to a file, or raise UserError. A kill or a full disk may leave a partial line."""
     with reported(path, "written"), path.open("a") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-"""Errors of a disk that has no locks."""
-
-LOCK_SECONDS = 0.1
-"""Time to wait for a lock whose holder is just removing its file."""
-
-
 @contextmanager
 def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock file ``path`` during the block; a dead process holds no lock.
 
-    Nodes that share a network disk see each other's locks if the disk passes them on. On a disk without
-    locks, ``say`` is called with a warning instead.
+    On a disk without locks, ``say`` is called with a warning instead. Nodes that share a network disk see
+    each other's locks if the disk passes them on.
 
     Raises:
         UserError: another process holds it, or the file cannot be written.
     """
-    lock = FileLock(path, timeout=LOCK_SECONDS, fallback_to_soft=False)
+    # Waits in case a holder is just removing the file.
+    lock = FileLock(path, timeout=0.1, fallback_to_soft=False)
     with reported(path, "written"):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         except Timeout:
-            holder = "another process"
+            holder = ""
             with suppress(OSError):
-                holder = path.read_text() or holder
-            message = f"{path}: {holder} is at work; wait for it or choose another folder"
-            raise UserError(message) from None
+                holder = path.read_text()
+            at_work = f"{holder or 'another process'} is at work"
+            raise UserError(f"{path}: {at_work}; wait for it or choose another folder") from None
         except OSError as error:
             lock.release()
-            if error.errno not in NO_LOCKS:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
             say(f"{path}: this disk has no locks; make sure that no other process works here")
     try:
