@@ -66,9 +66,7 @@ def below(layers: Sequence[Layer], *keys: str) -> list[Layer]:
 
 
 def recipe_layers(layers: Sequence[Layer], name: str) -> list[Layer]:
-    """The layers of a recipe, each to be laid over those before it.
-
-    The order: the recipe's base, the recipe itself, `every_recipe`, then the first two of the command line.
+    """The layers of a recipe: its base, itself, `every_recipe`, then the first two from the command line.
 
     Raises:
         Invalid: a layer is no mapping, or a recipe's base is no recipe, or leads back to it.
@@ -96,15 +94,7 @@ def _drafts(layers: Sequence[Layer], *keys: str) -> list[Layer]:
 
 
 def written_for(cell: Cell | None, layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
-    """Settings of the recipe and, from overrides, of the coupling of ``cell``; without it no override holds.
-
-    Args:
-        cell: the names that `when` asks for.
-        layers: see :func:`recipe_layers`.
-
-    Raises:
-        Invalid: an override is malformed.
-    """
+    """Settings of the recipe and, from overrides, of the coupling; without a cell no override holds."""
     recipe: list[Layer] = []
     coupling: list[Layer] = []
     for origin, layer in layers:
@@ -140,11 +130,7 @@ def without(settings: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def overrides(layer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The overrides of a layer, each with conditions that say when it holds.
-
-    Raises:
-        Invalid: they are no list of mappings, or a condition names something else than a cell's names.
-    """
+    """The overrides of a layer, or Invalid: mappings, each with conditions on the names of a cell."""
     listed = layer.get("overrides")
     if not isinstance(listed, list | None):
         raise Invalid(("overrides",), listed, "must be a list of mappings")

@@ -55,8 +55,8 @@ class Params(Closed):
     threads: int = Field(1, ge=1)
     """CPU threads of one job. More than the cores that are free makes every job many times slower."""
     gpus: int = Field(1, ge=1)
-    """GPUs of one job that trains or measures, with a process for each; on the CPU, processes. Changes
-    numbers only by the rounding of a sum, and with dropout by the masks."""
+    """GPUs of one job that trains or measures, a process each; on the CPU, processes. Changes numbers only by
+    rounding, and with dropout by the masks."""
     raw: str = "raw"
     """Folder of data sets as their authors publish them, one folder per kind; `prepare` downloads to it."""
     table1: Annotated[
@@ -97,13 +97,10 @@ class Params(Closed):
         return Cell.model_validate({name: getattr(self, name) for name in Cell.model_fields})
 
     def cells(self, part: str = "") -> list[Cell]:
-        """The cells of the table, each once.
-
-        ``part`` selects the row of that name, ``cifar10-ict-ve-vae``, or else all rows whose names begin with
-        it: ``cifar10``, ``cifar10-ict``.
+        """The cells of the table, each once: all, or the row ``part``, or the rows that begin with it.
 
         Raises:
-            Invalid: no cell's name begins with ``part``.
+            Invalid: no row's name begins with ``part``: ``cifar10``, ``cifar10-ict``, ``cifar10-ict-ve-vae``.
         """
         cells = dict.fromkeys(cell for grid in self.table1 for cell in grid.cells())
         begin = [cell for cell in cells if f"{cell.name}-".startswith(f"{part}-" if part else "")]
@@ -166,11 +163,7 @@ class Params(Closed):
         return [("", {"recipes": self.recipes, "every_recipe": self.every_recipe, "set": self.set})]
 
     def _lookup(self, section: str, name: Any, *at: str | int) -> Any:
-        """The settings under ``name``; where a section has no such entry, those of the kind of that name.
-
-        Raises:
-            Invalid: there are none; ``at`` says where the name is written.
-        """
+        """The settings under ``name``, or else those of the kind of that name; it is written at ``at``."""
         entries, family = getattr(self, section), FAMILIES.get(section)
         with located(*at):
             if isinstance(name, str) and name in entries:
@@ -223,11 +216,7 @@ class Params(Closed):
         return Training(cell=cell, train=self.train, **(parts | changed))
 
     def _frozen_run(self, cell: Cell, coupling: CouplingConfig) -> Training | None:
-        """The run whose model is the frozen predictor of ``cell``, where `pretrained` names one.
-
-        Raises:
-            Invalid: a name is not defined here, or that run needs a frozen predictor as well.
-        """
+        """The run whose model is the frozen predictor of ``cell``, where `pretrained` names one."""
         if (wanted := coupling.frozen_run) is None:
             return None
         names = {"coupling": wanted.coupling, "recipe": wanted.recipe or cell.recipe}

@@ -53,11 +53,7 @@ def resolve(path: Path, scale: str | None = None, changes: Sequence[str] = ()) -
 def settings_with_origins(
     path: Path, scale: str | None = None, changes: Sequence[str] = ()
 ) -> list[tuple[str, Any, str]]:
-    """Dotted key, value and origin (file, scale, ``--set``, ``default``) of every setting of the experiment.
-
-    Raises:
-        UserError: see :func:`resolve`.
-    """
+    """Dotted key, value and origin (file, scale, --set or default) of every setting of the experiment."""
     params, layers = resolve(path, scale, changes), _layers(path, scale, changes)
     cell, training = params.experiment, params.training(params.experiment)
     recipe, coupling = written_for(cell, recipe_layers(layers, cell.recipe))
@@ -84,22 +80,14 @@ def settings_with_origins(
 
 
 def standalone(path: Path, scale: str | None, changes: Sequence[str]) -> str:
-    """The text of a parameter file that needs no other, with the experiment as its only cell and no study.
-
-    Raises:
-        UserError: see :func:`resolve`.
-    """
+    """The text of a parameter file that needs no other, with the experiment as its only cell and no study."""
     cell = resolve(path, scale, changes).experiment
     content = without(_content(_layers(path, scale, changes)), "scale", "study")
     return dump_yaml({**content, "table1": {f"{key}s": [value] for key, value in cell}})
 
 
 def knows_scale(path: Path, scale: str) -> bool:
-    """Whether a parameter file, or a file that it lies over, has a scale of that name.
-
-    Raises:
-        UserError: a file cannot be read or is not YAML.
-    """
+    """Whether a parameter file, or a file that it lies over, has a scale of that name."""
     return any(scale in (content.get("scales") or {}) for _, content in _files(path, scale))
 
 
@@ -124,11 +112,7 @@ def _layers(path: Path, scale: str | None, changes: Sequence[str]) -> list[Layer
 
 
 def _files(path: Path, scale: str | None, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
-    """A file and those that it lies over, the lowest first; ``scale`` is chosen in each.
-
-    Raises:
-        UserError: a file cannot be read or is not YAML, a scale is not one, or the bases lead back to a file.
-    """
+    """A file and those that it lies over, the lowest first; ``scale`` is chosen in each."""
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: must be a mapping with the keys of a parameter file")
@@ -145,11 +129,7 @@ def _files(path: Path, scale: str | None, above: tuple[Path, ...] = ()) -> list[
 
 
 def _base(content: Mapping[str, Any]) -> str | None:
-    """The file that a file lies over, at its scale.
-
-    Raises:
-        Invalid: a scale or the base is not one.
-    """
+    """The file that a file lies over, at its scale; Invalid if a scale or the base is not one."""
     chosen, scales = content.get("scale"), content.get("scales")
     if not isinstance(scales, dict | None):
         raise Invalid(("scales",), scales, "must be a mapping from names to layers")
@@ -169,11 +149,7 @@ def _base(content: Mapping[str, Any]) -> str | None:
 
 
 def _change(change: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """A change from the command line as a layer.
-
-    Raises:
-        UserError: it is not KEY=VALUE, names no key of a parameter file, or its value is not YAML.
-    """
+    """A change from the command line as a layer."""
     key, separator, text = change.partition("=")
     parts = _parts(key, content)
     if not separator or not all(parts):

@@ -15,11 +15,8 @@ class FigureConfig(Variant):
     """A :class:`couplet.figures.base.FigureKind`: the seeds of a cell are one mark with their spread."""
 
     noun = "figure"
-
-    @property
-    def needs(self) -> str | None:
-        """What the figure reads: `select`, or a kind of probe; None leaves it to `Study.numbers`."""
-        return None
+    needs: ClassVar[str | None] = None
+    """`select`, or a kind of probe, if the figure reads that; None leaves it to `Study.numbers`."""
 
 
 class DotsConfig(FigureConfig):
@@ -47,14 +44,11 @@ class StepsConfig(FigureConfig):
     """The Fréchet distance of the snapshots along training, as `select` measures it."""
 
     implementation: ClassVar[str] = "couplet.figures.steps:Steps"
+    needs = "select"
     kind: Literal["steps"] = "steps"
     against: NonEmpty[Literal["steps", "seconds", "evaluations"]] = ("steps",)
     """A panel for each: training steps; measured seconds of training; evaluations of the main network per
     image, where a backward pass counts as two."""
-
-    @property
-    def needs(self) -> str:
-        return "select"
 
 
 class EvaluationsConfig(FigureConfig):
@@ -71,20 +65,13 @@ class ProbeFigureConfig(FigureConfig):
     kind: Literal["probe"] = "probe"
     probe: Literal["gradient", "transport", "regulariser"]
 
-    @property
-    def needs(self) -> str:
-        return self.probe
-
 
 class PlaneConfig(FigureConfig):
     """Points of the plane: one-step map, posteriors of the encoder, pairs; a column for each row."""
 
     implementation: ClassVar[str] = "couplet.figures.plane:Plane"
+    needs = "plane"
     kind: Literal["plane"] = "plane"
-
-    @property
-    def needs(self) -> str:
-        return "plane"
 
 
 class Comparison(Closed):
@@ -136,7 +123,8 @@ class Study(Closed):
     @property
     def needs(self) -> str:
         """What the figure reads of each cell: `select`, `evaluate`, or a kind of probe."""
-        return self.figure.needs or self.numbers
+        figure = self.figure
+        return figure.probe if isinstance(figure, ProbeFigureConfig) else figure.needs or self.numbers
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
