@@ -100,11 +100,7 @@ def _size(module: nn.Module) -> int:
 
 
 def parameters(training: Training, shape: ImageShape) -> int:
-    """Count the parameters of the network, without those of the coupling.
-
-    Raises:
-        ValueError: the recipe's network does not fit the images.
-    """
+    """Count the parameters of the network; ValueError if it does not fit the images."""
     return _size(_network(training.recipe.network, _conditioned(training, shape), shape.channels))
 
 

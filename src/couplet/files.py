@@ -28,11 +28,7 @@ def reported(path: Path, verb: str) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``, which replaces it when the block succeeds.
-
-    Raises:
-        UserError: the folder cannot be written, or the disk is full.
-    """
+    """Give a temporary path that replaces ``path`` when the block succeeds; UserError if it cannot."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with reported(path, "written"):
@@ -113,11 +109,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: the file is missing or is not JSON.
-    """
+    """Read a JSON file; UserError if it is missing or is not JSON."""
     try:
         with reported(path, "read"):
             return json.loads(path.read_text())
@@ -126,10 +118,6 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """Compute the SHA-256 of a file, in hexadecimal; UserError if it cannot be read."""
     with reported(path, "read"), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

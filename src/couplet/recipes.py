@@ -35,11 +35,7 @@ class Row(NamedTuple):
 
     @property
     def cost(self) -> Cost | None:
-        """Parameters and operations; None where the images' shape is known only once they are prepared.
-
-        Raises:
-            UserError: the network does not fit the data set.
-        """
+        """Parameters and operations; None where the images' shape is known only once they are prepared."""
         shape = native_shape(self.training.dataset)
         return None if shape is None else cost(self.training, shape)
 
@@ -51,11 +47,7 @@ class Row(NamedTuple):
 
 
 def rows(files: Sequence[Path], scale: str | None = None) -> Iterator[Row]:
-    """The rows of parameter files, in the files' order.
-
-    Raises:
-        UserError: a file is wrong.
-    """
+    """The rows of parameter files, in the files' order."""
     for path in files:
         params = resolve(path, scale)
         for cell in dict.fromkeys(cell.model_copy(update={"seed": 0}) for cell in params.cells()):
@@ -63,11 +55,7 @@ def rows(files: Sequence[Path], scale: str | None = None) -> Iterator[Row]:
 
 
 def summary(row: Row, tflops: float) -> dict[str, str]:
-    """A line of the list, by heading; `assumed` counts settings that neither paper nor code tells.
-
-    Raises:
-        UserError: the network does not fit the data set.
-    """
+    """A line of the list, by heading; UserError if the network does not fit the data set."""
     recipe, made = row.training.recipe, row.cost
     published = {nfe: reported(row.training, nfe, "fid").value for nfe in row.nfe}
     fid = [f"{value:.2f} (NFE {nfe})" for nfe, value in published.items() if value is not None]
@@ -86,11 +74,7 @@ def summary(row: Row, tflops: float) -> dict[str, str]:
 
 
 def find(files: Sequence[Path], name: str, scale: str | None = None) -> Row:
-    """The row called ``name``: `gc/cifar10-gc-ict-ve-ot`, or without the table where that is clear.
-
-    Raises:
-        UserError: no row, or more than one, has this name.
-    """
+    """The one row called `gc/cifar10-gc-ict-ve-ot`, or without the table; UserError if there is none."""
     found = list(rows(files, scale))
     matches = [row for row in found if name in (row.name, row.cell.name)]
     if len(matches) > 1:

@@ -12,16 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import core_schema
 
 from couplet.errors import UserError
@@ -107,8 +98,8 @@ class Variant(Closed):
     """
 
     family: ClassVar[dict[str, type[Variant]]]
-    noun: ClassVar[str] = "variant"
-    """Name of a member in error messages, e.g. ``coupling``."""
+    noun: ClassVar[str]
+    """Name of a member in error messages, from that of the family: ``learning rate``."""
     implementation: ClassVar[str] = ""
     """``package.module:Name`` of the code behind the settings. Not inherited by other kinds."""
 
@@ -119,6 +110,8 @@ class Variant(Closed):
         super().__pydantic_init_subclass__(**kwargs)
         if cls._is_family():
             cls.family = {}
+            words = re.sub("(?<=[a-z])(?=[A-Z])", " ", cls.__name__.removesuffix("Config"))
+            cls.noun = words.lower()
         kind = cls.model_fields["kind"].default
         if isinstance(kind, str):
             cls.family[kind] = cls
@@ -128,14 +121,14 @@ class Variant(Closed):
         return Closed not in cls.__bases__ and Variant in cls.__bases__
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         if not cls._is_family():
             return handler(source)
         dump = core_schema.plain_serializer_function_ser_schema(lambda member: member.model_dump(mode="json"))
         return core_schema.no_info_plain_validator_function(cls.parse, serialization=dump)
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> Any:
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Any:
         if not cls._is_family():
             return handler(schema)
         members = [handler(member.__pydantic_core_schema__) for member in cls.family.values()]
@@ -191,11 +184,7 @@ Model = TypeVar("Model", bound=Closed)
 
 
 def validated(model: type[Model], content: Any, source: str) -> Model:
-    """Validate ``content`` as ``model``.
-
-    Raises:
-        UserError: one line with source, key, value and what is allowed.
-    """
+    """Validate ``content`` as ``model``, or raise UserError: source, key, value and what is allowed."""
     with refused(source):
         return model.model_validate(content)
 

@@ -68,8 +68,7 @@ class SelectConfig(Closed):
     nfe: int = Field(1, ge=1)
     """The NFE whose Fréchet distance decides."""
     split: Literal["test", "train"] = "test"
-    """Real images to compare with. The papers choose on `train`, on which they also report. Seeds differ from
-    those of `sample` in both cases."""
+    """Real images to compare with. The papers choose on `train`, on which they also report."""
 
 
 class SampleConfig(Closed):
@@ -104,14 +103,11 @@ class TrainConfig(Closed):
     save_every: int = Field(500, ge=1)
     """Steps between saves of the complete state, from which a stopped run resumes."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
-    """Precision of the networks: float32; float32 with products in TF32, on a GPU; or bfloat16 where torch's
-    autocast uses it. Everything else is float32 (the transport cost float64)."""
+    """Precision of the networks: float32; products in TF32, on a GPU; or bfloat16 where autocast uses it."""
     compile: bool = False
-    """Evaluate the networks through torch.compile, which takes minutes and changes rounding, and with dropout
-    the masks."""
+    """Use torch.compile, which takes minutes and changes rounding, and with dropout the masks."""
     microbatch: int | None = Field(None, ge=1)
-    """Images evaluated at once, for batches that do not fit into memory; null is the whole batch. Changes the
-    step only by rounding, and with dropout by the masks."""
+    """Images evaluated at once; null is the whole batch. Changes rounding, and with dropout the masks."""
 
 
 class Training(Closed):

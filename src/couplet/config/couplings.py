@@ -23,8 +23,6 @@ class FrozenRun(Closed):
 class CouplingConfig(Variant):
     """How data and noise are paired."""
 
-    noun = "coupling"
-
     @property
     def wants_frozen(self) -> bool:
         """Whether the coupling needs a frozen predictor."""
@@ -52,14 +50,12 @@ class MinibatchCouplingConfig(CouplingConfig):
     """Settings shared by couplings that permute noise within a minibatch."""
 
     parts: int = Field(1, ge=1)
-    """Equal parts of a batch, each with an assignment of its own, as in codes in which every process permutes
-    its own noise."""
+    """Equal parts of a batch, each with its own assignment, as in codes where a process permutes its own."""
     recouple_when_sampling: bool = True
     """Solve the assignment again at each later sampling step, as VCT's code does. The trained model expects
     permuted noise: without it, NFE 2 is worse than NFE 1."""
     sampling_group: int = Field(500, ge=1)
-    """Consecutive samples that share such an assignment (VCT evaluates in batches of 500). It changes samples
-    and replaces `sample.batch`, which does not."""
+    """Consecutive samples that share such an assignment (VCT: 500); replaces `sample.batch`."""
 
     @property
     def batch_parts(self) -> int:

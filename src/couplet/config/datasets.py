@@ -36,7 +36,6 @@ class DatasetConfig(Variant):
     packages: a missing one becomes a one-line error.
     """
 
-    noun = "dataset"
     by_content: ClassVar[tuple[str, ...]] = ()
     """Settings that name files or folders, which count in cache keys by their content."""
     native: ClassVar[tuple[int, int, int] | None] = None
@@ -54,8 +53,7 @@ class HeldOutConfig(DatasetConfig):
     """A data set without a published test split."""
 
     test_images: int = Field(0, ge=0)
-    """Images held out of training, drawn evenly from the classes. With 0, as in the papers, selection has to
-    score on the training split."""
+    """Images held out of training, evenly from the classes. With 0, `select` needs `split: train`."""
 
     @property
     def has_test(self) -> bool | None:
@@ -122,8 +120,7 @@ class Cifar10Config(DatasetConfig):
 
 
 class CelebA64Config(DatasetConfig):
-    """CelebA, aligned, at 64×64, without labels: 162,770 training and 19,962 test images; the official
-    validation split is left out, as in GC's code."""
+    """CelebA, aligned, at 64×64, without labels: 162,770 training and 19,962 test images, as in GC's code."""
 
     native = (64, 64, 3)
     implementation: ClassVar[str] = "couplet.data.sources.published:read_celeba"
@@ -144,8 +141,7 @@ class Church64Config(HeldOutConfig):
 
 
 class ImageNet32Config(DatasetConfig):
-    """ILSVRC-2012 at 32×32, 1,000 classes: 1,281,167 training images; the 50,000 validation images are
-    the test split."""
+    """ILSVRC-2012 at 32×32, 1,000 classes: 1,281,167 training and, of validation, 50,000 test images."""
 
     native = (32, 32, 3)
     num_classes = 1000
@@ -184,8 +180,7 @@ class ImageNet64Config(HeldOutConfig):
 
 
 class Ffhq64Config(HeldOutConfig):
-    """Flickr-Faces-HQ at 64×64: 70,000 images without labels, from the zip of EDM's dataset_tool, which
-    resized the square originals by Lanczos."""
+    """Flickr-Faces-HQ at 64×64: 70,000 images without labels, resized by EDM's dataset_tool (Lanczos)."""
 
     native = (64, 64, 3)
     implementation: ClassVar[str] = "couplet.data.sources.published:read_ffhq"
@@ -249,6 +244,5 @@ def from_path(name: str, path: str | Path, **given: Any) -> ImagesConfig:
             settings["crop"] = kind.model_fields["crop"].default
     settings |= given
     if "resolution" not in settings:
-        prescribe = ", ".join(sorted(known))
-        raise UserError(f"data set {name}: needs a resolution; only {prescribe} prescribe one")
+        raise UserError(f"data set {name}: needs a resolution; only {', '.join(sorted(known))} prescribe one")
     return validated(ImagesConfig, settings, f"data set {name}")

@@ -12,8 +12,6 @@ from couplet.config.base import NonEmpty, Variant
 class ExtractorConfig(Variant):
     """An extractor of features; its implementation is a :class:`couplet.metrics.extractor.base.Extractor`."""
 
-    noun = "feature extractor"
-
     @property
     def label(self) -> str:
         """Kind, and other settings that decide features, where a file may use several: `dinov2_1a2b3c4d`."""

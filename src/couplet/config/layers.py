@@ -93,7 +93,7 @@ def _drafts(layers: Sequence[Layer], *keys: str) -> list[Layer]:
     return drafts
 
 
-def written_for(cell: Cell | None, layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
+def written(cell: Cell | None, layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
     """Settings of the recipe and, from overrides, of the coupling; without a cell no override holds."""
     recipe: list[Layer] = []
     coupling: list[Layer] = []

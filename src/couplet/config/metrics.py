@@ -22,12 +22,8 @@ class Number(NamedTuple):
 
 
 class MetricConfig(Variant):
-    """How samples are compared with real images: a function that returns ``numbers`` by name.
+    """How samples are compared with real images: a function that returns ``numbers``; its seed is < 2^32."""
 
-    Its ``seed`` lies in [0, 2^32).
-    """
-
-    noun = "metric"
     numbers: ClassVar[Mapping[str, Number]]
     needs_logits: ClassVar[bool] = False
     """Whether the metric applies only to extractors that classify."""
@@ -94,11 +90,7 @@ class PrecisionRecallConfig(MetricConfig):
 
 
 def described(name: str) -> Number:
-    """How the number ``name`` is printed: `kid`, or `small_kid` of a metric that is called `small`.
-
-    Raises:
-        KeyError: no metric declares it.
-    """
+    """How a number is printed: `kid`, or `small_kid` of a metric called `small`; KeyError if none has it."""
     family: dict[str, Any] = MetricConfig.family
     numbers: dict[str, Number] = {k: v for metric in family.values() for k, v in metric.numbers.items()}
     if name in numbers:

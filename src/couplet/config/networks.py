@@ -20,16 +20,12 @@ Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 class NetworkConfig(Variant):
     """A network that maps ``[b, c, h, w]`` images and noise labels to ``[b, out, h, w]``."""
 
-    noun: ClassVar[str] = "network"
-
     model_channels: PositiveInt = 128
     """Channels, or the unit of ``channel_mult`` (EDM, Appendix F; DDPM++ on CIFAR-10: 128)."""
     num_blocks: PositiveInt | NonEmpty[PositiveInt] = 4
-    """Residual blocks; of a U-Net, per level of the encoder, and the decoder has one more; a list gives each
-    level its own number (GC)."""
+    """Residual blocks; of a U-Net, per level of the encoder, the decoder has one more; or a list (GC)."""
     dropout: Probability | NonEmpty[Probability] = 0.0
-    """Probability that dropout inside a block zeroes an activation; of a U-Net, a list gives each level its
-    own (GC). iCT on CIFAR-10: 0.3."""
+    """Probability that dropout inside a block zeroes an activation; of a U-Net, or a list (GC)."""
 
 
 class UNetConfig(NetworkConfig):
@@ -42,8 +38,7 @@ class UNetConfig(NetworkConfig):
     channel_mult: NonEmpty[PositiveInt] = (2, 2, 2)
     """Channels of each level in units of ``model_channels``; its length is the number of levels."""
     attn_resolutions: Listed[PositiveInt] = (16,)
-    """Heights in pixels of the levels with self-attention; one that no level has is ignored, as in
-    EDM. The first decoder block always has attention. EDM, VCT and ECT: 16; GC: none."""
+    """Heights in pixels of the levels with self-attention, besides the first decoder block (GC: none)."""
     dropout_resolution: PositiveInt | None = None
     """Largest height in pixels at which dropout acts; ``null`` means at every one."""
 

@@ -20,7 +20,7 @@ from couplet.config.cells import (
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
-from couplet.config.layers import Layer, combined, merge, overrides, recipe_layers, written_for
+from couplet.config.layers import Layer, combined, merge, overrides, recipe_layers, written
 from couplet.config.probes import ProbeConfig
 from couplet.config.recipes import KernelConfig, Recipe
 from couplet.config.study import Study
@@ -150,7 +150,7 @@ class Params(Closed):
     def _check_recipe(self, name: str) -> None:
         """Raise Invalid if a recipe is wrong without its overrides, or one of these names nothing."""
         layers = recipe_layers(self._layers, name)
-        Recipe.model_validate(combined(written_for(None, layers)[0]))
+        Recipe.model_validate(combined(written(None, layers)[0]))
         for _, layer in layers:
             for i, override in enumerate(overrides(layer)):
                 for key, names in override["when"].items():
@@ -185,11 +185,7 @@ class Params(Closed):
         return self._lookup("probes", name, "probe")
 
     def training(self, cell: Cell) -> Training:
-        """All settings that ``cell`` trains with.
-
-        Raises:
-            Invalid: a name of the cell is not defined here, or an override does not fit.
-        """
+        """All settings that ``cell`` trains with; Invalid if a name is not defined or an override wrong."""
         # Seeds share everything else, and a table of a hundred rows asks for each of them many times.
         first = cell.model_copy(update={"seed": 0})
         if first not in self._trainings:
@@ -201,7 +197,7 @@ class Params(Closed):
         parts = {key: self._lookup(f"{key}s", getattr(cell, key), key) for key in keys}
         coupling = parts["coupling"]
         with located("recipes", cell.recipe):
-            settings, changes = map(combined, written_for(cell, recipe_layers(self._layers, cell.recipe)))
+            settings, changes = map(combined, written(cell, recipe_layers(self._layers, cell.recipe)))
             recipe = Recipe.model_validate(settings)
             if changes:
                 with located("overrides", "coupling"):
@@ -228,11 +224,7 @@ class Params(Closed):
         return self.training(cell.model_copy(update=names))
 
     def measurement(self, cell: Cell) -> Measurement:
-        """All settings that ``cell`` is measured with, whatever the extractor.
-
-        Raises:
-            Invalid: a name of the cell is not defined here, or an NFE has no noise level.
-        """
+        """All settings that ``cell`` is measured with, besides the extractor; Invalid if they do not fit."""
         recipe = self.training(cell).recipe
         levels = 1 + len(recipe.mid_sigmas)
         allowed = f"recipe {cell.recipe} samples with sigma_max and {levels - 1} mid_sigmas"
@@ -242,13 +234,8 @@ class Params(Closed):
         if self.select.split == "test" and self.dataset_named(cell.dataset).has_test is False:
             needed = f"set train, as the papers do, or datasets.{cell.dataset}.test_images"
             raise Invalid(("select", "split"), "test", f"data set {cell.dataset} has no test split; {needed}")
-        return Measurement(
-            mid_sigmas=recipe.mid_sigmas,
-            boundary=recipe.boundary.sampling,
-            select=self.select,
-            sample=self.sample,
-            evaluate=self.evaluate,
-        )
+        sections: dict[str, Any] = {key: getattr(self, key) for key in ("select", "sample", "evaluate")}
+        return Measurement(mid_sigmas=recipe.mid_sigmas, boundary=recipe.boundary.sampling, **sections)
 
     def probes_of(self, cell: Cell) -> list[str]:
         """Names of the probes that a run of ``cell`` can have: the file's, and the built-in kinds."""

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 class ProbeConfig(Variant):
     """A measurement of a finished run besides its samples: a function that returns rows of ``columns``."""
 
-    noun = "probe"
     columns: ClassVar[tuple[str, ...]]
 
     def misfit(self, training: Training) -> str | None:

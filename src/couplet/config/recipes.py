@@ -13,8 +13,6 @@ from couplet.config.networks import NetworkConfig
 class KernelConfig(Variant):
     """How an image becomes noisy, and the preconditioning that belongs to it."""
 
-    noun = "kernel"
-
 
 class VarianceExplodingConfig(KernelConfig):
     """x_t = x + t z (EDM, iCT, ECT, GC)."""
@@ -33,7 +31,6 @@ class LinearInterpolationConfig(KernelConfig):
 class ScheduleConfig(Variant):
     """How a step draws its two noise levels t > r."""
 
-    noun = "schedule"
     makes_denoiser: ClassVar[bool] = False
     """Whether the target is always the data endpoint, so that the model learns its mean given x_t."""
     p_mean: float = -1.1
@@ -97,8 +94,6 @@ class DenoisingConfig(ScheduleConfig):
 class DistanceConfig(Variant):
     """Distance between the outputs of student and teacher, per image; ``dimensions`` are D = c h w."""
 
-    noun = "distance"
-
 
 class PseudoHuberConfig(DistanceConfig):
     """sqrt(||a - b||² + c²) - c on the image's norm (iCT's paper, GC, ECT/ECM)."""
@@ -127,8 +122,6 @@ class SquaredL2Config(DistanceConfig):
 
 class WeightingConfig(Variant):
     """Weight of a pair of noise levels in the loss."""
-
-    noun = "weighting"
 
 
 class InverseGapConfig(WeightingConfig):
@@ -163,7 +156,6 @@ class Boundary(Closed):
 class OptimizerConfig(Variant):
     """The optimiser of network and coupling together, a :class:`torch.optim.Optimizer` of one parameter."""
 
-    noun = "optimizer"
     lr: float = Field(1e-4, gt=0)
     """Learning rate before its schedule."""
     weight_decay: float = Field(0.0, ge=0)
@@ -196,7 +188,6 @@ class LionConfig(OptimizerConfig):
 class LearningRateConfig(Variant):
     """Factor on the learning rate as a function of the 0-based step, apart from the warm-up."""
 
-    noun = "learning-rate schedule"
     warmup: int = Field(0, ge=0)
     """Steps of linear warm-up, which multiplies the factor."""
 
@@ -230,8 +221,6 @@ class CosineConfig(LearningRateConfig):
 
 class EMAConfig(Variant):
     """Running average of the weights: its decay as a function of the 0-based update."""
-
-    noun = "EMA"
 
 
 class ConstantEMAConfig(EMAConfig):

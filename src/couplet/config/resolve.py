@@ -15,16 +15,7 @@ from typing import Any
 import yaml
 
 from couplet.config.base import Invalid, choices, refused, validated
-from couplet.config.layers import (
-    Layer,
-    below,
-    combined,
-    lay_over,
-    leaves,
-    recipe_layers,
-    without,
-    written_for,
-)
+from couplet.config.layers import Layer, below, combined, lay_over, leaves, recipe_layers, without, written
 from couplet.config.params import FAMILIES, Params
 from couplet.config.variants import load_plugins
 from couplet.config.yaml12 import dump_yaml, load_yaml, read_yaml
@@ -56,21 +47,19 @@ def settings_with_origins(
     """Dotted key, value and origin (file, scale, --set or default) of every setting of the experiment."""
     params, layers = resolve(path, scale, changes), _layers(path, scale, changes)
     cell, training = params.experiment, params.training(params.experiment)
-    recipe, coupling = written_for(cell, recipe_layers(layers, cell.recipe))
+    recipe, coupling = written(cell, recipe_layers(layers, cell.recipe))
     parts: dict[str, tuple[Any, list[Layer]]] = {
         "dataset": (training.dataset, below(layers, "datasets", cell.dataset)),
         "kernel": (training.kernel, below(layers, "kernels", cell.kernel)),
         "coupling": (training.coupling, below(layers, "couplings", cell.coupling) + coupling),
         "recipe": (training.recipe, recipe),
         "features": (params.extractor_named(params.extractor), below(layers, "features", params.extractor)),
-        **{
-            name: (getattr(params, name), below(layers, name))
-            for name in ("train", "select", "sample", "evaluate")
-        },
     }
+    for name in ("train", "select", "sample", "evaluate"):
+        parts[name] = (getattr(params, name), below(layers, name))
     rows: list[tuple[str, Any, str]] = []
-    for name, (model, written) in parts.items():
-        under_name = [(origin, {name: settings}) for origin, settings in written]
+    for name, (model, own) in parts.items():
+        under_name = [(origin, {name: settings}) for origin, settings in own]
         # A key that a later layer replaced together with its mapping is not in force any more.
         in_force = [("", combined(under_name))]
         for keys, value in leaves({name: model.model_dump(mode="json")}):

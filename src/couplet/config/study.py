@@ -14,7 +14,6 @@ Dimension = Literal["dataset", "recipe", "kernel", "coupling"]
 class FigureConfig(Variant):
     """A :class:`couplet.figures.base.FigureKind`: the seeds of a cell are one mark with their spread."""
 
-    noun = "figure"
     needs: ClassVar[str | None] = None
     """`select`, or a kind of probe, if the figure reads that; None leaves it to `Study.numbers`."""
 
@@ -47,8 +46,7 @@ class StepsConfig(FigureConfig):
     needs = "select"
     kind: Literal["steps"] = "steps"
     against: NonEmpty[Literal["steps", "seconds", "evaluations"]] = ("steps",)
-    """A panel for each: training steps; measured seconds of training; evaluations of the main network per
-    image, where a backward pass counts as two."""
+    """A panel each: training steps; seconds; evaluations per image, a backward pass counts as two."""
 
 
 class EvaluationsConfig(FigureConfig):

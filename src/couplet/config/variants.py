@@ -15,11 +15,7 @@ from couplet.errors import UserError, installed
 
 
 def name_of(config: Variant) -> str:
-    """``package.module:Name`` of the implementation of ``config``.
-
-    Raises:
-        UserError: the class of ``config`` names none of its own.
-    """
+    """``package.module:Name`` of the implementation of ``config``; UserError if its class names none."""
     cls = type(config)
     if "implementation" not in vars(cls):
         noun = f"{config.noun} {config.kind}"
@@ -42,11 +38,7 @@ def implementation(config: Variant) -> Any:
 
 
 def build(config: Variant, *arguments: Any, **context: Any) -> Any:
-    """The object that ``config`` describes: its implementation called with the settings and their context.
-
-    Raises:
-        UserError: see :func:`implementation`.
-    """
+    """The object that ``config`` describes: its implementation called with the settings and their context."""
     implemented = implementation(config)
     with installed(f"{config.noun} {config.kind}"):
         return implemented(config, *arguments, **context)

@@ -55,11 +55,7 @@ def dump_yaml(content: Any) -> str:
 
 
 def load_yaml(text: str) -> Any:
-    """The content of a YAML text.
-
-    Raises:
-        yaml.YAMLError: it is not YAML, or a key occurs twice.
-    """
+    """The content of a YAML text; YAMLError if it is not YAML, or a key occurs twice."""
     try:
         return yaml.load(text, _Loader)
     except (ValueError, RecursionError) as error:
@@ -67,11 +63,7 @@ def load_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        UserError: the file cannot be read or is not YAML.
-    """
+    """The content of a YAML file; UserError if it cannot be read or is not YAML."""
     try:
         return load_yaml(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
