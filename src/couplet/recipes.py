@@ -90,8 +90,7 @@ def find(files: Sequence[Path], name: str, scale: str | None = None) -> Row:
 def settings(row: Row) -> Iterator[tuple[str, str, str]]:
     """Dotted key, value and source of every setting that decides the row's weights or samples.
 
-    A source of a group of settings (`network`) holds for each of them; blank: the default of the
-    configuration class, which is documented there.
+    A source of a group of settings (`network`) holds for each; a blank one is the class's documented default.
     """
     content: Mapping[str, Any] = {
         "dataset": row.training.dataset.model_dump(mode="json"),

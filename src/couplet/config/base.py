@@ -1,7 +1,4 @@
-"""Closed configuration models, and families of variants that others may extend.
-
-``couplet.config`` does not import torch, so that Snakemake and ``couplet --help`` start quickly.
-"""
+"""Closed configuration models, and families of variants that others may extend."""
 
 from __future__ import annotations
 
@@ -136,11 +133,7 @@ class Variant(Closed):
 
     @classmethod
     def parse(cls, value: Any) -> Self:
-        """The member of this family that ``value["kind"]`` names; a string is a kind with its defaults.
-
-        Raises:
-            Invalid: ``value`` is neither, its kind is unknown, or nothing implements it.
-        """
+        """The member that ``kind`` of a mapping, or a string, names; Invalid if there is none with code."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str):

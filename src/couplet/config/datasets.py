@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Invalid, Variant, path_safe, validated
+from couplet.config.base import Invalid, Variant, path_safe, refused, validated
 from couplet.errors import UserError
 
 Crop = Literal[
@@ -74,8 +74,8 @@ class DigitsConfig(DatasetConfig):
 class MixtureConfig(DatasetConfig):
     """Points of the plane: an equal mixture of two Gaussians with means (0, 0.5) and (0, -0.5).
 
-    The toy data of VCT's Figure 1 (arXiv 2502.18197), whose caption gives the means; the standard deviation
-    is ours. A point is an image of 1×1 pixels whose two channels are the coordinates, of 256 values each.
+    The toy data of VCT's Figure 1 (arXiv 2502.18197), with our standard deviation. A point is an image of 1×1
+    pixels whose two channels are the coordinates, of 256 values each.
     """
 
     native = (1, 1, 2)
@@ -224,17 +224,13 @@ class ImagesConfig(HeldOutConfig):
 def from_path(name: str, path: str | Path, **given: Any) -> ImagesConfig:
     """The images at ``path`` as data set ``name``, for `couplet prepare NAME --from PATH`.
 
-    If ``name`` is a kind, its resolution, channels and crop are the defaults of the settings ``given``, so
-    that the result can replace it.
+    A kind of that name gives defaults for the settings ``given``, so that the result can replace it.
 
     Raises:
-        UserError: ``name`` cannot be part of a path, a value is not allowed, or ``resolution`` is missing
-            and ``name`` is no kind that prescribes one.
+        UserError: a value is not allowed, or neither the settings nor the kind have a resolution.
     """
-    try:
+    with refused("data set"):
         path_safe(name)
-    except Invalid as error:
-        raise UserError(f"data set {name!r}: {error.expected}") from None
     family: dict[str, Any] = DatasetConfig.family
     known = {name: kind for name, kind in family.items() if getattr(kind, "native", None)}
     settings: dict[str, Any] = {"path": str(path)}

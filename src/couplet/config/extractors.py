@@ -73,11 +73,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class InceptionConfig(PublishedConfig):
-    """The network of FID, KID and IS: TensorFlow's Inception of 2015-12-05, as clean-fid runs it.
-
-    The file of `clean` and `legacy_tensorflow` is a program, TorchScript: give another digest only for a file
-    that you trust.
-    """
+    """The network of FID, KID and IS: TensorFlow's Inception of 2015-12-05, as clean-fid runs it."""
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.inception:InceptionExtractor"
     kind: Literal["inception"] = "inception"
@@ -86,7 +82,8 @@ class InceptionConfig(PublishedConfig):
     antialiasing, as in the code of StyleGAN, EDM and ECT. `legacy_pytorch`: the same in pytorch-fid, with its
     own file of weights."""
     sha256: Sha256 = Field(default_factory=lambda data: _inception(data.get("mode")))
-    """SHA-256 of the file, by default of the mode's published one; a file with another digest is refused."""
+    """SHA-256 of the file, by default of the mode's published one; a file with another digest is refused.
+    Give another only for a file that you trust: TorchScript, which two of the modes read, is a program."""
 
     @property
     def label(self) -> str:

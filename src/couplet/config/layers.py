@@ -66,11 +66,7 @@ def below(layers: Sequence[Layer], *keys: str) -> list[Layer]:
 
 
 def recipe_layers(layers: Sequence[Layer], name: str) -> list[Layer]:
-    """The layers of a recipe: its base, itself, `every_recipe`, then the first two from the command line.
-
-    Raises:
-        Invalid: a layer is no mapping, or a recipe's base is no recipe, or leads back to it.
-    """
+    """The layers of a recipe: its base, itself, `every_recipe`, then the first two of the command line."""
     recipes = {key for _, each in below(layers, "recipes") for key in each or ()}
     chain = [name]
     while bases := [base for _, base in below(_drafts(layers, "recipes", chain[0]), "base")]:

@@ -130,9 +130,9 @@ class Params(Closed):
             for key, names in grid:
                 if key != "seeds":
                     for i, name in enumerate(names or ()):
-                        self._lookup("features" if key == "extractors" else key, name, *at, key, i)
+                        self._lookup("features" if key == "extractors" else key, name, (*at, key, i))
         for name in self.set.get("recipes", {}):
-            self._lookup("recipes", name, "recipes")
+            self._lookup("recipes", name, ("recipes",))
         for name in self.recipes:
             with located("recipes"):
                 path_safe(name)
@@ -155,14 +155,14 @@ class Params(Closed):
             for i, override in enumerate(overrides(layer)):
                 for key, names in override["when"].items():
                     for each in names if isinstance(names, list) else [names]:
-                        self._lookup(f"{key}s", each, "overrides", i, "when", key)
+                        self._lookup(f"{key}s", each, ("overrides", i, "when", key))
 
     @property
     def _layers(self) -> list[Layer]:
         """The one layer that recipes result from."""
         return [("", {"recipes": self.recipes, "every_recipe": self.every_recipe, "set": self.set})]
 
-    def _lookup(self, section: str, name: Any, *at: str | int) -> Any:
+    def _lookup(self, section: str, name: Any, at: tuple[str | int, ...] = ()) -> Any:
         """The settings under ``name``, or else those of the kind of that name; it is written at ``at``."""
         entries, family = getattr(self, section), FAMILIES.get(section)
         with located(*at):
@@ -174,15 +174,15 @@ class Params(Closed):
 
     def dataset_named(self, name: str) -> DatasetConfig:
         """The data set of that name; Invalid if there is none."""
-        return self._lookup("datasets", name, "dataset")
+        return self._lookup("datasets", name, ("dataset",))
 
     def extractor_named(self, name: str) -> ExtractorConfig:
         """The extractor of that name; Invalid if there is none."""
-        return self._lookup("features", name, "extractor")
+        return self._lookup("features", name, ("extractor",))
 
     def probe_named(self, name: str) -> ProbeConfig:
         """The probe of that name; Invalid if there is none."""
-        return self._lookup("probes", name, "probe")
+        return self._lookup("probes", name, ("probe",))
 
     def training(self, cell: Cell) -> Training:
         """All settings that ``cell`` trains with; Invalid if a name is not defined or an override wrong."""
@@ -194,7 +194,7 @@ class Params(Closed):
 
     def _training(self, cell: Cell) -> Training:
         keys = ("dataset", "recipe", "kernel", "coupling")
-        parts = {key: self._lookup(f"{key}s", getattr(cell, key), key) for key in keys}
+        parts = {key: self._lookup(f"{key}s", getattr(cell, key), (key,)) for key in keys}
         coupling = parts["coupling"]
         with located("recipes", cell.recipe):
             settings, changes = map(combined, written(cell, recipe_layers(self._layers, cell.recipe)))
@@ -218,7 +218,7 @@ class Params(Closed):
         names = {"coupling": wanted.coupling, "recipe": wanted.recipe or cell.recipe}
         with located("couplings", cell.coupling, "pretrained"):
             for key, name in names.items():
-                self._lookup(f"{key}s", name, key)
+                self._lookup(f"{key}s", name, (key,))
             if self._lookup("couplings", wanted.coupling).wants_frozen:
                 raise Invalid(("coupling",), wanted.coupling, "must be one that needs no frozen predictor")
         return self.training(cell.model_copy(update=names))

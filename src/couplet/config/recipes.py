@@ -82,8 +82,8 @@ class ContinuousConfig(ScheduleConfig):
 class DenoisingConfig(ScheduleConfig):
     """t lognormal, r = 0: the target is the data endpoint of the pair, and the model a denoiser E[x | x_t].
 
-    EDM's training has `distance: {kind: squared_l2}`, `weighting: karras`, p_mean -1.2 and p_std 1.2. A
-    generator-induced data endpoint is made at t, not at r (GC's figure 2).
+    With distance squared_l2, weighting karras, p_mean -1.2 and p_std 1.2 this is EDM's training. The endpoint
+    of a generator-induced pair is made at t, not at r (GC's figure 2).
     """
 
     implementation: ClassVar[str] = "couplet.schedules:Denoising"

@@ -13,11 +13,7 @@ OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": False}
 
 
 def schema() -> dict[str, Any]:
-    """The schema of a parameter file.
-
-    Nothing is required within a section, because another layer may have the rest: the file's base, a scale or
-    another recipe.
-    """
+    """The schema of a parameter file; sections require nothing, as another layer may have the rest."""
     file = Params.model_json_schema()
     recipe = Recipe.model_json_schema(ref_template="#/$defs/{model}")
     definitions = {**file["$defs"], **recipe.pop("$defs")}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from couplet.config.base import Closed, Invalid, Listed, NonEmpty, Variant, choices
+from couplet.config.base import Closed, Invalid, Listed, NonEmpty, Variant
 
 Dimension = Literal["dataset", "recipe", "kernel", "coupling"]
 
@@ -87,7 +87,8 @@ class Comparison(Closed):
     """In the figure of a probe: the noise levels (or steps) to compare at; null is the last one."""
 
 
-PAPERS = {
+Paper = Literal["iCT", "VCT", "GC", "couplet"]
+PAPERS: dict[Paper, str] = {
     "iCT": "iCT — Improved techniques for training consistency models",
     "VCT": "VCT — Training consistency models with variational noise coupling",
     "GC": "GC — Improving consistency models with generator-augmented flows",
@@ -99,7 +100,7 @@ PAPERS = {
 class Study(Closed):
     """One figure or table of a paper: its name, the paper's claim, and how to draw it."""
 
-    paper: str = Field(json_schema_extra={"enum": [*PAPERS]})
+    paper: Paper
     result: str
     """Its name in the paper: `Figure 5`."""
     title: str
@@ -126,8 +127,6 @@ class Study(Closed):
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.paper not in PAPERS:
-            raise Invalid(("paper",), self.paper, choices(self.paper, PAPERS))
         for name in ("title", "claim", "source"):
             if not getattr(self, name).strip():
                 raise Invalid((name,), getattr(self, name), "must say something")

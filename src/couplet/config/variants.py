@@ -24,11 +24,7 @@ def name_of(config: Variant) -> str:
 
 
 def implementation(config: Variant) -> Any:
-    """The class or function that ``config.implementation`` names, imported.
-
-    Raises:
-        UserError: it names nothing, or nothing that can be imported, or a package is not installed.
-    """
+    """The class or function that ``config.implementation`` names; UserError if it cannot be imported."""
     kind, name = f"{config.noun} {config.kind}", name_of(config)
     try:
         with installed(kind):
@@ -59,8 +55,6 @@ def variants_in(settings: Any) -> Iterator[Variant]:
 @cache
 def load_plugins() -> None:
     """Import every module that an installed package names in the group ``couplet.plugins``.
-
-    The configuration classes that it defines are from then on as good as built-in ones.
 
     Raises:
         UserError: a module cannot be imported.
