@@ -15,9 +15,6 @@ from couplet.cost import Cost, cost, native_shape
 from couplet.errors import UserError
 from couplet.reporting.published import reported
 
-ASSUMED = ("assumed", "not published")
-"""What a source says where no paper and no code tells a value."""
-
 
 class Row(NamedTuple):
     """One row of a paper, seeds apart."""
@@ -41,9 +38,9 @@ class Row(NamedTuple):
 
     @property
     def assumed(self) -> list[str]:
-        """Settings that no paper and no code tells."""
+        """Settings that no paper and no code tells, as their sources say."""
         sources = self.training.recipe.sources.items()
-        return [key for key, source in sources if any(word in source for word in ASSUMED)]
+        return [key for key, source in sources if "assumed" in source or "not published" in source]
 
 
 def rows(files: Sequence[Path], scale: str | None = None) -> Iterator[Row]:

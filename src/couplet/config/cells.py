@@ -137,11 +137,10 @@ class Training(Closed):
     @property
     def frozen_step(self) -> int | None:
         """Step of the predicting snapshot of :attr:`frozen_run`, nearest to `progress`."""
-        named = self.coupling.frozen_run
-        if self.frozen_run is None or named is None:
+        run, named = self.frozen_run, self.coupling.frozen_run
+        if run is None or named is None:
             return None
-        wanted = named.progress * self.frozen_run.recipe.steps
-        return min(self.frozen_run.snapshot_steps, key=lambda step: abs(step - wanted))
+        return min(run.snapshot_steps, key=lambda step: abs(step - named.progress * run.recipe.steps))
 
 
 class Measurement(Closed):

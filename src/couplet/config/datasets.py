@@ -32,8 +32,7 @@ class DatasetConfig(Variant):
     """Origin of the images and how they are split.
 
     The implementation returns a :class:`couplet.data.sources.base.Source`. It finds original files in the
-    folder ``raw``, and the ``ExitStack`` closes its files after the last image. It may import optional
-    packages: a missing one becomes a one-line error.
+    folder ``raw``, and the ``ExitStack`` closes its files after the last image.
     """
 
     by_content: ClassVar[tuple[str, ...]] = ()

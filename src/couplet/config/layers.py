@@ -15,9 +15,6 @@ Layer = tuple[str, Any]
 WHEN = ("dataset", "kernel", "coupling")
 """Names of a cell on which an override may depend."""
 
-NOT_INHERITED = ("published_as", "sources")
-"""Settings that a recipe does not take over from its base."""
-
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``changes`` laid over it; a mapping that names another ``kind`` replaces."""
@@ -95,7 +92,8 @@ def written(cell: Cell | None, layers: Sequence[Layer]) -> tuple[list[Layer], li
     coupling: list[Layer] = []
     for origin, layer in layers:
         if "base" in layer:
-            recipe = [(each, without(settings, *NOT_INHERITED)) for each, settings in recipe]
+            # A published number and its sources belong to the base alone.
+            recipe = [(each, without(settings, "published_as", "sources")) for each, settings in recipe]
         recipe.append((origin, without(layer, "overrides", "base")))
         for override in overrides(layer):
             if cell is not None and all(

@@ -29,11 +29,8 @@ class NetworkConfig(Variant):
 
 
 class UNetConfig(NetworkConfig):
-    """Settings shared by the U-Nets.
-
-    Level 0 has the resolution of the images, each next level half the previous one. Encoder and decoder of a
-    level share its entry in every per-level list.
-    """
+    """Settings shared by the U-Nets. Level 0 has the resolution of the images, each next level half the
+    previous one; encoder and decoder of a level share its entry in every per-level list."""
 
     channel_mult: NonEmpty[PositiveInt] = (2, 2, 2)
     """Channels of each level in units of ``model_channels``; its length is the number of levels."""

@@ -26,12 +26,9 @@ LAYER_KEYS = {*Params.model_fields} - {"scale", "set"}
 
 
 def resolve(path: Path, scale: str | None = None, changes: Sequence[str] = ()) -> Params:
-    """The checked settings of a parameter file.
+    """The checked settings of a parameter file, at a name from its `scales`; None keeps the file's scale.
 
-    Args:
-        path: the file.
-        scale: a name from its `scales`; None keeps the file's.
-        changes: ``KEY=VALUE`` with a dotted key and a YAML value; they win over everything else.
+    ``changes`` are ``KEY=VALUE`` with a dotted key and a YAML value; they win over everything else.
 
     Raises:
         UserError: a file cannot be read, or a key or value is not allowed.
