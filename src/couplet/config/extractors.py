@@ -78,9 +78,8 @@ class InceptionConfig(PublishedConfig):
     implementation: ClassVar[str] = "couplet.metrics.extractor.inception:InceptionExtractor"
     kind: Literal["inception"] = "inception"
     mode: Literal["clean", "legacy_pytorch", "legacy_tensorflow"] = "clean"
-    """Resizing to 299 × 299. `clean`: antialiased bicubic, not rounded. `legacy_tensorflow`: bilinear without
-    antialiasing, as in the code of StyleGAN, EDM and ECT. `legacy_pytorch`: the same in pytorch-fid, with its
-    own file of weights."""
+    """Resizing to 299 × 299: `clean`, antialiased bicubic, not rounded; else bilinear, not antialiased, with
+    the weights of pytorch-fid or of the code of StyleGAN, EDM and ECT."""
     sha256: Sha256 = Field(default_factory=lambda data: _inception(data.get("mode")))
     """SHA-256 of the file, by default of the mode's published one; a file with another digest is refused.
     Give another only for a file that you trust: TorchScript, which two of the modes read, is a program."""

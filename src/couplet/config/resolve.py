@@ -1,8 +1,4 @@
-"""From parameter file, scale and changes to settings: the one place where layers are collected.
-
-A file names the file that it lies over (``base``); a scale is a layer with the keys of a file; ``--set`` is
-the last layer. Later layers win.
-"""
+"""From parameter file, its base, a scale and changes to settings: the one place that collects layers."""
 
 from __future__ import annotations
 
