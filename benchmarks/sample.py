@@ -30,9 +30,8 @@ from rich.console import Console
 from rich.table import Table
 from step import changed, memory_growth, shape_of
 
-from couplet.config.cells import Training
+from couplet.config.cells import TrainConfig, Training
 from couplet.config.resolve import resolve
-from couplet.config.stages import TrainConfig
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.sampling import generate

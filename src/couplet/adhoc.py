@@ -29,13 +29,7 @@ def run_cell(
 ) -> None:
     """Run every stage of the experiment in ``params``, into the folder ``out``, and draw its samples.
 
-    Args:
-        context: surroundings; a signal stops the run after a complete step.
-        params: the settings.
-        out: the run's folder.
-        text: content of ``out/params.yaml``.
-        live: folder of a live view for DVC.
-        tensorboard: folder of a live view for TensorBoard.
+    ``text`` is the content of ``out/params.yaml``; ``live`` and ``tensorboard`` are folders of live views.
 
     Raises:
         Stopped: a signal came; the state is saved.

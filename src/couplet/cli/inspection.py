@@ -164,7 +164,8 @@ def recipes(
         print_table(("setting", "value", "source"), papers.settings(row), markdown)
         return
     listed = list(papers.rows(files, scale))
-    print_table(papers.SUMMARY, (papers.summary(row, tflops) for row in listed), markdown)
+    lines = [papers.summary(row, tflops) for row in listed]
+    print_table(list(lines[0]), [list(line.values()) for line in lines], markdown)
     counts = ", ".join(f"{count} {table}" for table, count in Counter(row.table for row in listed).items())
     typer.echo(
         f"\n{len(listed)} rows ({counts}). GPU-hours are modelled: operations counted, "

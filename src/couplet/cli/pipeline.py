@@ -12,11 +12,10 @@ import typer
 
 from couplet.cli import options as o
 from couplet.config.base import Invalid, choices
-from couplet.config.cells import Measurement
+from couplet.config.cells import EvaluateConfig, Measurement, SampleConfig, SelectConfig
 from couplet.config.datasets import DatasetConfig, from_path
 from couplet.config.probes import ProbeConfig
 from couplet.config.resolve import resolve
-from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
 from couplet.config.variants import load_plugins
 from couplet.errors import UserError
 from couplet.plan.stages import STAGES, Settings

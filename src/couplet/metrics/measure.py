@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import from_numpy
 
-from couplet.config.stages import EvaluateConfig
+from couplet.config.cells import EvaluateConfig
 from couplet.config.variants import build
 from couplet.errors import UserError
 from couplet.metrics.extractor.base import Extractor, Pixels

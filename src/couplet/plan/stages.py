@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from couplet.config.base import Variant
-from couplet.config.cells import Measurement, Training
+from couplet.config.cells import Measurement, TrainConfig, Training
 from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.probes import ProbeConfig
-from couplet.config.stages import TrainConfig
 from couplet.config.variants import name_of, variants_in
 from couplet.plan.code import definitions
 from couplet.plan.content import content_of

@@ -62,7 +62,7 @@ def table_facts(params: Params, part: str = "") -> dict[str, Any]:
     trainings = {cell.name: params.training(cell) for cell, _ in measured}
     seeds = Counter(cell.name for cell in params.cells(part)).values()
     kinds = {params.extractor_named(extractor).kind for _, extractor in measured}
-    kid = params.evaluate.metrics.get("kid")
+    kid: Any = params.evaluate.metrics.get("kid")
     return {
         "scale": params.scale or "as written",
         "seeds": " to ".join(map(str, sorted({min(seeds), max(seeds)}))),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from couplet.config.stages import TrainConfig
+from couplet.config.cells import TrainConfig
 from couplet.errors import UserError
 from couplet.networks.base import Network
 

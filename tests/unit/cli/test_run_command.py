@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from couplet import process
-from couplet.config.stages import SampleConfig, SelectConfig
+from couplet.config.cells import SampleConfig, SelectConfig
 from couplet.files import read_json
 from couplet.plan.stages import RUN, STAGES, record_of
 from couplet.plan.stored import training_in

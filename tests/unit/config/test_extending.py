@@ -149,7 +149,7 @@ def mine(config, weights):
 """,
         {"optimizer": {"kind": "mine", "lr": 1e-4}},
     ),
-    "learning-rate schedule": Example(
+    "learning rate": Example(
         """
 from couplet.config.recipes import LearningRateConfig
 
@@ -167,7 +167,7 @@ class Mine:
 """,
         {"learning_rate": {"kind": "mine", "warmup": 1}},
     ),
-    "EMA": Example(
+    "ema": Example(
         """
 from couplet.config.recipes import EMAConfig
 

@@ -12,10 +12,10 @@ from metric_helpers import moments
 from scipy.special import softmax
 
 from couplet.config.base import validated
+from couplet.config.cells import EvaluateConfig
 from couplet.config.extractors import ClassifierConfig, InceptionConfig
 from couplet.config.metrics import MetricConfig, Number, column, described
 from couplet.config.params import merge
-from couplet.config.stages import EvaluateConfig
 from couplet.config.variants import implementation
 from couplet.errors import UserError
 from couplet.metrics.distances import frechet_distance, kernel_distance

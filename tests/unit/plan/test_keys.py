@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from couplet.config.cells import Training
+from couplet.config.cells import TrainConfig, Training
 from couplet.config.params import Params
 from couplet.config.recipes import Recipe
-from couplet.config.stages import TrainConfig
 from couplet.config.yaml12 import dump_yaml
 from couplet.plan.layout import Layout, checkpoint_name
 from couplet.plan.stages import STAGES, Settings, key_of

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from couplet.config.stages import TrainConfig
+from couplet.config.cells import TrainConfig
 from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ImageShape
