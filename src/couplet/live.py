@@ -65,7 +65,7 @@ def sinks(live: Path | None, tensorboard: Path | None) -> list[Sink]:
     for option, folder, sink in (("live", live, DVCFiles), ("tensorboard", tensorboard, TensorBoard)):
         if folder is not None:
             with installed(f"--{option} {folder}"):
-                import_module("couplet.reporting.figures")
+                import_module("couplet.reporting.pictures")
                 chosen.append(sink(folder))
     return chosen
 
@@ -164,7 +164,7 @@ def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
     Raises:
         UserError: the file cannot be read.
     """
-    from couplet.reporting.figures import panel_size, tile
+    from couplet.reporting.pictures import panel_size, tile
 
     with default_stream(torch.device("cpu"), 0):
         network, saved = model.load(checkpoint, device)
@@ -185,7 +185,7 @@ def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
     )
     scale = 1 if is_plane(image) else -(-LEAST_SIDE // side)
     images = np.concatenate([batch[1] for batch in batches])
-    return tile(images.repeat(scale, axis=1).repeat(scale, axis=2), COLUMNS)
+    return tile(images.repeat(scale, axis=1).repeat(scale, axis=2))
 
 
 class View:

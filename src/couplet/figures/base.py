@@ -18,8 +18,8 @@ from couplet.config.params import Params
 from couplet.config.study import Study
 from couplet.errors import UserError
 from couplet.files import replacing
+from couplet.reporting.pictures import STYLE
 from couplet.reporting.statements import DIMENSIONS, Statement, spread, statements
-from couplet.reporting.style import STYLE
 
 if TYPE_CHECKING:
     from couplet.model import ImageShape

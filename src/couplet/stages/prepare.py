@@ -10,7 +10,7 @@ from couplet.files import replacing
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, archive_digests, digests
-from couplet.reporting.preview import contact_sheet
+from couplet.reporting.pictures import contact_sheet
 
 
 def run(

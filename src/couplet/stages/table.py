@@ -13,13 +13,14 @@ from couplet.config.cells import Cell
 from couplet.config.params import Params
 from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError
+from couplet.figures.marks import distance_curves
 from couplet.files import read_json, replacing
 from couplet.plan.layout import Layout
 from couplet.plan.stages import STAGES
 from couplet.plan.summaries import table_key
 from couplet.provenance.chain import Chains
 from couplet.provenance.record import SummaryRecorder, digests
-from couplet.reporting.figures import distance_curves, panel_size, sample_grids
+from couplet.reporting.pictures import evenly, panel_size, sample_grids
 from couplet.reporting.table import Missing, Result, table
 from couplet.stages.sample import samples_name
 
@@ -137,9 +138,8 @@ def _samples(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
         f"NFE {nfe}": {coupling: read_array(folder / samples_name(nfe)) for coupling, folder in first.items()}
         for nfe in sorted(layout.params.sample.nfe)
     }
-    # Evenly spaced, because many data sets are sorted by class.
     real = Archive(layout.data(measured[0][0].dataset)).train.images
-    chosen = np.linspace(0, len(real) - 1, min(panel_size(real.shape[1:]), len(real))).astype(int)
+    chosen = evenly(len(real), panel_size(real.shape[1:]))
     next(iter(panels.values()))["real images"] = real[chosen]
     sample_grids(path, panels)
 
