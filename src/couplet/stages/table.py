@@ -21,8 +21,11 @@ from couplet.plan.summaries import table_key
 from couplet.provenance.chain import Chains
 from couplet.provenance.record import SummaryRecorder, digests
 from couplet.reporting.pictures import evenly, panel_size, sample_grids
-from couplet.reporting.table import Missing, Result, table
+from couplet.reporting.table import Result, table
 from couplet.stages.sample import samples_name
+
+Measured = tuple[Cell, str]
+"""A cell and its extractor."""
 
 
 def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool = False) -> str:
@@ -36,10 +39,6 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
         out: the file to write.
         part: only cells whose names begin with this: ``cifar10`` or ``cifar10-ict-ve-vae``.
         partial: make the table of the finished cells; it names the missing ones.
-
-    Raises:
-        UserError: results are missing (without ``partial`` any, with it all), or belong to other settings
-            than ``params`` or to other files than the present ones; or no cell's name begins with ``part``.
     """
     layout = Layout(params, Path(os.path.normpath(root)))
     try:
@@ -53,20 +52,8 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
     if missing and not (partial and finished):
         raise UserError(_incomplete(layout, missing, len(measured), partial))
     chains = Chains(layout)
-    results = {pair: _result(chains, *pair) for pair in finished}
-    scale, nfe = params.scale or "", params.sample.nfe
-    rows = (
-        results.get((cell, extractor))
-        or Missing(
-            params.training(cell),
-            extractor,
-            nfe=nfe,
-            why=STAGES[missing[cell, extractor]].absent,
-            scale=scale,
-        )
-        for cell, extractor in measured
-    )
-    content = table(rows)
+    results = {pair: _result(chains, *pair, missing.get(pair)) for pair in measured}
+    content = table(results.values())
     texts = {
         out: content.csv(),
         out.with_suffix(".md"): content.markdown(),
@@ -85,31 +72,32 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
         for name, draw in (("samples", _samples), ("distance", _curves)):
             figures.append(out.with_suffix(".figures") / f"{group}-{name}.png")
             draw(layout, members, figures[-1])
-    folder = out.parent
     evaluations = {
-        f"{each.run} {each.evaluation['extractor']}": os.path.relpath(layout.evaluation(*pair), folder)
-        for pair, each in results.items()
+        f"{results[pair].run} {results[pair].evaluation['extractor']}": os.path.relpath(
+            layout.evaluation(*pair), out.parent
+        )
+        for pair in finished
     }
     record.write(inputs=chains.inputs, outputs=digests(*texts, *figures), evaluations=evaluations)
     return f"{len(content.rows)} rows"
 
 
-Measured = tuple[Cell, str]
-"""A cell and its extractor."""
-
-
-def _result(chains: Chains, cell: Cell, extractor: str) -> Result:
-    """A cell's numbers and their context."""
+def _result(chains: Chains, cell: Cell, extractor: str, missing: str | None) -> Result:
+    """A cell's numbers and their context; without numbers if its output of a stage is ``missing``."""
     layout, params = chains.layout, chains.layout.params
-    trained = chains.run(cell, extractor, "evaluate")
-    return Result(
-        run=layout.run(cell).name,
+    result = Result(
         training=params.training(cell),
         extractor=extractor,
         features=params.extractor_named(extractor),
-        evaluation=read_json(layout.evaluation(cell, extractor)),
-        record=trained,
         scale=params.scale or "",
+        nfe=params.sample.nfe,
+    )
+    if missing is not None:
+        return result._replace(missing=STAGES[missing].absent)
+    return result._replace(
+        run=layout.run(cell).name,
+        record=chains.run(cell, extractor, "evaluate"),
+        evaluation=read_json(layout.evaluation(cell, extractor)),
     )
 
 
