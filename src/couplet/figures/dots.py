@@ -18,9 +18,8 @@ class Dots(FigureKind):
 
     def rows(self, cells: Cells) -> pd.DataFrame:
         """Distances with the cost of their training run."""
-        costs = {str(member.cell): member.evaluations_per_step for member in cells.members}
-        of = [costs[str(member.cell)] for member in cells.members for _ in cells.params.sample.nfe]
-        return cells.distances().assign(evaluations=of)
+        costs = [member.evaluations_per_step for member in cells.members]
+        return cells.distances().assign(evaluations=np.repeat(costs, len(cells.params.sample.nfe)))
 
     def picture(self, rows: pd.DataFrame, ylabel: str) -> Figure:
         labels, nfes = list(rows["row"].unique()), sorted(rows["nfe"].unique())

@@ -60,20 +60,16 @@ def page(entries: Sequence[Mapping[str, Any]], title: str) -> str:
         if count > 1:
             raise ValueError(f"{name}: is there twice")
     for entry in entries:
-        for key, values, allowed in (
-            ("paper", [entry["paper"]], PAPERS),
-            ("verdict", _verdicts([entry]), VERDICTS),
-        ):
-            for value in values:
-                if value not in allowed:
-                    raise ValueError(f"{entry['name']}: {key} = {value!r} is none of {', '.join(allowed)}")
-    groups = {
-        heading: [
-            entry | {"counts": _counts([entry])} for entry in map(dict, entries) if entry["paper"] == paper
+        given = [
+            ("paper", entry["paper"], PAPERS),
+            *(("verdict", each, VERDICTS) for each in _verdicts([entry])),
         ]
-        for paper, heading in PAPERS.items()
-    }
-    groups = {heading: members for heading, members in groups.items() if members}
+        for key, value, allowed in given:
+            if value not in allowed:
+                raise ValueError(f"{entry['name']}: {key} = {value!r} is none of {', '.join(allowed)}")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for entry in sorted(entries, key=lambda entry: [*PAPERS].index(entry["paper"])):
+        groups.setdefault(PAPERS[entry["paper"]], []).append({**entry, "counts": _counts([entry])})
     return render(title, LEAD, groups=groups, totals=_counts(entries), verdicts=VERDICTS)
 
 
