@@ -78,9 +78,5 @@ def _measured(chains: Chains, cell: Cell, needs: str) -> Measured:
         numbers = read_json(path)[column]
     archive = Archive(layout.data(cell.dataset))
     return Measured(
-        cell,
-        params.training(cell),
-        shape=shape_of(archive),
-        seconds=trained["seconds"],
-        numbers=numbers,
+        cell, params.training(cell), shape=shape_of(archive), seconds=trained["seconds"], numbers=numbers
     )
