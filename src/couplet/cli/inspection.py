@@ -54,11 +54,7 @@ def show(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> No
 
 
 def _contents(folder: Path) -> Iterator[tuple[str, str]]:
-    """Pairs of name and value, from configuration to metrics.
-
-    Raises:
-        UserError: the folder holds no run.
-    """
+    """Pairs of name and value, from configuration to metrics."""
     train = folder / "train"
     if not (train / "config.json").exists():
         partial = "; a run is unfinished" if (folder / "train.partial").exists() else ""

@@ -83,18 +83,14 @@ def settings_for(
             mid_sigmas=recipe.mid_sigmas,
             boundary=recipe.boundary.sampling,
             select=SelectConfig(),
-            sample=SampleConfig(nfe=tuple(range(1, min(2, 1 + len(recipe.mid_sigmas)) + 1))),
+            sample=SampleConfig(nfe=(1, 2) if recipe.mid_sigmas else (1,)),
             evaluate=EvaluateConfig(),
         )
     return Settings.of(training, measurement=measurement, extractor=config)
 
 
 def located(path: Path | str | None, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of ``function``.
-
-    Raises:
-        UserError: a value is not allowed; the message begins with ``path``.
-    """
+    """The result of ``function``; where a value is not allowed, the message begins with ``path``."""
     try:
         return function(*arguments)
     except Invalid as error:
@@ -156,16 +152,15 @@ def prepare(
 def _dataset(path: Path, scale: str | None, name: str | None) -> tuple[str, Any, Path]:
     """Name, settings and folder of originals of an entry in the parameter file, or of a kind of data set."""
     load_plugins()
-    known: dict[str, Any] = {}
-    raw = Path("raw")
+    known, raw = dict[str, Any](), Path("raw")
     if name is None or path.exists() or path != o.DEFAULT:
         params = resolve(path, scale)
         known, raw, name = params.datasets, Path(params.raw), name or params.dataset
     family: dict[str, Any] = dict(DatasetConfig.family)
-    kinds = [kind for kind, config in family.items() if not config.by_content]
-    if name not in {*known, *kinds}:
+    allowed = {*known, *(kind for kind, config in family.items() if not config.by_content)}
+    if name not in allowed:
         raise UserError(
-            f"dataset = {name}: {choices(name, {*known, *kinds})}; "
+            f"dataset = {name}: {choices(name, allowed)}; "
             "for a folder, zip, tar, IDX file or LMDB of images: --from PATH --resolution N"
         )
     config = known[name] if name in known else located(f"dataset = {name}", DatasetConfig.parse, name)

@@ -111,7 +111,6 @@ def _handles(*, with_posterior: bool) -> list[Line2D]:
 
 
 def _reach(rows: pd.DataFrame) -> float:
-    """The largest absolute coordinate of a point or ellipse."""
     x0, y0, x1, y1 = (rows[column].abs() for column in POINTS)
     ellipse = rows["part"] == "posterior"
     ends = [x0 + 2 * x1 * ellipse, y0 + 2 * y1 * ellipse, x1[~ellipse], y1[~ellipse]]

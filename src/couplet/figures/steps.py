@@ -79,7 +79,6 @@ class Steps(FigureKind):
 
 
 def _cost_per_step(member: Measured, against: str) -> float:
-    """The cost of a training step in a kind of budget."""
     if against == "seconds":
         return member.seconds / member.training.recipe.steps
     return member.evaluations_per_step if against == "evaluations" else 1.0

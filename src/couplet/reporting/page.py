@@ -42,15 +42,13 @@ def render(title: str, lead: str, **content: Any) -> str:
 def page(entries: Sequence[Mapping[str, Any]], title: str) -> str:
     """The page of studies, with their pictures inside.
 
-    Args:
-        entries: in the page's order within their paper; each with
+    The entries are in the page's order within their paper. Each has
 
-            - ``name``, ``paper`` (a key of PAPERS), ``result``, ``title``, ``claim``, ``source``, ``note``;
-            - ``statements``: of ``text`` and ``verdict`` (one of VERDICTS);
-            - ``measured`` (extractor and seeds), ``budget``, ``target`` (the command that makes it);
-            - ``svg``: the figure's text; ``links``: paths of ``csv``, ``svg`` and ``png`` from the page;
-            - ``table``: ``columns``, and ``rows`` of as many texts.
-        title: the page's heading.
+    - ``name``, ``paper`` (a key of PAPERS), ``result``, ``title``, ``claim``, ``source``, ``note``;
+    - ``statements``: of ``text`` and ``verdict`` (one of VERDICTS);
+    - ``measured`` (extractor and seeds), ``budget``, ``target`` (the command that makes it);
+    - ``svg``: the figure's text; ``links``: paths of ``csv``, ``svg`` and ``png`` from the page;
+    - ``table``: ``columns``, and ``rows`` of as many texts.
 
     Raises:
         ValueError: a paper or a verdict is unknown, or a name is there twice.
@@ -78,6 +76,5 @@ def _verdicts(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _counts(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Number of statements with each verdict."""
     counts = Counter(_verdicts(entries))
     return {verdict: counts[verdict] for verdict in VERDICTS}

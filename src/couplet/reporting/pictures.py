@@ -75,7 +75,6 @@ def contact_sheet(split: Split, classes: tuple[str, ...]) -> Image.Image:
 
 
 def _rows(split: Split, classes: tuple[str, ...]) -> list[tuple[str, list[int]]]:
-    """Name and image indices of each row."""
     if not classes:
         indices = np.unique(np.linspace(0, len(split) - 1, ROWS * COLUMNS).round().astype(int)).tolist()
         return [("", indices[start : start + COLUMNS]) for start in range(0, len(indices), COLUMNS)]

@@ -191,15 +191,14 @@ def _statistics(
 
 def _columns(column: str, heading: str) -> list[Column]:
     """The columns of a metric; those that papers report have the published number next to them."""
-    measured = Column(heading, f"{column}_mean", f"{column}_std")
-    if column not in PUBLISHED:
-        return [measured]
-    return [
-        measured,
-        Column(f"published {heading}", f"published_{column}", f"published_{column}_std"),
-        Column(f"{heading} minus published, in its std", f"{column}_difference"),
-        Column("source", "published_source"),
-    ]
+    columns = [Column(heading, f"{column}_mean", f"{column}_std")]
+    if column in PUBLISHED:
+        columns += [
+            Column(f"published {heading}", f"published_{column}", f"published_{column}_std"),
+            Column(f"{heading} minus published, in its std", f"{column}_difference"),
+            Column("source", "published_source"),
+        ]
+    return columns
 
 
 def _heading(metric: str, features: ExtractorConfig) -> str:

@@ -35,11 +35,11 @@ def run(
     ``out`` holds the numbers as a table (metric, extractor, nfe, seed, value) with their origin. The file
     beside it that ends in .metrics.json holds the numbers alone, by column.
     """
-    training, measurement, config = settings.training, settings.measurement, settings.extractor
+    cell, ranks = settings.training.cell, context.ranks
+    measurement, config = settings.measurement, settings.extractor
     measured = {"train": train, "select": selection, "sample": samples}
     reads = {**measured, "features": features, "reference": reference}
     record = Recorder("evaluate", settings, out, context.device, reads=reads)
-    cell = training.cell
     extractor = load_extractor(features, context.device)
     statistics = reference / "train.safetensors"
     target = load_reference(statistics, extractor)
@@ -47,13 +47,7 @@ def run(
     images = {nfe: _samples(path, measurement.sample.samples) for nfe, path in paths.items()}
     with context.counting(f"{cell}: evaluate", len(paths) * measurement.sample.samples) as advance:
         rows = evaluate(
-            extractor,
-            images,
-            target,
-            measurement.evaluate,
-            seed=cell.seed,
-            advance=advance,
-            ranks=context.ranks,
+            extractor, images, target, measurement.evaluate, seed=cell.seed, advance=advance, ranks=ranks
         )
     used = digests(*paths.values())
     content = {
@@ -68,7 +62,7 @@ def run(
         "numbers": [{**row, "extractor": config.label, "seed": cell.seed} for row in rows],
     }
     metrics = {column(row["metric"], config, row["nfe"]): row["value"] for row in rows}
-    if context.ranks.first:
+    if ranks.first:
         flat = out.with_suffix(".metrics.json")
         write_json(out, content)
         write_json(flat, metrics)

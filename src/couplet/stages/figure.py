@@ -30,9 +30,6 @@ def run(params: Params, name: str, root: Path, out: Path) -> str:
         name: the study's name in the target.
         root: folder of the grid's results.
         out: the .csv file to write.
-
-    Raises:
-        UserError: there is no `study`, or a cell's results are missing or do not fit the parameters.
     """
     study, layout = params.study, Layout(params, root)
     if study is None:
@@ -60,11 +57,7 @@ def run(params: Params, name: str, root: Path, out: Path) -> str:
 
 
 def _measured(chains: Chains, cell: Cell, needs: str) -> Measured:
-    """A cell with the numbers that the study needs, from `select`, `evaluate` or the probe of that name.
-
-    Raises:
-        UserError: a file is missing, or of other settings or another run.
-    """
+    """A cell with the numbers that the study needs, from `select`, `evaluate` or the probe of that name."""
     layout, params = chains.layout, chains.layout.params
     column = {"select": "scores", "evaluate": "numbers"}.get(needs)
     stage, name = ("probe", needs) if column is None else (needs, params.measured()[0][1])

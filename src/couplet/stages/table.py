@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +47,21 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
         raise UserError(str(error)) from None
     settings = {"scale": params.scale, "part": part, "partial": partial}
     record = SummaryRecorder("table", settings, out, "partial" if partial else table_key(layout, part))
-    missing = {pair: stage for pair in measured if (stage := _first_missing(layout, *pair))}
+    absent = {
+        pair: [stage for stage, path in layout.records(*pair).items() if not path.exists()]
+        for pair in measured
+    }
+    missing = {pair: stages[0] for pair, stages in absent.items() if stages}
     finished = [pair for pair in measured if pair not in missing]
     if missing and not (partial and finished):
-        raise UserError(_incomplete(layout, missing, len(measured), partial))
+        (cell, extractor), stage = next(iter(missing.items()))
+        others = (
+            "no cell is finished" if partial else "`couplet table --partial` makes the table of the others"
+        )
+        raise UserError(
+            f"{layout.root}: {len(missing)} of {len(measured)} cells are missing, first {cell}: "
+            f"{STAGES[stage].absent}, {layout.records(cell, extractor)[stage]} does not exist; {others}"
+        )
     chains = Chains(layout)
     results = {pair: _result(chains, *pair, missing.get(pair)) for pair in measured}
     content = table(results.values())
@@ -65,19 +76,17 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
     # A picture for the couplings and seeds of one data set, recipe, kernel and extractor.
     groups: dict[str, list[Measured]] = {}
     for cell, extractor in finished:
-        name = f"{cell.dataset}-{cell.recipe}-{cell.kernel}-{extractor}"
-        groups.setdefault(name, []).append((cell, extractor))
+        group = f"{cell.dataset}-{cell.recipe}-{cell.kernel}-{extractor}"
+        groups.setdefault(group, []).append((cell, extractor))
     figures = []
     for group, members in groups.items():
         for name, draw in (("samples", _samples), ("distance", _curves)):
             figures.append(out.with_suffix(".figures") / f"{group}-{name}.png")
             draw(layout, members, figures[-1])
-    evaluations = {
-        f"{results[pair].run} {results[pair].evaluation['extractor']}": os.path.relpath(
-            layout.evaluation(*pair), out.parent
-        )
-        for pair in finished
-    }
+    evaluations = {}
+    for pair in finished:
+        name = f"{results[pair].run} {results[pair].evaluation['extractor']}"
+        evaluations[name] = os.path.relpath(layout.evaluation(*pair), out.parent)
     record.write(inputs=chains.inputs, outputs=digests(*texts, *figures), evaluations=evaluations)
     return f"{len(content.rows)} rows"
 
@@ -98,22 +107,6 @@ def _result(chains: Chains, cell: Cell, extractor: str, missing: str | None) -> 
         run=layout.run(cell).name,
         record=chains.run(cell, extractor, "evaluate"),
         evaluation=read_json(layout.evaluation(cell, extractor)),
-    )
-
-
-def _first_missing(layout: Layout, cell: Cell, extractor: str) -> str | None:
-    """The first stage of a cell without a record, if any."""
-    return next((stage for stage, path in layout.records(cell, extractor).items() if not path.exists()), None)
-
-
-def _incomplete(layout: Layout, missing: Mapping[Measured, str], count: int, partial: bool) -> str:
-    """Message for a table with missing cells."""
-    (cell, extractor), stage = next(iter(missing.items()))
-    path = layout.records(cell, extractor)[stage]
-    others = "no cell is finished" if partial else "`couplet table --partial` makes the table of the others"
-    return (
-        f"{layout.root}: {len(missing)} of {count} cells are missing, first {cell}: {STAGES[stage].absent}, "
-        f"{path} does not exist; {others}"
     )
 
 

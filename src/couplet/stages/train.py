@@ -149,7 +149,6 @@ class Weights(NamedTuple):
         return cls(initial, predictor)
 
     def frozen_model(self, device: torch.device) -> ConsistencyModel | None:
-        """The frozen predictor's model."""
         return None if self.frozen is None else model.load(self.frozen, device)[0]
 
     def initial_state(self, training: Training, archive: Archive, device: torch.device) -> State:
@@ -163,8 +162,6 @@ class Weights(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A run at work."""
-
     context: Context
     training: Training
     archive: Archive
@@ -227,14 +224,12 @@ class _Run(NamedTuple):
             model.save(path, state.ema.module, Saved(training, shape_of(self.archive), step))
 
     def _save(self, state: State) -> None:
-        """Save the state, then remove all but the newest ones."""
         path = self.partial / f"state-{state.step:08d}.safetensors"
         state.save(path, key=self.key, data=self.archive.card.digest)
         for old in states_in(self.partial)[:-STATES_KEPT]:
             old.unlink()
 
     def _restore(self, state: State) -> None:
-        """Resume from the newest saved state, if there is one."""
         saved = states_in(self.partial)
         if not saved:
             return
