@@ -22,6 +22,7 @@ from couplet import model
 from couplet.config.datasets import is_plane
 from couplet.errors import Stopped, UserError, installed
 from couplet.files import remove_temporary, replacing, write_json
+from couplet.plan.layout import checkpoint_name
 from couplet.process import Context
 from couplet.sampling import generate
 from couplet.stages.train import Observer
@@ -195,11 +196,7 @@ class View:
         return self.partial if self.partial.exists() else self.train
 
     def update(self, rate: float | None = None) -> None:
-        """Show new lines and snapshots, with the images per second up to the last line.
-
-        Raises:
-            UserError: a file cannot be read or written.
-        """
+        """Show new lines and snapshots, with the images per second up to the last line."""
         folder = self.folder
         try:
             status = (folder / "curve.csv").stat()
@@ -214,18 +211,14 @@ class View:
 
     def _show(self, folder: Path, rate: float | None) -> None:
         head, lines = _lines(folder / "curve.csv")
-        if not lines:
-            return
-        checkpoints = sorted((folder / "checkpoints").glob("step-*.safetensors"))
-        paths = {int(path.stem.removeprefix("step-")): path for path in checkpoints}
-
-        @cache
-        def grid(step: int) -> NDArray[np.uint8]:
-            return sample_grid(paths[step], self.device)
-
-        # Later ones are of a process that was killed; the resumed run writes them again.
-        snapshots = [step for step in paths if step <= max(lines)]
-        for sink in self.sinks:
+        # Later snapshots are of a process that was killed; the resumed run writes them again.
+        checkpoints = folder / "checkpoints"
+        steps = sorted(
+            int(path.stem.removeprefix("step-")) for path in checkpoints.glob("step-*.safetensors")
+        )
+        snapshots = [step for step in steps if step <= max(lines, default=0)]
+        grid = cache(lambda step: sample_grid(checkpoints / checkpoint_name(step), self.device))
+        for sink in self.sinks if lines else ():
             sink(Seen(head=head, lines=lines, rate=rate, snapshots=snapshots, grid=grid))
 
 
@@ -271,7 +264,7 @@ def follow(train: Path, sinks: Sequence[Sink], device: torch.device, seconds: fl
     """Show the run of another process until it is finished, with an update every so many ``seconds``.
 
     Raises:
-        UserError: there is no such run, or a file cannot be read or written.
+        UserError: there is no such run.
     """
     view = View(train, sinks, device)
     if not (view.folder / "curve.csv").exists():

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from couplet.config.cells import Cell
 from couplet.config.params import Params
@@ -63,13 +61,6 @@ def _measured(chains: Chains, cell: Cell, needs: str) -> Measured:
     stage, name = ("probe", needs) if column is None else (needs, params.measured()[0][1])
     trained = chains.run(cell, name, stage)
     path = layout.output(stage, cell, name)
-    numbers: Sequence[Mapping[str, Any]]
-    if column is None:
-        with path.open(newline="") as lines:
-            numbers = list(csv.DictReader(lines))
-    else:
-        numbers = read_json(path)[column]
-    archive = Archive(layout.data(cell.dataset))
-    return Measured(
-        cell, params.training(cell), shape=shape_of(archive), seconds=trained["seconds"], numbers=numbers
-    )
+    numbers = read_json(path)[column] if column else [*csv.DictReader(path.read_text().splitlines())]
+    shape = shape_of(Archive(layout.data(cell.dataset)))
+    return Measured(cell, params.training(cell), shape=shape, seconds=trained["seconds"], numbers=numbers)

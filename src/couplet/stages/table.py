@@ -47,20 +47,19 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
         raise UserError(str(error)) from None
     settings = {"scale": params.scale, "part": part, "partial": partial}
     record = SummaryRecorder("table", settings, out, "partial" if partial else table_key(layout, part))
-    absent = {
-        pair: [stage for stage, path in layout.records(*pair).items() if not path.exists()]
-        for pair in measured
-    }
-    missing = {pair: stages[0] for pair, stages in absent.items() if stages}
+    missing: dict[Measured, str] = {}
+    for pair in measured:
+        absent = (stage for stage, path in layout.records(*pair).items() if not path.exists())
+        if stage := next(absent, None):
+            missing[pair] = stage
     finished = [pair for pair in measured if pair not in missing]
     if missing and not (partial and finished):
         (cell, extractor), stage = next(iter(missing.items()))
-        others = (
-            "no cell is finished" if partial else "`couplet table --partial` makes the table of the others"
-        )
+        others = "`couplet table --partial` makes the table of the others"
         raise UserError(
             f"{layout.root}: {len(missing)} of {len(measured)} cells are missing, first {cell}: "
-            f"{STAGES[stage].absent}, {layout.records(cell, extractor)[stage]} does not exist; {others}"
+            f"{STAGES[stage].absent}, {layout.records(cell, extractor)[stage]} does not exist; "
+            f"{'no cell is finished' if partial else others}"
         )
     chains = Chains(layout)
     results = {pair: _result(chains, *pair, missing.get(pair)) for pair in measured}
