@@ -213,10 +213,8 @@ class View:
         head, lines = _lines(folder / "curve.csv")
         # Later snapshots are of a process that was killed; the resumed run writes them again.
         checkpoints = folder / "checkpoints"
-        steps = sorted(
-            int(path.stem.removeprefix("step-")) for path in checkpoints.glob("step-*.safetensors")
-        )
-        snapshots = [step for step in steps if step <= max(lines, default=0)]
+        steps = (int(path.stem.removeprefix("step-")) for path in checkpoints.glob("step-*.safetensors"))
+        snapshots = sorted(step for step in steps if step <= max(lines, default=0))
         grid = cache(lambda step: sample_grid(checkpoints / checkpoint_name(step), self.device))
         for sink in self.sinks if lines else ():
             sink(Seen(head=head, lines=lines, rate=rate, snapshots=snapshots, grid=grid))
