@@ -36,7 +36,7 @@ def run_cell(
         UserError: a stage met bad input, or ``out`` cannot be written or holds a run with other settings.
     """
     with installed("couplet run"):
-        from couplet.reporting.figures import sample_grids
+        from couplet.reporting.pictures import sample_grids
     cell = params.experiment
     settings = Settings.of(
         params.training(cell),

@@ -25,8 +25,8 @@ from couplet.plan.stages import beside, digest, record_of
 
 TABLE = (
     "couplet.reporting.table:table",
-    "couplet.reporting.figures:sample_grids",
-    "couplet.reporting.figures:distance_curves",
+    "couplet.reporting.pictures:sample_grids",
+    "couplet.figures.marks:distance_curves",
 )
 FIGURE = ("couplet.figures.base:Cells",)
 PAGE = ("couplet.reporting.page:page",)
