@@ -14,8 +14,7 @@ from typing import Any
 from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.files import write_json
-from couplet.plan.stages import ADOPTED, RECORD, Settings, code_digest, ingredients
-from couplet.plan.stored import training_in
+from couplet.plan.stages import ADOPTED, RECORD, Settings, digest, ingredients, key_from, training_in
 from couplet.process import Context
 from couplet.provenance.chain import read_record
 from couplet.provenance.record import archive_digests, check_inputs, digests, environment, write_record
@@ -64,8 +63,8 @@ def adopt(
     if old["data"] != (dict(archive.card.files) if finished else archive.card.digest):
         raise UserError(f"{data}: not the data set that {folder} was trained on; give the folder that was")
     settings = Settings.of(training)
-    keys, parts = check_inputs({"prepare": data}, settings), ingredients("train", settings)
-    key = parts.key(keys)
+    keys, made_of = check_inputs({"prepare": data}, settings), ingredients("train", settings)
+    key = key_from(made_of, keys)
     if key == old["key"]:
         return f"{folder}: is a run of today's code already, key {key}"
     weights = Weights.of(training, data, frozen)
@@ -84,10 +83,9 @@ def adopt(
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(folder, target, copy_function=_link_or_copy)
     if finished:
-        new = {"key": key, "keys": keys, "settings": parts.settings, "code": dict(parts.code)}
         write_record(
             target / RECORD,
-            {**old, **new, "adopted": [*old["adopted"], proof]},
+            {**old, **made_of, "key": key, "keys": keys, "adopted": [*old["adopted"], proof]},
             inputs={**archive_digests(archive), **digests(*filter(None, weights))},
             outputs={target / name: digest for name, digest in old["outputs"].items()},
         )
@@ -150,7 +148,7 @@ def _replay(
         "compared": sorted(recorded),
         "largest_difference": largest,
         "allowed_difference": allowed,
-        "code_before": code_digest(old.get("code", {})),
+        "code_before": digest(old.get("code", {})),
         "torch": torch,
         **{name: present[name] for name in ("commit", "dirty", "cpu", "device")},
     }

@@ -155,7 +155,7 @@ def frozen_run(stage):
         where = layout(table)
         frozen = where.params.training(cell).frozen_run
         return (
-            [as_it_is(record_of("train", where.train(frozen.cell)))] if frozen else []
+            [as_it_is(record_of("train", where.output("train", frozen.cell)))] if frozen else []
         )
 
     return records

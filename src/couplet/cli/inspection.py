@@ -17,8 +17,7 @@ from couplet.errors import UserError
 from couplet.files import read_json
 from couplet.plan.dvc import write_plan
 from couplet.plan.layout import checkpoint_name
-from couplet.plan.stages import record_of
-from couplet.plan.stored import training_in
+from couplet.plan.stages import record_of, training_in
 from couplet.process import counted, shown, silent, start
 from couplet.provenance import verify as verifying
 from couplet.provenance import why as asking

@@ -17,8 +17,8 @@ from couplet.config.resolve import resolve
 from couplet.config.yaml12 import dump_yaml, read_yaml
 from couplet.errors import UserError
 from couplet.files import write_json
-from couplet.plan.layout import in_folder
-from couplet.plan.stages import RUN, STAGES, Settings, code_digest, ingredients, record_of
+from couplet.plan.layout import Layout, in_folder
+from couplet.plan.stages import RUN, STAGES, digest, ingredients, record_of
 
 ROOT = Path("experiment")
 PLAN = ROOT / "plan"
@@ -60,17 +60,11 @@ def write_plan(params: Params, out: Path) -> None:
     Raises:
         UserError: ``out`` cannot be written, or dvc.yaml does not depend on images that the data set names.
     """
-    cell = params.experiment
-    settings = Settings.of(
-        params.training(cell),
-        extractor=params.extractor_named(params.extractor),
-        measurement=params.measurement(cell),
-    )
+    settings = Layout(params, ROOT).settings(params.experiment, params.extractor)
     _check_watched(settings.dataset, params.dataset)
     for stage in RUN:
         made_of = ingredients(stage, settings)
-        content = {"settings": made_of.settings, "code": code_digest(made_of.code)}
-        write_json(out / f"{stage}.json", content)
+        write_json(out / f"{stage}.json", {**made_of, "code": digest(made_of["code"])})
 
 
 def _named(dataset: DatasetConfig) -> list[str]:
@@ -81,13 +75,10 @@ def _named(dataset: DatasetConfig) -> list[str]:
 
 def _check_watched(dataset: DatasetConfig, name: str) -> None:
     """Raise UserError if DVC would not see that images of the data set change."""
-    paths = _named(dataset)
-    if not paths or not FILE.exists():
-        return
-    content = read_yaml(FILE)
-    watched = content["stages"]["plan"]["deps"] if isinstance(content, dict) else []
+    paths = _named(dataset) if FILE.exists() else []
     for path in paths:
-        if path not in watched:
+        content = read_yaml(FILE)
+        if not isinstance(content, dict) or path not in content["stages"]["plan"]["deps"]:
             raise UserError(
                 f"{FILE}: stage plan does not depend on {path}, from which data set {name} is made; "
                 "run `make generate`"
@@ -103,14 +94,14 @@ def pipeline(params: Params) -> dict[str, Any]:
             "desc": "Check the parameters; write what each stage of the experiment is made of.",
             "params": PARAMS,
             "deps": [*SOURCES, *_named(dataset)],
-            "outs": [_path(PLAN / f"{stage}.json") for stage in RUN],
+            "outs": [f"{PLAN}/{stage}.json" for stage in RUN],
         }
     }
     for name in RUN:
         stages[name] = _stage(name)
     distance: dict[str, Any] = {
         "x": "step",
-        "y": {_path(in_folder(ROOT, "select")): "fd_nfe1"},
+        "y": {str(in_folder(ROOT, "select")): "fd_nfe1"},
         "x_label": "training steps",
         "y_label": "Fréchet distance to the selection split, NFE 1",
     }
@@ -118,8 +109,8 @@ def pipeline(params: Params) -> dict[str, Any]:
     speed = _curve("images per second", "images_per_second", "speed.csv")
     return {
         "stages": stages,
-        "metrics": [_path(LIVE / "metrics.json")],
-        "plots": [*curves, speed, _path(LIVE / "samples"), {"distance": distance}],
+        "metrics": [f"{LIVE}/metrics.json"],
+        "plots": [*curves, speed, f"{LIVE}/samples", {"distance": distance}],
     }
 
 
@@ -127,28 +118,23 @@ def _stage(name: str) -> dict[str, Any]:
     """A stage of dvc.yaml."""
     stage, output = STAGES[name], in_folder(ROOT, name)
     reads = {read: in_folder(ROOT, read) for read in stage.reads}
-    options = [f"--{STAGES[read].option} {_path(path)}" for read, path in reads.items()]
+    options = [f"--{STAGES[read].option} {path}" for read, path in reads.items()]
     more = MORE_OPTIONS.get(name, ["--threads ${threads}", "--processes ${gpus}"])
-    record = record_of(name, output)
-    outs = [_path(output)] if stage.record_inside else [_path(output), _path(record)]
+    outs = [str(output)] if stage.record_inside else [str(output), str(record_of(name, output))]
     content: dict[str, Any] = {
-        "cmd": " ".join([f"couplet {name} --params params.yaml", *options, f"--out {_path(output)}", *more]),
+        "cmd": " ".join([f"couplet {name} --params params.yaml", *options, f"--out {output}", *more]),
         "desc": stage.summary,
-        "deps": [_path(PLAN / f"{name}.json"), *map(_path, reads.values())],
+        "deps": [f"{PLAN}/{name}.json", *map(str, reads.values())],
         # Not persist: DVC would not look for the stage in its run cache.
-        "outs": [*outs, _path(LIVE)] if name == "train" else outs,
+        "outs": [*outs, str(LIVE)] if name == "train" else outs,
     }
     if name == "evaluate":
-        content["metrics"] = [_path(output.with_suffix(".metrics.json"))]
+        content["metrics"] = [str(output.with_suffix(".metrics.json"))]
     return content
 
 
 def _curve(title: str, columns: str | list[str], file: str) -> dict[str, Any]:
-    return {title: {"x": "step", "y": {_path(LIVE / file): columns}, "x_label": "training steps"}}
-
-
-def _path(path: Path) -> str:
-    return path.as_posix()
+    return {title: {"x": "step", "y": {f"{LIVE}/{file}": columns}, "x_label": "training steps"}}
 
 
 if __name__ == "__main__":

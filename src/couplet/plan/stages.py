@@ -11,19 +11,24 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from couplet.config.base import Variant
+from pydantic import ValidationError
+
+from couplet.config.base import Invalid, Variant
 from couplet.config.cells import Measurement, Training
 from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.probes import ProbeConfig
 from couplet.config.stages import TrainConfig
 from couplet.config.variants import name_of, variants_in
+from couplet.errors import UserError
+from couplet.files import read_json
 from couplet.plan.code import definitions
 from couplet.plan.content import content_of
+
+T = TypeVar("T")
 
 
 class Settings(NamedTuple):
@@ -253,6 +258,32 @@ def beside(output: Path) -> Path:
     return output.with_name(name + RECORD_SUFFIX)
 
 
+def training_in(train: Path) -> Training:
+    """The settings of a run; UserError if the folder holds no readable config.json."""
+    return _stored(train / "config.json", "train", Training.model_validate)
+
+
+def dataset_in(data: Path) -> DatasetConfig:
+    """The settings of a prepared data set; UserError if it has no record of `couplet prepare`."""
+    path = record_of("prepare", data)
+    return _stored(path, "prepare", lambda content: DatasetConfig.parse(content["config"]))
+
+
+def extractor_in(features: Path) -> ExtractorConfig:
+    """The settings of an extractor made ready; UserError if the folder holds no card of its stage."""
+    path = features / "card.json"
+    return _stored(path, "features", lambda content: ExtractorConfig.parse(content["config"]))
+
+
+def _stored(path: Path, stage: str, parse: Callable[[Any], T]) -> T:
+    """The settings that a JSON file of a stage's output holds."""
+    content = read_json(path)
+    try:
+        return parse(content)
+    except (KeyError, TypeError, ValidationError, Invalid):
+        raise UserError(f"{path}: not written by this version of `couplet {stage}`; run it again") from None
+
+
 def code_of(stage: str, settings: Settings) -> dict[str, str]:
     """The definitions that decide a stage's output, each with its digest."""
     row = STAGES[stage]
@@ -260,20 +291,14 @@ def code_of(stage: str, settings: Settings) -> dict[str, str]:
     return definitions(*row.numerics, *sorted(named))
 
 
-class Ingredients(NamedTuple):
-    """What an output is made of, besides the outputs that its stage reads."""
-
-    settings: Any
-    code: Mapping[str, str]
-
-    def key(self, inputs: Mapping[str, str]) -> str:
-        """The cache key of the output, from the keys of the outputs that its stage reads."""
-        return digest({"settings": self.settings, "code": code_digest(self.code), "inputs": dict(inputs)})
+def ingredients(stage: str, settings: Settings) -> dict[str, Any]:
+    """The ``settings`` and the ``code`` that decide a stage's output, besides the outputs that it reads."""
+    return {"settings": STAGES[stage].settings(settings), "code": code_of(stage, settings)}
 
 
-def ingredients(stage: str, settings: Settings) -> Ingredients:
-    """What the output of ``stage`` is made of."""
-    return Ingredients(STAGES[stage].settings(settings), code_of(stage, settings))
+def key_from(made_of: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """The cache key of an output, from its ingredients and the keys of the outputs that its stage reads."""
+    return digest([made_of["settings"], made_of["code"], dict(inputs)])
 
 
 def keys_of(settings: Settings, stage: str) -> dict[str, str]:
@@ -281,30 +306,21 @@ def keys_of(settings: Settings, stage: str) -> dict[str, str]:
 
     A key changes with the settings and the code of its stage, and with the keys of what the stage reads.
     """
-    needed = {stage}
-    for name in reversed(STAGES):
-        needed |= {*STAGES[name].reads} if name in needed else set()
     keys: dict[str, str] = {}
-    for name in STAGES:
-        if name in needed:
-            inputs = {read: keys[read] for read in STAGES[name].reads}
-            keys[name] = ingredients(name, settings).key(inputs)
+
+    def add(name: str) -> str:
+        if name not in keys:
+            inputs = {read: add(read) for read in STAGES[name].reads}
+            keys[name] = key_from(ingredients(name, settings), inputs)
+        return keys[name]
+
+    add(stage)
     return keys
 
 
 def key_of(stage: str, settings: Settings) -> str:
     """The cache key of a stage's output."""
     return keys_of(settings, stage)[stage]
-
-
-@cache
-def _code_digest(code: tuple[tuple[str, str], ...]) -> str:
-    return digest(code)
-
-
-def code_digest(code: Mapping[str, str]) -> str:
-    """Eight digits for the code of an output."""
-    return _code_digest(tuple(code.items()))
 
 
 def digest(content: Any) -> str:

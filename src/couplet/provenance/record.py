@@ -18,7 +18,7 @@ from couplet.data.archive import CARD, Archive
 from couplet.errors import UserError
 from couplet.files import sha256, write_json
 from couplet.plan.content import ABSENT
-from couplet.plan.stages import STAGES, Settings, beside, ingredients, record_of
+from couplet.plan.stages import STAGES, Settings, beside, ingredients, key_from, record_of
 from couplet.provenance.chain import read_record
 
 PACKAGES = (
@@ -45,9 +45,9 @@ class Recorder:
         self, stage: str, settings: Settings, output: Path, device: torch.device, *, reads: Mapping[str, Path]
     ) -> None:
         """Check the outputs of earlier stages that this stage ``reads``; see :func:`check_inputs`."""
-        keys, parts = check_inputs(reads, settings), ingredients(stage, settings)
-        content = {"stage": stage, "keys": keys, "settings": parts.settings, "code": dict(parts.code)}
-        self._begin(record_of(stage, output), parts.key(keys), content, device)
+        keys, made_of = check_inputs(reads, settings), ingredients(stage, settings)
+        content = {"stage": stage, "keys": keys, **made_of}
+        self._begin(record_of(stage, output), key_from(made_of, keys), content, device)
 
     def _begin(self, path: Path, key: str, content: Mapping[str, Any], device: torch.device) -> None:
         self.key, self._path, self._began = key, path, time.perf_counter()

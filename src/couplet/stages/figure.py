@@ -76,7 +76,7 @@ def _measured(chains: Chains, cell: Cell, needs: str) -> Measured:
             numbers = list(csv.DictReader(lines))
     else:
         numbers = read_json(path)[column]
-    archive = Archive(layout.data(cell.dataset))
+    archive = Archive(layout.output("prepare", cell))
     return Measured(
         cell,
         params.training(cell),

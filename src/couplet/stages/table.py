@@ -84,11 +84,10 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
         for name, draw in (("samples", _samples), ("distance", _curves)):
             figures.append(out.with_suffix(".figures") / f"{group}-{name}.png")
             draw(layout, members, figures[-1])
-    folder = out.parent
-    evaluations = {
-        f"{each.run} {each.evaluation['extractor']}": os.path.relpath(layout.evaluation(*pair), folder)
-        for pair, each in results.items()
-    }
+    evaluations = {}
+    for pair, each in results.items():
+        path = layout.output("evaluate", *pair)
+        evaluations[f"{each.run} {each.evaluation['extractor']}"] = os.path.relpath(path, out.parent)
     record.write(inputs=chains.inputs, outputs=digests(*texts, *figures), evaluations=evaluations)
     return f"{len(content.rows)} rows"
 
@@ -106,7 +105,7 @@ def _result(chains: Chains, cell: Cell, extractor: str) -> Result:
         training=params.training(cell),
         extractor=extractor,
         features=params.extractor_named(extractor),
-        evaluation=read_json(layout.evaluation(cell, extractor)),
+        evaluation=read_json(layout.output("evaluate", cell, extractor)),
         record=trained,
         scale=params.scale or "",
     )
@@ -132,13 +131,13 @@ def _samples(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
     """Samples of the first seed, all couplings from the same noise, next to as many real images."""
     first: dict[str, Path] = {}
     for cell, extractor in measured:
-        first.setdefault(cell.coupling, layout.samples(cell, extractor))
+        first.setdefault(cell.coupling, layout.output("sample", cell, extractor))
     panels: dict[str, dict[str, np.ndarray]] = {
         f"NFE {nfe}": {coupling: read_array(folder / samples_name(nfe)) for coupling, folder in first.items()}
         for nfe in sorted(layout.params.sample.nfe)
     }
     # Evenly spaced, because many data sets are sorted by class.
-    real = Archive(layout.data(measured[0][0].dataset)).train.images
+    real = Archive(layout.output("prepare", measured[0][0])).train.images
     chosen = np.linspace(0, len(real) - 1, min(panel_size(real.shape[1:]), len(real))).astype(int)
     next(iter(panels.values()))["real images"] = real[chosen]
     sample_grids(path, panels)
@@ -152,7 +151,7 @@ def _curves(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
     scores = pd.DataFrame(
         {"coupling": cell.coupling, "step": score["step"], "value": score[f"fd_nfe{select.nfe}"]}
         for cell, extractor in measured
-        for score in read_json(layout.selection(cell, extractor))["scores"]
+        for score in read_json(layout.output("select", cell, extractor))["scores"]
     )
     ylabel = f"Fréchet distance to {select.split} split, NFE {select.nfe}, {measured[0][1]}"
     distance_curves(path, scores, ylabel=ylabel)

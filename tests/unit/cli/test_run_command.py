@@ -11,8 +11,7 @@ from PIL import Image
 from couplet import process
 from couplet.config.stages import SampleConfig, SelectConfig
 from couplet.files import read_json
-from couplet.plan.stages import RUN, STAGES, record_of
-from couplet.plan.stored import training_in
+from couplet.plan.stages import RUN, STAGES, record_of, training_in
 from couplet.provenance import verify as verifying
 
 

@@ -145,7 +145,7 @@ def test_record_leads_back_to_the_run_and_verify_knows_it(grid):
     layout = Layout(params, grid.root)
     settings, out = (
         layout.settings(grid.cells[0], probe="transport"),
-        layout.probe(grid.cells[0], "transport"),
+        layout.output("probe", grid.cells[0], "transport"),
     )
     assert out.parent.parent == grid.train.parent
     probe.run(Context(), settings, data=grid.data, train=grid.train, out=out)
@@ -223,8 +223,9 @@ def test_command_line(grid, grid_content, tmp_path, couplet):
 
 def test_layout_names_a_folder_for_each_kind_and_setting(grid, grid_content):
     first, second = grid.cells
-    kinds = [grid.layout.probe(first, kind) for kind in ("gradient", "transport")]
+    kinds = [grid.layout.output("probe", first, kind) for kind in ("gradient", "transport")]
     other = Layout(Params.model_validate(grid_content | {"probes": {"gradient": {"batches": 11}}}), grid.root)
-    assert len({*kinds, other.probe(first, "gradient"), grid.layout.probe(second, "gradient")}) == 4
+    kinds += [other.output("probe", first, "gradient"), grid.layout.output("probe", second, "gradient")]
+    assert len({*kinds}) == 4
     assert other.run(first) == grid.layout.run(first)
     assert table_key(other) == table_key(grid.layout)
