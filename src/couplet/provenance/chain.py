@@ -6,11 +6,9 @@ Only digests in records are compared, and only files of a few kilobytes are read
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from couplet.config.cells import Cell
 from couplet.errors import UserError
@@ -20,30 +18,16 @@ from couplet.plan.layout import Layout
 from couplet.plan.stages import RECORD, RECORD_SUFFIX, STAGES, beside, keys_of, record_of
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A record and its path; the paths in it are relative if its own is."""
 
     path: Path
     content: Mapping[str, Any]
-
-    @property
-    def stage(self) -> str:
-        return str(self.content["stage"])
-
-    @cached_property
-    def inputs(self) -> dict[Path, str]:
-        """The files that the stage read, with their SHA-256."""
-        return self._files("inputs")
-
-    @cached_property
-    def outputs(self) -> dict[Path, str]:
-        """The files that the stage wrote, with their SHA-256."""
-        return self._files("outputs")
-
-    def _files(self, part: str) -> dict[Path, str]:
-        files: Mapping[str, str] = self.content[part]
-        return {Path(os.path.normpath(self.path.parent / name)): digest for name, digest in files.items()}
+    stage: str
+    inputs: Mapping[Path, str]
+    """The files that the stage read, with their SHA-256."""
+    outputs: Mapping[Path, str]
+    """The files that the stage wrote, with their SHA-256."""
 
 
 PARTS = ("stage", "key", "settings", "inputs", "outputs", "code", "commit", "dirty", "seconds")
@@ -61,7 +45,11 @@ def read_record(path: Path, advice: str = "run the stage again") -> Record:
     lacks = [part for part in PARTS if not isinstance(content, Mapping) or part not in content]
     if lacks:
         raise UserError(f"{path}: not a record of this version, {lacks[0]} is missing; {advice}")
-    return Record(path, content)
+
+    def files(part: str) -> dict[Path, str]:
+        return {Path(os.path.normpath(path.parent / name)): sha for name, sha in content[part].items()}
+
+    return Record(path, content, str(content["stage"]), files("inputs"), files("outputs"))
 
 
 def maker(file: Path) -> Record | None:
@@ -76,20 +64,11 @@ def maker(file: Path) -> Record | None:
     return next((record for record in records if file in record.outputs), None)
 
 
-def check_linked(records: Iterable[Record]) -> None:
+def _check_link(before: Record, after: Record) -> None:
     """Raise UserError if a stage read other files than the stage before it wrote.
 
-    Each stage has one record at most. If the stages worked in other folders than these, the digests must
-    still agree.
+    If the stages worked in other folders than these, the digests must still agree.
     """
-    by_stage = {record.stage: record for record in records}
-    for after in by_stage.values():
-        for stage in STAGES[after.stage].reads:
-            if before := by_stage.get(stage):
-                _check_link(before, after)
-
-
-def _check_link(before: Record, after: Record) -> None:
     shared = [path for path in before.outputs if path in after.inputs]
     for path in shared:
         if (written := before.outputs[path]) != (read := after.inputs[path]):
@@ -112,14 +91,6 @@ def check_small_files(record: Record) -> None:
                 f"{path}: has SHA-256 {present[:16]}, {record.path} says {digest[:16]}: edited or damaged; "
                 f"run `couplet {record.stage}` again"
             )
-
-
-def check_key(record: Record, key: str) -> None:
-    """Raise UserError if the record's cache key is not ``key``."""
-    if (recorded := record.content["key"]) != key:
-        raise UserError(
-            f"{record.path}: key is {recorded}, the parameters give {key}; run `couplet {record.stage}` again"
-        )
 
 
 def changed_code(record: Record) -> list[str]:
@@ -173,18 +144,22 @@ class Chains:
             UserError: a record does not fit the parameters, the others, or the small files of its stage.
         """
         measured_by = {"probe" if stage == "probe" else "extractor": name}
-        keys = keys_of(self.layout.settings(cell, **measured_by), stage)
-        records = {}
-        for each, key in keys.items():
+        records: dict[str, Record] = {}
+        for each, key in keys_of(self.layout.settings(cell, **measured_by), stage).items():
             path = record_of(each, self.layout.output(each, cell, name))
             if path not in self._records:
                 self._records[path] = read_record(path)
                 check_small_files(self._records[path])
-            records[each] = self._records[path]
-            check_key(records[each], key)
+            record = records[each] = self._records[path]
+            if (recorded := record.content["key"]) != key:
+                raise UserError(
+                    f"{path}: key is {recorded}, the parameters give {key}; run `couplet {each}` again"
+                )
             if "train" in STAGES[each].reads:
-                self._numbers |= records[each].outputs
-        check_linked(records.values())
+                self._numbers |= record.outputs
+        for after in records.values():
+            for read in STAGES[after.stage].reads:
+                _check_link(records[read], after)
         return records["train"].content
 
     @property

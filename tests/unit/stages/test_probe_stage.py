@@ -154,14 +154,14 @@ def test_record_leads_back_to_the_run_and_verify_knows_it(grid):
     assert record["code"] == code_of("probe", settings)
     assert out.parent.name == f"probe-transport-{record['key']}"
     assert record["settings"] == SMALL["transport"].model_dump(mode="json")
-    findings = verifying.verify(verifying.inventory(grid.root), lambda count: None)
-    assert findings == verifying.Findings([], [])
+    findings = verifying.verify(grid.root)
+    assert (findings.problems, findings.notes) == ([], [])
     # A file that DVC puts beside finished folders is none of the stage's.
     (grid.train.parent / "train.dvc").touch()
-    assert verifying.verify(verifying.inventory(grid.root), lambda count: None) == findings
+    assert verifying.verify(grid.root) == findings
     assert [step.stage for step in asking.why(out, None).runs[0].chain] == ["probe", "train", "prepare"]
     out.write_text(out.read_text().replace("level", "levle"))
-    [problem] = verifying.verify(verifying.inventory(grid.root), lambda count: None).problems
+    [problem] = verifying.verify(grid.root).problems
     assert problem.startswith(f"{out}: SHA-256 recorded by probe")
 
 
