@@ -49,7 +49,9 @@ def read_record(path: Path, advice: str = "run the stage again") -> Record:
     def files(part: str) -> dict[Path, str]:
         return {Path(os.path.normpath(path.parent / name)): sha for name, sha in content[part].items()}
 
-    return Record(path, content, str(content["stage"]), files("inputs"), files("outputs"))
+    return Record(
+        path, content, stage=str(content["stage"]), inputs=files("inputs"), outputs=files("outputs")
+    )
 
 
 def maker(file: Path) -> Record | None:

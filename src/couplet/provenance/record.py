@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -37,8 +38,7 @@ Digests = Mapping[Path, str]
 class Recorder:
     """Notes commit and machine when a stage begins, and writes the record when it has ended.
 
-    Attributes:
-        key: the cache key of the output.
+    ``key`` is the cache key of the output.
     """
 
     def __init__(
@@ -75,8 +75,7 @@ def write_record(path: Path, content: Mapping[str, Any], inputs: Digests, output
     """Write a record of ``content`` and files, relative to its folder, so that folders may move together."""
 
     def relative(files: Digests) -> dict[str, str]:
-        start = path.parent.absolute()
-        return {Path(os.path.relpath(file.absolute(), start)).as_posix(): d for file, d in files.items()}
+        return {os.path.relpath(file, path.parent): digest for file, digest in files.items()}
 
     write_json(path, {**content, "inputs": relative(inputs), "outputs": relative(outputs)})
 
@@ -170,18 +169,14 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def _cpu() -> str:
     """The processor's name, if the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    with suppress(OSError):
+        if found := re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return found[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def _git(*arguments: str) -> str | None:
     """The output of a git command in the working folder, or None outside a repository."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.check_output(["git", *arguments], stderr=subprocess.DEVNULL, text=True).strip()
+    return None

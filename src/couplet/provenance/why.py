@@ -42,14 +42,10 @@ class Why(NamedTuple):
     @property
     def plain(self) -> dict[str, Any]:
         """The same as JSON."""
-        runs = [
-            {
-                "run": run.name,
-                "numbers": run.numbers,
-                "chain": [{"record": str(record.path), **record.content} for record in run.chain],
-            }
-            for run in self.runs
-        ]
+        runs = []
+        for name, numbers, records in self.runs:
+            contents = [{"record": str(record.path), **record.content} for record in records]
+            runs.append({"run": name, "numbers": numbers, "chain": contents})
         return {"file": str(self.file), "row": self.row, "runs": runs}
 
 
@@ -130,10 +126,11 @@ def _chosen(
 def _listed(some: Sequence[dict[str, str]], rows: Sequence[dict[str, str]]) -> str:
     """Rows with their numbers, by the columns in which the rows of the table differ."""
     differing = [name for name in NAMES if len({row[name] for row in rows}) > 1]
-    lines = [
-        f"{rows.index(row) + 1} ({','.join(f'{name}={row[name]}' for name in differing)})" for row in some
-    ]
-    return ", ".join([*lines[:LISTED], *(["…"] if len(lines) > LISTED else [])])
+    lines = []
+    for row in some[:LISTED]:
+        names = ",".join(f"{name}={row[name]}" for name in differing)
+        lines.append(f"{rows.index(row) + 1} ({names})")
+    return ", ".join(lines) + (", …" if len(some) > LISTED else "")
 
 
 def described(answer: Why) -> Iterator[tuple[str, str]]:
