@@ -16,8 +16,14 @@ from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.plan.stages import ADOPTED, RECORD, Settings, digest, ingredients, key_from, training_in
 from couplet.process import Context
-from couplet.provenance.chain import read_record
-from couplet.provenance.record import archive_digests, check_inputs, digests, environment, write_record
+from couplet.provenance.record import (
+    archive_digests,
+    check_inputs,
+    digests,
+    environment,
+    read_record,
+    write_record,
+)
 from couplet.stages.train import Weights, proofs, states_in
 from couplet.training.loop import loader_of, run
 from couplet.training.state import read_state, write_state

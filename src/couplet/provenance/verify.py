@@ -12,7 +12,7 @@ from typing import NamedTuple
 from couplet.errors import UserError
 from couplet.files import sha256
 from couplet.plan.stages import RECORD, RECORD_SUFFIX
-from couplet.provenance.chain import Record, changed_code, read_record
+from couplet.provenance.record import Record, changed_code, read_record
 
 UNFINISHED = (".partial", ".replaced")
 """Endings of the working folders of a run, whose states carry digests of their own."""

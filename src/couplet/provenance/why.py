@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from couplet.errors import UserError
 from couplet.files import read_json
-from couplet.provenance.chain import Record, chain, changed_code, check_small_files, maker
+from couplet.provenance.record import Record, chain, changed_code, check_small_files, maker
 
 NAMES = ("dataset", "scale", "recipe", "kernel", "coupling", "nfe", "extractor")
 """The columns by which a row can be chosen; `seed` chooses among the runs of a row."""

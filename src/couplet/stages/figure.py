@@ -17,8 +17,7 @@ from couplet.figures.base import Cells, Measured
 from couplet.files import read_json, replacing, write_json
 from couplet.plan.layout import Layout
 from couplet.plan.summaries import figure_key
-from couplet.provenance.chain import Chains
-from couplet.provenance.record import SummaryRecorder, digests
+from couplet.provenance.record import Chains, SummaryRecorder, digests
 from couplet.training.loop import shape_of
 
 

@@ -17,8 +17,7 @@ from couplet.files import read_json, replacing
 from couplet.plan.layout import Layout
 from couplet.plan.stages import STAGES
 from couplet.plan.summaries import table_key
-from couplet.provenance.chain import Chains
-from couplet.provenance.record import SummaryRecorder, digests
+from couplet.provenance.record import Chains, SummaryRecorder, digests
 from couplet.reporting.figures import distance_curves, panel_size, sample_grids
 from couplet.reporting.table import Missing, Result, table
 from couplet.stages.sample import samples_name

@@ -8,7 +8,7 @@ import torch
 from couplet.files import read_json, sha256
 from couplet.plan.stages import RUN, STAGES, ingredients
 from couplet.process import Context
-from couplet.provenance.chain import maker, read_record
+from couplet.provenance.record import maker, read_record
 from couplet.stages import prepare
 
 
