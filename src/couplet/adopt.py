@@ -74,10 +74,8 @@ def adopt(
     if key == old["key"]:
         return f"{folder}: is a run of today's code already, key {key}"
     weights = Weights.of(training, data, frozen)
-    proof = {
-        "key": old["key"],
-        **_replay(context, settings, folder, old, archive=archive, weights=weights, steps=steps),
-    }
+    replayed = _replay(context, settings, folder, old, archive=archive, weights=weights, steps=steps)
+    proof = {"key": old["key"], **replayed}
     place, run_folder = out or folder, folder.parent
     if out is None and folder.name.startswith("train") and run_folder.name.startswith(f"{training.cell}-"):
         place = run_folder.with_name(f"{training.cell}-{key}") / folder.name
@@ -125,11 +123,10 @@ def _replay(
     Raises:
         UserError: the curve has none of the steps, or a scalar differs by more than is allowed.
     """
-    training, rows = settings.training, []
-    if (curve := folder / "curve.csv").exists():
-        with curve.open(newline="") as lines:
-            rows = [row for row in csv.DictReader(lines) if int(row["step"]) <= steps]
-    recorded = {int(row["step"]): {name: float(row[name]) for name in COMPARED} for row in rows}
+    training, curve = settings.training, folder / "curve.csv"
+    rows = csv.DictReader(curve.read_text().splitlines() if curve.exists() else [])
+    scalars = {int(row["step"]): {name: float(row[name]) for name in COMPARED} for row in rows}
+    recorded = {step: values for step, values in scalars.items() if step <= steps}
     if not recorded:
         raise UserError(f"{curve}: has no line of the first {steps} steps; nothing to compare")
     state = weights.initial_state(training, archive, context.device)

@@ -69,8 +69,7 @@ def write_plan(params: Params, out: Path) -> None:
 
 def _named(dataset: DatasetConfig) -> list[str]:
     """Files and folders of images that a data set names."""
-    paths = (getattr(dataset, name) for name in dataset.by_content)
-    return [path for path in paths if path is not None]
+    return [path for name in dataset.by_content if (path := getattr(dataset, name)) is not None]
 
 
 def _check_watched(dataset: DatasetConfig, name: str) -> None:
@@ -97,8 +96,7 @@ def pipeline(params: Params) -> dict[str, Any]:
             "outs": [f"{PLAN}/{stage}.json" for stage in RUN],
         }
     }
-    for name in RUN:
-        stages[name] = _stage(name)
+    stages.update({name: _stage(name) for name in RUN})
     distance: dict[str, Any] = {
         "x": "step",
         "y": {str(in_folder(ROOT, "select")): "fd_nfe1"},

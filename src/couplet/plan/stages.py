@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,14 +114,12 @@ def _sampling(settings: Settings) -> dict[str, Any]:
 
 
 def _select(settings: Settings) -> Any:
-    measurement = settings.measurement
-    chosen = measurement.select.model_dump(mode="json")
-    return {**_sampling(settings), **chosen, "scored_nfe": list(measurement.selected_nfe)}
+    chosen = settings.measurement.select.model_dump(mode="json")
+    return {**_sampling(settings), **chosen, "scored_nfe": list(settings.measurement.selected_nfe)}
 
 
 def _sample(settings: Settings) -> Any:
-    measurement = settings.measurement
-    return {**_sampling(settings), **measurement.sample.model_dump(mode="json", exclude={"batch"})}
+    return {**_sampling(settings), **settings.measurement.sample.model_dump(mode="json", exclude={"batch"})}
 
 
 def _of_training(settings: Settings) -> list[Variant]:
@@ -131,6 +130,7 @@ def _of_training(settings: Settings) -> list[Variant]:
 
 EXTRACTOR = "couplet.metrics.extractor.base:load_extractor"
 REFERENCE = "couplet.metrics.measure:load_reference"
+LOAD = "couplet.model:load"
 
 STAGES = {
     "prepare": Stage(
@@ -175,7 +175,7 @@ STAGES = {
             "couplet.training.loop:loader_of",
             "couplet.training.loop:run",
             "couplet.model:save",
-            "couplet.model:load",
+            LOAD,
         ),
         variants=_of_training,
         absent="not trained",
@@ -187,13 +187,7 @@ STAGES = {
         output="selection.json",
         reads=("train", "features", "reference"),
         settings=_select,
-        numerics=(
-            EXTRACTOR,
-            REFERENCE,
-            "couplet.selection:score",
-            "couplet.selection:best",
-            "couplet.model:load",
-        ),
+        numerics=(EXTRACTOR, REFERENCE, "couplet.selection:score", "couplet.selection:best", LOAD),
         absent="no snapshot selected",
     ),
     "sample": Stage(
@@ -202,7 +196,7 @@ STAGES = {
         output="samples",
         reads=("train", "select"),
         settings=_sample,
-        numerics=("couplet.sampling:samples_of", "couplet.model:load"),
+        numerics=("couplet.sampling:samples_of", LOAD),
         absent="no samples",
     ),
     "evaluate": Stage(
@@ -245,17 +239,12 @@ def record_of(stage: str, output: Path) -> Path:
     Beside the output where that is possible: a record holds times and machines, and results that are made
     from the output must not depend on them.
     """
-    if STAGES[stage].record_inside:
-        return output / RECORD
-    return beside(output)
+    return output / RECORD if STAGES[stage].record_inside else beside(output)
 
 
 def beside(output: Path) -> Path:
     """The record beside a folder or a .json, .csv or .html file."""
-    name = output.name
-    for suffix in (".json", ".csv", ".html"):
-        name = name.removesuffix(suffix)
-    return output.with_name(name + RECORD_SUFFIX)
+    return output.with_name(re.sub(r"\.(json|csv|html)$", "", output.name) + RECORD_SUFFIX)
 
 
 def training_in(train: Path) -> Training:

@@ -42,11 +42,7 @@ SMALL = {".json", ".csv", ".svg"}
 
 
 def table_files(layout: Layout, part: str = "") -> list[Path]:
-    """The files from which a table is made.
-
-    Raises:
-        Invalid: no cell's name begins with ``part``.
-    """
+    """The files from which a table is made; Invalid if no cell's name begins with ``part``."""
     return _files(layout, layout.params.measured(part), RUN)
 
 
@@ -94,22 +90,14 @@ def table_key(layout: Layout, part: str = "") -> str:
 
 
 def study_of(layout: Layout) -> Study:
-    """The study of a parameter file.
-
-    Raises:
-        Invalid: it has none.
-    """
+    """The study of a parameter file; Invalid if it has none."""
     if layout.params.study is None:
         raise Invalid(("study",), None, "this key is required for a figure")
     return layout.params.study
 
 
 def figure_files(layout: Layout) -> list[Path]:
-    """The files from which a study's figure is made.
-
-    Raises:
-        Invalid: the parameter file has no `study`.
-    """
+    """The files from which a study's figure is made; Invalid if there is no `study`."""
     needs, params = study_of(layout).needs, layout.params
     if needs == "evaluate":
         return table_files(layout)

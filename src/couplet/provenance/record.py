@@ -63,21 +63,15 @@ class Recorder:
     ) -> None:
         """Check the outputs of earlier stages that this stage ``reads``; see :func:`check_inputs`."""
         keys, made_of = check_inputs(reads, settings), ingredients(stage, settings)
-        content = {"stage": stage, "keys": keys, **made_of}
-        self._begin(record_of(stage, output), key_from(made_of, keys), content, device)
+        self._path, self.key = record_of(stage, output), key_from(made_of, keys)
+        self._begin(device, stage=stage, keys=keys, **made_of)
 
-    def _begin(
-        self, path: Path, key: str, content: Mapping[str, Any], device: torch.device | None = None
-    ) -> None:
-        self.key, self._path, self._began = key, path, time.perf_counter()
-        self._content = {**content, "key": key, **environment(device)}
+    def _begin(self, device: torch.device | None = None, **content: Any) -> None:
+        self._began = time.perf_counter()
+        self._content = {**content, "key": self.key, **environment(device)}
 
     def write(self, *, inputs: Digests, outputs: Digests, **more: Any) -> None:
-        """Write the record, with ``more`` content; ``seconds`` in it replaces the time since the start.
-
-        Raises:
-            UserError: the record cannot be written.
-        """
+        """Write the record, with ``more`` content; ``seconds`` in it replaces the time since the start."""
         seconds = round(time.perf_counter() - self._began, 3)
         write_record(self._path, {**self._content, "seconds": seconds, **more}, inputs, outputs)
 
@@ -86,8 +80,8 @@ class SummaryRecorder(Recorder):
     """A recorder for an output that summarises many cells: a table, a figure or a page."""
 
     def __init__(self, stage: str, settings: Any, output: Path, key: str) -> None:
-        content = {"stage": stage, "settings": settings, "code": {}, **environment()}
-        self._begin(beside(output), key, content)
+        self._path, self.key = beside(output), key
+        self._begin(stage=stage, settings=settings, code={})
 
 
 def write_record(path: Path, content: Mapping[str, Any], inputs: Digests, outputs: Digests) -> None:
@@ -149,11 +143,7 @@ def _difference(recorded: Any, wanted: Any, key: str = "") -> tuple[str, Any, An
 
 
 def digests(*paths: Path) -> dict[Path, str]:
-    """SHA-256 of files, and of all files in folders except hidden ones.
-
-    Raises:
-        UserError: a file cannot be read.
-    """
+    """SHA-256 of files, and of all files in folders except hidden ones."""
     files: list[Path] = []
     for path in paths:
         inside = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
