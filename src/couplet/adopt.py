@@ -119,14 +119,11 @@ def _replay(
     """Replay the first steps and compare them with the curve; return the proof.
 
     The machine of an unfinished run is not recorded, so it counts as another one.
-
-    Raises:
-        UserError: the curve has none of the steps, or a scalar differs by more than is allowed.
     """
     training, curve = settings.training, folder / "curve.csv"
     rows = csv.DictReader(curve.read_text().splitlines() if curve.exists() else [])
-    scalars = {int(row["step"]): {name: float(row[name]) for name in COMPARED} for row in rows}
-    recorded = {step: values for step, values in scalars.items() if step <= steps}
+    first = [row for row in rows if int(row["step"]) <= steps]
+    recorded = {int(row["step"]): {name: float(row[name]) for name in COMPARED} for row in first}
     if not recorded:
         raise UserError(f"{curve}: has no line of the first {steps} steps; nothing to compare")
     state = weights.initial_state(training, archive, context.device)

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, redi
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -35,24 +36,13 @@ def silent(title: str, total: int) -> AbstractContextManager[Callable[[int, str]
     return nullcontext(lambda done, text: None)
 
 
-def _alone() -> Ranks:
-    from couplet.ranks import ALONE
-
-    return ALONE
-
-
-def _cpu() -> torch.device:
-    import torch
-
-    return torch.device("cpu")
-
-
 @dataclass(frozen=True)
 class Context:
     """Surroundings of a stage. By default: the CPU, one process, silence."""
 
-    device: torch.device = field(default_factory=_cpu)
-    ranks: Ranks = field(default_factory=_alone)
+    # Looked up late, because torch takes a second to import.
+    device: torch.device = field(default_factory=lambda: resolve_name("torch:device")("cpu"))
+    ranks: Ranks = field(default_factory=lambda: resolve_name("couplet.ranks:ALONE"))
     """The processes that share the work."""
     say: Callable[[str], None] = lambda text: None
     """Prints a line for a person."""

@@ -209,11 +209,7 @@ PARTS = ("stage", "key", "settings", "inputs", "outputs", "code", "commit", "dir
 
 
 def read_record(path: Path, advice: str = "run the stage again") -> Record:
-    """The record in a file.
-
-    Raises:
-        UserError: the file is missing or holds something else; the message ends with ``advice``.
-    """
+    """The record in a file; UserError, ending with ``advice``, if it is missing or something else."""
     if not path.exists():
         raise UserError(f"{path}: no such record; {advice}")
     content = read_json(path)
@@ -286,12 +282,8 @@ def chain(end: Record) -> Sequence[Record]:
     records, waiting = {end.path: end}, [end]
     while waiting:
         after = waiting.pop()
-        for path, used in after.inputs.items():
-            before = maker(path)
-            if before is None:
-                continue
-            if before.outputs[path] != used:
-                _check_link(before, after)
+        for before in filter(None, map(maker, after.inputs)):
+            _check_link(before, after)
             if before.path not in records:
                 records[before.path] = before
                 waiting.append(before)
