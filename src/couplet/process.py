@@ -111,14 +111,10 @@ def start(threads: int | None, device: str = "cpu") -> torch.device:
 
 
 def find(name: str) -> torch.device:
-    """The device named ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """The device named ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; UserError if it is not on this machine.
 
     ``auto`` is a GPU that no other process chose in this way, so that concurrent jobs spread over the GPUs of
     the machine; without a GPU, the CPU.
-
-    Raises:
-        UserError: the name is unknown, the machine has no such device, or torchrun started more processes
-            than there are GPUs.
     """
     import torch
 

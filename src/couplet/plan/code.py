@@ -79,8 +79,8 @@ def check_running(folder: Path) -> None:
         )
 
 
-def _sources(package: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(package)): file.read_bytes() for file in package.rglob("*.py")}
+def _sources(package: Path) -> dict[Path, bytes]:
+    return {file.relative_to(package): file.read_bytes() for file in package.rglob("*.py")}
 
 
 class _Module(NamedTuple):

@@ -43,15 +43,16 @@ MORE_OPTIONS = {
 }
 """Options of a stage besides parameters and paths; by default, threads and GPUs."""
 
-CURVES: dict[str, str | list[str]] = {
-    "loss and its parts": ["loss", "consistency", "penalty"],
-    "distance without weights": "distance",
-    "gradient norm": "gradient_norm",
-    "learning rate": "learning_rate",
-    "decay of the average": "ema_decay",
-    "N(k), or stage": "curriculum",
+CURVES: dict[str, tuple[str, str | list[str]]] = {
+    "loss and its parts": ("curve.csv", ["loss", "consistency", "penalty"]),
+    "distance without weights": ("curve.csv", "distance"),
+    "gradient norm": ("curve.csv", "gradient_norm"),
+    "learning rate": ("curve.csv", "learning_rate"),
+    "decay of the average": ("curve.csv", "ema_decay"),
+    "N(k), or stage": ("curve.csv", "curriculum"),
+    "images per second": ("speed.csv", "images_per_second"),
 }
-"""Plots of the live view's curve, by title."""
+"""Plots of the live view: file and columns, by title."""
 
 
 def write_plan(params: Params, out: Path) -> None:
@@ -61,7 +62,12 @@ def write_plan(params: Params, out: Path) -> None:
         UserError: ``out`` cannot be written, or dvc.yaml does not depend on images that the data set names.
     """
     settings = Layout(params, ROOT).settings(params.experiment, params.extractor)
-    _check_watched(settings.dataset, params.dataset)
+    for path in _named(settings.dataset) if FILE.exists() else ():
+        if path not in read_yaml(FILE)["stages"]["plan"]["deps"]:
+            raise UserError(
+                f"{FILE}: stage plan does not depend on {path}, from which data set {params.dataset} is "
+                "made; run `make generate`"
+            )
     for stage in RUN:
         made_of = ingredients(stage, settings)
         write_json(out / f"{stage}.json", {**made_of, "code": digest(made_of["code"])})
@@ -70,18 +76,6 @@ def write_plan(params: Params, out: Path) -> None:
 def _named(dataset: DatasetConfig) -> list[str]:
     """Files and folders of images that a data set names."""
     return [path for name in dataset.by_content if (path := getattr(dataset, name)) is not None]
-
-
-def _check_watched(dataset: DatasetConfig, name: str) -> None:
-    """Raise UserError if DVC would not see that images of the data set change."""
-    paths = _named(dataset) if FILE.exists() else []
-    for path in paths:
-        content = read_yaml(FILE)
-        if not isinstance(content, dict) or path not in content["stages"]["plan"]["deps"]:
-            raise UserError(
-                f"{FILE}: stage plan does not depend on {path}, from which data set {name} is made; "
-                "run `make generate`"
-            )
 
 
 def pipeline(params: Params) -> dict[str, Any]:
@@ -103,12 +97,14 @@ def pipeline(params: Params) -> dict[str, Any]:
         "x_label": "training steps",
         "y_label": "Fréchet distance to the selection split, NFE 1",
     }
-    curves = [_curve(title, columns, "curve.csv") for title, columns in CURVES.items()]
-    speed = _curve("images per second", "images_per_second", "speed.csv")
+    curves = [
+        {title: {"x": "step", "y": {f"{LIVE}/{file}": columns}, "x_label": "training steps"}}
+        for title, (file, columns) in CURVES.items()
+    ]
     return {
         "stages": stages,
         "metrics": [f"{LIVE}/metrics.json"],
-        "plots": [*curves, speed, f"{LIVE}/samples", {"distance": distance}],
+        "plots": [*curves, f"{LIVE}/samples", {"distance": distance}],
     }
 
 
@@ -129,10 +125,6 @@ def _stage(name: str) -> dict[str, Any]:
     if name == "evaluate":
         content["metrics"] = [str(output.with_suffix(".metrics.json"))]
     return content
-
-
-def _curve(title: str, columns: str | list[str], file: str) -> dict[str, Any]:
-    return {title: {"x": "step", "y": {f"{LIVE}/{file}": columns}, "x_label": "training steps"}}
 
 
 if __name__ == "__main__":
