@@ -63,7 +63,8 @@ def write_plan(params: Params, out: Path) -> None:
     """
     settings = Layout(params, ROOT).settings(params.experiment, params.extractor)
     for path in _named(settings.dataset) if FILE.exists() else ():
-        if path not in read_yaml(FILE)["stages"]["plan"]["deps"]:
+        content = read_yaml(FILE)
+        if not isinstance(content, dict) or path not in content["stages"]["plan"]["deps"]:
             raise UserError(
                 f"{FILE}: stage plan does not depend on {path}, from which data set {params.dataset} is "
                 "made; run `make generate`"
