@@ -66,7 +66,7 @@ def page_is_current() -> bool:
         return False
     layouts = {path.stem: Layout(resolve(path), RESULTS) for path in STUDIES.glob("[!_]*.yaml")}
     keys = {name: summaries.figure_key(layout) for name, layout in layouts.items()}
-    expected = {summaries.figure_path(layout, name): keys[name] for name, layout in layouts.items()}
+    expected = {RESULTS / "paper" / f"{name}.csv": key for name, key in keys.items()}
     expected[RESULTS / "paper.html"] = summaries.page_key(keys.values())
     return all(summaries.is_current(path, key) for path, key in expected.items())
 

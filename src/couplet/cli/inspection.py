@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +18,7 @@ from couplet.errors import UserError
 from couplet.files import read_json
 from couplet.plan.dvc import write_plan
 from couplet.plan.layout import checkpoint_name
-from couplet.plan.stages import record_of
-from couplet.plan.stored import training_in
+from couplet.plan.stages import record_of, training_in
 from couplet.process import counted, shown, silent, start
 from couplet.provenance import verify as verifying
 from couplet.provenance import why as asking
@@ -89,15 +89,17 @@ def verify(folder: Annotated[Path, typer.Argument(help="Folder of a grid, an exp
     Prints a line for each file that is missing or has another SHA-256 than its record. Notes are no failure:
     files that no record names, and results of other code than is installed.
     """
-    inventory = verifying.inventory(folder)
-    show = silent if inventory.size < 1 << 28 else shown
-    with counted(show, f"{folder}: verify, MiB", inventory.size, unit="MiB/s", size=1 << 20) as advance:
-        findings = verifying.verify(inventory, advance)
+
+    def counting(size: int) -> AbstractContextManager[Callable[[int], None]]:
+        show = silent if size < 1 << 28 else shown
+        return counted(show, f"{folder}: verify, MiB", size, unit="MiB/s", size=1 << 20)
+
+    findings = verifying.verify(folder, counting)
     for line in (*findings.problems, *(f"note: {note}" for note in findings.notes)):
         typer.echo(line)
     count = len(findings.problems)
     result = f"{count} problem{'s' if count > 1 else ''}" if count else "all as recorded"
-    typer.echo(f"{folder}: {len(inventory.files)} files of {len(inventory.records)} records read: {result}")
+    typer.echo(f"{folder}: {findings.files} files of {findings.records} records read: {result}")
     raise typer.Exit(1 if count else 0)
 
 

@@ -18,8 +18,7 @@ from couplet.config.probes import ProbeConfig
 from couplet.config.resolve import resolve
 from couplet.config.variants import load_plugins
 from couplet.errors import UserError
-from couplet.plan.stages import STAGES, Settings
-from couplet.plan.stored import dataset_in, extractor_in, training_in
+from couplet.plan.stages import STAGES, Settings, dataset_in, extractor_in, training_in
 from couplet.process import process, start
 
 

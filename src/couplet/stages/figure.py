@@ -15,8 +15,7 @@ from couplet.figures.base import Cells, Measured
 from couplet.files import read_json, replacing, write_json
 from couplet.plan.layout import Layout
 from couplet.plan.summaries import figure_key
-from couplet.provenance.chain import Chains
-from couplet.provenance.record import SummaryRecorder, digests
+from couplet.provenance.record import Chains, SummaryRecorder, digests
 from couplet.training.loop import shape_of
 
 
@@ -62,5 +61,5 @@ def _measured(chains: Chains, cell: Cell, needs: str) -> Measured:
     trained = chains.run(cell, name, stage)
     path = layout.output(stage, cell, name)
     numbers = read_json(path)[column] if column else [*csv.DictReader(path.read_text().splitlines())]
-    shape = shape_of(Archive(layout.data(cell.dataset)))
+    shape = shape_of(Archive(layout.output("prepare", cell)))
     return Measured(cell, params.training(cell), shape=shape, seconds=trained["seconds"], numbers=numbers)

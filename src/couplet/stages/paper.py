@@ -11,8 +11,7 @@ from couplet.errors import UserError
 from couplet.files import read_json, replacing, reported
 from couplet.plan.stages import beside
 from couplet.plan.summaries import page_key
-from couplet.provenance.chain import read_record
-from couplet.provenance.record import SummaryRecorder, digests
+from couplet.provenance.record import SummaryRecorder, digests, read_record
 from couplet.reporting.page import page
 
 ADVICE = "give .json files that `couplet figure` wrote"

@@ -13,8 +13,7 @@ from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import RECORD, Settings
 from couplet.probes.base import Subject
 from couplet.process import Context
-from couplet.provenance.chain import read_record
-from couplet.provenance.record import Recorder, archive_digests, digests
+from couplet.provenance.record import Recorder, archive_digests, digests, read_record
 from couplet.stages.train import Weights
 
 

@@ -18,8 +18,7 @@ from couplet.files import read_json, replacing
 from couplet.plan.layout import Layout
 from couplet.plan.stages import STAGES
 from couplet.plan.summaries import table_key
-from couplet.provenance.chain import Chains
-from couplet.provenance.record import SummaryRecorder, digests
+from couplet.provenance.record import Chains, SummaryRecorder, digests
 from couplet.reporting.pictures import evenly, panel_size, sample_grids
 from couplet.reporting.table import Result, table
 from couplet.stages.sample import samples_name
@@ -85,7 +84,7 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
     evaluations = {}
     for pair in finished:
         name = f"{results[pair].run} {results[pair].evaluation['extractor']}"
-        evaluations[name] = os.path.relpath(layout.evaluation(*pair), out.parent)
+        evaluations[name] = os.path.relpath(layout.output("evaluate", *pair), out.parent)
     record.write(inputs=chains.inputs, outputs=digests(*texts, *figures), evaluations=evaluations)
     return f"{len(content.rows)} rows"
 
@@ -105,7 +104,7 @@ def _result(chains: Chains, cell: Cell, extractor: str, missing: str | None) -> 
     return result._replace(
         run=layout.run(cell).name,
         record=chains.run(cell, extractor, "evaluate"),
-        evaluation=read_json(layout.evaluation(cell, extractor)),
+        evaluation=read_json(layout.output("evaluate", cell, extractor)),
     )
 
 
@@ -113,12 +112,12 @@ def _samples(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
     """Samples of the first seed, all couplings from the same noise, next to as many real images."""
     first: dict[str, Path] = {}
     for cell, extractor in measured:
-        first.setdefault(cell.coupling, layout.samples(cell, extractor))
+        first.setdefault(cell.coupling, layout.output("sample", cell, extractor))
     panels: dict[str, dict[str, np.ndarray]] = {
         f"NFE {nfe}": {coupling: read_array(folder / samples_name(nfe)) for coupling, folder in first.items()}
         for nfe in sorted(layout.params.sample.nfe)
     }
-    real = Archive(layout.data(measured[0][0].dataset)).train.images
+    real = Archive(layout.output("prepare", measured[0][0])).train.images
     chosen = evenly(len(real), panel_size(real.shape[1:]))
     next(iter(panels.values()))["real images"] = real[chosen]
     sample_grids(path, panels)
@@ -132,7 +131,7 @@ def _curves(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
     scores = pd.DataFrame(
         {"coupling": cell.coupling, "step": score["step"], "value": score[f"fd_nfe{select.nfe}"]}
         for cell, extractor in measured
-        for score in read_json(layout.selection(cell, extractor))["scores"]
+        for score in read_json(layout.output("select", cell, extractor))["scores"]
     )
     ylabel = f"Fréchet distance to {select.split} split, NFE {select.nfe}, {measured[0][1]}"
     distance_curves(path, scores, ylabel=ylabel)

@@ -249,7 +249,7 @@ def test_names_of_folders(layout):
         "sample": run / f"sample-classifier-{of['sample']}/samples",
         "evaluate": run / f"evaluate-classifier-{of['evaluate']}/evaluation.json",
     }
-    assert made.probe(cell, "gradient") == run / f"probe-gradient-{of['probe']}/probe.csv"
+    assert made.output("probe", cell, "gradient") == run / f"probe-gradient-{of['probe']}/probe.csv"
     assert all(re.fullmatch("[0-9a-f]{8}", each) for each in of.values())
     assert len(set(of.values())) == len(of)
 
