@@ -11,10 +11,8 @@ report: "workflow/report/workflow.rst"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/probe.smk"
-include: "workflow/rules/table.smk"
-include: "workflow/rules/paper.smk"
+include: "workflow/rules/measure.smk"
+include: "workflow/rules/summaries.smk"
 
 
 localrules:

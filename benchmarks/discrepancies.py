@@ -34,7 +34,7 @@ from couplet.data.sources.base import read
 from couplet.losses import elementwise_pseudo_huber, ict_c, pseudo_huber
 from couplet.metrics.distances import frechet_distance
 from couplet.metrics.extractor.classifier import train_classifier
-from couplet.metrics.moments import Moments, MomentsAccumulator
+from couplet.metrics.measure import Moments, MomentsAccumulator
 from couplet.sampling import generate, to_uint8
 from couplet.schedules import lognormal_probabilities, sigma_grid
 from couplet.training.ema import ema_pytorch_ramp, power_decay, power_exponent

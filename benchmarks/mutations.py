@@ -103,7 +103,7 @@ MUTATIONS = (
         "images, encoded.noise",
         "images, noise",
     ),
-    Mutation("EMA roles swapped", "training/ema.py", "lerp_(value, 1 - decay)", "lerp_(value, decay)"),
+    Mutation("EMA roles swapped", "training/ema.py", "avg_fn(decay)", "avg_fn(1 - decay)"),
     Mutation("parts of a batch not weighted", "training/loop.py", " * (len(terms.distance) / count)", ""),
     Mutation(
         "noise not dealt out before a step",

@@ -30,13 +30,13 @@ from rich.console import Console
 from rich.table import Table
 from step import changed, memory_growth, shape_of
 
-from couplet.config.cells import Training
+from couplet.config.cells import TrainConfig, Training
 from couplet.config.resolve import resolve
-from couplet.config.stages import TrainConfig
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.sampling import generate
-from couplet.training.engine import computed, products
+from couplet.tensors import products
+from couplet.training.engine import computed
 from couplet.training.loop import initial_state
 
 Extractor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -70,7 +70,7 @@ def inception(folder: Path, batch: int, device: torch.device) -> Extractor:
     path = folder / "inception.pt"
     torch.jit.save(torch.jit.script(networks()["inception"].eval()), str(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    extractor = InceptionExtractor.load(
+    extractor = InceptionExtractor(
         InceptionConfig(weights=str(path), sha256=digest, batch=batch), folder, device
     )
     return lambda images: extractor(images).values
@@ -105,7 +105,7 @@ def measure(
         )
         for number in range(sys.maxsize):
             began = time.perf_counter()
-            with products(config, options.device):
+            with products(tf32=precision == "tf32"):
                 batch = next(made, None)
             sampled = time.perf_counter()
             if batch is None:

@@ -17,7 +17,7 @@ import yaml
 from couplet import cli
 from couplet.config.cells import Training
 from couplet.config.params import Params
-from couplet.data.archive import Archive, Split, write
+from couplet.data.archive import Archive, Source, Split, write
 from couplet.plan.layout import Layout
 from couplet.plan.stages import RUN, STAGES, Settings, record_of
 from couplet.process import Context
@@ -94,7 +94,7 @@ def noise_archive():
             name: Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 3)
             for name, count in (("train", 12), ("test", 6))
         }
-        write(folder, dataset="digits", source="random", classes=("a", "b", "c"), splits=splits)
+        write(folder, "digits", Source("random", ("a", "b", "c"), splits))
         record = Recorder("prepare", Settings(dataset), folder, torch.device("cpu"), reads={})
         config = dataset.model_dump(mode="json")
         record.write(config=config, inputs={}, outputs=archive_digests(Archive(folder)))

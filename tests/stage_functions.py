@@ -6,8 +6,7 @@ from couplet.config.datasets import DigitsConfig
 from couplet.data.archive import Archive, Card
 from couplet.files import read_json
 from couplet.metrics.extractor.base import CARD
-from couplet.plan.stages import Settings, record_of
-from couplet.plan.stored import dataset_in, extractor_in
+from couplet.plan.stages import Settings, dataset_in, extractor_in, record_of
 from couplet.process import Context
 from couplet.provenance.record import Recorder, archive_digests
 from couplet.stages import features as features_stage

@@ -29,20 +29,14 @@ def run_cell(
 ) -> None:
     """Run every stage of the experiment in ``params``, into the folder ``out``, and draw its samples.
 
-    Args:
-        context: surroundings; a signal stops the run after a complete step.
-        params: the settings.
-        out: the run's folder.
-        text: content of ``out/params.yaml``.
-        live: folder of a live view for DVC.
-        tensorboard: folder of a live view for TensorBoard.
+    ``text`` is the content of ``out/params.yaml``; ``live`` and ``tensorboard`` are folders of live views.
 
     Raises:
         Stopped: a signal came; the state is saved.
         UserError: a stage met bad input, or ``out`` cannot be written or holds a run with other settings.
     """
     with installed("couplet run"):
-        from couplet.reporting.figures import sample_grids
+        from couplet.reporting.pictures import sample_grids
     cell = params.experiment
     settings = Settings.of(
         params.training(cell),

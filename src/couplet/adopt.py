@@ -14,11 +14,16 @@ from typing import Any
 from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.files import write_json
-from couplet.plan.stages import ADOPTED, RECORD, Settings, code_digest, ingredients
-from couplet.plan.stored import training_in
+from couplet.plan.stages import ADOPTED, RECORD, Settings, digest, ingredients, key_from, training_in
 from couplet.process import Context
-from couplet.provenance.chain import read_record
-from couplet.provenance.record import archive_digests, check_inputs, digests, environment, write_record
+from couplet.provenance.record import (
+    archive_digests,
+    check_inputs,
+    digests,
+    environment,
+    read_record,
+    write_record,
+)
 from couplet.stages.train import Weights, proofs, states_in
 from couplet.training.loop import loader_of, run
 from couplet.training.state import read_state, write_state
@@ -64,15 +69,13 @@ def adopt(
     if old["data"] != (dict(archive.card.files) if finished else archive.card.digest):
         raise UserError(f"{data}: not the data set that {folder} was trained on; give the folder that was")
     settings = Settings.of(training)
-    keys, parts = check_inputs({"prepare": data}, settings), ingredients("train", settings)
-    key = parts.key(keys)
+    keys, made_of = check_inputs({"prepare": data}, settings), ingredients("train", settings)
+    key = key_from(made_of, keys)
     if key == old["key"]:
         return f"{folder}: is a run of today's code already, key {key}"
     weights = Weights.of(training, data, frozen)
-    proof = {
-        "key": old["key"],
-        **_replay(context, settings, folder, old, archive=archive, weights=weights, steps=steps),
-    }
+    replayed = _replay(context, settings, folder, old, archive=archive, weights=weights, steps=steps)
+    proof = {"key": old["key"], **replayed}
     place, run_folder = out or folder, folder.parent
     if out is None and folder.name.startswith("train") and run_folder.name.startswith(f"{training.cell}-"):
         place = run_folder.with_name(f"{training.cell}-{key}") / folder.name
@@ -84,10 +87,9 @@ def adopt(
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(folder, target, copy_function=_link_or_copy)
     if finished:
-        new = {"key": key, "keys": keys, "settings": parts.settings, "code": dict(parts.code)}
         write_record(
             target / RECORD,
-            {**old, **new, "adopted": [*old["adopted"], proof]},
+            {**old, **made_of, "key": key, "keys": keys, "adopted": [*old["adopted"], proof]},
             inputs={**archive_digests(archive), **digests(*filter(None, weights))},
             outputs={target / name: digest for name, digest in old["outputs"].items()},
         )
@@ -117,15 +119,11 @@ def _replay(
     """Replay the first steps and compare them with the curve; return the proof.
 
     The machine of an unfinished run is not recorded, so it counts as another one.
-
-    Raises:
-        UserError: the curve has none of the steps, or a scalar differs by more than is allowed.
     """
-    training, rows = settings.training, []
-    if (curve := folder / "curve.csv").exists():
-        with curve.open(newline="") as lines:
-            rows = [row for row in csv.DictReader(lines) if int(row["step"]) <= steps]
-    recorded = {int(row["step"]): {name: float(row[name]) for name in COMPARED} for row in rows}
+    training, curve = settings.training, folder / "curve.csv"
+    rows = csv.DictReader(curve.read_text().splitlines() if curve.exists() else [])
+    first = [row for row in rows if int(row["step"]) <= steps]
+    recorded = {int(row["step"]): {name: float(row[name]) for name in COMPARED} for row in first}
     if not recorded:
         raise UserError(f"{curve}: has no line of the first {steps} steps; nothing to compare")
     state = weights.initial_state(training, archive, context.device)
@@ -150,7 +148,7 @@ def _replay(
         "compared": sorted(recorded),
         "largest_difference": largest,
         "allowed_difference": allowed,
-        "code_before": code_digest(old.get("code", {})),
+        "code_before": digest(old.get("code", {})),
         "torch": torch,
         **{name: present[name] for name in ("commit", "dirty", "cpu", "device")},
     }

@@ -60,7 +60,7 @@ def cost(training: Training, shape: ImageShape) -> Cost:
     # Rows of a table share networks, some of them except for the dropout.
     shared = recipe.network.model_copy(update={"dropout": 0.0})
     shape_seen = _conditioned(training, shape)
-    owned: list[_Counted] = []
+    owned: list[tuple[int, int]] = []
 
     def make_network(*, out_channels: int, model_channels: int, num_blocks: int) -> nn.Module:
         config = resized(shared, model_channels=model_channels, num_blocks=num_blocks)
@@ -68,27 +68,21 @@ def cost(training: Training, shape: ImageShape) -> Cost:
         return nn.Module()
 
     try:
-        main = _counted(shared, shape_seen, shape.channels)
+        size, forward = _counted(shared, shape_seen, shape.channels)
         with torch.device("meta"):
             coupling = build(training.coupling, Setting(shape.channels, recipe.sigma_data, make_network))
     except ValueError as error:
         raise UserError(f"recipes.{training.cell.recipe}.network: {error}") from None
     return Cost(
-        parameters=_size(coupling) + sum(network.parameters for network in (main, *owned)),
-        flops=round((4 + coupling.predictions) * main.flops) + 3 * sum(network.flops for network in owned),
-        forward=main.flops,
+        parameters=_size(coupling) + size + sum(parameters for parameters, _ in owned),
+        flops=round((4 + coupling.predictions) * forward) + 3 * sum(flops for _, flops in owned),
+        forward=forward,
     )
 
 
-class _Counted(NamedTuple):
-    """A network's parameters, and the operations of one image's forward pass."""
-
-    parameters: int
-    flops: int
-
-
 @cache
-def _counted(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Counted:
+def _counted(config: NetworkConfig, shape: ImageShape, out_channels: int) -> tuple[int, int]:
+    """A network's parameters, and the operations of one image's forward pass."""
     # Imports torch's compiler, which takes four seconds.
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -98,7 +92,7 @@ def _counted(config: NetworkConfig, shape: ImageShape, out_channels: int) -> _Co
         labels = torch.empty(1, shape.num_classes) if shape.num_classes else None
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image, level, labels)
-    return _Counted(_size(network), counter.get_total_flops())
+    return _size(network), counter.get_total_flops()
 
 
 def _size(module: nn.Module) -> int:
@@ -106,13 +100,8 @@ def _size(module: nn.Module) -> int:
 
 
 def parameters(training: Training, shape: ImageShape) -> int:
-    """Count the parameters of the network, without those of the coupling.
-
-    Raises:
-        ValueError: the recipe's network does not fit the images.
-    """
-    network = _network(training.recipe.network, _conditioned(training, shape), shape.channels)
-    return _size(network)
+    """Count the parameters of the network; ValueError if it does not fit the images."""
+    return _size(_network(training.recipe.network, _conditioned(training, shape), shape.channels))
 
 
 def _conditioned(training: Training, shape: ImageShape) -> ImageShape:

@@ -10,16 +10,15 @@ from contextlib import contextmanager
 class UserError(Exception):
     """Bad input: a file, key or value that couplet cannot work with.
 
-    The message is one line that names the file or key, the value and what is allowed.
-    The command line prints it to stderr and exits with code 2; no other exception does so.
+    The message is one line that names the file or key, the value and what is allowed. The command line prints
+    it to stderr and exits with code 2; no other exception does so.
     """
 
 
 class Stopped(Exception):
     """A signal ended a run after a complete step; its state is saved and the same command resumes it.
 
-    The command line prints the message to stderr and exits with code 75, EX_TEMPFAIL of sysexits.h: not an
-    error, try again.
+    The command line exits with code 75, EX_TEMPFAIL of sysexits.h: not an error, try again.
     """
 
 

@@ -28,11 +28,7 @@ def reported(path: Path, verb: str) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``, which replaces it when the block succeeds.
-
-    Raises:
-        UserError: the folder cannot be written, or the disk is full.
-    """
+    """Give a temporary path that replaces ``path`` when the block succeeds; UserError if it cannot."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with reported(path, "written"):
@@ -63,49 +59,39 @@ def remove_temporary(folder: Path) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Append ``text`` to a file. Not atomic: a kill or a full disk may leave a partial line.
-
-    Raises:
-        UserError: the file cannot be written, or the disk is full.
-    """
+    """Append ``text`` to a file, or raise UserError. A kill or a full disk may leave a partial line."""
     with reported(path, "written"), path.open("a") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-"""Errors of a disk that has no locks."""
-
-LOCK_SECONDS = 0.1
-"""Time to wait for a lock whose holder is just removing its file."""
-
-
 @contextmanager
 def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock file ``path`` during the block; a dead process holds no lock.
 
-    Nodes that share a network disk see each other's locks if the disk passes them on. On a disk without
-    locks, ``say`` is called with a warning instead.
+    On a disk without locks, ``say`` is called with a warning instead. Nodes that share a network disk see
+    each other's locks if the disk passes them on.
 
     Raises:
         UserError: another process holds it, or the file cannot be written.
     """
-    lock = FileLock(path, timeout=LOCK_SECONDS, fallback_to_soft=False)
+    # Waits in case a holder is just removing the file.
+    lock = FileLock(path, timeout=0.1, fallback_to_soft=False)
     with reported(path, "written"):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         except Timeout:
-            holder = "another process"
+            holder = ""
             with suppress(OSError):
-                holder = path.read_text() or holder
-            message = f"{path}: {holder} is at work; wait for it or choose another folder"
-            raise UserError(message) from None
+                holder = path.read_text()
+            at_work = f"{holder or 'another process'} is at work"
+            raise UserError(f"{path}: {at_work}; wait for it or choose another folder") from None
         except OSError as error:
             lock.release()
-            if error.errno not in NO_LOCKS:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
             say(f"{path}: this disk has no locks; make sure that no other process works here")
     try:
@@ -123,11 +109,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: the file is missing or is not JSON.
-    """
+    """Read a JSON file; UserError if it is missing or is not JSON."""
     try:
         with reported(path, "read"):
             return json.loads(path.read_text())
@@ -136,10 +118,6 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """Compute the SHA-256 of a file, in hexadecimal; UserError if it cannot be read."""
     with reported(path, "read"), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

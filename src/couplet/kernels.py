@@ -22,13 +22,7 @@ class Scalings(NamedTuple):
 
 
 class Kernel(ABC):
-    """A Gaussian kernel ``x_t = signal(t) x + t z`` for t in [0, sigma_max].
-
-    Attributes:
-        sigma_min: the noise level at which the shifted preconditioning is the identity.
-        sigma_max: the noise level at which sampling starts.
-        sigma_data: the standard deviation of the data that the preconditioning assumes.
-    """
+    """A Gaussian kernel ``x_t = signal(t) x + t z`` for t in [0, sigma_max], where sampling starts."""
 
     def __init__(
         self, config: KernelConfig, *, sigma_min: float, sigma_max: float, sigma_data: float

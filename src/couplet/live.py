@@ -22,14 +22,15 @@ from couplet import model
 from couplet.config.datasets import is_plane
 from couplet.errors import Stopped, UserError, installed
 from couplet.files import remove_temporary, replacing, write_json
+from couplet.plan.layout import checkpoint_name
 from couplet.process import Context
 from couplet.sampling import generate
 from couplet.stages.train import Observer
 from couplet.tensors import default_stream
 from couplet.training.loop import Progress
 
-COLUMNS, LEAST_SIDE = 6, 32
-"""Samples in a row of a grid; smaller images are enlarged to at least this side, in pixels."""
+LEAST_SIDE = 32
+"""Smaller images of a grid are enlarged to at least this side, in pixels."""
 
 
 class Seen(NamedTuple):
@@ -62,16 +63,16 @@ def sinks(live: Path | None, tensorboard: Path | None) -> list[Sink]:
         UserError: a package is missing, or ``live`` holds something else.
     """
     chosen: list[Sink] = []
-    for option, folder, sink in (("live", live, DVCFiles), ("tensorboard", tensorboard, TensorBoard)):
+    for option, folder, sink in (("live", live, dvc_files), ("tensorboard", tensorboard, TensorBoard)):
         if folder is not None:
             with installed(f"--{option} {folder}"):
-                import_module("couplet.reporting.figures")
+                import_module("couplet.reporting.pictures")
                 chosen.append(sink(folder))
     return chosen
 
 
-class DVCFiles:
-    """Updates files that `dvc plots` and `dvc exp show` read.
+def dvc_files(folder: Path) -> Sink:
+    """Make a sink that updates files for `dvc plots` and `dvc exp show`.
 
     curve.csv is that of the run; speed.csv has the images per second at the steps where they are known;
     metrics.json has the last line of both; samples/STEP.png is the grid of a snapshot.
@@ -79,53 +80,48 @@ class DVCFiles:
     DVCLive writes the same formats, but reads all its files again after every line and initialises DVC in a
     Git repository that has none.
     """
-
-    def __init__(self, folder: Path) -> None:
-        own = {"curve.csv", "speed.csv", "metrics.json", "samples"}
-        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if any(not name.startswith(".") for name in names - own):
-            raise UserError(f"--live {folder}: holds something else than a live view; choose another folder")
-        remove_temporary(folder)
-        self.folder = folder
-
-    def __call__(self, seen: Seen) -> None:
-        from PIL import Image
-
-        unchanged = dict(self._lines("curve.csv").items() & seen.lines.items())
-        rates = {step: line for step, line in self._lines("speed.csv").items() if step in unchanged}
-        first, last = min(seen.lines), max(seen.lines)
-        metrics = {"step": last, "loss": seen.values(last)["loss"]}
-        if seen.rate is not None:
-            rates.setdefault(last, f"{last},{seen.rate:.1f}")
-            metrics["images_per_second"] = round(seen.rate, 1)
-        files = {"curve.csv": (seen.head, seen.lines), "speed.csv": ("step,images_per_second", rates)}
-        for name, (head, lines) in files.items():
-            with replacing(self.folder / name) as temporary:
-                temporary.write_text("\n".join([head, *lines.values()]) + "\n")
-        write_json(self.folder / "metrics.json", metrics)
-        pictures = self.folder / "samples"
-        drawn = {int(path.stem): path for path in pictures.glob("*.png") if path.stem.isdigit()}
-        # The first line tells whether the old pictures are of this run.
-        for step in drawn.keys() - (seen.snapshots if first in unchanged else []):
-            drawn.pop(step).unlink()
-        for step in seen.snapshots:
-            if step not in drawn:
-                with replacing(pictures / f"{step}.png") as temporary:
-                    Image.fromarray(seen.grid(step).squeeze()).save(temporary, format="png")
-
-    def _lines(self, name: str) -> dict[int, str]:
-        """The present lines of a file, by step."""
-        path = self.folder / name
-        return _by_step(path.read_text().splitlines()[1:]) if path.exists() else {}
+    own = {"curve.csv", "speed.csv", "metrics.json", "samples"}
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if any(not name.startswith(".") for name in names - own):
+        raise UserError(f"--live {folder}: holds something else than a live view; choose another folder")
+    remove_temporary(folder)
+    return partial(_update, folder)
 
 
-def _by_step(lines: Sequence[str]) -> dict[int, str]:
-    """Lines of a CSV file by their first cell."""
-    return {int(line.partition(",")[0]): line for line in lines}
+def _update(folder: Path, seen: Seen) -> None:
+    from PIL import Image
+
+    unchanged = dict(_lines(folder / "curve.csv")[1].items() & seen.lines.items())
+    rates = {step: line for step, line in _lines(folder / "speed.csv")[1].items() if step in unchanged}
+    first, last = min(seen.lines), max(seen.lines)
+    metrics = {"step": last, "loss": seen.values(last)["loss"]}
+    if seen.rate is not None:
+        rates.setdefault(last, f"{last},{seen.rate:.1f}")
+        metrics["images_per_second"] = round(seen.rate, 1)
+    files = {"curve.csv": (seen.head, seen.lines), "speed.csv": ("step,images_per_second", rates)}
+    for name, (head, lines) in files.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text("\n".join([head, *lines.values()]) + "\n")
+    write_json(folder / "metrics.json", metrics)
+    drawn = {int(path.stem): path for path in folder.glob("samples/*.png") if path.stem.isdigit()}
+    # The first line tells whether the old pictures are of this run.
+    for step in drawn.keys() - (seen.snapshots if first in unchanged else []):
+        drawn.pop(step).unlink()
+    for step in seen.snapshots:
+        if step not in drawn:
+            with replacing(folder / f"samples/{step}.png") as temporary:
+                Image.fromarray(seen.grid(step).squeeze()).save(temporary, format="png")
+
+
+def _lines(path: Path) -> tuple[str, dict[int, str]]:
+    """The head of a CSV file and its complete lines by their first cell, a step; nothing without a file."""
+    text = path.read_text() if path.exists() else ""
+    head, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]
+    return head, {int(line.partition(",")[0]): line for line in lines}
 
 
 class TensorBoard:
-    """Writes events for TensorBoard."""
+    """A sink that writes events for TensorBoard."""
 
     def __init__(self, folder: Path) -> None:
         import_module("tensorboard")
@@ -141,18 +137,16 @@ class TensorBoard:
             # All earlier events are hidden and written again.
             if self.writer is not None:
                 self.writer.close()
-            self.writer = self.open()
-            self.lines, self.snapshots = {}, set()
+            self.writer, self.lines, self.snapshots = self.open(), {}, set()
         for step in sorted(seen.lines.keys() - self.lines):
             for name, value in seen.values(step).items():
                 self.writer.add_scalar(name, value, step)
-        self.lines = seen.lines
         if seen.rate is not None:
             self.writer.add_scalar("images_per_second", seen.rate, max(seen.lines))
-        for step in seen.snapshots:
-            if step not in self.snapshots:
-                self.writer.add_image("samples", seen.grid(step), step, dataformats="HWC")
-                self.snapshots.add(step)
+        for step in sorted({*seen.snapshots} - self.snapshots):
+            self.writer.add_image("samples", seen.grid(step), step, dataformats="HWC")
+            self.snapshots.add(step)
+        self.lines = seen.lines
         self.writer.flush()
 
 
@@ -164,7 +158,7 @@ def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
     Raises:
         UserError: the file cannot be read.
     """
-    from couplet.reporting.figures import panel_size, tile
+    from couplet.reporting.pictures import panel_size, tile
 
     with default_stream(torch.device("cpu"), 0):
         network, saved = model.load(checkpoint, device)
@@ -185,7 +179,7 @@ def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
     )
     scale = 1 if is_plane(image) else -(-LEAST_SIDE // side)
     images = np.concatenate([batch[1] for batch in batches])
-    return tile(images.repeat(scale, axis=1).repeat(scale, axis=2), COLUMNS)
+    return tile(images.repeat(scale, axis=1).repeat(scale, axis=2))
 
 
 class View:
@@ -202,11 +196,7 @@ class View:
         return self.partial if self.partial.exists() else self.train
 
     def update(self, rate: float | None = None) -> None:
-        """Show new lines and snapshots, with the images per second up to the last line.
-
-        Raises:
-            UserError: a file cannot be read or written.
-        """
+        """Show new lines and snapshots, with the images per second up to the last line."""
         folder = self.folder
         try:
             status = (folder / "curve.csv").stat()
@@ -220,21 +210,13 @@ class View:
                 raise
 
     def _show(self, folder: Path, rate: float | None) -> None:
-        text = (folder / "curve.csv").read_text()
-        head, *complete = text[: text.rfind("\n") + 1].splitlines() or [""]
-        if not complete:
-            return
-        lines = _by_step(complete)
-        checkpoints = sorted((folder / "checkpoints").glob("step-*.safetensors"))
-        paths = {int(path.stem.removeprefix("step-")): path for path in checkpoints}
-
-        @cache
-        def grid(step: int) -> NDArray[np.uint8]:
-            return sample_grid(paths[step], self.device)
-
-        # Later ones are of a process that was killed; the resumed run writes them again.
-        snapshots = [step for step in paths if step <= max(lines)]
-        for sink in self.sinks:
+        head, lines = _lines(folder / "curve.csv")
+        # Later snapshots are of a process that was killed; the resumed run writes them again.
+        checkpoints = folder / "checkpoints"
+        steps = (int(path.stem.removeprefix("step-")) for path in checkpoints.glob("step-*.safetensors"))
+        snapshots = sorted(step for step in steps if step <= max(lines, default=0))
+        grid = cache(lambda step: sample_grid(checkpoints / checkpoint_name(step), self.device))
+        for sink in self.sinks if lines else ():
             sink(Seen(head=head, lines=lines, rate=rate, snapshots=snapshots, grid=grid))
 
 
@@ -280,7 +262,7 @@ def follow(train: Path, sinks: Sequence[Sink], device: torch.device, seconds: fl
     """Show the run of another process until it is finished, with an update every so many ``seconds``.
 
     Raises:
-        UserError: there is no such run, or a file cannot be read or written.
+        UserError: there is no such run.
     """
     view = View(train, sinks, device)
     if not (view.folder / "curve.csv").exists():

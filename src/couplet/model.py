@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from couplet.config.cells import Training
@@ -18,10 +15,9 @@ from couplet.config.networks import NetworkConfig
 from couplet.config.variants import build as build_variant
 from couplet.couplings.base import Coupling, Setting
 from couplet.errors import UserError
-from couplet.files import replacing
 from couplet.kernels import Kernel, time_embedding_input
 from couplet.networks.base import Network
-from couplet.tensors import per_image
+from couplet.tensors import load_tensors, per_image, save_tensors
 
 
 class ImageShape(NamedTuple):
@@ -41,20 +37,16 @@ class ConsistencyModel(nn.Module):
         self.network, self.coupling, self.kernel = network, coupling, kernel
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None, *, boundary: bool) -> Tensor:
-        """The clean image for a noisy one.
+        """The clean image [b, c, h, w], float32, for a noisy one.
 
         Args:
             x: noisy images, [b, c, h, w], any floating type; computed in float32.
             t: noise levels > 0, [b] or [1].
             labels: one-hot classes [b, k], or None.
             boundary: shift the preconditioning so that f(x, sigma_min) = x exactly.
-
-        Returns:
-            Images [b, c, h, w], float32.
         """
         x, t = x.float(), t.float()
-        scale = self.kernel.scalings(t, boundary=boundary)
-        c_skip, c_out, c_in = (per_image(c, x) for c in scale)
+        c_skip, c_out, c_in = (per_image(c, x) for c in self.kernel.scalings(t, boundary=boundary))
         inner = self.network(c_in * x, time_embedding_input(t), labels)
         return c_skip * x + c_out * inner.float()
 
@@ -71,13 +63,6 @@ def build(training: Training, shape: ImageShape) -> ConsistencyModel:
     Raises:
         UserError: the recipe's network does not fit the images.
     """
-    try:
-        return _build(training, shape)
-    except ValueError as error:
-        raise UserError(f"recipes.{training.cell.recipe}.network: {error}") from None
-
-
-def _build(training: Training, shape: ImageShape) -> ConsistencyModel:
     recipe = training.recipe
     sizes = {
         "in_channels": shape.channels,
@@ -87,18 +72,15 @@ def _build(training: Training, shape: ImageShape) -> ConsistencyModel:
 
     def make_network(*, out_channels: int, model_channels: int, num_blocks: int) -> nn.Module:
         config = resized(recipe.network, model_channels=model_channels, num_blocks=num_blocks)
-        network: nn.Module = build_variant(config, out_channels=out_channels, **sizes)
-        return network
+        return build_variant(config, out_channels=out_channels, **sizes)
 
-    network = build_variant(recipe.network, out_channels=shape.channels, **sizes)
-    coupling = build_variant(training.coupling, Setting(shape.channels, recipe.sigma_data, make_network))
-    kernel = build_variant(
-        training.kernel,
-        sigma_min=recipe.sigma_min,
-        sigma_max=recipe.sigma_max,
-        sigma_data=recipe.sigma_data,
-    )
-    return ConsistencyModel(network, coupling, kernel)
+    context = {"sigma_min": recipe.sigma_min, "sigma_max": recipe.sigma_max, "sigma_data": recipe.sigma_data}
+    try:
+        network = build_variant(recipe.network, out_channels=shape.channels, **sizes)
+        coupling = build_variant(training.coupling, Setting(shape.channels, recipe.sigma_data, make_network))
+        return ConsistencyModel(network, coupling, build_variant(training.kernel, **context))
+    except ValueError as error:
+        raise UserError(f"recipes.{training.cell.recipe}.network: {error}") from None
 
 
 def resized(config: NetworkConfig, *, model_channels: int, num_blocks: int) -> NetworkConfig:
@@ -128,9 +110,7 @@ def save(path: Path, model: ConsistencyModel, saved: Saved) -> None:
         "shape": saved.shape._asdict(),
         "step": saved.step,
     }
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    with replacing(path) as temporary:
-        temporary.write_bytes(serialise(tensors, {"couplet": json.dumps(described, sort_keys=True)}))
+    save_tensors(path, model.state_dict(), couplet=json.dumps(described, sort_keys=True))
 
 
 def load(path: Path, device: torch.device) -> tuple[ConsistencyModel, Saved]:
@@ -140,20 +120,15 @@ def load(path: Path, device: torch.device) -> tuple[ConsistencyModel, Saved]:
         UserError: the file is missing, damaged, or not a model of couplet.
     """
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            header: Mapping[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        described: dict[str, Any] = json.loads(header["couplet"])
-        saved = Saved(
-            Training.model_validate(described["training"]),
-            ImageShape(**described["shape"]),
-            int(described["step"]),
-        )
+        texts, tensors = load_tensors(path, device)
+        described: dict[str, Any] = json.loads(texts["couplet"])
+        training, shape = Training.model_validate(described["training"]), ImageShape(**described["shape"])
+        saved = Saved(training, shape, int(described["step"]))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as safetensors ({error})") from None
-    except (KeyError, ValueError, TypeError, ValidationError):
+    except (KeyError, ValueError, TypeError):
         raise UserError(f"{path}: not a model that couplet saved; expected its header") from None
-    model = build(saved.training, saved.shape).to(device)
+    model = build(training, shape).to(device)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from couplet.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -30,24 +36,13 @@ def silent(title: str, total: int) -> AbstractContextManager[Callable[[int, str]
     return nullcontext(lambda done, text: None)
 
 
-def _alone() -> Ranks:
-    from couplet.ranks import ALONE
-
-    return ALONE
-
-
-def _cpu() -> torch.device:
-    import torch
-
-    return torch.device("cpu")
-
-
 @dataclass(frozen=True)
 class Context:
     """Surroundings of a stage. By default: the CPU, one process, silence."""
 
-    device: torch.device = field(default_factory=_cpu)
-    ranks: Ranks = field(default_factory=_alone)
+    # Looked up late, because torch takes a second to import.
+    device: torch.device = field(default_factory=lambda: resolve_name("torch:device")("cpu"))
+    ranks: Ranks = field(default_factory=lambda: resolve_name("couplet.ranks:ALONE"))
     """The processes that share the work."""
     say: Callable[[str], None] = lambda text: None
     """Prints a line for a person."""
@@ -104,21 +99,69 @@ def counted(
 
 
 def start(threads: int | None, device: str = "cpu") -> torch.device:
-    """Import torch with a process's share of ``threads``, and return the device of that name.
-
-    Raises:
-        UserError: the device is unknown or missing.
-    """
+    """Import torch with a process's share of ``threads``, and :func:`find` the device of that name."""
     # Before torch is imported: a second OpenMP thread on a busy core slows every step many times.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     count = max(1, threads // processes) if threads else int(os.environ.get("OMP_NUM_THREADS") or 1)
     os.environ["OMP_NUM_THREADS"] = str(count)
     import torch
 
-    from couplet.devices import find
-
     torch.set_num_threads(count)
     return find(device)
+
+
+def find(name: str) -> torch.device:
+    """The device named ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; UserError if it is not on this machine.
+
+    ``auto`` is a GPU that no other process chose in this way, so that concurrent jobs spread over the GPUs of
+    the machine; without a GPU, the CPU.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda", _free_gpu()) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        chosen = torch.device(name)
+        if chosen.type not in ("cpu", "cuda"):
+            raise RuntimeError(f"couplet does not run on {chosen.type}")
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {name}: not on this machine; use auto, cpu or cuda") from None
+    return chosen
+
+
+_HELD: list[FileLock] = []
+"""Locks that this process holds until it ends."""
+
+
+def _free_gpu() -> int:
+    """Lock a GPU; if all are taken, a single process shares the first."""
+    from torch import cuda
+
+    count, local = cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
+    if local >= count:
+        raise UserError(f"torchrun --nproc-per-node: process {local + 1}, but this machine has {count} GPUs")
+    for index in range(count):
+        name = f"couplet-gpu-{cuda.get_device_properties(index).uuid}.lock"
+        if _take(Path(tempfile.gettempdir()) / name):
+            return index
+    if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+        # Two processes of one group cannot share.
+        raise UserError(f"--device auto: no GPU is left for process {local + 1}, other jobs have all {count}")
+    return 0
+
+
+def _take(path: Path) -> bool:
+    """Hold the lock until this process ends; return whether no other process holds it."""
+    lock = FileLock(path, mode=0o666, blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except TimeoutError:
+        return False
+    except OSError:  # another user's file, or a disk without locks: unknown, so taken as free
+        return True
+    _HELD.append(lock)
+    return True
 
 
 @contextmanager
@@ -128,7 +171,7 @@ def process(threads: int | None, device: str = "cpu", processes: int = 1) -> Ite
     All processes but the first are silent.
 
     Raises:
-        UserError: the device is unknown or missing.
+        UserError: there is no such device.
         SystemExit: several ``processes`` are wanted and torchrun did not start this one; they ran with its
             command line and have ended.
     """
@@ -152,13 +195,13 @@ def process(threads: int | None, device: str = "cpu", processes: int = 1) -> Ite
             yield Context(chosen, ranks, signals=signals)
 
 
+def _torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def rank() -> int:
     """The number of this process among torchrun's, before they are connected; 0 without torchrun."""
     return int(os.environ["RANK"]) if _torchrun() else 0
-
-
-def _torchrun() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager

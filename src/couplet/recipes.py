@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from couplet.config.cells import Cell, Training
+from couplet.config.layers import leaves
 from couplet.config.resolve import resolve
 from couplet.cost import Cost, cost, native_shape
 from couplet.errors import UserError
 from couplet.reporting.published import reported
-
-ASSUMED = ("assumed", "not published")
-"""What a source says where no paper and no code tells a value."""
 
 
 class Row(NamedTuple):
@@ -29,87 +27,51 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What `couplet recipes NAME` takes; `results/NAME.csv` is the row's table."""
+        """The name for `couplet recipes NAME`; `results/NAME.csv` is the row's table."""
         return f"{self.table}/{self.cell.name}"
 
     @property
     def cost(self) -> Cost | None:
-        """Parameters and operations; None where the images' shape is known only once they are prepared.
-
-        Raises:
-            UserError: the network does not fit the data set.
-        """
+        """Parameters and operations; None where the images' shape is known only once they are prepared."""
         shape = native_shape(self.training.dataset)
         return None if shape is None else cost(self.training, shape)
 
     @property
-    def published(self) -> dict[int, str]:
-        """The papers' FID by NFE, blank where they have none."""
-        found = {nfe: reported(self.training, nfe, "fid").value for nfe in self.nfe}
-        return {nfe: "" if value is None else f"{value:.2f}" for nfe, value in found.items()}
-
-    @property
     def assumed(self) -> list[str]:
-        """Settings that no paper and no code tells."""
+        """Settings that no paper and no code tells, as their sources say."""
         sources = self.training.recipe.sources.items()
-        return [key for key, source in sources if any(word in source for word in ASSUMED)]
+        return [key for key, source in sources if "assumed" in source or "not published" in source]
 
 
 def rows(files: Sequence[Path], scale: str | None = None) -> Iterator[Row]:
-    """The rows of parameter files, in the files' order.
-
-    Raises:
-        UserError: a file is wrong.
-    """
+    """The rows of parameter files, in the files' order."""
     for path in files:
         params = resolve(path, scale)
         for cell in dict.fromkeys(cell.model_copy(update={"seed": 0}) for cell in params.cells()):
             yield Row(path.stem, cell, params.training(cell), params.sample.nfe)
 
 
-def summary(row: Row, tflops: float) -> tuple[str, ...]:
-    """What a line of the list shows of a row.
-
-    Raises:
-        UserError: the network does not fit the data set.
-    """
-    recipe = row.training.recipe
-    fid, made = row.published, row.cost
-    return (
-        row.table,
-        row.cell.dataset,
-        row.cell.recipe,
-        row.cell.kernel,
-        row.cell.coupling,
-        ", ".join(f"{value} (NFE {nfe})" for nfe, value in fid.items() if value),
-        f"{recipe.steps:,} × {recipe.batch}",
-        f"{made.parameters / 1e6:.1f} M" if made else "",
-        f"{made.hours(row.training, tflops):.3g}" if made else "",
-        str(len(row.assumed) or ""),
-    )
-
-
-SUMMARY = (
-    "table",
-    "data set",
-    "recipe",
-    "kernel",
-    "coupling",
-    "published FID",
-    "steps × batch",
-    "parameters",
-    "GPU-hours",
-    "assumed",
-)
-"""What :func:`summary` tells, in order; `assumed` counts settings that neither paper nor code tells."""
+def summary(row: Row, tflops: float) -> dict[str, str]:
+    """A line of the list, by heading; UserError if the network does not fit the data set."""
+    recipe, made = row.training.recipe, row.cost
+    published = {nfe: reported(row.training, nfe, "fid").value for nfe in row.nfe}
+    fid = [f"{value:.2f} (NFE {nfe})" for nfe, value in published.items() if value is not None]
+    return {
+        "table": row.table,
+        "data set": row.cell.dataset,
+        "recipe": row.cell.recipe,
+        "kernel": row.cell.kernel,
+        "coupling": row.cell.coupling,
+        "published FID": ", ".join(fid),
+        "steps × batch": f"{recipe.steps:,} × {recipe.batch}",
+        "parameters": f"{made.parameters / 1e6:.1f} M" if made else "",
+        "GPU-hours": f"{made.hours(row.training, tflops):.3g}" if made else "",
+        "assumed": str(len(row.assumed) or ""),
+    }
 
 
 def find(files: Sequence[Path], name: str, scale: str | None = None) -> Row:
-    """The row called ``name``: `gc/cifar10-gc-ict-ve-ot`, or without the table where that is clear.
-
-    Raises:
-        UserError: no row, or more than one, has this name.
-    """
+    """The one row called `gc/cifar10-gc-ict-ve-ot`, or without the table; UserError if there is none."""
     found = list(rows(files, scale))
     matches = [row for row in found if name in (row.name, row.cell.name)]
     if len(matches) > 1:
@@ -125,24 +87,14 @@ def find(files: Sequence[Path], name: str, scale: str | None = None) -> Row:
 def settings(row: Row) -> Iterator[tuple[str, str, str]]:
     """Dotted key, value and source of every setting that decides the row's weights or samples.
 
-    A source of a group of settings (`network`) holds for each of them; blank: the default of the
-    configuration class, which is documented there.
+    A source of a group of settings (`network`) holds for each; a blank one is the class's documented default.
     """
     content: Mapping[str, Any] = {
         "dataset": row.training.dataset.model_dump(mode="json"),
         "coupling": row.training.coupling.model_dump(mode="json"),
         **row.training.recipe.model_dump(mode="json", exclude={"sources"}),
     }
-    for key, value in _flat(content):
-        parts = key.split(".")
-        prefixes = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
-        sources = row.training.recipe.sources
-        yield key, json.dumps(value), next((sources[p] for p in prefixes if p in sources), "")
-
-
-def _flat(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
+    sources = row.training.recipe.sources
+    for keys, value in leaves(content):
+        above = [".".join(keys[:end]) for end in range(len(keys), 0, -1)]
+        yield above[0], json.dumps(value), next((sources[key] for key in above if key in sources), "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from couplet.config.cells import Measurement, Training
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.ranks import ALONE, Ranks
-from couplet.tensors import generator
+from couplet.tensors import CPU, generator
 
 Images = Mapping[int, NDArray[np.uint8]]
 """Images of a batch by NFE, [b, h, w, c]."""
@@ -41,9 +42,6 @@ def multistep(
         levels: sigma_max and the recipe's mid_sigmas, decreasing, one per evaluation.
         labels: one-hot classes [b, k], or None.
         boundary: the recipe's ``boundary.sampling``.
-
-    Yields:
-        Images [b, c, h, w], float64: after evaluation 1 (NFE 1), 2 (NFE 2), ...
     """
     images = torch.zeros_like(noises[0], dtype=torch.float64)
     for i, (noise, level) in enumerate(zip(noises, levels, strict=True)):
@@ -64,10 +62,8 @@ def sample_noise(
 
     Each sample has its own generator, so batching does not change its noise.
     """
-    cpu = torch.device("cpu")
-    return torch.stack(
-        [torch.randn(shape, generator=generator(cpu, seed, purpose, i, evaluation)) for i in indices]
-    )
+    streams = (generator(CPU, seed, purpose, i, evaluation) for i in indices)
+    return torch.stack([torch.randn(shape, generator=stream) for stream in streams])
 
 
 def to_uint8(images: Tensor, quantise: Literal["round", "truncate"] = "round") -> Tensor:
@@ -99,14 +95,12 @@ def generate(
     """Generate batches of samples for all NFE in one pass, uint8 [b, h, w, c].
 
     Args:
-        model: in evaluation mode.
+        model, levels, boundary: as in :func:`multistep`, with at least max(nfe) levels.
         seed: determines a sample's noise, together with ``purpose`` and the sample's index.
         purpose: ``select`` and ``sample`` never share noise.
         batch: samples per network call; changes no sample. Ignored for a coupling whose samples share noise,
             which determines it.
-        levels: sigma_max and the levels of later evaluations, at least max(nfe) of them.
         nfe: the numbers of evaluations wanted.
-        boundary: the recipe's ``boundary.sampling``.
         conditional: give classes to the model: sample i has class i mod k.
         quantise: rounding to 8 bits, see :func:`to_uint8`.
         ranks: the processes that share the work, batch by batch; each yields all batches, in order.
@@ -119,10 +113,8 @@ def generate(
 
     def made(start: int) -> Images:
         chosen = range(start, min(start + batch, count))
-        noises = [
-            sample_noise(seed, purpose, chosen, evaluation=i, shape=size).to(device)
-            for i in range(len(levels))
-        ]
+        draw = partial(sample_noise, seed, purpose, chosen, shape=size)
+        noises = [draw(evaluation=i).to(device) for i in range(len(levels))]
         labels = None
         if conditional:
             classes = torch.tensor(chosen, device=device) % shape.num_classes

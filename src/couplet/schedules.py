@@ -16,16 +16,13 @@ from couplet.config.recipes import ContinuousConfig, DiscretisedConfig
 class Schedule(ABC):
     """Draws the noise levels t > r of a step: t of the student, r of the teacher.
 
-    Attributes:
-        config: the settings.
-        sigma_min: lowest noise level of the recipe.
-        sigma_max: highest noise level of the recipe.
+    Args:
         max_level: largest t for which the kernel is defined; may be infinite.
         total_steps: number of training steps K.
-        reaches_zero: whether r can be 0, where the target is the data endpoint.
     """
 
     reaches_zero: bool = True
+    """Whether r can be 0, where the target is the data endpoint."""
 
     def __init__(
         self, config: Any, *, sigma_min: float, sigma_max: float, max_level: float, total_steps: int
@@ -35,10 +32,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def draw_pair(self, step: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``n`` independent pairs (t, r), float32 [n] on the generator's device, t > r >= 0.
-
-        ``step`` is the 0-based training step k.
-        """
+        """``n`` independent pairs t > r >= 0, float32 [n] on the generator's device, at 0-based step k."""
 
     @abstractmethod
     def last_pair(self, step: int) -> tuple[float, float]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,19 +10,10 @@ from numpy.typing import NDArray
 from couplet.config.cells import Measurement, Training
 from couplet.metrics.distances import frechet_distance
 from couplet.metrics.extractor.base import Extractor
-from couplet.metrics.measure import Reference
-from couplet.metrics.moments import MomentsAccumulator
+from couplet.metrics.measure import Measured, MomentsAccumulator
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.ranks import ALONE, Ranks
 from couplet.sampling import Images, samples_of
-
-
-class Score(NamedTuple):
-    """Quality of one snapshot."""
-
-    step: int
-    fd: Mapping[int, float]
-    """Fréchet distance to the selection split for each NFE; lower is better."""
 
 
 def score(
@@ -33,23 +23,14 @@ def score(
     shape: ImageShape,
     *,
     extractor: Extractor,
-    target: Reference,
+    target: Measured,
     advance: Callable[[int], None],
     ranks: Ranks = ALONE,
 ) -> dict[int, float]:
     """The Fréchet distance of a snapshot's samples to ``target``, by NFE.
 
-    Seeds differ from those of the samples on which the run is reported.
-
-    Args:
-        training: what was trained.
-        measurement: how to sample and compare.
-        network: the snapshot, in evaluation mode.
-        shape: of its images.
-        extractor: whose features are compared.
-        target: the real images.
-        advance: called with the size of each batch.
-        ranks: the processes that share the work; each has the result.
+    Seeds differ from those of the samples on which the run is reported. ``ranks`` share the work, and each
+    has the result. ``advance`` is called with the size of each batch.
 
     Raises:
         UserError: too few samples for the distance.
@@ -76,11 +57,9 @@ def score(
     return {nfe: frechet_distance(moments.result(), target.moments) for nfe, moments in sums.items()}
 
 
-def best(scores: Sequence[Score], nfe: int) -> Score:
-    """The score with the lowest distance at ``nfe``; of equals, the earliest step.
+def best(scores: Mapping[int, Mapping[int, float]], nfe: int) -> int:
+    """The step whose snapshot has the lowest distance at ``nfe``, of distances by step and NFE.
 
-    Raises:
-        ValueError: there are no scores.
-        KeyError: a snapshot has no score at ``nfe``.
+    Of equals, the earliest step.
     """
-    return min(scores, key=lambda each: (each.fd[nfe], each.step))
+    return min(scores, key=lambda step: (scores[step][nfe], step))

@@ -7,11 +7,35 @@ Shapes in docstrings: ``b`` images in a batch, ``c`` channels, ``h`` height, ``w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save as serialise
 from torch import Tensor
+
+from couplet.files import replacing
+
+CPU = torch.device("cpu")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], **texts: str) -> None:
+    """Write tensors, with texts by key beside them, as one safetensors file."""
+    content = serialise({name: value.contiguous() for name, value in tensors.items()}, texts)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_tensors(path: Path, device: torch.device = CPU) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Read texts and tensors of a safetensors file.
+
+    Raises:
+        OSError, SafetensorError: the file cannot be read, or is damaged.
+    """
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -47,3 +71,22 @@ def default_stream(device: torch.device, seed: int) -> Iterator[None]:
             # torch.manual_seed records its caller for every absent accelerator, which takes a millisecond.
             torch.default_generator.manual_seed(seed)
         yield
+
+
+@contextmanager
+def products(*, tf32: bool = False, deterministic: bool = False) -> Iterator[None]:
+    """Compute float32 products and convolutions in float32 or TF32 inside the block.
+
+    torch's default is TF32 for convolutions and float32 for matrices. The settings belong to the process and
+    are restored afterwards.
+
+    Args:
+        deterministic: whether a GPU's convolutions sum in a fixed order.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=deterministic, allow_tf32=tf32):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from couplet.config.networks import ADMConfig, DDPMPlusPlusConfig, NetworkConfig
 from couplet.config.variants import build
-from couplet.interop.edm_snapshot import Snapshot, import_edm, network_tensors, read_snapshot
+from couplet.interop import Snapshot, import_edm, read_snapshot
 from couplet.networks.base import Network
 from couplet.networks.initial import initialise
 
@@ -42,7 +42,7 @@ def test_tensors_and_denoiser(name: str, case: str) -> None:
 
 def _compare_denoised(group: Group, case: str, snapshot: Snapshot) -> None:
     network = _network(snapshot)
-    report = initialise(network, network_tensors(snapshot).tensors)
+    report = initialise(network, snapshot.network)
     assert report.missing == ()
     assert report.unexpected == ()
     for check, dtype in ((group.check, torch.float32), (group.check64, torch.float64)):
@@ -63,7 +63,7 @@ def test_denoiser_of_a_case_with_labels(name: str, made_up: Callable[..., Group]
         if key.startswith(f"{style}/")
     }
     arguments = official.params["constructor_kwargs"]
-    snapshot = Snapshot(Path(name), "", "EDMPrecond", "DhariwalUNet", "model", arguments, arguments, tensors)
+    snapshot = Snapshot("", "EDMPrecond", "DhariwalUNet", arguments, arguments, tensors)
     sigma = (4 * official.tensor("noise_labels", torch.float64)).exp()
     level = sigma.reshape(-1, 1, 1, 1)
     total = level**2 + SIGMA_DATA**2
@@ -89,15 +89,14 @@ def test_import(name: str, case: str, tmp_path: Path) -> None:
     snapshot = _snapshot(group, case)
     out = tmp_path / "model.safetensors"
     report = import_edm(DIRECTORY / group.cases[case]["file"], out)
-    expected = network_tensors(snapshot)
     with safe_open(out, "pt") as written:
-        assert set(written.keys()) == set(expected.tensors)
-        for key, tensor in expected.tensors.items():
+        assert set(written.keys()) == set(snapshot.network)
+        for key, tensor in snapshot.network.items():
             assert torch.equal(written.get_tensor(key), tensor)
-    assert f": {len(expected.tensors)} tensors, " in report
-    left_out = report.partition("left out: ")[2].split(", ") if expected.extras else []
-    assert set(left_out) == set(expected.extras)
-    assert len(expected.tensors) + len(left_out) == len(snapshot.tensors)
+    assert f": {len(snapshot.network)} tensors, " in report
+    left_out = report.partition("left out: ")[2].split(", ") if snapshot.extras else []
+    assert set(left_out) == set(snapshot.extras)
+    assert len(snapshot.network) + len(left_out) == len(snapshot.tensors)
 
 
 def _snapshot(group: Group, case: str) -> Snapshot:

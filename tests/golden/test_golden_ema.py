@@ -213,7 +213,5 @@ def test_lion(name: str, case: str) -> None:
 def test_gradients_that_are_not_finite(name: str, array: str) -> None:
     group = harness.load(name)
     gradient = group.tensor(re.sub("out$", "in", array))
-    parameter = torch.nn.Parameter(torch.zeros_like(gradient))
-    parameter.grad = gradient
-    replace_nonfinite_([parameter], INFINITY["zero"])
-    group.check(array, parameter.grad)
+    replace_nonfinite_([gradient], INFINITY["zero"])
+    group.check(array, gradient)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 from typing import Any
 
 import harness
@@ -21,7 +21,7 @@ from couplet.couplings.minibatch import assignment
 from couplet.couplings.variational import Variational, gaussian_kl
 from couplet.model import ConsistencyModel
 from couplet.schedules import Discretised, Schedule
-from couplet.training.step import Batch, Draws, Models, Terms, build_objective, consistency_loss
+from couplet.training.step import Batch, Draws, Models, Objective, Terms, consistency_loss
 
 DISTANCES = {
     "VCT": {"huber": recipes.ElementwisePseudoHuberConfig(), "l2": recipes.SquaredL2Config()},
@@ -61,7 +61,7 @@ class Step:
         self.model = model_of(group, name, kernel, coupling, time=time).train()
         averaged = "_ema" if group.has(f"{name}/W_ema") else ""
         ema = model_of(group, name, kernel, coupling, averaged, time)
-        objective = build_objective(recipe, kernel, images[0].numel())
+        objective = Objective(recipe, kernel, images[0].numel())
         self.curriculum = objective.schedule.curriculum(step)
         self.t, self.r = levels(objective.schedule, step, draw)
 
@@ -88,11 +88,13 @@ class Step:
         # The loop arranges a batch's noise before the step.
         draws = Draws(t, r, self.model.coupling.arrange(images, noise), uniform, dropout_seed=0)
         self.images, self.noise, self.labels = images, noise, labels
+        observed = copy.copy(objective)
+        observed.distance = distance
         self.terms: Terms = consistency_loss(
             Models(self.model, ema, None),
             Batch(images, labels),
             draws,
-            objective=dataclasses.replace(objective, distance=distance),
+            objective=observed,
             step=step,
         )
         self.terms.loss.backward()

@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from couplet.metrics.distances import frechet_distance, kernel_distance
 from couplet.metrics.inception_score import inception_score
-from couplet.metrics.moments import Moments, MomentsAccumulator
+from couplet.metrics.measure import Moments, MomentsAccumulator
 from couplet.metrics.precision_recall import precision_recall
 
 

@@ -64,7 +64,7 @@ def test_run_of_a_grid_gets_a_folder_under_its_new_key(grid, old):
     assert (proof["allowed_difference"], proof["largest_difference"]) == (0.0, 0.0)
     assert read_json(old / "record.json")["key"] == "0ld0ld00"
     assert not list(grid.train.parent.glob(".*"))
-    assert verifying.verify(verifying.inventory(grid.train.parent), lambda count: None).problems == []
+    assert verifying.verify(grid.train.parent).problems == []
 
 
 def test_adopted_run_is_measured_and_stands_in_the_table(grid, old):
@@ -99,7 +99,7 @@ def test_ad_hoc_run_is_adopted_in_place(grid, tmp_path):
     assert adopt(Context(), run, data=grid.data).startswith(f"{run}: taken over with key ")
     assert content_of(run) == before
     assert read_json(run / "record.json")["key"] == key_of("train", grid.settings)
-    assert verifying.verify(verifying.inventory(run), lambda count: None).problems == []
+    assert verifying.verify(run).problems == []
     assert adopt(Context(), run, data=grid.data) == (
         f"{run}: is a run of today's code already, key {key_of('train', grid.settings)}"
     )
@@ -189,8 +189,8 @@ def test_other_machine_may_differ_by_rounding(grid, old):
 def test_record_of_a_run_adopted_elsewhere_leads_to_its_data(grid, old):
     out = grid.root / "deep/er/train"
     adopt(Context(), old, data=grid.data, out=out)
-    findings = verifying.verify(verifying.inventory(out), lambda count: None)
-    assert findings == verifying.Findings([], [])
+    findings = verifying.verify(out)
+    assert (findings.problems, findings.notes) == ([], [])
 
 
 def test_wrong_input_is_one_line_and_writes_nothing(grid, old, tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from couplet import devices
+from couplet import process
 from couplet.errors import UserError
 from couplet.ranks import ALONE, Ranks
 
@@ -17,22 +17,22 @@ def two_gpus(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"gpu-{i}"))
-    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(devices, "_HELD", [])
+    monkeypatch.setattr(process.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(process, "_HELD", [])
     yield tmp_path
-    for lock in devices._HELD:
+    for lock in process._HELD:
         lock.release()
 
 
 def test_each_call_takes_a_free_gpu_and_then_shares(two_gpus, monkeypatch):
-    assert [devices.find("auto").index for _ in range(2)] == [0, 1]
-    assert devices.find("auto").index == 0
+    assert [process.find("auto").index for _ in range(2)] == [0, 1]
+    assert process.find("auto").index == 0
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(
         UserError, match=r"^--device auto: no GPU is left for process 2, other jobs have all 2$"
     ):
-        devices.find("auto")
+        process.find("auto")
 
 
 def test_gpu_of_another_process_is_left_to_it_until_that_ends(two_gpus):
@@ -43,28 +43,28 @@ def test_gpu_of_another_process_is_left_to_it_until_that_ends(two_gpus):
         [sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         other.stdout.readline()
-        assert devices.find("auto").index == 1
+        assert process.find("auto").index == 1
         other.kill()
-    assert devices.find("auto").index == 0
+    assert process.find("auto").index == 0
 
 
 AS_ANOTHER_USER = """
 import os, sys
 from pathlib import Path
-from couplet import devices
+from couplet import process
 
 if os.getuid() == 0:
     os.setuid(65534)
-print(devices._take(Path(sys.argv[1])))
+print(process._take(Path(sys.argv[1])))
 """
 
 
 def test_lock_file_of_another_user_does_not_count_as_taken(two_gpus):
     """Files in /tmp outlive their process; whoever wrote them must not keep others off a free GPU."""
-    assert devices.find("auto").index == 0
+    assert process.find("auto").index == 0
     path = two_gpus / "couplet-gpu-gpu-0.lock"
     assert path.stat().st_mode & 0o777 == 0o666
-    devices._HELD.pop().release()
+    process._HELD.pop().release()
     path.touch()
     path.chmod(0o000)
     done = subprocess.run(
@@ -78,13 +78,13 @@ def test_more_processes_than_gpus(two_gpus, monkeypatch):
     with pytest.raises(
         UserError, match=r"^torchrun --nproc-per-node: process 3, but this machine has 2 GPUs$"
     ):
-        devices.find("auto")
+        process.find("auto")
 
 
 @pytest.mark.parametrize("name", ["tpu", "mps", "cuda:77", "gpu"])
 def test_unknown_device(name):
     with pytest.raises(UserError, match=rf"^--device {name}: not on this machine; use auto, cpu or cuda$"):
-        devices.find(name)
+        process.find(name)
 
 
 def test_one_process_alone():

@@ -18,7 +18,7 @@ from couplet.files import read_json
 from couplet.live import follow, observed, sample_grid, sinks
 from couplet.plan.stages import Settings
 from couplet.process import Context
-from couplet.reporting.preview import scatter
+from couplet.reporting.pictures import scatter
 from couplet.sampling import sample_noise, to_uint8
 from couplet.stages import prepare, train
 from couplet.training.loop import Progress
@@ -225,7 +225,7 @@ def test_folder_of_something_else_is_refused_and_left_alone(archive):
 @pytest.mark.parametrize(("option", "module"), [("--live", "matplotlib"), ("--tensorboard", "tensorboard")])
 @pytest.mark.parametrize("command", ["train", "run", "watch"])
 def test_missing_library_is_one_line_before_any_work(command, option, module, tmp_path, monkeypatch, couplet):
-    monkeypatch.delitem(sys.modules, "couplet.reporting.figures", raising=False)
+    monkeypatch.delitem(sys.modules, "couplet.reporting.pictures", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.chdir(tmp_path)
     arguments = {

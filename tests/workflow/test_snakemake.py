@@ -251,14 +251,14 @@ def test_same_seed_gives_the_same_bytes(grid, tmp_path):
     grid.run("couplet", "run", "--coupling", "vae", "--out", str(tmp_path / "again"))
     layout = Layout(resolve(grid.root / "params.yaml"), grid.root / "results")
     [cell] = [cell for cell in layout.params.cells() if cell.coupling == "vae"]
-    metrics = layout.evaluation(cell, "classifier").with_suffix(".metrics.json")
+    metrics = layout.output("evaluate", cell, "classifier").with_suffix(".metrics.json")
     assert (tmp_path / "again" / metrics.name).read_bytes() == metrics.read_bytes()
 
 
 def test_a_probe_of_a_finished_run_is_a_target(grid):
     layout = Layout(resolve(grid.root / "params.yaml"), Path("results"))
     [cell] = [cell for cell in layout.params.cells() if cell.coupling == "vae"]
-    target = layout.probe(cell, "gradient")
+    target = layout.output("probe", cell, "gradient")
     assert grid.rules(str(target)) == ["probe"]
     grid.run("snakemake", "--cores", "1", str(target))
     lines = (grid.root / target).read_text().splitlines()

@@ -74,6 +74,12 @@ wildcard_constraints:
     study="|".join(re.escape(path.stem) for path in STUDIES),
 
 
+@cache
+def layout(table):
+    """The paths of a table's files."""
+    return Layout(checked(resolve, FILES[table], SCALE), Path("results"))
+
+
 class Job(NamedTuple):
     """The names behind an output."""
 
@@ -81,11 +87,12 @@ class Job(NamedTuple):
     cell: object
     name: str  # of the extractor or the probe
 
+    @property
+    def params(self):
+        return layout(self.table).params
 
-@cache
-def layout(table):
-    """The paths of a table's files."""
-    return Layout(checked(resolve, FILES[table], SCALE), Path("results"))
+    def output(self, stage):
+        return layout(self.table).output(stage, self.cell, self.name)
 
 
 @cache
@@ -97,18 +104,14 @@ def has_scale(table):
 @cache
 def jobs(table, stage):
     """The jobs of a stage in a table, by the path of their output."""
-    where = layout(table)
-    params = where.params
+    params = layout(table).params
+    pairs = params.measured()
     if stage == "probe":
         pairs = [
             (cell, name) for cell in params.cells() for name in params.probes_of(cell)
         ]
-    else:
-        pairs = params.measured()
-    return {
-        where.output(stage, cell, name).as_posix(): Job(table, cell, name)
-        for cell, name in pairs
-    }
+    found = (Job(table, cell, name) for cell, name in pairs)
+    return {job.output(stage).as_posix(): job for job in found}
 
 
 def job_of(stage, wildcards):
@@ -131,18 +134,16 @@ def input_of(stage, read):
     """The output of an earlier stage that a job reads."""
 
     def path(wildcards):
-        table, cell, name = job_of(stage, wildcards)
-        return as_it_is(
-            layout(table).output(read, cell, name) / IN_FOLDER.get(read, "")
-        )
+        output = job_of(stage, wildcards).output(read)
+        return as_it_is(output / IN_FOLDER.get(read, ""))
 
     return path
 
 
 def originals_of_archive(wildcards):
     """Files and folders of images that the parameters name."""
-    table, cell, _ = job_of("prepare", wildcards)
-    dataset = layout(table).params.dataset_named(cell.dataset)
+    job = job_of("prepare", wildcards)
+    dataset = job.params.dataset_named(job.cell.dataset)
     paths = [getattr(dataset, key) for key in dataset.by_content]
     return [as_it_is(Path(path)) for path in paths if path is not None]
 
@@ -151,12 +152,10 @@ def frozen_run(stage):
     """The record of the run whose model is a job's frozen predictor, if it has one."""
 
     def records(wildcards):
-        table, cell, _ = job_of(stage, wildcards)
-        where = layout(table)
-        frozen = where.params.training(cell).frozen_run
-        return (
-            [as_it_is(record_of("train", where.train(frozen.cell)))] if frozen else []
-        )
+        job = job_of(stage, wildcards)
+        frozen = job.params.training(job.cell).frozen_run
+        runs = [job._replace(cell=frozen.cell)] if frozen else []
+        return [as_it_is(record_of("train", run.output("train"))) for run in runs]
 
     return records
 
@@ -167,9 +166,7 @@ def flag_of_frozen(wildcards, input):
 
 def setting_of(stage, name):
     """A setting of a job's parameter file: its threads or GPUs."""
-    return lambda wildcards: getattr(
-        layout(job_of(stage, wildcards).table).params, name
-    )
+    return lambda wildcards: getattr(job_of(stage, wildcards).params, name)
 
 
 def flags(table):
@@ -213,25 +210,29 @@ def trigger(summary, key):
     return marker.as_posix()
 
 
+def rows_of(wildcards):
+    """The name of a table, and how the names of its cells begin."""
+    table, _, part = wildcards.table.partition("/")
+    return table, part
+
+
 def files_of_table(wildcards):
     """Every file that a table is made from."""
-    table, _, part = wildcards.table.partition("/")
-    name = f"{wildcards.table}.csv"
-    files = checked(
-        summaries.table_files, layout(table), part, where=f"results/{name}: "
-    )
+    (table, part), name = rows_of(wildcards), f"{wildcards.table}.csv"
+    where = f"results/{name}: "
+    files = checked(summaries.table_files, layout(table), part, where=where)
     key = summaries.table_key(layout(table), part)
     return [*map(as_it_is, files), trigger(name, key)]
 
 
 def flags_of_table(wildcards):
-    table, _, part = wildcards.table.partition("/")
+    table, part = rows_of(wildcards)
     return flags(table) + (f" --part {part}" if part else "")
 
 
 def about_table(wildcards):
     """Facts for the captions of the report."""
-    table, _, part = wildcards.table.partition("/")
+    table, part = rows_of(wildcards)
     return summaries.table_facts(layout(table).params, part)
 
 

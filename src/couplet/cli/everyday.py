@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,38 +15,23 @@ from couplet.files import locked
 from couplet.process import process, start
 
 
+@o.with_options(o.CELL | {"extractor": (o.Extractor, None)})
 def run(
     out: Annotated[Path, typer.Option(help="Folder for all results of this run.")],
-    params: o.Params = o.DEFAULT,
-    scale: o.Scale = None,
-    dataset: o.Dataset = None,
-    recipe: o.Recipe = None,
-    kernel: o.Kernel = None,
-    coupling: o.Coupling = None,
-    extractor: o.Extractor = None,
-    seed: o.Seed = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per training step.")] = None,
-    changes: o.Changes = None,
     live: o.Live = None,
     tensorboard: o.TensorBoard = None,
     threads: o.Threads = None,
     device: o.Device = "auto",
+    **cell: Any,
 ) -> None:
     """Run one cell ad hoc, from data to numbers and a picture, into one folder."""
-    settings = o.changes_of(
-        changes,
-        dataset=dataset,
-        recipe=recipe,
-        kernel=kernel,
-        coupling=coupling,
-        extractor=extractor,
-        seed=seed,
-    )
-    chosen = resolve(params, scale, settings).recipe
-    settings += [f"recipes.{chosen}.{change}" for change in o.changes_of(steps=steps, batch=batch)]
-    checked = resolve(params, scale, settings)
-    text = standalone(params, scale, settings)
+    params, scale, changes = o.chosen(**cell)
+    recipe = resolve(params, scale, changes).recipe
+    changes += [f"recipes.{recipe}.{change}" for change in o.changes_of(steps=steps, batch=batch)]
+    checked = resolve(params, scale, changes)
+    text = standalone(params, scale, changes)
     with process(threads, device) as context:
         from couplet.adhoc import run_cell
 
@@ -76,7 +61,7 @@ def adopt(
     folder: Annotated[
         Path, typer.Argument(help="A run of earlier code: a folder of `couplet train`, or its .partial.")
     ],
-    data: Annotated[Path, typer.Option(help="Output of `couplet prepare`.")],
+    data: o.Data,
     out: Annotated[
         Path | None,
         typer.Option(help="The run under its new key.", show_default="beside it in a grid, else in place"),
@@ -105,6 +90,6 @@ def import_edm(
 ) -> None:
     """Turn a published EDM or EDM2 snapshot into safetensors, without executing any of it."""
     start(1)
-    from couplet.interop.edm_snapshot import import_edm as convert
+    from couplet.interop import import_edm as convert
 
     typer.echo(convert(file, out))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +18,7 @@ from couplet.errors import UserError
 from couplet.files import read_json
 from couplet.plan.dvc import write_plan
 from couplet.plan.layout import checkpoint_name
-from couplet.plan.stages import record_of
-from couplet.plan.stored import training_in
+from couplet.plan.stages import record_of, training_in
 from couplet.process import counted, shown, silent, start
 from couplet.provenance import verify as verifying
 from couplet.provenance import why as asking
@@ -40,43 +40,21 @@ def check(
     typer.echo(f"{params}{at}: experiment {checked.experiment}; table1 has {len(checked.cells())} cells")
 
 
-def settings(
-    params: o.Params = o.DEFAULT,
-    scale: o.Scale = None,
-    dataset: o.Dataset = None,
-    recipe: o.Recipe = None,
-    kernel: o.Kernel = None,
-    coupling: o.Coupling = None,
-    extractor: o.Extractor = None,
-    seed: o.Seed = None,
-    changes: o.Changes = None,
-) -> None:
+@o.with_options(o.CELL | {"extractor": (o.Extractor, None)})
+def settings(**cell: Any) -> None:
     """Print the resolved settings of a cell with the file or layer that each value is from."""
-    given = o.changes_of(
-        changes,
-        dataset=dataset,
-        recipe=recipe,
-        kernel=kernel,
-        coupling=coupling,
-        extractor=extractor,
-        seed=seed,
-    )
-    rows = settings_with_origins(params, scale, given)
+    rows = settings_with_origins(*o.chosen(**cell))
     table = ((key, json.dumps(value, ensure_ascii=False), origin) for key, value, origin in rows)
-    print_table(("setting", "value", "from"), table)
+    print_table(table, ("setting", "value", "from"))
 
 
 def show(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Show the content of a run's folder: configuration, selected snapshot, metrics."""
-    print_pairs(_contents(folder))
+    print_table(_contents(folder))
 
 
 def _contents(folder: Path) -> Iterator[tuple[str, str]]:
-    """Pairs of name and value, from configuration to metrics.
-
-    Raises:
-        UserError: the folder holds no run.
-    """
+    """Pairs of name and value, from configuration to metrics."""
     train = folder / "train"
     if not (train / "config.json").exists():
         partial = "; a run is unfinished" if (folder / "train.partial").exists() else ""
@@ -111,15 +89,17 @@ def verify(folder: Annotated[Path, typer.Argument(help="Folder of a grid, an exp
     Prints a line for each file that is missing or has another SHA-256 than its record. Notes are no failure:
     files that no record names, and results of other code than is installed.
     """
-    inventory = verifying.inventory(folder)
-    show = silent if inventory.size < 1 << 28 else shown
-    with counted(show, f"{folder}: verify, MiB", inventory.size, unit="MiB/s", size=1 << 20) as advance:
-        findings = verifying.verify(inventory, advance)
+
+    def counting(size: int) -> AbstractContextManager[Callable[[int], None]]:
+        show = silent if size < 1 << 28 else shown
+        return counted(show, f"{folder}: verify, MiB", size, unit="MiB/s", size=1 << 20)
+
+    findings = verifying.verify(folder, counting)
     for line in (*findings.problems, *(f"note: {note}" for note in findings.notes)):
         typer.echo(line)
     count = len(findings.problems)
     result = f"{count} problem{'s' if count > 1 else ''}" if count else "all as recorded"
-    typer.echo(f"{folder}: {len(inventory.files)} files of {len(inventory.records)} records read: {result}")
+    typer.echo(f"{folder}: {findings.files} files of {findings.records} records read: {result}")
     raise typer.Exit(1 if count else 0)
 
 
@@ -135,7 +115,7 @@ def why(
     if json_:
         typer.echo(json.dumps(answer.plain, indent=2))
     else:
-        print_pairs(asking.described(answer))
+        print_table(asking.described(answer))
 
 
 def recipes(
@@ -161,10 +141,11 @@ def recipes(
 
     if name is not None:
         row = papers.find(files, name, scale)
-        print_table(("setting", "value", "source"), papers.settings(row), markdown)
+        print_table(papers.settings(row), ("setting", "value", "source"), markdown)
         return
     listed = list(papers.rows(files, scale))
-    print_table(papers.SUMMARY, (papers.summary(row, tflops) for row in listed), markdown)
+    lines = [papers.summary(row, tflops) for row in listed]
+    print_table([list(line.values()) for line in lines], list(lines[0]), markdown)
     counts = ", ".join(f"{count} {table}" for table, count in Counter(row.table for row in listed).items())
     typer.echo(
         f"\n{len(listed)} rows ({counts}). GPU-hours are modelled: operations counted, "
@@ -172,34 +153,18 @@ def recipes(
     )
 
 
-def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
-    """Print names and values in two columns."""
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 2))
-    for pair in pairs:
-        grid.add_row(*pair)
-    _print(grid, highlight=False)
-
-
-def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool = False) -> None:
-    """Print a table, or the same as Markdown."""
+def print_table(rows: Iterable[Sequence[str]], heads: Sequence[str] = (), markdown: bool = False) -> None:
+    """Print rows below their heads, as wide as a terminal, or uncut in a pipe; or the same as Markdown."""
     if markdown:
         for cells in (heads, ["---"] * len(heads), *rows):
             escaped = (cell.replace("|", r"\|") for cell in cells)
             typer.echo(f"| {' | '.join(escaped)} |")
         return
+    from rich.console import Console
     from rich.table import Table
 
-    table = Table(*heads, box=None, header_style="bold", pad_edge=False)
+    table = Table(*heads, box=None, header_style="bold", pad_edge=False, show_header=bool(heads))
     for cells in rows:
         table.add_row(*cells)
-    _print(table)
-
-
-def _print(table: Any, highlight: bool | None = None) -> None:
-    """Print as wide as a terminal, or uncut in a pipe."""
-    from rich.console import Console
-
     width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, markup=False, emoji=False).print(table, highlight=highlight)
+    Console(width=width, markup=False, emoji=False).print(table, highlight=bool(heads))

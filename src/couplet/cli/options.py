@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+DEFAULT = Path("params.yaml")
+
 Params = Annotated[Path, typer.Option("--params", help="The parameter file.")]
 Scale = Annotated[str | None, typer.Option(help="A name from `scales`: another size of the same rows.")]
-Changes = Annotated[
-    list[str] | None, typer.Option("--set", help="KEY=VALUE, as in `dvc exp run -S`; wins over the file.")
-]
-Dataset = Annotated[str | None, typer.Option(help="A name from `datasets`.")]
-Recipe = Annotated[str | None, typer.Option(help="A name from `recipes`.")]
-Kernel = Annotated[str | None, typer.Option(help="A name from `kernels`: ve or li.")]
-Coupling = Annotated[str | None, typer.Option(help="A name from `couplings`.")]
 Extractor = Annotated[str | None, typer.Option(help="A name from `features`.")]
-Seed = Annotated[int | None, typer.Option(help="Training seed.")]
 OwnParams = Annotated[
     Path | None,
     typer.Option(help="The parameter file; without one, the run's own settings and measuring defaults."),
@@ -26,6 +22,7 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads of this process."
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Processes = Annotated[int, typer.Option(help="As `torchrun --nproc-per-node`: one for each GPU.", min=1)]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
+Data = Annotated[Path, typer.Option(help="Output of `couplet prepare`.")]
 Live = Annotated[
     Path | None, typer.Option(help="Folder for a live view that DVC shows: curves, numbers, sample grids.")
 ]
@@ -36,7 +33,48 @@ Frozen = Annotated[
 ]
 Root = Annotated[Path, typer.Option(help="Folder of the grid's results.")]
 
-DEFAULT = Path("params.yaml")
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE, as in `dvc exp run -S`; wins over the file.")
+]
+
+Options = dict[str, tuple[Any, Any]]
+"""Annotation and default of options, by name."""
+
+CELL: Options = {
+    "params": (Params, DEFAULT),
+    "scale": (Scale, None),
+    "dataset": (Annotated[str | None, typer.Option(help="A name from `datasets`.")], None),
+    "recipe": (Annotated[str | None, typer.Option(help="A name from `recipes`.")], None),
+    "kernel": (Annotated[str | None, typer.Option(help="A name from `kernels`: ve or li.")], None),
+    "coupling": (Annotated[str | None, typer.Option(help="A name from `couplings`.")], None),
+    "seed": (Annotated[int | None, typer.Option(help="Training seed.")], None),
+    "changes": (Changes, None),
+}
+"""The options that choose a cell of a parameter file."""
+
+
+def with_options(options: Options) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command with ``**keywords`` these options in their place, after the required ones."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        given = signature(command, eval_str=True).parameters.values()
+        own = [each.replace(kind=each.KEYWORD_ONLY) for each in given if each.kind != each.VAR_KEYWORD]
+        more = [
+            Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for name, (annotation, default) in options.items()
+        ]
+        every = sorted([*more, *own], key=lambda each: each.default is not each.empty)
+        command.__signature__ = Signature(every)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def chosen(
+    params: Path, scale: str | None, changes: list[str] | None, **names: str | int | None
+) -> tuple[Path, str | None, list[str]]:
+    """The parameter file, its scale and the changes of it, from the options of a cell."""
+    return params, scale, changes_of(changes, **names)
 
 
 def changes_of(more: list[str] | None = None, **given: str | int | None) -> list[str]:

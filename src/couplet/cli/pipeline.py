@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from inspect import Parameter, Signature
+from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,15 +12,13 @@ import typer
 
 from couplet.cli import options as o
 from couplet.config.base import Invalid, choices
-from couplet.config.cells import Measurement
+from couplet.config.cells import EvaluateConfig, Measurement, SampleConfig, SelectConfig
 from couplet.config.datasets import DatasetConfig, from_path
 from couplet.config.probes import ProbeConfig
 from couplet.config.resolve import resolve
-from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
 from couplet.config.variants import load_plugins
 from couplet.errors import UserError
-from couplet.plan.stages import STAGES, Settings
-from couplet.plan.stored import dataset_in, extractor_in, training_in
+from couplet.plan.stages import STAGES, Settings, dataset_in, extractor_in, training_in
 from couplet.process import process, start
 
 
@@ -38,8 +36,7 @@ def stage_command(name: str) -> Callable[..., None]:
         STAGES[read].option: Annotated[Path, typer.Option(help=f"Output of `couplet {read}`.")]
         for read in stage.reads
     }
-    parameters: dict[str, tuple[Any, Any]] = {
-        **{option: (annotation, Parameter.empty) for option, annotation in inputs.items()},
+    options = {option: (annotation, Parameter.empty) for option, annotation in inputs.items()} | {
         "out": (o.Out, Parameter.empty),
         "params": (o.OwnParams, None),
         "scale": (o.Scale, None),
@@ -49,21 +46,15 @@ def stage_command(name: str) -> Callable[..., None]:
         "processes": (o.Processes, 1),
     }
 
+    @o.with_options(options)
     def command(**given: Any) -> None:
-        paths = {option: given[option] for option in inputs}
+        paths, out = {option: given[option] for option in inputs}, given["out"]
         settings = settings_for(paths, given["params"], given["scale"], given.get("extractor"))
         with process(given["threads"], given["device"], given["processes"]) as context:
             run = import_module(f"couplet.stages.{name}").run
-            message = run(context, settings, **paths, out=given["out"])
-            typer.echo(f"{given['out']}: {message}")
+            typer.echo(f"{out}: {run(context, settings, **paths, out=out)}")
 
     command.__name__, command.__doc__ = name, stage.summary
-    command.__signature__ = Signature(  # type: ignore[attr-defined]
-        [
-            Parameter(key, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-            for key, (annotation, default) in parameters.items()
-        ]
-    )
     return command
 
 
@@ -90,18 +81,14 @@ def settings_for(
             mid_sigmas=recipe.mid_sigmas,
             boundary=recipe.boundary.sampling,
             select=SelectConfig(),
-            sample=SampleConfig(nfe=tuple(range(1, min(2, 1 + len(recipe.mid_sigmas)) + 1))),
+            sample=SampleConfig(nfe=(1, 2) if recipe.mid_sigmas else (1,)),
             evaluate=EvaluateConfig(),
         )
     return Settings.of(training, measurement=measurement, extractor=config)
 
 
 def located(path: Path | str | None, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of ``function``.
-
-    Raises:
-        UserError: a value is not allowed; the message begins with ``path``.
-    """
+    """The result of ``function``; where a value is not allowed, the message begins with ``path``."""
     try:
         return function(*arguments)
     except Invalid as error:
@@ -136,9 +123,13 @@ def prepare(
     workers: Annotated[int, typer.Option(help="Threads that decode images.", min=1)] = 1,
 ) -> None:
     """Write a data set as an archive of arrays with a card and a picture."""
-    sizes = {"resolution": resolution, "channels": channels, "test_images": test_images}
-    own: dict[str, Any] = {key: value for key, value in sizes.items() if value is not None}
-    own |= {"skip_corrupt": True} if skip_corrupt else {}
+    given = {
+        "resolution": resolution,
+        "channels": channels,
+        "test_images": test_images,
+        "skip_corrupt": skip_corrupt or None,
+    }
+    own: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if from_ is None:
         if own:
             flag = next(iter(own)).replace("_", "-")
@@ -159,58 +150,50 @@ def prepare(
 def _dataset(path: Path, scale: str | None, name: str | None) -> tuple[str, Any, Path]:
     """Name, settings and folder of originals of an entry in the parameter file, or of a kind of data set."""
     load_plugins()
-    known: dict[str, Any] = {}
-    raw = Path("raw")
+    known, raw = dict[str, Any](), Path("raw")
     if name is None or path.exists() or path != o.DEFAULT:
         params = resolve(path, scale)
         known, raw, name = params.datasets, Path(params.raw), name or params.dataset
     family: dict[str, Any] = dict(DatasetConfig.family)
-    kinds = [kind for kind, config in family.items() if not config.by_content]
-    if name not in {*known, *kinds}:
+    allowed = {*known, *(kind for kind, config in family.items() if not config.by_content)}
+    if name not in allowed:
         raise UserError(
-            f"dataset = {name}: {choices(name, {*known, *kinds})}; "
+            f"dataset = {name}: {choices(name, allowed)}; "
             "for a folder, zip, tar, IDX file or LMDB of images: --from PATH --resolution N"
         )
     config = known[name] if name in known else located(f"dataset = {name}", DatasetConfig.parse, name)
     return name, config, raw
 
 
+@o.with_options(o.CELL)
 def train(
-    data: Annotated[Path, typer.Option(help="Output of `couplet prepare`.")],
+    data: o.Data,
     out: o.Out,
-    params: o.Params = o.DEFAULT,
-    scale: o.Scale = None,
-    dataset: o.Dataset = None,
-    recipe: o.Recipe = None,
-    kernel: o.Kernel = None,
-    coupling: o.Coupling = None,
-    seed: o.Seed = None,
-    changes: o.Changes = None,
     live: o.Live = None,
     tensorboard: o.TensorBoard = None,
     frozen: o.Frozen = None,
     threads: o.Threads = None,
     device: o.Device = "auto",
     processes: o.Processes = 1,
+    **cell: Any,
 ) -> None:
     """Train one cell; started again after an interruption, resume from its last state."""
-    given = o.changes_of(changes, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed)
-    checked = resolve(params, scale, given)
-    training = checked.training(checked.experiment)
+    checked = resolve(*o.chosen(**cell))
+    settings = Settings.of(checked.training(checked.experiment))
     with process(threads, device, processes) as context:
         from couplet.live import observed
         from couplet.stages.train import run
 
         folders = {"live": live, "tensorboard": tensorboard} if context.ranks.first else {}
         with observed(out, context, **folders) as observe:
-            message = run(context, Settings.of(training), data=data, out=out, frozen=frozen, observe=observe)
+            message = run(context, settings, data=data, out=out, frozen=frozen, observe=observe)
         typer.echo(f"{out}: {message}")
 
 
 def probe(
     name: Annotated[str, typer.Argument(help="A name from `probes`, or a kind of probe.")],
     train: Annotated[Path, typer.Option(help="Output of `couplet train`.")],
-    data: Annotated[Path, typer.Option(help="Output of `couplet prepare`.")],
+    data: o.Data,
     out: o.Out,
     params: o.OwnParams = None,
     scale: o.Scale = None,

@@ -1,7 +1,4 @@
-"""Closed configuration models, and families of variants that others may extend.
-
-``couplet.config`` does not import torch, so that Snakemake and ``couplet --help`` start quickly.
-"""
+"""Closed configuration models, and families of variants that others may extend."""
 
 from __future__ import annotations
 
@@ -12,29 +9,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    PlainValidator,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import core_schema
 
 from couplet.errors import UserError
 
-Ints = Annotated[tuple[int, ...], Field(strict=False)]
-"""A list of integers in YAML."""
-
-Floats = Annotated[tuple[float, ...], Field(strict=False)]
-"""A list of numbers in YAML."""
+Item = TypeVar("Item")
+Listed = Annotated[tuple[Item, ...], Field(strict=False)]
+"""A list in YAML."""
+NonEmpty = Annotated[tuple[Item, ...], Field(strict=False, min_length=1)]
+"""A list in YAML of one item at least."""
 
 
 class Invalid(ValueError):
-    """A value that configuration does not allow, with its key and the allowed values."""
+    """A value that is not allowed, with its key and what is."""
 
     def __init__(self, at: tuple[str | int, ...], value: object, expected: str) -> None:
         super().__init__(expected)
@@ -51,20 +39,19 @@ def located(*keys: str | int) -> Iterator[None]:
     """Prefix the location of an invalid value inside the block with ``keys``."""
     try:
         yield
-    except Invalid as error:
-        raise Invalid((*keys, *error.at), error.value, error.expected) from None
-    except ValidationError as error:
-        first = invalid(error)
+    except (Invalid, ValidationError) as error:
+        first = _first(error)
         raise Invalid((*keys, *first.at), first.value, first.expected) from None
 
 
-def invalid(error: ValidationError) -> Invalid:
+def _first(error: Invalid | ValidationError) -> Invalid:
     """The first error of a failed validation, with its full location."""
+    if isinstance(error, Invalid):
+        return error
     found = error.errors(include_url=False)[0]
     cause = found.get("ctx", {}).get("error")
-    if isinstance(cause, ValidationError):
-        cause = invalid(cause)
-    if isinstance(cause, Invalid):
+    if isinstance(cause, Invalid | ValidationError):
+        cause = _first(cause)
         return Invalid((*found["loc"], *cause.at), cause.value, cause.expected)
     if found["type"] == "missing":
         return Invalid(found["loc"], None, "this key is required")
@@ -103,13 +90,13 @@ class Variant(Closed):
     """Base of a family of alternatives, told apart by ``kind``.
 
     A direct subclass defines a family; each of its subclasses that sets ``kind`` becomes a member, also in
-    other packages. ``implementation`` names the code of a member, which
-    :func:`couplet.config.variants.build` imports and calls. Annotate a field with :class:`OneOf`.
+    other packages. A field whose type is the family takes any member. ``implementation`` names the code of a
+    member: :func:`couplet.config.variants.build` calls it with what CONTRIBUTING.md lists for each family.
     """
 
     family: ClassVar[dict[str, type[Variant]]]
-    noun: ClassVar[str] = "variant"
-    """Name of a member in error messages, e.g. ``coupling``."""
+    noun: ClassVar[str]
+    """Name of a member in error messages, from that of the family: ``learning rate``."""
     implementation: ClassVar[str] = ""
     """``package.module:Name`` of the code behind the settings. Not inherited by other kinds."""
 
@@ -118,21 +105,35 @@ class Variant(Closed):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        if Variant in cls.__bases__:
+        if cls._is_family():
             cls.family = {}
+            words = re.sub("(?<=[a-z])(?=[A-Z])", " ", cls.__name__.removesuffix("Config"))
+            cls.noun = words.lower()
         kind = cls.model_fields["kind"].default
         if isinstance(kind, str):
             cls.family[kind] = cls
 
     @classmethod
+    def _is_family(cls) -> bool:
+        return Closed not in cls.__bases__ and Variant in cls.__bases__
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        if not cls._is_family():
+            return handler(source)
+        dump = core_schema.plain_serializer_function_ser_schema(lambda member: member.model_dump(mode="json"))
+        return core_schema.no_info_plain_validator_function(cls.parse, serialization=dump)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Any:
+        if not cls._is_family():
+            return handler(schema)
+        members = [handler(member.__pydantic_core_schema__) for member in cls.family.values()]
+        return {"anyOf": [*members, {"enum": sorted(cls.family)}]}
+
+    @classmethod
     def parse(cls, value: Any) -> Self:
-        """The member of this family that ``value["kind"]`` names, built from the rest of ``value``.
-
-        A string stands for the kind of that name with its default settings.
-
-        Raises:
-            Invalid: ``value`` is neither, its kind is unknown, or nothing implements it.
-        """
+        """The member that ``kind`` of a mapping, or a string, names; Invalid if there is none with code."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str):
@@ -144,31 +145,9 @@ class Variant(Closed):
             raise Invalid(("kind",), value.get("kind"), choices(kind, cls.family))
         member: Any = cls.family[kind]
         if "implementation" not in vars(member):
-            raise Invalid(
-                ("kind",), kind, f"{member.__name__} names no implementation, 'package.module:Name'"
-            )
+            expected = f"{member.__name__} names no implementation, 'package.module:Name'"
+            raise Invalid(("kind",), kind, expected)
         return member.model_validate(dict(value))
-
-
-class OneOf:
-    """Annotation: any member of a family, including those defined later.
-
-    ``schedule: Annotated[ScheduleConfig, OneOf()]``
-    """
-
-    def __get_pydantic_core_schema__(self, family: Any, handler: GetCoreSchemaHandler) -> Any:
-        return core_schema.no_info_plain_validator_function(
-            family.parse,
-            metadata={"family": family},
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda member: member.model_dump(mode="json")
-            ),
-        )
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Any:
-        family = schema["metadata"]["family"].family
-        members = [handler(member.__pydantic_core_schema__) for member in family.values()]
-        return {"anyOf": [*members, {"enum": sorted(family)}]}
 
 
 def path_safe(name: object) -> None:
@@ -178,44 +157,39 @@ def path_safe(name: object) -> None:
 
 
 def named(family: type[Variant]) -> Any:
-    """Annotation: a mapping from names to members of ``family``; a name that is a kind needs no ``kind``."""
+    """Annotation of a mapping from names to members of a family: a name that is a kind needs no ``kind``."""
 
-    def parse(value: Any) -> dict[str, Any]:
+    def with_kinds(value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise Invalid((), value, f"must be a mapping from names to {family.noun} settings")
         members = {}
         for name, settings in value.items():
             path_safe(name)
-            with located(name):
-                members[name] = family.parse(with_kind(family, name, settings))
+            members[name] = {} if settings is None else settings
+            if isinstance(settings, Mapping | None) and name in family.family:
+                members[name] = {"kind": name, **members[name]}
         return members
 
-    member: Any = Annotated[family, OneOf()]
-    return PlainValidator(parse, json_schema_input_type=dict[str, member | None])
-
-
-def with_kind(family: type[Variant], name: str, settings: Any) -> Any:
-    """``settings`` with ``kind: name`` filled in where it has none and ``name`` is a kind."""
-    if settings is None:
-        settings = {}
-    if isinstance(settings, Mapping) and "kind" not in settings and name in family.family:
-        return {"kind": name, **settings}
-    return settings
+    return BeforeValidator(with_kinds, json_schema_input_type=dict[str, family | None])  # type: ignore[valid-type]
 
 
 Model = TypeVar("Model", bound=Closed)
 
 
 def validated(model: type[Model], content: Any, source: str) -> Model:
-    """Validate ``content`` as ``model``.
-
-    Raises:
-        UserError: one line with source, key, value and what is allowed.
-    """
-    try:
+    """Validate ``content`` as ``model``, or raise UserError: source, key, value and what is allowed."""
+    with refused(source):
         return model.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{source}: {invalid(error)}") from None
+
+
+@contextmanager
+def refused(source: object) -> Iterator[None]:
+    """Report an invalid value inside the block as a UserError that begins with ``source``."""
+    try:
+        with located():
+            yield
+    except Invalid as error:
+        raise UserError(f"{source}: {error}") from None
 
 
 def choices(value: object, allowed: Iterable[str]) -> str:

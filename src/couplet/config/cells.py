@@ -1,20 +1,18 @@
-"""A cell of the grid, and the settings that decide its weights and its numbers."""
+"""A cell of the grid, and the settings that decide its weights and its numbers: a class per section."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from couplet.config.base import Closed, Floats, Invalid, OneOf
+from couplet.config.base import Closed, Invalid, Listed, NonEmpty, named
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
+from couplet.config.metrics import MetricConfig
 from couplet.config.recipes import KernelConfig, Recipe
-from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig, TrainConfig
-
-Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 
 
 class Cell(Closed):
@@ -39,12 +37,12 @@ class Cell(Closed):
 class Grid(Closed):
     """Every combination of these names is a cell."""
 
-    datasets: Names
-    recipes: Names
-    kernels: Names = ("ve",)
-    couplings: Names
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)]
-    extractors: Names | None = None
+    datasets: NonEmpty[str]
+    recipes: NonEmpty[str]
+    kernels: NonEmpty[str] = ("ve",)
+    couplings: NonEmpty[str]
+    seeds: NonEmpty[NonNegativeInt]
+    extractors: NonEmpty[str] | None = None
     """Extractors to measure each cell with, one row each; null is the experiment's."""
 
     @model_validator(mode="after")
@@ -62,14 +60,64 @@ class Grid(Closed):
             yield Cell(dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed)
 
 
+class SelectConfig(Closed):
+    """How `select` scores the saved snapshots."""
+
+    samples: int = Field(2000, ge=2)
+    """Images generated for each snapshot and NFE."""
+    nfe: int = Field(1, ge=1)
+    """The NFE whose Fréchet distance decides."""
+    split: Literal["test", "train"] = "test"
+    """Real images to compare with. The papers choose on `train`, on which they also report."""
+
+
+class SampleConfig(Closed):
+    """Samples of the selected snapshot."""
+
+    samples: int = Field(5000, ge=2)
+    """Images per NFE."""
+    nfe: NonEmpty[int] = (1, 2)
+    """Numbers of network evaluations."""
+    batch: int = Field(250, ge=1)
+    """Images per network call; changes speed and memory, not images."""
+    quantise: Literal["round", "truncate"] = "round"
+    """Round to the nearest of 256 values (EDM, ECT), or down (VCT, torchmetrics)."""
+
+
+class EvaluateConfig(Closed):
+    """How `evaluate` turns samples into numbers."""
+
+    metrics: Annotated[dict[str, MetricConfig], named(MetricConfig)] = {
+        name: MetricConfig.parse(name) for name in ("fd", "kid", "is")
+    }
+    """Metrics by name. Metrics that need class scores are skipped for extractors that have none."""
+
+
+class TrainConfig(Closed):
+    """Settings of training that are not part of the method: files and computation."""
+
+    snapshots: int = Field(6, ge=1)
+    """Number of EMA snapshots, saved at equal intervals up to the last step."""
+    log_every: int = Field(25, ge=1)
+    """Steps between lines of curve.csv."""
+    save_every: int = Field(500, ge=1)
+    """Steps between saves of the complete state, from which a stopped run resumes."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """Precision of the networks: float32; products in TF32, on a GPU; or bfloat16 where autocast uses it."""
+    compile: bool = False
+    """Use torch.compile, which takes minutes and changes rounding, and with dropout the masks."""
+    microbatch: int | None = Field(None, ge=1)
+    """Images evaluated at once; null is the whole batch. Changes rounding, and with dropout the masks."""
+
+
 class Training(Closed):
     """Everything that decides the weights of one cell."""
 
     cell: Cell
-    dataset: Annotated[DatasetConfig, OneOf()]
+    dataset: DatasetConfig
     recipe: Recipe
-    kernel: Annotated[KernelConfig, OneOf()]
-    coupling: Annotated[CouplingConfig, OneOf()]
+    kernel: KernelConfig
+    coupling: CouplingConfig
     train: TrainConfig
     frozen_run: Training | None = None
     """The run whose snapshot is the frozen predictor, where the coupling's `pretrained` names one."""
@@ -89,17 +137,16 @@ class Training(Closed):
     @property
     def frozen_step(self) -> int | None:
         """Step of the predicting snapshot of :attr:`frozen_run`, nearest to `progress`."""
-        named = self.coupling.frozen_run
-        if self.frozen_run is None or named is None:
+        run, named = self.frozen_run, self.coupling.frozen_run
+        if run is None or named is None:
             return None
-        wanted = named.progress * self.frozen_run.recipe.steps
-        return min(self.frozen_run.snapshot_steps, key=lambda step: abs(step - wanted))
+        return min(run.snapshot_steps, key=lambda step: abs(step - named.progress * run.recipe.steps))
 
 
 class Measurement(Closed):
     """Everything that decides the numbers measured on given weights, besides the extractor."""
 
-    mid_sigmas: Floats
+    mid_sigmas: Listed[float]
     boundary: bool
     """Whether sampling shifts the preconditioning."""
     select: SelectConfig

@@ -21,12 +21,7 @@ class FrozenRun(Closed):
 
 
 class CouplingConfig(Variant):
-    """How data and noise are paired.
-
-    Implementations are called with the settings and a :class:`couplet.couplings.base.Setting`.
-    """
-
-    noun = "coupling"
+    """How data and noise are paired."""
 
     @property
     def wants_frozen(self) -> bool:
@@ -55,14 +50,12 @@ class MinibatchCouplingConfig(CouplingConfig):
     """Settings shared by couplings that permute noise within a minibatch."""
 
     parts: int = Field(1, ge=1)
-    """Equal parts of a batch, each with an assignment of its own. 1 is the whole batch of all devices; the
-    number of devices gives the behaviour of codes in which every process permutes its own noise."""
+    """Equal parts of a batch, each with its own assignment, as in codes where a process permutes its own."""
     recouple_when_sampling: bool = True
     """Solve the assignment again at each later sampling step, as VCT's code does. The trained model expects
     permuted noise: without it, NFE 2 is worse than NFE 1."""
     sampling_group: int = Field(500, ge=1)
-    """Consecutive samples that share such an assignment (VCT evaluates in batches of 500). It changes samples
-    and replaces `sample.batch`, which does not."""
+    """Consecutive samples that share such an assignment (VCT: 500); replaces `sample.batch`."""
 
     @property
     def batch_parts(self) -> int:
@@ -82,11 +75,10 @@ class SinkhornConfig(MinibatchCouplingConfig):
     implementation: ClassVar[str] = "couplet.couplings.minibatch:Sinkhorn"
     kind: Literal["sinkhorn"] = "sinkhorn"
     epsilon: float = Field(0.1, ge=1e-6)
-    """Weight of the plan's entropy, in units of the centred cost's root mean square. As it goes to 0 the plan
-    becomes that of exact transport, and needs more iterations."""
+    """Weight of the plan's entropy, in units of the centred cost's root mean square; a smaller one comes
+    closer to exact transport and needs more iterations."""
     iterations: int = Field(20, ge=1)
-    """Iterations of Sinkhorn's algorithm. These two defaults lose about 2 % of the gain of exact transport
-    (`benchmarks/ot.py`)."""
+    """Both defaults together lose about 2 % of the gain of exact transport (`benchmarks/ot.py`)."""
 
 
 class ProjectedConfig(MinibatchCouplingConfig):
@@ -136,8 +128,7 @@ class GeneratorInducedConfig(CouplingConfig):
     implementation: ClassVar[str] = "couplet.couplings.generator_induced:GeneratorInduced"
     kind: Literal["generator"] = "generator"
     mu: float = Field(0.5, ge=0, le=1)
-    """Probability that a pair is generator-induced, as in the paper: 0 is never, 1 is always. The
-    released code's `mix_gen_induced_traj` is 1 - mu."""
+    """Probability that a pair is generator-induced; the released code's `mix_gen_induced_traj` is 1 - mu."""
     mu_end: float | None = Field(None, ge=0, le=1)
     """mu at the end of training, reached linearly; null keeps it constant."""
     predictor: Literal["ema", "online", "frozen"] = "ema"

@@ -1,7 +1,6 @@
 """Data sets: the origin of the images, how they are cut to size and how they are split.
 
 A configuration is part of a run's key, so it holds the settings that decide the pixels and nothing else.
-Readers look for the original files of a named kind in the folder ``raw`` of the machine.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Invalid, Variant, path_safe, validated
+from couplet.config.base import Invalid, Variant, path_safe, refused, validated
 from couplet.errors import UserError
 
 Crop = Literal[
@@ -21,10 +20,7 @@ Crop = Literal[
     "resize-center-crop-bicubic",
     "resize-center-crop-bilinear",
 ]
-"""How an image becomes a square of the configured size; one that has the size already is left alone.
-
-The functions in ``couplet.data.sources.decoding`` say what each does, and whose code it follows.
-"""
+"""How an image of another size becomes a square: a function in ``couplet.data.sources.images`` each."""
 
 
 def is_plane(shape: tuple[int, ...] | None) -> bool:
@@ -35,19 +31,16 @@ def is_plane(shape: tuple[int, ...] | None) -> bool:
 class DatasetConfig(Variant):
     """Origin of the images and how they are split.
 
-    The implementation is a function that :func:`couplet.data.sources.base.read` calls with the
-    configuration, the folder ``raw`` of original files and an ``ExitStack``, which closes the reader's open
-    files after the last image; it returns a :class:`couplet.data.sources.base.Source`. It may import
-    optional packages: a missing one becomes a one-line error.
+    The implementation returns a :class:`couplet.data.sources.base.Source`. It finds original files in the
+    folder ``raw``, and the ``ExitStack`` closes its files after the last image.
     """
 
-    noun = "dataset"
     by_content: ClassVar[tuple[str, ...]] = ()
     """Settings that name files or folders, which count in cache keys by their content."""
     native: ClassVar[tuple[int, int, int] | None] = None
     """Height, width and channels that the kind prescribes, if it does."""
     num_classes: ClassVar[int] = 0
-    """Number of classes that the kind prescribes; 0 if it has no labels or its files decide."""
+    """Number of classes; 0 without labels, or if the files decide."""
 
     @property
     def has_test(self) -> bool | None:
@@ -59,8 +52,7 @@ class HeldOutConfig(DatasetConfig):
     """A data set without a published test split."""
 
     test_images: int = Field(0, ge=0)
-    """Images held out of training, drawn evenly from the classes. 0, as in the papers: training uses all
-    images, and selection has to score on the training split."""
+    """Images held out of training, evenly from the classes. With 0, `select` needs `split: train`."""
 
     @property
     def has_test(self) -> bool | None:
@@ -81,9 +73,8 @@ class DigitsConfig(DatasetConfig):
 class MixtureConfig(DatasetConfig):
     """Points of the plane: an equal mixture of two Gaussians with means (0, 0.5) and (0, -0.5).
 
-    The toy data of VCT's Figure 1 (arXiv 2502.18197), whose caption gives the means; the standard deviation
-    is ours. A point is an image of 1×1 pixels whose two channels are the coordinates. As in all images, each
-    is stored as one of 256 values from -1 to 1, 2/255 apart, which is finer than a plot can show.
+    The toy data of VCT's Figure 1 (arXiv 2502.18197), with our standard deviation. A point is an image of 1×1
+    pixels whose two channels are the coordinates, of 256 values each.
     """
 
     native = (1, 1, 2)
@@ -91,12 +82,11 @@ class MixtureConfig(DatasetConfig):
     implementation: ClassVar[str] = "couplet.data.sources.toy:read_mixture"
     kind: Literal["mixture"] = "mixture"
     std: float = Field(0.1, ge=0.01, le=0.125)
-    """Standard deviation of each coordinate: from about one stored step to a quarter of the distance between
-    a mean and the edge. Points beyond the edge, at most 1 in 30,000, are clipped to it."""
+    """Standard deviation of each coordinate. Points beyond the edge, 1 in 30,000 at most, are clipped."""
     points: int = Field(5000, ge=2, le=10_000_000)
     """Points of the training split."""
     test_points: int = Field(1000, ge=2, le=10_000_000)
-    """Points of the test split, drawn independently of the training split."""
+    """Points of the test split, drawn independently."""
     seed: int = Field(0, ge=0)
     """Seed of the points; independent of every training seed."""
 
@@ -115,7 +105,7 @@ class FashionMnistConfig(DatasetConfig):
 
     native = (28, 28, 1)
     num_classes = 10
-    implementation: ClassVar[str] = "couplet.data.sources.published:read_fashion_mnist"
+    implementation: ClassVar[str] = "couplet.data.sources.published:read_mnist"
     kind: Literal["fashion_mnist"] = "fashion_mnist"
 
 
@@ -129,8 +119,7 @@ class Cifar10Config(DatasetConfig):
 
 
 class CelebA64Config(DatasetConfig):
-    """CelebA, aligned, at 64×64, without labels: 162,770 training and 19,962 test images; the official
-    validation split is left out, as in GC's code."""
+    """CelebA, aligned, at 64×64, without labels: 162,770 training and 19,962 test images, as in GC's code."""
 
     native = (64, 64, 3)
     implementation: ClassVar[str] = "couplet.data.sources.published:read_celeba"
@@ -140,8 +129,8 @@ class CelebA64Config(DatasetConfig):
 
 
 class Church64Config(HeldOutConfig):
-    """LSUN church outdoor at 64×64: 126,227 images without labels. The official validation split is left
-    out: its 300 images are too few to score on."""
+    """LSUN church outdoor at 64×64: 126,227 images without labels; the 300 of the official validation split,
+    too few to score on, are left out."""
 
     native = (64, 64, 3)
     implementation: ClassVar[str] = "couplet.data.sources.published:read_church"
@@ -151,8 +140,7 @@ class Church64Config(HeldOutConfig):
 
 
 class ImageNet32Config(DatasetConfig):
-    """ILSVRC-2012 at 32×32, 1,000 classes: 1,281,167 training images; the 50,000 validation images are
-    the test split."""
+    """ILSVRC-2012 at 32×32, 1,000 classes: 1,281,167 training and, of validation, 50,000 test images."""
 
     native = (32, 32, 3)
     num_classes = 1000
@@ -173,9 +161,8 @@ class ImageNet64Config(HeldOutConfig):
     """`zip`: the archive of EDM's or EDM2's dataset_tool, training images only, as the papers use it.
     `ilsvrc`: the original images; the 50,000 validation images are the test split."""
     crop: Crop = "center-crop-dhariwal"
-    """The crop of EDM2, and so of ECT and VCT, which start from its weights. EDM's is center-crop. Images in
-    a zip are cropped already: there the crop selects the file, img64.zip or, for EDM's, imagenet-64x64.zip,
-    and no other crop is allowed."""
+    """EDM2's, and so ECT's and VCT's; EDM's is center-crop. A zip has cropped images: there the crop selects
+    the file, img64.zip or, for EDM's, imagenet-64x64.zip, and no other crop is allowed."""
 
     @property
     def has_test(self) -> bool | None:
@@ -186,14 +173,13 @@ class ImageNet64Config(HeldOutConfig):
         if self.originals == "ilsvrc" and self.test_images:
             raise Invalid(("test_images",), self.test_images, "must be 0: ilsvrc has its own test split")
         if self.originals == "zip" and self.crop not in ("center-crop", "center-crop-dhariwal"):
-            allowed = "must be center-crop or center-crop-dhariwal with originals: zip"
-            raise Invalid(("crop",), self.crop, allowed)
+            expected = "must be center-crop or center-crop-dhariwal with originals: zip"
+            raise Invalid(("crop",), self.crop, expected)
         return self
 
 
 class Ffhq64Config(HeldOutConfig):
-    """Flickr-Faces-HQ at 64×64: 70,000 images without labels, from the zip of EDM's dataset_tool, which
-    resized the square originals by Lanczos."""
+    """Flickr-Faces-HQ at 64×64: 70,000 images without labels, resized by EDM's dataset_tool (Lanczos)."""
 
     native = (64, 64, 3)
     implementation: ClassVar[str] = "couplet.data.sources.published:read_ffhq"
@@ -205,8 +191,7 @@ class ImagesConfig(HeldOutConfig):
 
     Labels come from the names of the first-level folders, from the dataset.json of an EDM zip, or from the
     labels file next to an IDX file; top-level folders `train` and `test`, `val` or `valid` are splits.
-    Transparency is dropped, orientation tags are ignored, and images of more than 8 bits per channel are
-    refused.
+    Transparency is dropped, and images of more than 8 bits per channel are refused.
     """
 
     implementation: ClassVar[str] = "couplet.data.sources.images:read_images"
@@ -235,38 +220,24 @@ class ImagesConfig(HeldOutConfig):
         return self
 
 
-def from_path(
-    name: str,
-    path: str | Path,
-    *,
-    resolution: int | None = None,
-    channels: int | None = None,
-    skip_corrupt: bool = False,
-    test_images: int | None = None,
-) -> ImagesConfig:
+def from_path(name: str, path: str | Path, **given: Any) -> ImagesConfig:
     """The images at ``path`` as data set ``name``, for `couplet prepare NAME --from PATH`.
 
-    If ``name`` is a kind, its resolution, channels and crop are the defaults, so that the result can replace
-    it.
+    A kind of that name gives defaults for the settings ``given``, so that the result can replace it.
 
     Raises:
-        UserError: ``name`` cannot be part of a path, a value is not allowed, or ``resolution`` is missing
-            and ``name`` is no kind that prescribes one.
+        UserError: a value is not allowed, or neither the settings nor the kind have a resolution.
     """
-    try:
+    with refused("data set"):
         path_safe(name)
-    except Invalid as error:
-        raise UserError(f"data set {name!r}: {error.expected}") from None
     family: dict[str, Any] = DatasetConfig.family
     known = {name: kind for name, kind in family.items() if getattr(kind, "native", None)}
-    settings: dict[str, Any] = {"path": str(path), "skip_corrupt": skip_corrupt}
+    settings: dict[str, Any] = {"path": str(path)}
     if kind := known.get(name):
         _, settings["resolution"], settings["channels"] = kind.native
         if "crop" in kind.model_fields:
             settings["crop"] = kind.model_fields["crop"].default
-    given = {"resolution": resolution, "channels": channels, "test_images": test_images}
-    settings |= {key: value for key, value in given.items() if value is not None}
+    settings |= given
     if "resolution" not in settings:
-        prescribe = ", ".join(sorted(known))
-        raise UserError(f"data set {name}: needs a resolution; only {prescribe} prescribe one")
+        raise UserError(f"data set {name}: needs a resolution; only {', '.join(sorted(known))} prescribe one")
     return validated(ImagesConfig, settings, f"data set {name}")

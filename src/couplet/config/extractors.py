@@ -6,13 +6,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from couplet.config.base import Ints, Variant
+from couplet.config.base import NonEmpty, Variant
 
 
 class ExtractorConfig(Variant):
     """An extractor of features; its implementation is a :class:`couplet.metrics.extractor.base.Extractor`."""
-
-    noun = "feature extractor"
 
     @property
     def label(self) -> str:
@@ -20,11 +18,7 @@ class ExtractorConfig(Variant):
         return self.kind
 
     def metric(self, number: str) -> str:
-        """Column of a number: `fd_classifier`.
-
-        Numbers of different extractors never share a column: `fid` is in the features of clean-fid with the
-        published Inception, and all other columns carry the extractor's label.
-        """
+        """Column of a number, never that of another extractor: `fd_classifier`; `fid` of clean-fid."""
         return f"{number}_{self.label}"
 
 
@@ -33,7 +27,7 @@ class ClassifierConfig(ExtractorConfig):
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.classifier:ClassifierExtractor"
     kind: Literal["classifier"] = "classifier"
-    channels: Ints = Field((32, 64), min_length=1)
+    channels: NonEmpty[int] = (32, 64)
     """Channels of each convolution stage; every stage after the first halves the resolution."""
     features: int = Field(64, ge=2)
     """Length of the feature vector."""
@@ -48,10 +42,7 @@ class ClassifierConfig(ExtractorConfig):
 
 
 class ValuesConfig(ExtractorConfig):
-    """The values of an image in [-1, 1] as its features, for points of the plane and small images.
-
-    Distances then compare means and covariances of pixels, which say little about the content of images.
-    """
+    """The values of an image in [-1, 1] as its features, for points of the plane and small images."""
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.values:ValuesExtractor"
     kind: Literal["values"] = "values"
@@ -61,8 +52,7 @@ class PublishedConfig(ExtractorConfig):
     """An extractor whose weights are a published file."""
 
     weights: str | None = Field(None, min_length=1, exclude=True)
-    """The file; null is the published one, in torch's cache. Excluded from cache keys: ``sha256`` identifies
-    the content."""
+    """The file; null is the published one, in torch's cache. In cache keys, ``sha256`` stands for it."""
     batch: int = Field(64, ge=1)
     """Images per network call; changes speed and memory, and features by float rounding."""
 
@@ -71,45 +61,35 @@ INCEPTION_TORCHSCRIPT = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16
 INCEPTION_PYTORCH = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 DINOV2 = "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428"
 ADDRESSES = {
-    INCEPTION_TORCHSCRIPT: (
-        "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
-    ),
-    INCEPTION_PYTORCH: (
-        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
-        "pt_inception-2015-12-05-6726825d.pth"
-    ),
+    INCEPTION_TORCHSCRIPT: "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
+    "inception-2015-12-05.pt",
+    INCEPTION_PYTORCH: "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth",
     DINOV2: "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
 }
-"""The authors' address of each published file, by its digest: TensorFlow's Inception as TorchScript, of
-StyleGAN and clean-fid; the same of pytorch-fid; DINOv2's ViT-L/14."""
+"""The authors' address of each published file, by its digest."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class InceptionConfig(PublishedConfig):
-    """The network of FID, KID and IS: TensorFlow's Inception of 2015-12-05, as clean-fid runs it.
-
-    The file of `clean` and `legacy_tensorflow` is TorchScript, that is a program. It runs only if its
-    digest is ``sha256``; give another digest only for a file that you trust.
-    """
+    """The network of FID, KID and IS: TensorFlow's Inception of 2015-12-05, as clean-fid runs it."""
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.inception:InceptionExtractor"
     kind: Literal["inception"] = "inception"
     mode: Literal["clean", "legacy_pytorch", "legacy_tensorflow"] = "clean"
-    """Resizing to 299 × 299. `clean`: antialiased bicubic, not rounded. `legacy_tensorflow`: bilinear without
-    antialiasing, as in the code of StyleGAN, EDM and ECT. `legacy_pytorch`: the same in pytorch-fid, with its
-    own file of weights."""
+    """Resizing to 299 × 299: `clean`, antialiased bicubic, not rounded; else bilinear, not antialiased, with
+    the weights of pytorch-fid or of the code of StyleGAN, EDM and ECT."""
     sha256: Sha256 = Field(default_factory=lambda data: _inception(data.get("mode")))
-    """SHA-256 of the file, by default of the mode's published one; a file with another digest is refused."""
+    """SHA-256 of the file, by default of the mode's published one; a file with another digest is refused.
+    Give another only for a file that you trust: TorchScript, which two of the modes read, is a program."""
 
     @property
     def label(self) -> str:
-        """`inception`; another mode or file adds its name."""
         mode = "" if self.mode == "clean" else f"_{self.mode}"
         return self.kind + mode + _other(self.sha256, _inception(self.mode))
 
     def metric(self, number: str) -> str:
-        """Column of a number: `fid`, `kid`, `fid_legacy_tensorflow`."""
         return ("fid" if number == "fd" else number) + self.label.removeprefix(self.kind)
 
 
@@ -125,8 +105,7 @@ def _other(sha256: str, published: str) -> str:
 class DinoV2Config(PublishedConfig):
     """FD-DINOv2 (Stein et al. 2023): the class token of DINOv2's ViT-L/14, 1024 numbers, at 224 × 224.
 
-    Images are resized by PIL's bicubic on 8-bit values, as in dgm-eval by default and in EDM2 with
-    ``resize_mode='pil'``. EDM2's own default resizes in torch, which it calls almost the same.
+    Images are resized by PIL's bicubic on 8-bit values: dgm-eval's default, EDM2's ``resize_mode='pil'``.
     """
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.dinov2:DinoV2Extractor"
@@ -134,10 +113,8 @@ class DinoV2Config(PublishedConfig):
     architecture: str = Field("vit_large_patch14_dinov2", min_length=1)
     """Name of the vision transformer in timm."""
     sha256: Sha256 = DINOV2
-    """SHA-256 of the file, by default of the authors' dinov2_vitl14_pretrain.pth; a file with another digest
-    is refused. timm's .safetensors holds the same weights under another digest."""
+    """SHA-256 of the file; timm's .safetensors holds the same weights under another digest."""
 
     @property
     def label(self) -> str:
-        """`dinov2`; other weights add their digest."""
         return self.kind + _other(self.sha256, DINOV2)

@@ -22,15 +22,9 @@ class Number(NamedTuple):
 
 
 class MetricConfig(Variant):
-    """How samples are compared with real images.
+    """How samples are compared with real images: a function that returns ``numbers``; its seed is < 2^32."""
 
-    The implementation is a function of the settings, the samples, the reference and a ``seed`` in [0, 2^32)
-    that returns its numbers by the names that ``numbers`` declares.
-    """
-
-    noun = "metric"
     numbers: ClassVar[Mapping[str, Number]]
-    """The numbers by name, as they are printed."""
     needs_logits: ClassVar[bool] = False
     """Whether the metric applies only to extractors that classify."""
 
@@ -74,8 +68,8 @@ class InceptionScoreConfig(MetricConfig):
     needs_logits: ClassVar[bool] = True
     kind: Literal["is"] = "is"
     variant: Literal["torchmetrics", "ect"] = "torchmetrics"
-    """Splits of ceil(n / splits) images and the unbiased standard deviation over them (torchmetrics, VCT), or
-    splits of equal size and the biased one (StyleGAN, ECT)."""
+    """Parts of ceil(n / splits) images and the unbiased standard deviation over them (torchmetrics, VCT), or
+    parts of equal size and the biased one (StyleGAN, ECT)."""
     splits: int = Field(10, ge=1)
     """Parts of the samples, each scored on its own."""
 
@@ -96,19 +90,14 @@ class PrecisionRecallConfig(MetricConfig):
 
 
 def described(name: str) -> Number:
-    """How the number ``name`` is printed: `kid`, or `small_kid` of a metric that is called `small`.
-
-    Raises:
-        KeyError: no metric declares it.
-    """
+    """How a number is printed: `kid`, or `small_kid` of a metric called `small`; KeyError if none has it."""
     family: dict[str, Any] = MetricConfig.family
     numbers: dict[str, Number] = {k: v for metric in family.values() for k, v in metric.numbers.items()}
-    ends = [number for number in numbers if name.endswith(f"_{number}")]
-    if name in numbers or not ends:
+    if name in numbers:
         return numbers[name]
-    longest = max(ends, key=len)
-    prefix = name.removesuffix(f"_{longest}")
-    return numbers[longest]._replace(heading=f"{numbers[longest].heading}, {prefix}")
+    longest = max((each for each in numbers if name.endswith(f"_{each}")), key=len, default=name)
+    heading = f"{numbers[longest].heading}, {name.removesuffix(f'_{longest}')}"
+    return numbers[longest]._replace(heading=heading)
 
 
 def column(number: str, extractor: ExtractorConfig, nfe: int) -> str:

@@ -1,7 +1,8 @@
 """Configuration of the networks: DDPM++, NCSN++, ADM, EDM2 and a multilayer perceptron.
 
 Fields have the names of the constructor arguments of NVlabs/edm and NVlabs/edm2. Defaults are those
-of the published models: CIFAR-10 for DDPM++ and NCSN++, ImageNet 64x64 for ADM and EDM2-S.
+of the published models: CIFAR-10 for DDPM++ and NCSN++, ImageNet 64x64 for ADM and EDM2-S. In a list
+per level, the finest level comes first.
 """
 
 from __future__ import annotations
@@ -10,55 +11,31 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from couplet.config.base import Invalid, Variant
-
-Levels = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
-"""One positive integer per resolution level, the finest level first."""
-
-Resolutions = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
-"""Heights of feature maps in pixels."""
-
-Taps = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
-"""Coefficients of a one-dimensional filter, normalised before use."""
+from couplet.config.base import Invalid, Listed, NonEmpty, Variant
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 """A probability below one."""
 
-Probabilities = Annotated[tuple[Probability, ...], Field(strict=False, min_length=1)]
-"""One probability per resolution level, the finest level first."""
-
 
 class NetworkConfig(Variant):
-    """A network that maps ``[b, c, h, w]`` images and noise labels to ``[b, out, h, w]``.
-
-    Implementations are called with the settings, ``in_channels``, ``out_channels``, ``resolution`` and
-    ``num_classes``.
-    """
-
-    noun: ClassVar[str] = "network"
+    """A network that maps ``[b, c, h, w]`` images and noise labels to ``[b, out, h, w]``."""
 
     model_channels: PositiveInt = 128
     """Channels, or the unit of ``channel_mult`` (EDM, Appendix F; DDPM++ on CIFAR-10: 128)."""
-    num_blocks: PositiveInt | Levels = 4
-    """Residual blocks; of a U-Net, per level of the encoder, and the decoder has one more; a list gives each
-    level its own number (GC)."""
-    dropout: Probability | Probabilities = 0.0
-    """Probability that dropout inside a block zeroes an activation; of a U-Net, a list gives each level its
-    own (GC). iCT on CIFAR-10: 0.3."""
+    num_blocks: PositiveInt | NonEmpty[PositiveInt] = 4
+    """Residual blocks; of a U-Net, per level of the encoder, the decoder has one more; or a list (GC)."""
+    dropout: Probability | NonEmpty[Probability] = 0.0
+    """Probability that dropout inside a block zeroes an activation; of a U-Net, or a list (GC)."""
 
 
 class UNetConfig(NetworkConfig):
-    """Settings shared by the U-Nets.
+    """Settings shared by the U-Nets. Level 0 has the resolution of the images, each next level half the
+    previous one; encoder and decoder of a level share its entry in every per-level list."""
 
-    A level is one resolution of the U-Net: level 0 has that of the images, each next level half the
-    previous one. Encoder and decoder of a level share its entry in every per-level list.
-    """
-
-    channel_mult: Levels = (2, 2, 2)
+    channel_mult: NonEmpty[PositiveInt] = (2, 2, 2)
     """Channels of each level in units of ``model_channels``; its length is the number of levels."""
-    attn_resolutions: Resolutions = (16,)
-    """Heights in pixels of the levels with self-attention; one that no level has is ignored, as in
-    EDM. The first decoder block always has attention. EDM, VCT and ECT: 16; GC: none."""
+    attn_resolutions: Listed[PositiveInt] = (16,)
+    """Heights in pixels of the levels with self-attention, besides the first decoder block (GC: none)."""
     dropout_resolution: PositiveInt | None = None
     """Largest height in pixels at which dropout acts; ``null`` means at every one."""
 
@@ -83,7 +60,7 @@ class SongConfig(UNetConfig):
     """Features of the noise label in units of ``model_channels``."""
     channel_mult_emb: PositiveInt = 4
     """Width of the embedding that all blocks see, in units of ``model_channels`` (EDM: 4)."""
-    resample_filter: Taps = (1.0, 1.0)
+    resample_filter: NonEmpty[PositiveFloat] = (1.0, 1.0)
     """Coefficients of the separable filter used to halve and double the resolution."""
     fourier_scale: PositiveFloat = 0.02
     """Standard deviation of the frequencies of ``embedding_type: fourier``, in cycles per unit of
@@ -108,30 +85,26 @@ class NCSNPlusPlusConfig(SongConfig):
     """``residual`` adds a downsampled copy of the input to every level of the encoder."""
     channel_mult_noise: PositiveInt = 2
     """Features of the noise label in units of ``model_channels``."""
-    resample_filter: Taps = (1.0, 3.0, 3.0, 1.0)
+    resample_filter: NonEmpty[PositiveFloat] = (1.0, 3.0, 3.0, 1.0)
     """Coefficients of the separable filter used to halve and double the resolution."""
 
 
 class MultiHeadConfig(UNetConfig):
-    """What ADM and EDM2 have in common: several attention heads where there are many channels."""
+    """Settings shared by ADM and EDM2, which have several attention heads where there are many channels."""
 
     model_channels: PositiveInt = 192
     """Channels that ``channel_mult`` multiplies (ImageNet 64x64: 192)."""
-    channel_mult: Levels = (1, 2, 3, 4)
+    channel_mult: NonEmpty[PositiveInt] = (1, 2, 3, 4)
     """Channels of each level in units of ``model_channels``; its length is the number of levels."""
-    num_blocks: PositiveInt | Levels = 3
-    """Residual blocks per level of the encoder, the decoder has one more; a list gives each level
-    its own number. iCT-deep doubles the number, from 3 to 6."""
+    num_blocks: PositiveInt | NonEmpty[PositiveInt] = 3
+    """Residual blocks per level of the encoder, the decoder has one more; or a list. iCT-deep: 6."""
     dropout_resolution: PositiveInt | None = 16
-    """Largest height in pixels at which dropout acts; ``null`` means at every one. iCT, VCT and
-    ECT: 16; EDM's ADM: every one."""
+    """Largest height in pixels at which dropout acts; ``null``, as in EDM's ADM, means at every one."""
     channels_per_head: PositiveInt = 64
-    """Channels of an attention head (64 in ADM and EDM2). A block of C channels has
-    ``C // channels_per_head`` heads."""
+    """Channels of an attention head: a block of C channels has ``C // channels_per_head`` heads."""
     attention_below_head_width: Literal["error", "absent"] = "error"
-    """Behaviour of a block with attention that has fewer channels than one head: ``error`` refuses to build
-    the network; ``absent`` leaves the attention out, as the official code does silently. Small networks need
-    a smaller ``channels_per_head``."""
+    """A block with attention that has fewer channels than one head is an error, which a smaller
+    ``channels_per_head`` avoids; or has no attention, as in the official code, silently."""
 
 
 class ADMConfig(MultiHeadConfig):
@@ -139,9 +112,8 @@ class ADMConfig(MultiHeadConfig):
 
     implementation: ClassVar[str] = "couplet.networks.adm:ADM"
     kind: Literal["adm"] = "adm"
-    attn_resolutions: Resolutions = (32, 16, 8)
-    """Heights in pixels of the levels with self-attention; one that no level has is ignored, as in
-    EDM. The first decoder block always has attention."""
+    attn_resolutions: Listed[PositiveInt] = (32, 16, 8)
+    """Heights in pixels of the levels with self-attention, besides the first decoder block."""
     channel_mult_emb: PositiveInt = 4
     """Width of the embedding that all blocks see, in units of ``model_channels`` (EDM: 4)."""
 
@@ -151,9 +123,8 @@ class EDM2Config(MultiHeadConfig):
 
     implementation: ClassVar[str] = "couplet.networks.edm2:EDM2"
     kind: Literal["edm2"] = "edm2"
-    attn_resolutions: Resolutions = (16, 8)
-    """Heights in pixels of the levels with self-attention; one that no level has is ignored, as in
-    EDM2. The first decoder block always has attention."""
+    attn_resolutions: Listed[PositiveInt] = (16, 8)
+    """Heights in pixels of the levels with self-attention, besides the first decoder block."""
 
 
 class MLPConfig(NetworkConfig):
@@ -168,5 +139,4 @@ class MLPConfig(NetworkConfig):
     dropout: Probability = 0.0
     """Probability that dropout inside a block zeroes an activation."""
     fourier_scale: PositiveFloat = 1.0
-    """Standard deviation of the random frequencies of the noise label's features, in cycles per unit: the
-    label, ln(t)/4, spans three units."""
+    """Standard deviation of the frequencies of the noise label, ln(t)/4, in cycles per unit of it."""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PlainValidator, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from couplet.config.base import Closed, Invalid, Variant, choices, located, named, path_safe
-from couplet.config.cells import Cell, Grid, Measurement, Training
+from couplet.config.cells import (
+    Cell,
+    EvaluateConfig,
+    Grid,
+    Measurement,
+    SampleConfig,
+    SelectConfig,
+    TrainConfig,
+    Training,
+)
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
-from couplet.config.layers import as_layers, merge, overrides, recipe_layers, settings_of
+from couplet.config.layers import Layer, combined, merge, overrides, recipe_layers, written
 from couplet.config.probes import ProbeConfig
 from couplet.config.recipes import KernelConfig, Recipe
-from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig, TrainConfig
 from couplet.config.study import Study
 
 FAMILIES: dict[str, type[Variant]] = {
@@ -28,17 +35,9 @@ FAMILIES: dict[str, type[Variant]] = {
 """Sections of a parameter file that name members of a family."""
 
 
-def _grids(value: Any) -> tuple[Grid, ...]:
-    """A grid, or a list of them, as written."""
-    if not isinstance(value, list):
-        return (Grid.model_validate(value),)
-    if not value:
-        raise Invalid((), value, "must hold one grid at least")
-    grids = []
-    for i, grid in enumerate(value):
-        with located(i):
-            grids.append(Grid.model_validate(grid))
-    return tuple(grids)
+def _grids(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Grids from a list of them, or from one as written."""
+    return check(value) if isinstance(value, list) else (Grid.model_validate(value),)
 
 
 class Params(Closed):
@@ -56,19 +55,23 @@ class Params(Closed):
     threads: int = Field(1, ge=1)
     """CPU threads of one job. More than the cores that are free makes every job many times slower."""
     gpus: int = Field(1, ge=1)
-    """GPUs of one job that trains or measures, with a process for each; on the CPU, processes. Changes
-    numbers only by the rounding of a sum, and with dropout by the masks."""
+    """GPUs of one job that trains or measures, a process each; on the CPU, processes. Changes numbers only by
+    rounding, and with dropout by the masks."""
     raw: str = "raw"
     """Folder of data sets as their authors publish them, one folder per kind; `prepare` downloads to it."""
-    table1: Annotated[tuple[Grid, ...], PlainValidator(_grids, json_schema_input_type=Grid | list[Grid])]
+    table1: Annotated[
+        tuple[Grid, ...],
+        Field(strict=False, min_length=1),
+        WrapValidator(_grids, json_schema_input_type=Grid | list[Grid]),
+    ]
     """A grid, or a list of grids: the table has the cells of all of them."""
-    datasets: Annotated[dict[str, Any], named(DatasetConfig)] = {}
+    datasets: Annotated[dict[str, DatasetConfig], named(DatasetConfig)] = {}
     """Data sets by name. Here and in the next sections, a kind's own name needs no entry."""
-    features: Annotated[dict[str, Any], named(ExtractorConfig)] = {}
+    features: Annotated[dict[str, ExtractorConfig], named(ExtractorConfig)] = {}
     """Feature extractors by name."""
-    kernels: Annotated[dict[str, Any], named(KernelConfig)] = {}
+    kernels: Annotated[dict[str, KernelConfig], named(KernelConfig)] = {}
     """Kernels by name."""
-    couplings: Annotated[dict[str, Any], named(CouplingConfig)] = {}
+    couplings: Annotated[dict[str, CouplingConfig], named(CouplingConfig)] = {}
     """Couplings by name."""
     recipes: dict[str, Any]
     """Recipes by name, each a mapping of settings. `overrides` lists {when: {dataset|kernel|coupling:
@@ -81,7 +84,7 @@ class Params(Closed):
     select: SelectConfig = SelectConfig()
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    probes: Annotated[dict[str, Any], named(ProbeConfig)] = {}
+    probes: Annotated[dict[str, ProbeConfig], named(ProbeConfig)] = {}
     """Probes by name."""
     study: Study | None = None
     """Figure or table of a paper that the file's cells reproduce, for `results/paper.html`."""
@@ -94,13 +97,10 @@ class Params(Closed):
         return Cell.model_validate({name: getattr(self, name) for name in Cell.model_fields})
 
     def cells(self, part: str = "") -> list[Cell]:
-        """The cells of the table, each once.
-
-        ``part`` selects the row of that name, ``cifar10-ict-ve-vae``, or else all rows whose names begin with
-        it: ``cifar10``, ``cifar10-ict``.
+        """The cells of the table, each once: all, or the row ``part``, or the rows that begin with it.
 
         Raises:
-            Invalid: no cell's name begins with ``part``.
+            Invalid: no row's name begins with ``part``: ``cifar10``, ``cifar10-ict``, ``cifar10-ict-ve-vae``.
         """
         cells = dict.fromkeys(cell for grid in self.table1 for cell in grid.cells())
         begin = [cell for cell in cells if f"{cell.name}-".startswith(f"{part}-" if part else "")]
@@ -117,22 +117,22 @@ class Params(Closed):
             for grid in self.table1
             for cell in grid.cells()
             for extractor in grid.extractors or (self.extractor,)
+            if cell in chosen
         )
-        return list(dict.fromkeys((cell, extractor) for cell, extractor in pairs if cell in chosen))
+        return list(dict.fromkeys(pairs))
 
     @model_validator(mode="after")
     def _every_cell_resolves(self) -> Self:
         self.training(self.experiment)
         self.extractor_named(self.extractor)
         for number, grid in enumerate(self.table1):
-            with located("table1", *([number] if len(self.table1) > 1 else [])):
-                for key in ("datasets", "recipes", "kernels", "couplings", "extractors"):
-                    for i, name in enumerate(getattr(grid, key) or ()):
-                        with located(key, i):
-                            self._lookup("features" if key == "extractors" else key, name)
+            at = ("table1", number) if len(self.table1) > 1 else ("table1",)
+            for key, names in grid:
+                if key != "seeds":
+                    for i, name in enumerate(names or ()):
+                        self._lookup("features" if key == "extractors" else key, name, (*at, key, i))
         for name in self.set.get("recipes", {}):
-            with located("recipes"):
-                self._lookup("recipes", name)
+            self._lookup("recipes", name, ("recipes",))
         for name in self.recipes:
             with located("recipes"):
                 path_safe(name)
@@ -149,69 +149,43 @@ class Params(Closed):
 
     def _check_recipe(self, name: str) -> None:
         """Raise Invalid if a recipe is wrong without its overrides, or one of these names nothing."""
-        layers = recipe_layers(self._content, name)
-        Recipe.model_validate(settings_of(layers, None)[0])
-        for layer in as_layers(self.recipes[name]):
+        layers = recipe_layers(self._layers, name)
+        Recipe.model_validate(combined(written(None, layers)[0]))
+        for _, layer in layers:
             for i, override in enumerate(overrides(layer)):
-                with located("overrides", i, "when"):
-                    self._check_conditions(override["when"])
-
-    def _check_conditions(self, conditions: Mapping[str, Any]) -> None:
-        for key, wanted in conditions.items():
-            for name in wanted if isinstance(wanted, list) else [wanted]:
-                with located(key):
-                    self._lookup(f"{key}s", name)
+                for key, names in override["when"].items():
+                    for each in names if isinstance(names, list) else [names]:
+                        self._lookup(f"{key}s", each, ("overrides", i, "when", key))
 
     @property
-    def _content(self) -> Mapping[str, Any]:
-        """The sections that recipes result from."""
-        return {"recipes": self.recipes, "every_recipe": self.every_recipe, "set": self.set}
+    def _layers(self) -> list[Layer]:
+        """The one layer that recipes result from."""
+        return [("", {"recipes": self.recipes, "every_recipe": self.every_recipe, "set": self.set})]
 
-    def _lookup(self, section: str, name: Any) -> Any:
-        """The settings under ``name``; where a section has no such entry, those of the kind of that name."""
+    def _lookup(self, section: str, name: Any, at: tuple[str | int, ...] = ()) -> Any:
+        """The settings under ``name``, or else those of the kind of that name; it is written at ``at``."""
         entries, family = getattr(self, section), FAMILIES.get(section)
-        if isinstance(name, str) and name in entries:
-            return entries[name]
-        if family is not None and name in family.family:
-            return family.parse(name)
-        raise Invalid((), name, choices(name, {*entries, *(family.family if family else ())}))
+        with located(*at):
+            if isinstance(name, str) and name in entries:
+                return entries[name]
+            if family is not None and name in family.family:
+                return family.parse(name)
+            raise Invalid((), name, choices(name, {*entries, *(family.family if family else ())}))
 
     def dataset_named(self, name: str) -> DatasetConfig:
-        """The data set of that name.
-
-        Raises:
-            Invalid: there is none.
-        """
-        with located("dataset"):
-            config: DatasetConfig = self._lookup("datasets", name)
-            return config
+        """The data set of that name; Invalid if there is none."""
+        return self._lookup("datasets", name, ("dataset",))
 
     def extractor_named(self, name: str) -> ExtractorConfig:
-        """The extractor of that name.
-
-        Raises:
-            Invalid: there is none.
-        """
-        with located("extractor"):
-            config: ExtractorConfig = self._lookup("features", name)
-            return config
+        """The extractor of that name; Invalid if there is none."""
+        return self._lookup("features", name, ("extractor",))
 
     def probe_named(self, name: str) -> ProbeConfig:
-        """The probe of that name.
-
-        Raises:
-            Invalid: there is none.
-        """
-        with located("probe"):
-            config: ProbeConfig = self._lookup("probes", name)
-            return config
+        """The probe of that name; Invalid if there is none."""
+        return self._lookup("probes", name, ("probe",))
 
     def training(self, cell: Cell) -> Training:
-        """All settings that ``cell`` trains with.
-
-        Raises:
-            Invalid: a name of the cell is not defined here, or an override does not fit.
-        """
+        """All settings that ``cell`` trains with; Invalid if a name is not defined or an override wrong."""
         # Seeds share everything else, and a table of a hundred rows asks for each of them many times.
         first = cell.model_copy(update={"seed": 0})
         if first not in self._trainings:
@@ -219,15 +193,14 @@ class Params(Closed):
         return self._trainings[first].with_seed(cell.seed)
 
     def _training(self, cell: Cell) -> Training:
-        parts: dict[str, Any] = {}
-        for key in ("dataset", "recipe", "kernel", "coupling"):
-            with located(key):
-                parts[key] = self._lookup(f"{key}s", getattr(cell, key))
+        keys = ("dataset", "recipe", "kernel", "coupling")
+        parts = {key: self._lookup(f"{key}s", getattr(cell, key), (key,)) for key in keys}
+        coupling = parts["coupling"]
         with located("recipes", cell.recipe):
-            settings, changes = settings_of(recipe_layers(self._content, cell.recipe), cell)
-            recipe, coupling = Recipe.model_validate(settings), parts["coupling"]
-            with located("overrides", "coupling"):
-                if changes:
+            settings, changes = map(combined, written(cell, recipe_layers(self._layers, cell.recipe)))
+            recipe = Recipe.model_validate(settings)
+            if changes:
+                with located("overrides", "coupling"):
                     coupling = coupling.parse(merge(coupling.model_dump(mode="json"), changes))
             if coupling.wants_frozen and coupling.frozen_run is None and recipe.frozen_from is None:
                 needed = f"coupling {cell.coupling} needs the path of a checkpoint to predict with"
@@ -235,64 +208,34 @@ class Params(Closed):
             if recipe.batch % coupling.batch_parts:
                 needed = f"coupling {cell.coupling} needs a multiple of its parts, {coupling.batch_parts}"
                 raise Invalid(("batch",), recipe.batch, needed)
-        return Training(
-            cell=cell,
-            dataset=parts["dataset"],
-            recipe=recipe,
-            kernel=parts["kernel"],
-            coupling=coupling,
-            train=self.train,
-            frozen_run=self._frozen_run(cell, coupling),
-        )
+        changed = {"recipe": recipe, "coupling": coupling, "frozen_run": self._frozen_run(cell, coupling)}
+        return Training(cell=cell, train=self.train, **(parts | changed))
 
     def _frozen_run(self, cell: Cell, coupling: CouplingConfig) -> Training | None:
-        """The run whose model is the frozen predictor of ``cell``, where `pretrained` names one.
-
-        Raises:
-            Invalid: a name is not defined here, or that run needs a frozen predictor as well.
-        """
+        """The run whose model is the frozen predictor of ``cell``, where `pretrained` names one."""
         if (wanted := coupling.frozen_run) is None:
             return None
         names = {"coupling": wanted.coupling, "recipe": wanted.recipe or cell.recipe}
         with located("couplings", cell.coupling, "pretrained"):
             for key, name in names.items():
-                with located(key):
-                    self._lookup(f"{key}s", name)
+                self._lookup(f"{key}s", name, (key,))
             if self._lookup("couplings", wanted.coupling).wants_frozen:
                 raise Invalid(("coupling",), wanted.coupling, "must be one that needs no frozen predictor")
         return self.training(cell.model_copy(update=names))
 
     def measurement(self, cell: Cell) -> Measurement:
-        """All settings that ``cell`` is measured with, whatever the extractor.
-
-        Raises:
-            Invalid: a name of the cell is not defined here, or an NFE has no noise level.
-        """
+        """All settings that ``cell`` is measured with, besides the extractor; Invalid if they do not fit."""
         recipe = self.training(cell).recipe
         levels = 1 + len(recipe.mid_sigmas)
-        for section, wanted in (("select", (self.select.nfe,)), ("sample", self.sample.nfe)):
-            for nfe in wanted:
-                if not 1 <= nfe <= levels:
-                    raise Invalid(
-                        (section, "nfe"),
-                        nfe,
-                        f"must lie between 1 and {levels}: recipe {cell.recipe} samples with "
-                        f"sigma_max and {levels - 1} mid_sigmas",
-                    )
+        allowed = f"recipe {cell.recipe} samples with sigma_max and {levels - 1} mid_sigmas"
+        for section, nfe in (("select", self.select.nfe), *(("sample", nfe) for nfe in self.sample.nfe)):
+            if not 1 <= nfe <= levels:
+                raise Invalid((section, "nfe"), nfe, f"must lie between 1 and {levels}: {allowed}")
         if self.select.split == "test" and self.dataset_named(cell.dataset).has_test is False:
-            raise Invalid(
-                ("select", "split"),
-                "test",
-                f"data set {cell.dataset} has no test split; set train, as the papers do, or "
-                f"datasets.{cell.dataset}.test_images",
-            )
-        return Measurement(
-            mid_sigmas=recipe.mid_sigmas,
-            boundary=recipe.boundary.sampling,
-            select=self.select,
-            sample=self.sample,
-            evaluate=self.evaluate,
-        )
+            needed = f"set train, as the papers do, or datasets.{cell.dataset}.test_images"
+            raise Invalid(("select", "split"), "test", f"data set {cell.dataset} has no test split; {needed}")
+        sections: dict[str, Any] = {key: getattr(self, key) for key in ("select", "sample", "evaluate")}
+        return Measurement(mid_sigmas=recipe.mid_sigmas, boundary=recipe.boundary.sampling, **sections)
 
     def probes_of(self, cell: Cell) -> list[str]:
         """Names of the probes that a run of ``cell`` can have: the file's, and the built-in kinds."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Floats, Invalid, Variant
+from couplet.config.base import Invalid, Listed, Variant
 from couplet.config.datasets import is_plane
 
 if TYPE_CHECKING:
@@ -15,15 +15,9 @@ if TYPE_CHECKING:
 
 
 class ProbeConfig(Variant):
-    """A measurement of a finished run besides its samples.
+    """A measurement of a finished run besides its samples: a function that returns rows of ``columns``."""
 
-    Implementations are functions of the settings and a :class:`couplet.probes.base.Subject`; they return rows
-    of the table, whose columns the class names.
-    """
-
-    noun = "probe"
     columns: ClassVar[tuple[str, ...]]
-    """Columns of the probe's table."""
 
     def misfit(self, training: Training) -> str | None:
         """Reason why a run of ``training`` cannot have this probe, with key and allowed value, if any."""
@@ -53,7 +47,7 @@ class LevelsConfig(ProbeConfig):
     columns = ("level", "mean", "std_error")
     pairs: int = Field(2000, ge=2)
     """Pairs at each noise level."""
-    levels: Floats = Field(
+    levels: Listed[float] = Field(
         (0.02, 0.0425, 0.0904, 0.192, 0.408, 0.868, 1.84, 3.92, 8.33, 17.7, 37.6, 80.0), min_length=1
     )
     """Noise levels in (0, sigma_max], rising."""
@@ -66,11 +60,10 @@ class LevelsConfig(ProbeConfig):
         return self
 
     def misfit(self, training: Training) -> str | None:
-        top = training.recipe.sigma_max
-        for level in self.levels:
-            if level > top:
-                return f"levels = {level:g}: must be at most {top:g}, sigma_max of {training.cell.recipe}"
-        return None
+        level, top = self.levels[-1], training.recipe.sigma_max
+        if level <= top:
+            return None
+        return f"levels = {level:g}: must be at most {top:g}, sigma_max of {training.cell.recipe}"
 
     def images(self, training: Training) -> int:
         return self.pairs
@@ -91,12 +84,10 @@ class RegulariserConfig(LevelsConfig):
 
     def misfit(self, training: Training) -> str | None:
         schedule = training.recipe.schedule
-        if not schedule.makes_denoiser:
-            return (
-                f"recipes.{training.cell.recipe}.schedule.kind = {schedule.kind}: this probe needs a run "
-                "of a denoiser; allowed: denoising"
-            )
-        return super().misfit(training)
+        if schedule.makes_denoiser:
+            return super().misfit(training)
+        key = f"recipes.{training.cell.recipe}.schedule.kind"
+        return f"{key} = {schedule.kind}: this probe needs a run of a denoiser; allowed: denoising"
 
 
 class PlaneConfig(ProbeConfig):
@@ -109,6 +100,6 @@ class PlaneConfig(ProbeConfig):
     """Samples and pairs, at most: a picture cannot show more."""
 
     def misfit(self, training: Training) -> str | None:
-        if not is_plane(training.dataset.native):
-            return f"dataset = {training.cell.dataset}: this probe needs points of the plane, as of `mixture`"
-        return None
+        if is_plane(training.dataset.native):
+            return None
+        return f"dataset = {training.cell.dataset}: this probe needs points of the plane, as of `mixture`"

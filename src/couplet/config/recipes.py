@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Closed, Floats, Invalid, OneOf, Variant
+from couplet.config.base import Closed, Invalid, Listed, Variant
 from couplet.config.networks import NetworkConfig
 
 
 class KernelConfig(Variant):
-    """How an image becomes noisy, and the preconditioning that belongs to it.
-
-    Implementations are called with the settings and the recipe's ``sigma_min``, ``sigma_max``,
-    ``sigma_data``.
-    """
-
-    noun = "kernel"
+    """How an image becomes noisy, and the preconditioning that belongs to it."""
 
 
 class VarianceExplodingConfig(KernelConfig):
@@ -35,12 +29,8 @@ class LinearInterpolationConfig(KernelConfig):
 
 
 class ScheduleConfig(Variant):
-    """How a step draws its two noise levels t > r.
+    """How a step draws its two noise levels t > r."""
 
-    Implementations are called with the settings and the keywords of :class:`couplet.schedules.Schedule`.
-    """
-
-    noun = "schedule"
     makes_denoiser: ClassVar[bool] = False
     """Whether the target is always the data endpoint, so that the model learns its mean given x_t."""
     p_mean: float = -1.1
@@ -92,9 +82,8 @@ class ContinuousConfig(ScheduleConfig):
 class DenoisingConfig(ScheduleConfig):
     """t lognormal, r = 0: the target is the data endpoint of the pair, and the model a denoiser E[x | x_t].
 
-    With `distance: {kind: squared_l2}`, `weighting: karras`, p_mean -1.2 and p_std 1.2 this is EDM's
-    training. GC's figure 2 has a denoiser for each coupling. A generator-induced data endpoint is made at t,
-    not at r; with `predictor: frozen` another model makes it, with the recipe's `boundary`.
+    With distance squared_l2, weighting karras, p_mean -1.2 and p_std 1.2 this is EDM's training. The endpoint
+    of a generator-induced pair is made at t, not at r (GC's figure 2).
     """
 
     implementation: ClassVar[str] = "couplet.schedules:Denoising"
@@ -103,12 +92,7 @@ class DenoisingConfig(ScheduleConfig):
 
 
 class DistanceConfig(Variant):
-    """Distance between the outputs of student and teacher, per image.
-
-    Implementations are called with the settings and ``dimensions``, D = c h w.
-    """
-
-    noun = "distance"
+    """Distance between the outputs of student and teacher, per image; ``dimensions`` are D = c h w."""
 
 
 class PseudoHuberConfig(DistanceConfig):
@@ -137,12 +121,7 @@ class SquaredL2Config(DistanceConfig):
 
 
 class WeightingConfig(Variant):
-    """Weight of a pair of noise levels in the loss.
-
-    Implementations are called with the settings and the recipe's ``sigma_data``.
-    """
-
-    noun = "weighting"
+    """Weight of a pair of noise levels in the loss."""
 
 
 class InverseGapConfig(WeightingConfig):
@@ -167,23 +146,16 @@ class UniformConfig(WeightingConfig):
 
 
 class Boundary(Closed):
-    """Where c_skip and c_out are shifted so that f(x, sigma_min) = x exactly.
-
-    iCT and GC: both. ECT and VCT's ECM: sampling only. ECT on ImageNet: neither.
-    """
+    """Where c_skip and c_out are shifted so that f(x, sigma_min) = x exactly: in iCT and GC both, in ECT and
+    VCT's ECM sampling only, in ECT on ImageNet neither."""
 
     training: bool = True
     sampling: bool = True
 
 
 class OptimizerConfig(Variant):
-    """The optimiser of network and coupling together.
+    """The optimiser of network and coupling together, a :class:`torch.optim.Optimizer` of one parameter."""
 
-    Implementations are called with the settings and one flat parameter of all weights; they return a
-    :class:`torch.optim.Optimizer`.
-    """
-
-    noun = "optimizer"
     lr: float = Field(1e-4, gt=0)
     """Learning rate before its schedule."""
     weight_decay: float = Field(0.0, ge=0)
@@ -194,7 +166,7 @@ class RAdamConfig(OptimizerConfig):
 
     implementation: ClassVar[str] = "couplet.training.optim:radam"
     kind: Literal["radam"] = "radam"
-    betas: Floats = Field((0.9, 0.999), min_length=2, max_length=2)
+    betas: Listed[float] = Field((0.9, 0.999), min_length=2, max_length=2)
 
 
 class AdamConfig(OptimizerConfig):
@@ -202,7 +174,7 @@ class AdamConfig(OptimizerConfig):
 
     implementation: ClassVar[str] = "couplet.training.optim:adam"
     kind: Literal["adam"] = "adam"
-    betas: Floats = Field((0.9, 0.99), min_length=2, max_length=2)
+    betas: Listed[float] = Field((0.9, 0.99), min_length=2, max_length=2)
 
 
 class LionConfig(OptimizerConfig):
@@ -210,16 +182,12 @@ class LionConfig(OptimizerConfig):
 
     implementation: ClassVar[str] = "couplet.training.optim:lion"
     kind: Literal["lion"] = "lion"
-    betas: Floats = Field((0.9, 0.99), min_length=2, max_length=2)
+    betas: Listed[float] = Field((0.9, 0.99), min_length=2, max_length=2)
 
 
 class LearningRateConfig(Variant):
-    """Factor on the learning rate as a function of the step, apart from the warm-up.
+    """Factor on the learning rate as a function of the 0-based step, apart from the warm-up."""
 
-    Implementations are called with the settings and ``total_steps``; they map a 0-based step to a factor.
-    """
-
-    noun = "learning-rate schedule"
     warmup: int = Field(0, ge=0)
     """Steps of linear warm-up, which multiplies the factor."""
 
@@ -252,13 +220,7 @@ class CosineConfig(LearningRateConfig):
 
 
 class EMAConfig(Variant):
-    """Running average of the weights, from which samples are generated.
-
-    Implementations are called with the settings; they map the 0-based update n to the decay, the weight of
-    the old average.
-    """
-
-    noun = "EMA"
+    """Running average of the weights: its decay as a function of the 0-based update."""
 
 
 class ConstantEMAConfig(EMAConfig):
@@ -318,23 +280,22 @@ class Recipe(Closed):
     sigma_max: float = Field(80.0, gt=0)
     sigma_data: float = Field(0.5, gt=0)
     """Standard deviation of the data that the preconditioning assumes."""
-    mid_sigmas: Floats = (0.821,)
+    mid_sigmas: Listed[float] = (0.821,)
     """Noise levels of the sampling steps after the first, in order (0.821 at 32×32; 1.526 at 64×64)."""
     boundary: Boundary = Boundary()
-    schedule: Annotated[ScheduleConfig, OneOf()] = DiscretisedConfig()
-    distance: Annotated[DistanceConfig, OneOf()] = PseudoHuberConfig()
-    weighting: Annotated[WeightingConfig, OneOf()] = InverseGapConfig()
+    schedule: ScheduleConfig = DiscretisedConfig()
+    distance: DistanceConfig = PseudoHuberConfig()
+    weighting: WeightingConfig = InverseGapConfig()
     teacher: Literal["online", "ema"] = "online"
     """Model whose output at r is the target: "online" in all three papers, "ema" in the first CM paper."""
-    network: Annotated[NetworkConfig, OneOf()]
-    optimizer: Annotated[OptimizerConfig, OneOf()] = RAdamConfig()
-    learning_rate: Annotated[LearningRateConfig, OneOf()] = ConstantRateConfig()
-    ema: Annotated[EMAConfig, OneOf()] = ConstantEMAConfig()
+    network: NetworkConfig
+    optimizer: OptimizerConfig = RAdamConfig()
+    learning_rate: LearningRateConfig = ConstantRateConfig()
+    ema: EMAConfig = ConstantEMAConfig()
     clip_norm: float | None = Field(None, gt=0)
     """Largest global gradient norm (VCT's variational runs: 200); null for no clipping."""
     nonfinite_gradients: Literal["stop", "zero", "large"] = "stop"
-    """Stop the run; or replace them by 0 (VCT, ECT on ImageNet); or NaN by 0 and infinities by ±1e5 (ECT on
-    CIFAR-10). The record counts steps with such gradients."""
+    """Stop; or replace by 0 (VCT, ECT on ImageNet); or NaN by 0, infinities by ±1e5 (ECT on CIFAR-10)."""
     init_from: str | None = None
     """Initial weights of the network: a file written by `couplet import-edm`."""
     frozen_from: str | None = None
@@ -346,9 +307,6 @@ class Recipe(Closed):
             raise Invalid(("sigma_min",), self.sigma_min, f"must be below sigma_max = {self.sigma_max}")
         for sigma in self.mid_sigmas:
             if not self.sigma_min < sigma < self.sigma_max:
-                raise Invalid(
-                    ("mid_sigmas",),
-                    sigma,
-                    f"must lie between sigma_min = {self.sigma_min} and sigma_max = {self.sigma_max}",
-                )
+                allowed = f"between sigma_min = {self.sigma_min} and sigma_max = {self.sigma_max}"
+                raise Invalid(("mid_sigmas",), sigma, f"must lie {allowed}")
         return self

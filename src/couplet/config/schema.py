@@ -13,34 +13,21 @@ OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": False}
 
 
 def schema() -> dict[str, Any]:
-    """The schema of a parameter file.
-
-    Nothing is required within a section, because another layer may have the rest: the file's base, a scale or
-    another recipe.
-    """
+    """The schema of a parameter file; sections require nothing, as another layer may have the rest."""
     file = Params.model_json_schema()
     recipe = Recipe.model_json_schema(ref_template="#/$defs/{model}")
     definitions = {**file["$defs"], **recipe.pop("$defs")}
     for definition in (recipe, *definitions.values()):
         definition.pop("required", None)
     definitions["Recipe"] = _draft(recipe)
-    either = {"$ref": "#/$defs/Recipe"}
-    layered = {"anyOf": [either, {"type": "array", "items": either}]}
-    by_name = {"type": "object", "additionalProperties": layered}
-    properties = {
-        **file["properties"],
-        "base": {"type": "string", "description": "The file that this one lies over."},
-        "recipes": {**file["properties"]["recipes"], **by_name},
-        "every_recipe": {
-            "anyOf": [*layered["anyOf"], {"type": "null"}],
-            "description": file["properties"]["every_recipe"]["description"],
-        },
-        "set": {
-            **OBJECT,
-            "properties": {"recipes": by_name},
-            "description": file["properties"]["set"]["description"],
-        },
-    }
+    drafts = [{"$ref": "#/$defs/Recipe"}, {"type": "array", "items": {"$ref": "#/$defs/Recipe"}}]
+    by_name = {"type": "object", "additionalProperties": {"anyOf": drafts}}
+    properties = file["properties"]
+    properties["base"] = {"type": "string", "description": "The file that this one lies over."}
+    properties["recipes"] |= by_name
+    properties["every_recipe"]["anyOf"] = [*drafts, {"type": "null"}]
+    description = properties["set"]["description"]
+    properties["set"] = {**OBJECT, "properties": {"recipes": by_name}, "description": description}
     of_scale = {key: {"$ref": f"#/properties/{key}"} for key in properties.keys() - {"scale", "set"}}
     definitions["Scale"] = {**OBJECT, "properties": of_scale}
     properties["scales"] = {
@@ -49,7 +36,7 @@ def schema() -> dict[str, Any]:
         "description": "Layers by name, each with the keys of a file; `--scale` chooses one.",
     }
     complete = [{"required": ["base"]}, {"required": file.pop("required")}]
-    return {**file, "$defs": definitions, "properties": properties, "anyOf": complete}
+    return {**file, "$defs": definitions, "anyOf": complete}
 
 
 def _draft(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from couplet.config.base import Closed, Floats, Invalid, OneOf, Variant, choices
+from couplet.config.base import Closed, Invalid, Listed, NonEmpty, Variant
 
 Dimension = Literal["dataset", "recipe", "kernel", "coupling"]
 
 
 class FigureConfig(Variant):
-    """A picture of a study's cells; the seeds of a cell are one mark with their spread.
+    """A :class:`couplet.figures.base.FigureKind`: the seeds of a cell are one mark with their spread."""
 
-    Implementations are called with the settings: :class:`couplet.figures.base.FigureKind`.
-    """
-
-    noun = "figure"
-
-    @property
-    def needs(self) -> str | None:
-        """What the figure reads: `select`, or a kind of probe; None leaves it to `Study.numbers`."""
-        return None
+    needs: ClassVar[str | None] = None
+    """`select`, or a kind of probe, if the figure reads that; None leaves it to `Study.numbers`."""
 
 
 class DotsConfig(FigureConfig):
@@ -50,16 +43,10 @@ class StepsConfig(FigureConfig):
     """The Fréchet distance of the snapshots along training, as `select` measures it."""
 
     implementation: ClassVar[str] = "couplet.figures.steps:Steps"
+    needs = "select"
     kind: Literal["steps"] = "steps"
-    against: Annotated[
-        tuple[Literal["steps", "seconds", "evaluations"], ...], Field(strict=False, min_length=1)
-    ] = ("steps",)
-    """A panel for each: training steps; measured seconds of training; evaluations of the main network per
-    image, all that a step needs, where a backward pass counts as two."""
-
-    @property
-    def needs(self) -> str:
-        return "select"
+    against: NonEmpty[Literal["steps", "seconds", "evaluations"]] = ("steps",)
+    """A panel each: training steps; seconds; evaluations per image, a backward pass counts as two."""
 
 
 class EvaluationsConfig(FigureConfig):
@@ -76,20 +63,13 @@ class ProbeFigureConfig(FigureConfig):
     kind: Literal["probe"] = "probe"
     probe: Literal["gradient", "transport", "regulariser"]
 
-    @property
-    def needs(self) -> str:
-        return self.probe
-
 
 class PlaneConfig(FigureConfig):
     """Points of the plane: one-step map, posteriors of the encoder, pairs; a column for each row."""
 
     implementation: ClassVar[str] = "couplet.figures.plane:Plane"
+    needs = "plane"
     kind: Literal["plane"] = "plane"
-
-    @property
-    def needs(self) -> str:
-        return "plane"
 
 
 class Comparison(Closed):
@@ -101,13 +81,14 @@ class Comparison(Closed):
     than: str
     only: dict[Dimension, str] = {}
     """Compare only rows with these names."""
-    nfe: Annotated[tuple[int, ...], Field(strict=False)] | None = None
+    nfe: Listed[int] | None = None
     """Null: every NFE that is sampled."""
-    at: Floats | None = None
+    at: Listed[float] | None = None
     """In the figure of a probe: the noise levels (or steps) to compare at; null is the last one."""
 
 
-PAPERS = {
+Paper = Literal["iCT", "VCT", "GC", "couplet"]
+PAPERS: dict[Paper, str] = {
     "iCT": "iCT — Improved techniques for training consistency models",
     "VCT": "VCT — Training consistency models with variational noise coupling",
     "GC": "GC — Improving consistency models with generator-augmented flows",
@@ -119,7 +100,7 @@ PAPERS = {
 class Study(Closed):
     """One figure or table of a paper: its name, the paper's claim, and how to draw it."""
 
-    paper: str = Field(json_schema_extra={"enum": [*PAPERS]})
+    paper: Paper
     result: str
     """Its name in the paper: `Figure 5`."""
     title: str
@@ -129,25 +110,23 @@ class Study(Closed):
     """The place of the claim."""
     order: int
     """Place in the page."""
-    figure: Annotated[FigureConfig, OneOf()]
+    figure: FigureConfig
     numbers: Literal["evaluate", "select"] = "evaluate"
-    """Which distances to draw: `evaluate`, of the selected snapshot; or `select`, of the last snapshot, which
-    skips two stages per cell. Curves along training are always those of `select`."""
+    """Distances to draw: of the selected snapshot, or with `select` of the last, which skips two stages."""
     labels: dict[str, str] = {}
     """Names of recipes, kernels and couplings in the figure."""
-    compare: Annotated[tuple[Comparison, ...], Field(strict=False)] = ()
+    compare: Listed[Comparison] = ()
     note: str = ""
     """Definitions and settings of this reproduction that a reader has to know."""
 
     @property
     def needs(self) -> str:
         """What the figure reads of each cell: `select`, `evaluate`, or a kind of probe."""
-        return self.figure.needs or self.numbers
+        figure = self.figure
+        return figure.probe if isinstance(figure, ProbeFigureConfig) else figure.needs or self.numbers
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.paper not in PAPERS:
-            raise Invalid(("paper",), self.paper, choices(self.paper, PAPERS))
         for name in ("title", "claim", "source"):
             if not getattr(self, name).strip():
                 raise Invalid((name,), getattr(self, name), "must say something")

@@ -15,25 +15,16 @@ from couplet.errors import UserError, installed
 
 
 def name_of(config: Variant) -> str:
-    """``package.module:Name`` of the implementation of ``config``.
-
-    Raises:
-        UserError: the class of ``config`` names none of its own.
-    """
-    name: str = vars(type(config)).get("implementation", "")
-    if not name:
-        kind, cls = f"{config.noun} {config.kind}", type(config).__name__
-        raise UserError(f"{kind}: {cls} names no implementation, 'package.module:Name'")
-    return name
+    """``package.module:Name`` of the implementation of ``config``; UserError if its class names none."""
+    cls = type(config)
+    if "implementation" not in vars(cls):
+        noun = f"{config.noun} {config.kind}"
+        raise UserError(f"{noun}: {cls.__name__} names no implementation, 'package.module:Name'")
+    return cls.implementation
 
 
 def implementation(config: Variant) -> Any:
-    """The class or function that ``config.implementation`` names, imported.
-
-    Raises:
-        UserError: the class of ``config`` names nothing, what it names cannot be imported, or a package
-            that it needs is not installed.
-    """
+    """The class or function that ``config.implementation`` names; UserError if it cannot be imported."""
     kind, name = f"{config.noun} {config.kind}", name_of(config)
     try:
         with installed(kind):
@@ -43,13 +34,7 @@ def implementation(config: Variant) -> Any:
 
 
 def build(config: Variant, *arguments: Any, **context: Any) -> Any:
-    """The object that ``config`` describes: its implementation called with the settings and their context.
-
-    What the context is, each family's base class says.
-
-    Raises:
-        UserError: see :func:`implementation`.
-    """
+    """The object that ``config`` describes: its implementation called with the settings and their context."""
     implemented = implementation(config)
     with installed(f"{config.noun} {config.kind}"):
         return implemented(config, *arguments, **context)
@@ -60,20 +45,16 @@ def variants_in(settings: Any) -> Iterator[Variant]:
     if isinstance(settings, Variant):
         yield settings
     if isinstance(settings, BaseModel):
-        settings = [getattr(settings, name) for name in type(settings).model_fields]
+        settings = dict(settings)
     if isinstance(settings, Mapping):
         settings = list(settings.values())
-    if isinstance(settings, list | tuple):
-        for part in settings:
-            yield from variants_in(part)
+    for part in settings if isinstance(settings, list | tuple) else ():
+        yield from variants_in(part)
 
 
 @cache
 def load_plugins() -> None:
     """Import every module that an installed package names in the group ``couplet.plugins``.
-
-    Such a module defines configuration classes, subclasses of a family's base, which name the code that
-    implements them. From then on they are as good as built-in ones.
 
     Raises:
         UserError: a module cannot be imported.

@@ -14,6 +14,8 @@ from couplet.errors import UserError
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core schema; a key that occurs twice in a mapping is an error."""
 
+    yaml_implicit_resolvers = {}
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
@@ -27,33 +29,24 @@ class _Loader(yaml.SafeLoader):
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         return int(node.value, 0) if node.value[:2] in ("0x", "0o") else int(node.value)
 
-    def construct_number(self, node: yaml.ScalarNode) -> float:
-        return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
-
-_Loader.yaml_implicit_resolvers = {}
 _TAG = "tag:yaml.org,2002:"
-for _name, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+0123456789."),
-    ),
-    ("merge", "<<", ["<"]),
-):
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})$"), _first)
+_NUMBER = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+for _name, _pattern in {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    "float": rf"{_NUMBER}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    "merge": "<<",
+}.items():
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})$"), None)
 _Loader.add_constructor(_TAG + "int", _Loader.construct_integer)
-_Loader.add_constructor(_TAG + "float", _Loader.construct_number)
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes what :class:`_Loader` would not read as a string."""
 
-
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def dump_yaml(content: Any) -> str:
@@ -62,11 +55,7 @@ def dump_yaml(content: Any) -> str:
 
 
 def load_yaml(text: str) -> Any:
-    """The content of a YAML text.
-
-    Raises:
-        yaml.YAMLError: it is not YAML, or a key occurs twice.
-    """
+    """The content of a YAML text; YAMLError if it is not YAML, or a key occurs twice."""
     try:
         return yaml.load(text, _Loader)
     except (ValueError, RecursionError) as error:
@@ -74,11 +63,7 @@ def load_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        UserError: the file cannot be read or is not YAML.
-    """
+    """The content of a YAML file; UserError if it cannot be read or is not YAML."""
     try:
         return load_yaml(path.read_text())
     except (OSError, UnicodeDecodeError) as error:

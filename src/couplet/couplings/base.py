@@ -1,11 +1,9 @@
-"""Interface of couplings, and the independent one, which has all of its defaults."""
+"""Interface of couplings; its defaults are the independent coupling's."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,24 +34,18 @@ class Predictors(NamedTuple):
     frozen: Predictor | None
 
 
-class NetworkFactory(Protocol):
-    """Builds the main network at another size, for couplings that own a network."""
-
-    def __call__(self, *, out_channels: int, model_channels: int, num_blocks: int) -> nn.Module: ...
-
-
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """Facts from which a coupling builds its parameters."""
 
     channels: int
     """Channels of an image."""
     sigma_data: float
-    make_network: NetworkFactory
+    make_network: Callable[..., nn.Module]
+    """Builds the main network with other ``out_channels``, ``model_channels`` and ``num_blocks``."""
 
 
-class Coupling(nn.Module, ABC):
-    """Pairs a batch of images with noise.
+class Coupling(nn.Module):
+    """Pairs a batch of images with noise: as they are, unless a subclass says otherwise.
 
     A module, because a coupling may own parameters; they are trained, averaged, saved and loaded with
     the network's. It draws no random numbers: they arrive as arguments.
@@ -71,20 +63,18 @@ class Coupling(nn.Module, ABC):
     predictions: float = 0.0
 
     def arrange(self, images: Tensor, noise: Tensor, rows: slice = slice(None)) -> Tensor:
-        """Arrange the whole batch's noise before `forward`; returns that of ``rows``, by default as drawn.
+        """Arrange the whole batch's noise before `forward`; return that of ``rows``, by default as drawn.
 
-        It gets the whole batch even where a step works through parts of it or several processes share it. It
-        may run in a thread, some steps ahead of the training: it must depend on its arguments alone, and has
-        no gradient.
+        It may run in a thread, some steps ahead of the training: it must depend on its arguments alone, and
+        has no gradient.
 
         Args:
             images: the whole batch [b, c, h, w] if :attr:`joint_images`, else the images of ``rows``.
-            noise: standard normal, of the whole batch, [b, c, h, w].
+            noise: standard normal, always of the whole batch, [b, c, h, w].
             rows: consecutive images of the batch.
         """
         return noise[rows]
 
-    @abstractmethod
     def forward(
         self,
         images: Tensor,
@@ -96,7 +86,7 @@ class Coupling(nn.Module, ABC):
         progress: float,
         uniform: Tensor,
     ) -> Pair:
-        """Make the training pairs.
+        """Make the training pairs; by default, every image with its noise, without a penalty.
 
         Args:
             images: clean images in [-1, 1], [b, c, h, w].
@@ -108,17 +98,12 @@ class Coupling(nn.Module, ABC):
             progress: fraction of training done, in [0, 1).
             uniform: one number in [0, 1) per image, for couplings that choose at random, [b].
         """
+        return Pair(images, noise, labels, images.new_zeros(len(images)))
 
     def posterior(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the noise of ``images``, each [b, c, h, w].
-
-        0 and 1, the prior's, unless the coupling's noise depends on the image.
-        """
+        """Mean and standard deviation of the noise of ``images``, each [b, c, h, w]: by default 0 and 1."""
         return torch.zeros_like(images), torch.ones_like(images)
 
     def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """Noise to add to generated ``images`` at the next step of multistep sampling, [b, c, h, w].
-
-        As drawn, unless the coupling's noise depends on the image.
-        """
+        """Noise to add to generated ``images`` at the next sampling step, by default as drawn."""
         return noise

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -20,8 +18,7 @@ class GeneratorInduced(Coupling):
 
     def __init__(self, config: GeneratorInducedConfig, setting: Setting) -> None:
         super().__init__()
-        self.predictor = config.predictor
-        self.mu = config.mu
+        self.predictor, self.mu = config.predictor, config.mu
         self.mu_end = config.mu if config.mu_end is None else config.mu_end
         self.predictions = (self.mu + self.mu_end) / 2
 
@@ -39,7 +36,6 @@ class GeneratorInduced(Coupling):
         predictors: Predictors,
         progress: float,
         uniform: Tensor,
-        **context: Any,
     ) -> Pair:
         predict = getattr(predictors, self.predictor)
         # Evaluating only the chosen images gives the same result at half of the cost for mu = 0.5.

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
-
 from couplet.config.couplings import IndependentConfig
-from couplet.couplings.base import Coupling, Pair, Setting
+from couplet.couplings.base import Coupling, Setting
 
 
 class Independent(Coupling):
@@ -15,6 +11,3 @@ class Independent(Coupling):
 
     def __init__(self, config: IndependentConfig, setting: Setting) -> None:
         super().__init__()
-
-    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None, **context: Any) -> Pair:
-        return Pair(images, noise, labels, images.new_zeros(len(images)))

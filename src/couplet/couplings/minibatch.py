@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import Any
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from couplet.config.couplings import MinibatchCouplingConfig, ProjectedConfig, SinkhornConfig, SwapsConfig
-from couplet.couplings.base import Coupling, Pair, Setting
-from couplet.tensors import generator
+from couplet.couplings.base import Coupling, Setting
+from couplet.tensors import CPU, generator
 
 
-class MinibatchCoupling(Coupling):
+class MinibatchCoupling(Coupling, ABC):
     """Permutes noise within each part of the batch; images stay in place with their labels.
 
     A permutation uses each noise once, so the batch's noise stays the standard normal sample that was drawn.
@@ -24,25 +23,19 @@ class MinibatchCoupling(Coupling):
 
     def __init__(self, config: MinibatchCouplingConfig, setting: Setting) -> None:
         super().__init__()
-        self.parts = config.parts
+        self.config = config
         self.joint_samples = config.sampling_group if config.recouple_when_sampling else None
 
     @abstractmethod
     def assign(self, images: Tensor, noise: Tensor) -> Tensor:
         """The permutation pi [b]: image i gets noise pi(i). It must depend on its arguments alone.
 
-        Args:
-            images: finite, any floating type, [b, c, h, w].
-            noise: finite, any floating type, [b, c, h, w].
+        Images and noise are [b, c, h, w], finite and of any floating type, here and in the functions below.
         """
 
     @torch.no_grad()
     def deal(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Permute the noise into the order of the images that get it, [b, c, h, w].
-
-        Raises:
-            ValueError: images or noise are not finite.
-        """
+        """Permute the noise into the order of the images that get it; ValueError if some are not finite."""
         if not (images.isfinite().all() and noise.isfinite().all()):
             raise ValueError("transport cost is not finite: images or noise hold NaN or infinity")
         return noise[self.assign(images, noise)]
@@ -50,16 +43,11 @@ class MinibatchCoupling(Coupling):
     def arrange(self, images: Tensor, noise: Tensor, rows: slice = slice(None)) -> Tensor:
         """Permute the noise within each part of the batch; solve only the parts that contain ``rows``."""
         start, stop, _ = rows.indices(len(images))
-        size = len(images) // self.parts
+        size = len(images) // self.config.parts
         first = start - start % size
-        dealt = []
-        for begin in range(first, stop, size):
-            part = slice(begin, begin + size)
-            dealt.append(self.deal(images[part], noise[part]))
+        parts = [slice(begin, begin + size) for begin in range(first, stop, size)]
+        dealt = [self.deal(images[part], noise[part]) for part in parts]
         return torch.cat(dealt)[start - first : stop - first]
-
-    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None, **context: Any) -> Pair:
-        return Pair(images, noise, labels, images.new_zeros(len(images)))
 
     def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Noise re-assigned within the group of samples, or as drawn where samples are independent."""
@@ -86,9 +74,6 @@ def assignment(images: Tensor, noise: Tensor) -> Tensor:
 
     The same for every sigma > 0: norms do not depend on the permutation, so ``-x_i·z_j`` is an equivalent
     cost. Float64 keeps near-ties in order.
-
-    Raises:
-        ValueError: images or noise are not finite.
     """
     return cheapest(-(images.flatten(1).double() @ noise.flatten(1).double().T))
 
@@ -107,12 +92,8 @@ def transport_plan(images: Tensor, noise: Tensor, epsilon: float, iterations: in
     the plan, so ``-(x_i - mean x)·(z_j - mean z)`` is an equivalent cost; s is its root mean square, which
     makes the plan the same for every sigma and every scale of the images.
 
-    Args:
-        images: finite, [b, c, h, w].
-        noise: finite, [b, c, h, w].
-        epsilon: > 0.
-        iterations: steps of Sinkhorn's algorithm (Cuturi 2013, with logarithms); columns sum to 1/b exactly
-            after each, rows in the limit.
+    After each of the ``iterations`` of Sinkhorn's algorithm (Cuturi 2013, with logarithms) columns sum to 1/b
+    exactly, rows in the limit.
     """
     x, z = (values.flatten(1).double() for values in (images, noise))
     gain = (x - x.mean(0)) @ (z - z.mean(0)).T
@@ -127,9 +108,6 @@ def greedy(score: Tensor) -> Tensor:
     """The permutation pi [b] that repeatedly takes the largest remaining ``score[i, pi(i)]``.
 
     Pairs that are each other's best are taken at once, which gives the same pairs in far fewer rounds than b.
-
-    Args:
-        score: finite, [b, b].
     """
     partner = torch.empty(len(score), dtype=torch.long, device=score.device)
     rows, columns = torch.arange(len(score), device=score.device).expand(2, -1)
@@ -151,24 +129,17 @@ class Sinkhorn(MinibatchCoupling):
     centred cost, not the independent coupling as with draws.
     """
 
-    def __init__(self, config: SinkhornConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
-        self.epsilon, self.iterations = config.epsilon, config.iterations
+    config: SinkhornConfig
 
     def assign(self, images: Tensor, noise: Tensor) -> Tensor:
-        return greedy(transport_plan(images, noise, self.epsilon, self.iterations))
+        return greedy(transport_plan(images, noise, self.config.epsilon, self.config.iterations))
 
 
 def sorted_along(images: Tensor, noise: Tensor, directions: Tensor) -> Tensor:
     """The permutation pi [b] of least ``sum_i ||x_i - sigma z_pi(i)||²`` that sorts along a direction.
 
     The image with the n-th smallest ``x·theta`` gets the noise with the n-th smallest ``z·theta``: optimal
-    for the components along theta, and overall where D = 1.
-
-    Args:
-        images: finite, [b, c, h, w].
-        noise: finite, [b, c, h, w].
-        directions: n columns theta of any length > 0, [c h w, n].
+    for the components along theta, a column of ``directions`` [c h w, n], and overall where D = 1.
     """
     x, z = (values.flatten(1).float() for values in (images, noise))
     order_x, order_z = ((values @ directions).argsort(stable=True, dim=0) for values in (x, z))
@@ -184,13 +155,11 @@ class Projected(MinibatchCoupling):
     arXiv 2406.12303) lowers the cost in another way: an exact assignment on distances in half precision.
     """
 
-    def __init__(self, config: ProjectedConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
-        self.directions, self.seed = config.directions, config.seed
+    config: ProjectedConfig
 
     def assign(self, images: Tensor, noise: Tensor) -> Tensor:
-        draws = generator(torch.device("cpu"), self.seed, "directions")
-        directions = torch.randn(images[0].numel(), self.directions, generator=draws)
+        draws = generator(CPU, self.config.seed, "directions")
+        directions = torch.randn(images[0].numel(), self.config.directions, generator=draws)
         return sorted_along(images, noise, directions.to(images.device))
 
 
@@ -198,12 +167,8 @@ def swapped(images: Tensor, noise: Tensor, meetings: Tensor) -> Tensor:
     """Swap noise where that lowers the transport cost; returns the permutation pi [b].
 
     Images i and j exchange their noise if ``(x_i - x_j)·(z_pi(j) - z_pi(i)) > 0``: then
-    ``sum_i ||x_i - sigma z_pi(i)||²`` falls, for every sigma > 0.
-
-    Args:
-        images: finite, [b, c, h, w].
-        noise: finite, [b, c, h, w].
-        meetings: candidate pairs, each image at most once per round, [rounds, 2, b // 2].
+    ``sum_i ||x_i - sigma z_pi(i)||²`` falls, for every sigma > 0. ``meetings`` [rounds, 2, b // 2] are the
+    candidate pairs, each image at most once per round.
     """
     gain = images.flatten(1).float() @ noise.flatten(1).float().T
     partner = torch.arange(len(gain), device=gain.device)
@@ -221,13 +186,11 @@ class Swaps(MinibatchCoupling):
     in every batch.
     """
 
-    def __init__(self, config: SwapsConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
-        self.rounds, self.seed = config.rounds, config.seed
+    config: SwapsConfig
 
     def assign(self, images: Tensor, noise: Tensor) -> Tensor:
-        draws = generator(torch.device("cpu"), self.seed, "meetings")
-        half = len(images) // 2
-        orders = torch.rand(self.rounds, len(images), generator=draws).argsort(1)
-        meetings = orders[:, : 2 * half].view(self.rounds, 2, half)
+        draws = generator(CPU, self.config.seed, "meetings")
+        rounds, half = self.config.rounds, len(images) // 2
+        orders = torch.rand(rounds, len(images), generator=draws).argsort(1)
+        meetings = orders[:, : 2 * half].view(rounds, 2, half)
         return swapped(images, noise, meetings.to(images.device))

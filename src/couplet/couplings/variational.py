@@ -40,7 +40,6 @@ class Variational(Coupling):
         )
 
     def posterior(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the noise of ``images``, each [b, c, h, w]."""
         levels = torch.zeros(len(images), device=images.device)
         output = self.encoder((images / self.sigma_data).float(), levels, labels)
         mean, raw = output.chunk(2, dim=1)
@@ -80,5 +79,4 @@ class VariationalGenerator(Coupling):
         return self.variational.posterior(images, labels)
 
     def renoise(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """Noise from the posterior of the generated images, as in training."""
         return self.variational.renoise(images, noise, labels)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,6 @@ HEADER = 128
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Called with a title and a total; its context is a function to call with each number of finished images."""
-
 
 class CorruptImage(Exception):
     """An image that cannot be decoded; the message holds the reason but not the image's name."""
@@ -61,23 +58,41 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Stream:
-    """One split of a data set whose images are decoded on demand."""
+class Stream(Generic[Result]):
+    """Images that are opened or decoded on demand, such as one split of a data set."""
 
     names: Sequence[str]
     """Name of each image in messages, [n]."""
     labels: NDArray[np.int64]
-    """Class indices [n]."""
-    image: Callable[[int], NDArray[np.uint8]]
-    """Decodes image i, uint8 [h, w, c]; called from several threads. Raises CorruptImage."""
+    """Class indices [n]; 0 without classes."""
+    image: Callable[[int], Result]
+    """Image i, called from several threads; of a split uint8 [h, w, c]. Raises CorruptImage."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes; empty without labels."""
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, chosen: NDArray[np.int64]) -> Stream:
+    def __getitem__(self, chosen: NDArray[np.int64]) -> Stream[Result]:
         """The images with these indices, in the order of the indices."""
         names = [self.names[i] for i in chosen]
-        return Stream(names, self.labels[chosen], lambda i: self.image(int(chosen[i])))
+        return Stream(names, self.labels[chosen], lambda i: self.image(int(chosen[i])), self.classes)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set, ready to be written as an archive."""
+
+    description: str
+    """Origin of the images and how they are cut to size; becomes the card's ``source``."""
+    classes: tuple[str, ...]
+    """Names of the classes; empty without labels."""
+    splits: Mapping[str, Split | Stream]
+    """``train`` and, where it exists, ``test``."""
+    originals: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each original file."""
+    skip_corrupt: bool = False
+    """Whether to leave out images that cannot be decoded, and list them in the card."""
 
 
 class Card(Closed):
@@ -85,7 +100,6 @@ class Card(Closed):
 
     dataset: str
     source: str
-    """Origin of the images and how they were cut to size."""
     originals: dict[str, str] = {}
     """Digest of each original file, ``md5:…`` or ``sha256:…``; empty for folders of images."""
     shape: Annotated[tuple[int, int, int], Field(strict=False)]
@@ -103,7 +117,7 @@ class Card(Closed):
 
 
 class Archive:
-    """A folder written by :func:`write`. Reads its card; :meth:`split` checks the arrays against it.
+    """A folder written by :func:`write`.
 
     Raises:
         UserError: the card is missing, is no card, or has no training split.
@@ -118,7 +132,7 @@ class Archive:
 
     @cached_property
     def train(self) -> Split:
-        """The training split; see :meth:`split`."""
+        """The training split."""
         return self.split("train")
 
     def split(self, name: str) -> Split:
@@ -147,11 +161,7 @@ class Archive:
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """The array in a .npy file, memory-mapped.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """The array in a .npy file, memory-mapped; UserError if it is missing or damaged."""
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
@@ -161,15 +171,13 @@ def read_array(path: Path) -> NDArray[Any]:
 
 def write(
     folder: Path,
-    *,
     dataset: str,
-    source: str,
-    classes: tuple[str, ...],
-    splits: Mapping[str, Split | Stream],
-    originals: Mapping[str, str] | None = None,
-    skip_corrupt: bool = False,
+    source: Source,
+    *,
     workers: int = 1,
-    counting: Counting = lambda title, total: nullcontext(lambda done: None),
+    counting: Callable[[str, int], AbstractContextManager[Callable[[int], None]]] = (
+        lambda title, total: nullcontext(lambda done: None)
+    ),
 ) -> Card:
     """Write a data set as an archive, image by image: memory does not grow with the number of images.
 
@@ -178,11 +186,11 @@ def write(
 
     Args:
         folder: folder of the archive; an earlier archive in it is replaced.
-        dataset, source, classes, originals: for the :class:`Card`.
-        splits: ``train`` and, where it exists, ``test``.
-        skip_corrupt: leave out images that cannot be decoded and list them in the card.
+        dataset: name of the data set in the card.
+        source: its images.
         workers: number of decoding threads.
-        counting: shows progress.
+        counting: called with a title and a total; its context is a function to call with each number of
+            finished images.
 
     Raises:
         UserError: images cannot be decoded, ``folder`` contains other files, or it cannot be written. An
@@ -193,31 +201,41 @@ def write(
         if file.name not in own and file.name[0] != ".":
             problem = f"contains {file.name!r}, which is no part of an archive"
             raise UserError(f"{folder}: {problem}; choose another folder")
-    done: dict[str, _Written] = {}
+    counts: dict[str, int] = {}
+    corrupt: dict[str, dict[str, str]] = {}
     files: dict[str, str] = {}
     with ExitStack() as stack:
-        for name, split in splits.items():
+        for name, split in source.splits.items():
             if isinstance(split, Split):
                 split = Stream([*map(str, range(len(split)))], split.labels, split.images.__getitem__)
             # The files replace earlier ones together, after the last image is decoded.
             images = stack.enter_context(replacing(folder / f"{name}-images.npy"))
             labels = stack.enter_context(replacing(folder / f"{name}-labels.npy"))
             with counting(f"{dataset}: {name}", len(split)) as advance:
-                done[name] = _write_images(images, split, workers, advance)
+                shape, kept, corrupt[name] = _write_images(images, split, workers, advance)
+            counts[name] = len(kept)
             with labels.open("wb") as written:
-                np.save(written, split.labels[done[name].indices], allow_pickle=False)
+                np.save(written, split.labels[kept], allow_pickle=False)
             files |= {f"{name}-images.npy": sha256(images), f"{name}-labels.npy": sha256(labels)}
-        _check(dataset, done, skip_corrupt)
+        reasons = [f"{name}: {why}" for name in corrupt for why in corrupt[name].values()]
+        if reasons and not source.skip_corrupt:
+            first = ", ".join(reasons[:5]) + (", …" if len(reasons) > 5 else "")
+            raise UserError(
+                f"dataset {dataset}: {len(reasons)} images cannot be decoded: {first}; repair them, "
+                "or leave them out with skip_corrupt: true (with --from: --skip-corrupt)"
+            )
+        if empty := [name for name, count in counts.items() if not count]:
+            raise UserError(f"dataset {dataset}: no image of split {empty[0]} can be decoded")
         for stale in own - {*files}:
             (folder / stale).unlink(missing_ok=True)
     card = Card(
         dataset=dataset,
-        source=source,
-        originals=dict(originals or {}),
-        shape=done["train"].shape,
-        classes=classes,
-        counts={name: len(part.indices) for name, part in done.items()},
-        skipped={name: tuple(part.corrupt) for name, part in done.items() if part.corrupt},
+        source=source.description,
+        originals=dict(source.originals),
+        shape=shape,
+        classes=source.classes,
+        counts=counts,
+        skipped={name: tuple(images) for name, images in corrupt.items() if images},
         files=files,
         digest=hashlib.sha256("".join(f"{n} {d}\n" for n, d in sorted(files.items())).encode()).hexdigest(),
     )
@@ -225,38 +243,35 @@ def write(
     return card
 
 
-@dataclass
-class _Written:
-    """Result of writing the images of a split."""
+def _write_images(
+    path: Path, stream: Stream, workers: int, advance: Callable[[int], None]
+) -> tuple[Any, list[int], dict[str, str]]:
+    """Write the images that can be decoded as uint8 [n, h, w, c].
 
+    Returns:
+        Height, width and channels; indices of the written images; messages about the others, by name.
+    """
     shape: Any = ()
-    """Height, width, channels."""
-    indices: list[int] = field(default_factory=list)
-    """Indices of the written images in the stream."""
-    corrupt: dict[str, str] = field(default_factory=dict)
-    """Why an image cannot be decoded, by its name."""
-
-
-def _write_images(path: Path, stream: Stream, workers: int, advance: Callable[[int], None]) -> _Written:
-    """Write the images that can be decoded as uint8 [n, h, w, c]."""
-    done = _Written()
+    kept: list[int] = []
+    corrupt: dict[str, str] = {}
     with path.open("wb") as file:
         file.write(bytes(HEADER))
         for index, image in enumerate(_decoded(stream, workers)):
+            name = stream.names[index]
             if isinstance(image, CorruptImage):
-                done.corrupt[stream.names[index]] = str(image)
+                corrupt[name] = f"{name} ({image})"
             else:
-                done.shape = done.shape or image.shape
-                if image.shape != done.shape or image.dtype != np.uint8:
-                    raise ValueError(f"{stream.names[index]}: {image.dtype}{image.shape}, not {done.shape}")
+                shape = shape or image.shape
+                if image.shape != shape or image.dtype != np.uint8:
+                    raise ValueError(f"{name}: {image.dtype}{image.shape}, not {shape}")
                 file.write(image.tobytes())
-                done.indices.append(index)
+                kept.append(index)
             advance(1)
         file.seek(0)
-        shape = (len(done.indices), *done.shape)
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(kept), *shape)}
+        np.lib.format.write_array_header_1_0(file, header)
         assert file.tell() == HEADER
-    return done
+    return shape, kept, corrupt
 
 
 def _decoded(stream: Stream, workers: int) -> Iterator[NDArray[np.uint8] | CorruptImage]:
@@ -294,17 +309,3 @@ def prefetched(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _check(dataset: str, done: Mapping[str, _Written], skip_corrupt: bool) -> None:
-    """Refuse corrupt images unless they may be skipped, and splits without any other images."""
-    corrupt = [f"{name}: {image} ({why})" for name in done for image, why in done[name].corrupt.items()]
-    if corrupt and not skip_corrupt:
-        raise UserError(
-            f"dataset {dataset}: {len(corrupt)} images cannot be decoded: {', '.join(corrupt[:5])}"
-            f"{', …' if len(corrupt) > 5 else ''}; repair them, or leave them out with skip_corrupt: true "
-            "(with --from: --skip-corrupt)"
-        )
-    for name, split in done.items():
-        if not split.indices:
-            raise UserError(f"dataset {dataset}: no image of split {name} can be decoded")

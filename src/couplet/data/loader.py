@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache, partial
 
 import numpy as np
@@ -34,47 +35,39 @@ def _scaled(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
+@dataclass(eq=False)
 class Loader:
     """An endless sequence of batches, epoch after epoch, each epoch in its own order.
 
     A batch may cross the end of an epoch, so that every batch is full and no image is seen more often than
-    another.
-
-    Args:
-        split: images and labels; may be mapped from a file larger than the memory.
-        batch: images per step, summed over all processes.
-        seed: decides order and flips.
-        flip: whether to mirror each image with probability 1/2.
-        num_classes: width k of the one-hot labels; 0 for none.
-        rank: index of this process among ``world``.
-        world: number of processes that share a batch. Each has ``b = batch / world`` of its images;
-            concatenated by rank they are the batch of a single process, including labels and flips.
+    another. Several processes share a batch: each has ``b = batch / world`` of its images; concatenated by
+    rank they are the batch of a single process, including labels and flips.
 
     Raises:
         UserError: ``batch`` is no multiple of ``world``.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        *,
-        batch: int,
-        seed: int,
-        flip: bool,
-        num_classes: int,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        if not 0 <= rank < world:
-            raise ValueError(f"rank = {rank}: must be from 0 to below world = {world}")
-        if batch % world:
-            raise UserError(
-                f"batch = {batch}: must be a multiple of world = {world}, the number of processes"
-            )
-        self.split, self.batch, self.seed, self.world = split, batch, seed, world
-        self.flip, self.num_classes = flip, num_classes
-        size = batch // world
-        self.part = slice(rank * size, (rank + 1) * size)
+    split: Split
+    _: KW_ONLY
+    batch: int
+    """Images per step, summed over all processes."""
+    seed: int
+    """Decides order and flips."""
+    flip: bool
+    """Whether to mirror each image with probability 1/2."""
+    num_classes: int
+    """Width k of the one-hot labels; 0 for none."""
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank = {self.rank}: must be from 0 to below world = {self.world}")
+        if self.batch % self.world:
+            allowed = f"must be a multiple of world = {self.world}, the number of processes"
+            raise UserError(f"batch = {self.batch}: {allowed}")
+        size = self.batch // self.world
+        self.part = slice(self.rank * size, (self.rank + 1) * size)
         # A batch no larger than the data set touches at most two epochs.
         self.order = lru_cache(maxsize=2)(self._order)
 
@@ -100,11 +93,7 @@ class Loader:
         return (rng.random(self.batch) < 0.5)[self.part]
 
     def at(self, step: int, device: torch.device) -> Labelled:
-        """The batch of the 0-based step.
-
-        Raises:
-            UserError: the file of the images was truncated.
-        """
+        """The batch of the 0-based step."""
         return self._finished(self.gathered(step), device)
 
     def batches(
@@ -127,9 +116,8 @@ class Loader:
         chosen = self.indices(step)
         _announce(self.split.images, chosen)
         arrays = self.split.images[chosen], self.mirrored(step), self.split.labels[chosen]
-        pixels, mirrored, labels = map(torch.from_numpy, arrays)
-        if pin:
-            return pixels.pin_memory(), mirrored.pin_memory(), labels.pin_memory()
+        tensors = map(torch.from_numpy, arrays)
+        pixels, mirrored, labels = (part.pin_memory() if pin else part for part in tensors)
         return pixels, mirrored, labels
 
     def _finished(self, gathered: Gathered, device: torch.device) -> Labelled:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -16,13 +16,12 @@ from matplotlib.figure import Figure
 from couplet.config.cells import Cell, Training
 from couplet.config.params import Params
 from couplet.config.study import Study
+from couplet.cost import cost, parameters
 from couplet.errors import UserError
 from couplet.files import replacing
+from couplet.model import ImageShape
+from couplet.reporting.pictures import STYLE
 from couplet.reporting.statements import DIMENSIONS, Statement, spread, statements
-from couplet.reporting.style import STYLE
-
-if TYPE_CHECKING:
-    from couplet.model import ImageShape
 
 
 class Measured(NamedTuple):
@@ -40,8 +39,6 @@ class Measured(NamedTuple):
     @property
     def evaluations_per_step(self) -> float:
         """Forward passes of the network per image in a training step."""
-        from couplet.cost import cost
-
         return cost(self.training, self.shape).evaluations
 
 
@@ -58,8 +55,8 @@ class Cells:
         labels: dict[str, str] = {}
         for member in self.members:
             label, name = self.names(member)["row"], member.cell.name
-            if labels.setdefault(label, name) != name:
-                raise UserError(f"study.labels: {labels[label]} and {name} have the same label {label!r}")
+            if (other := labels.setdefault(label, name)) != name:
+                raise UserError(f"study.labels: {other} and {name} have the same label {label!r}")
         extractors = sorted({extractor for _, extractor in self.params.measured()})
         if len(extractors) > 1 and self.study.needs in ("select", "evaluate"):
             raise UserError(f"table1.extractors = {extractors}: the figure of a study has one extractor")
@@ -67,27 +64,22 @@ class Cells:
     def names(self, member: Measured, without: str = "") -> dict[str, Any]:
         """The columns that name a cell. Its label ``row`` has the names that vary, except ``without``."""
         names = {key: getattr(member.cell, key) for key in DIMENSIONS}
-        varied = [
-            key for key in DIMENSIONS if any(getattr(other.cell, key) != names[key] for other in self.members)
-        ]
+        varied = [key for key in DIMENSIONS if len({getattr(each.cell, key) for each in self.members}) > 1]
         keys = [key for key in varied if key != without] or ([] if without else ["coupling"])
         label = ", ".join(self.study.labels.get(names[key], names[key]) for key in keys)
         return names | {"row": label, "seed": member.cell.seed}
 
     def distances(self, without: str = "") -> pd.DataFrame:
         """A row per cell and NFE: names, Fréchet distance, and seconds of training."""
-        return pd.DataFrame(
-            {**self.names(member, without), "nfe": nfe, "value": value, "seconds": member.seconds}
-            for member in self.members
-            for nfe, value in self._distances(member).items()
-        )
-
-    def _distances(self, member: Measured) -> dict[int, float]:
-        nfes = self.params.sample.nfe
-        if self.study.needs == "select":
-            return {nfe: member.numbers[-1][f"fd_nfe{nfe}"] for nfe in nfes}
-        values = {number["nfe"]: number["value"] for number in member.numbers if number["metric"] == "fd"}
-        return {nfe: values[nfe] for nfe in nfes}
+        rows = []
+        for member in self.members:
+            names = self.names(member, without)
+            by_nfe = {each["nfe"]: each["value"] for each in member.numbers if each.get("metric") == "fd"}
+            for nfe in self.params.sample.nfe:
+                of_select = self.study.needs == "select"
+                value = member.numbers[-1][f"fd_nfe{nfe}"] if of_select else by_nfe[nfe]
+                rows.append({**names, "nfe": nfe, "value": value, "seconds": member.seconds})
+        return pd.DataFrame(rows)
 
     @property
     def seeds(self) -> str:
@@ -99,8 +91,6 @@ class Cells:
     @property
     def budget(self) -> str:
         """Data sets, steps, batches and networks of the training runs."""
-        from couplet.cost import parameters
-
         budgets: dict[str, None] = {}
         for cell, training, shape, *_ in self.members:
             recipe, network = training.recipe, training.recipe.network
@@ -143,7 +133,6 @@ class FigureKind(ABC):
 
         Raises:
             ValueError: there is no row, a number is not finite, a seed is there twice, or rows do not fit.
-            UserError: a file cannot be written.
         """
         if rows.empty:
             raise ValueError(f"{self.config.kind}: there is no row to draw")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -45,15 +46,12 @@ class Sweep(FigureKind):
 
     def rows(self, cells: Cells) -> pd.DataFrame:
         """Distances, each with the setting that is swept."""
-        xs = [self._setting(member.training) for member in cells.members for _ in cells.params.sample.nfe]
-        return cells.distances(without=self.config.x.partition(".")[0]).assign(x=xs)
+        xs = [self._setting(member.training) for member in cells.members]
+        distances = cells.distances(without=self.config.x.partition(".")[0])
+        return distances.assign(x=np.repeat(xs, len(cells.params.sample.nfe)))
 
     def _setting(self, training: Training) -> float:
-        """The number under the figure's key in the settings of a training run.
-
-        Raises:
-            UserError: there is none, and the study does not give one.
-        """
+        """The number under the figure's key in the settings of a training run, or the study's own."""
         if training.cell.coupling in self.config.zero:
             return self.config.zero[training.cell.coupling]
         settings: Any = training.model_dump(mode="json")

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from couplet.figures import marks
 from couplet.figures.base import Cells, FigureKind
 from couplet.reporting.statements import spread
-from couplet.reporting.style import log_scale
 
 
 class Dots(FigureKind):
@@ -19,9 +18,8 @@ class Dots(FigureKind):
 
     def rows(self, cells: Cells) -> pd.DataFrame:
         """Distances with the cost of their training run."""
-        costs = {str(member.cell): member.evaluations_per_step for member in cells.members}
-        of = [costs[str(member.cell)] for member in cells.members for _ in cells.params.sample.nfe]
-        return cells.distances().assign(evaluations=of)
+        costs = [member.evaluations_per_step for member in cells.members]
+        return cells.distances().assign(evaluations=np.repeat(costs, len(cells.params.sample.nfe)))
 
     def picture(self, rows: pd.DataFrame, ylabel: str) -> Figure:
         labels, nfes = list(rows["row"].unique()), sorted(rows["nfe"].unique())
@@ -32,12 +30,12 @@ class Dots(FigureKind):
         floor = marks.floor(rows["value"])
         for line, style in marks.lines(rows.assign(y=y).sort_values("nfe", kind="stable"), "nfe"):
             style |= {"linestyle": "none"}
-            marks.curve(axes, line, "value", "y", floor=floor, zorder=3, **style)
+            marks.curve(axes, line, "value", "y", ends=marks.deviation(floor), zorder=3, **style)
             # Below their mean, which would cover them.
             faint = {"markersize": 2.2, "markeredgewidth": 0.5, "alpha": 0.5, "zorder": 2, "label": None}
             axes.plot(line["value"], line["y"] + 0.45 * spacing, **style | faint)
         if floor > 0:
-            log_scale(axes, "x", rows["value"])
+            marks.log_scale(axes, "x", rows["value"])
         axes.set(xlabel=ylabel, ylabel="", ylim=(len(labels) - 0.5, -0.5))
         axes.set_yticks(range(len(labels)), labels)
         axes.tick_params(axis="y", length=0)

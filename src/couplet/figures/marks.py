@@ -1,21 +1,26 @@
-"""Drawing marks that figure kinds share: curves over seeds, axes, panels and legends."""
+"""Drawing marks that figures share: curves over seeds, axes, panels and legends."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from math import ceil, inf
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from couplet.reporting.style import log_scale, number
+from couplet.files import replacing
+from couplet.reporting.pictures import STYLE
 
 WIDTH = 5.5
 """Width of a text column, in inches."""
+
+Ends = Callable[[pd.Series], tuple[float, float]]
+"""The ends of a bar or band, from the values of several seeds."""
 
 
 def lines(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
@@ -36,7 +41,8 @@ def lines(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[pd.DataFrame, dic
         if (turn + (places[-1] if varied[-1] == "nfe" else 0)) % 2:
             style["markerfacecolor"] = "white"
         texts = [f"NFE {n}" if column == "nfe" else n for column, n in zip(varied, names, strict=True)]
-        yield curve, style | {"markeredgecolor": style["color"], "label": ", ".join(texts)}
+        style |= {"markeredgecolor": style["color"], "markeredgewidth": 1, "label": ", ".join(texts)}
+        yield curve, style
 
 
 def floor(values: pd.Series, *, always_log: bool = False) -> float:
@@ -48,10 +54,20 @@ def floor(values: pd.Series, *, always_log: bool = False) -> float:
     return low / 2 if low > 0 and (always_log or high > 10 * low) else -inf
 
 
+def deviation(floor: float) -> Ends:
+    """Mean ± sample standard deviation, down to ``floor``."""
+    return lambda values: (max(values.mean() - values.std(), floor), values.mean() + values.std())
+
+
+def extremes(values: pd.Series) -> tuple[float, float]:
+    """The smallest and the largest value."""
+    return values.min(), values.max()
+
+
 def curve(
-    axes: Axes, rows: pd.DataFrame, x: str, y: str, *, floor: float, band: bool = False, **style: Any
+    axes: Axes, rows: pd.DataFrame, x: str, y: str, *, ends: Ends, band: bool = False, **style: Any
 ) -> None:
-    """A line through the means over seeds, with their sample standard deviation down to ``floor``.
+    """A line through the means over seeds, with bars or a band.
 
     Axes become logarithmic afterwards: seaborn averages in the units of the axis.
     """
@@ -62,12 +78,11 @@ def curve(
         x=x,
         y=y,
         orient="y" if x == "value" else "x",
-        errorbar=lambda values: (max(values.mean() - values.std(), floor), values.mean() + values.std()),
+        errorbar=ends,
         err_style="band" if band else "bars",
         err_kws={"alpha": 0.15, "lw": 0} if band else {"marker": "", "elinewidth": 0.8},
         legend=False,
         ax=axes,
-        markeredgewidth=1,
         **style,
     )
 
@@ -76,15 +91,62 @@ def curves(axes: Axes, rows: pd.DataFrame, *, x: str, by: Sequence[str], always_
     """A curve with bars for each combination of the columns ``by``, over ``x``."""
     low = floor(rows["value"], always_log=always_log)
     for line, style in lines(rows, *by):
-        curve(axes, line, x, "value", floor=low, **style)
+        curve(axes, line, x, "value", ends=deviation(low), **style)
     if low > 0:
         log_scale(axes, "y", rows["value"])
+
+
+def distance_curves(path: Path, scores: pd.DataFrame, *, ylabel: str) -> None:
+    """Draw mean and range over seeds of the Fréchet distance at every snapshot, a curve per coupling.
+
+    ``scores`` has a row per snapshot and seed: `coupling`, `step`, `value`.
+    """
+    with mpl.rc_context(fname=STYLE), replacing(path) as temporary:
+        figure = Figure(figsize=(5.6, 3.6))
+        axes = figure.subplots()
+        for line, style in lines(scores, "coupling"):
+            style["markeredgewidth"] = 0.75
+            curve(
+                axes,
+                line,
+                "step",
+                "value",
+                ends=lambda values: (values.min(), values.max()),
+                band=True,
+                **style,
+            )
+        log_scale(axes, "y", scores["value"])
+        axes.set(xlabel="training steps", ylabel=ylabel)
+        axes.legend(title="coupling")
+        figure.savefig(temporary, format=path.suffix[1:])
+
+
+def number(value: float, _: object = None) -> str:
+    """A tick's label: 0.05, 200, 3×10⁻⁶; a power of ten where that is shorter to read."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:g}"
+    digits, exponent = f"{value:e}".split("e")
+    power = f"10^{{{int(exponent)}}}"
+    return f"${power}$" if float(digits) == 1 else rf"${float(digits):g}\times{power}$"
+
+
+def log_scale(axes: Axes, which: str, values: Collection[float]) -> None:
+    """Make the axis ``which`` ("x" or "y") logarithmic, with about five labels for its ``values``."""
+    low, high = min(values), max(values)
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if high < 8 * low:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,), numticks=8))
+    axis.set_major_formatter(FuncFormatter(number))
+    axis.set_minor_locator(NullLocator())
 
 
 def few_ticks(axes: Axes, xs: Sequence[float]) -> None:
     """A tick at every value of x, if there are at most eight."""
     if len(xs) <= 8:
-        axes.xaxis.set_major_locator(FixedLocator(xs))
+        axes.set_xticks(xs)
         axes.xaxis.set_major_formatter(FuncFormatter(number))
 
 
@@ -103,7 +165,7 @@ def log_with_zero(axes: Axes, xs: Sequence[float]) -> None:
     else:
         axes.set_xscale("symlog", linthresh=low, linscale=0.5)
         axes.set_xlim(-0.15 * low, high * (high / low) ** 0.05 if high > low else 2 * high)
-        axes.xaxis.set_minor_locator(FixedLocator([]))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.text(low / 2, 0, "//", transform=axes.get_xaxis_transform(), ha="center", va="center_baseline")
     few_ticks(axes, xs)
 
@@ -111,10 +173,9 @@ def log_with_zero(axes: Axes, xs: Sequence[float]) -> None:
 def unit(against: str, largest: float) -> tuple[float, str]:
     """The divisor of x in a kind of budget, and the label of its axis."""
     if against == "seconds":
-        for size, name in ((3600, "hours"), (60, "minutes")):
-            if largest > 3 * size:
-                return size, f"training {name} (as measured)"
-        return 1, "training seconds (as measured)"
+        sizes = ((3600, "hours"), (60, "minutes"), (0, "seconds"))
+        size, name = next(each for each in sizes if largest > 3 * each[0])
+        return size or 1, f"training {name} (as measured)"
     label = {"steps": "training steps", "evaluations": "network evaluations\nper training image"}[against]
     for exponent, sign in ((6, "⁶"), (3, "³")):
         if largest >= 2 * 10**exponent:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +13,7 @@ from matplotlib.patches import Ellipse
 
 from couplet.config.study import Study
 from couplet.figures.base import Cells, FigureKind
+from couplet.reporting.pictures import evenly
 from couplet.reporting.statements import Statement
 
 PARTS = ("sample", "posterior", "pair")
@@ -23,11 +23,13 @@ Gaussian ("posterior")."""
 LINKS = 150
 """Lines between points in a panel; more would be a grey area."""
 
-COMPONENTS: tuple[dict[str, Any], ...] = (
-    {"color": "#0b3d73", "linestyle": "-", "marker": "o"},
-    {"color": "#e08a1e", "linestyle": (0, (4, 1.5)), "marker": "^"},
+LINES: tuple[dict[str, Any], ...] = (
+    {"color": "#0b3d73", "linestyle": "-"},
+    {"color": "#e08a1e", "linestyle": (0, (4, 1.5))},
 )
-"""Dark, solid and round; light, dashed and triangular: apart in grey."""
+MARKERS = ("o", "^")
+"""Of both components: dark, solid and round; light, dashed and triangular: apart in grey."""
+GAUSSIAN: dict[str, Any] = {"linewidth": 1.3}
 PRIOR: dict[str, Any] = {"color": "0.25", "linestyle": ":", "linewidth": 0.9}
 NOISE: dict[str, Any] = {"linestyle": "none", "marker": ".", "markersize": 3.2, "markeredgewidth": 0}
 DATA: dict[str, Any] = {
@@ -98,19 +100,17 @@ def _handles(*, with_posterior: bool) -> list[Line2D]:
     """Entries of the legend; lines, since an ellipse would be a box there."""
     handles = [
         Line2D([], [], label="prior N(0, I), 1 and 2 std", **PRIOR),
-        Line2D([], [], label="noise", color=COMPONENTS[0]["color"], **NOISE),
+        Line2D([], [], label="noise", color=LINES[0]["color"], **NOISE),
     ]
-    for k, style in enumerate(COMPONENTS):
-        mark = {**DATA, "color": style["color"], "marker": style["marker"]}
-        handles.append(Line2D([], [], label=f"mode {k + 1}: data, generated", **mark))
-    for k, style in enumerate(COMPONENTS if with_posterior else ()):
-        line = {"color": style["color"], "linestyle": style["linestyle"], "linewidth": 1.3}
-        handles.append(Line2D([], [], label=f"mode {k + 1}: posterior, 1 and 2 std", **line))
+    for k, (line, marker) in enumerate(zip(LINES, MARKERS, strict=True), start=1):
+        mark = {"label": f"mode {k}: data, generated", "color": line["color"], "marker": marker}
+        handles.append(Line2D([], [], **mark, **DATA))
+    for k, line in enumerate(LINES if with_posterior else (), start=1):
+        handles.append(Line2D([], [], label=f"mode {k}: posterior, 1 and 2 std", **line, **GAUSSIAN))
     return handles
 
 
 def _reach(rows: pd.DataFrame) -> float:
-    """The largest absolute coordinate of a point or ellipse."""
     x0, y0, x1, y1 = (rows[column].abs() for column in POINTS)
     ellipse = rows["part"] == "posterior"
     ends = [x0 + 2 * x1 * ellipse, y0 + 2 * y1 * ellipse, x1[~ellipse], y1[~ellipse]]
@@ -121,40 +121,31 @@ def _one_step_map(axes: Axes, samples: pd.DataFrame, posteriors: pd.DataFrame) -
     """Noise and its image after one evaluation, over the posteriors and the prior N(0, I)."""
     _links(axes, samples, color="0.55", linestyle="-", alpha=0.6)
     _ellipses(axes, (0, 0), (1, 1), **PRIOR)
-    for k, style in enumerate(COMPONENTS):
+    for k, (line, marker) in enumerate(zip(LINES, MARKERS, strict=True)):
         points = samples[samples["component"] == k]
-        axes.plot(points["x0"], points["y0"], color=style["color"], alpha=0.55, **NOISE)
-        axes.plot(points["x1"], points["y1"], color=style["color"], marker=style["marker"], **DATA)
+        axes.plot(points["x0"], points["y0"], color=line["color"], alpha=0.55, **NOISE)
+        axes.plot(points["x1"], points["y1"], color=line["color"], marker=marker, **DATA)
         for gaussian in posteriors.loc[posteriors["component"] == k, POINTS].to_numpy():
-            _ellipses(
-                axes,
-                gaussian[:2],
-                gaussian[2:],
-                color=style["color"],
-                linestyle=style["linestyle"],
-                linewidth=1.3,
-            )
+            _ellipses(axes, gaussian[:2], gaussian[2:], **line, **GAUSSIAN)
 
 
 def _pairs(axes: Axes, pairs: pd.DataFrame) -> None:
     """Lines from data to the noise that it is paired with."""
-    for k, style in enumerate(COMPONENTS):
+    for k, (line, marker) in enumerate(zip(LINES, MARKERS, strict=True)):
         points = pairs[pairs["component"] == k]
-        _links(axes, points, color=style["color"], linestyle=style["linestyle"], alpha=0.55)
-        axes.plot(points["x1"], points["y1"], color=style["color"], **NOISE)
-        axes.plot(points["x0"], points["y0"], color=style["color"], marker=style["marker"], **DATA)
+        _links(axes, points, alpha=0.55, **line)
+        axes.plot(points["x1"], points["y1"], color=line["color"], **NOISE)
+        axes.plot(points["x0"], points["y0"], color=line["color"], marker=marker, **DATA)
 
 
 def _ellipses(axes: Axes, mean: Sequence[float], std: Sequence[float], **style: Any) -> None:
     """N(mean, diag(std²)) at one and two standard deviations."""
     for k in (1, 2):
-        axes.add_patch(
-            Ellipse((mean[0], mean[1]), 2 * k * std[0], 2 * k * std[1], fill=False, zorder=3, **style)
-        )
+        width, height = 2 * k * std[0], 2 * k * std[1]
+        axes.add_patch(Ellipse((mean[0], mean[1]), width, height, fill=False, zorder=3, **style))
 
 
 def _links(axes: Axes, points: pd.DataFrame, **style: Any) -> None:
     """Thin lines between both points of at most LINKS rows."""
-    chosen = np.linspace(0, len(points) - 1, min(LINKS, len(points))).astype(int)
-    for x0, y0, x1, y1 in points[POINTS].to_numpy()[chosen]:
+    for x0, y0, x1, y1 in points[POINTS].to_numpy()[evenly(len(points), LINKS)]:
         axes.plot((x0, x1), (y0, y1), marker="", linewidth=0.4, zorder=1, **style)

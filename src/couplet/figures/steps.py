@@ -10,7 +10,6 @@ from couplet.config.study import StepsConfig
 from couplet.figures import marks
 from couplet.figures.base import Cells, FigureKind, Measured
 from couplet.reporting.statements import DIMENSIONS
-from couplet.reporting.style import log_scale
 
 CURVE = ["against", *DIMENSIONS, "row", "seed", "nfe"]
 """The columns that tell the snapshots of one curve from others."""
@@ -60,11 +59,17 @@ class Steps(FigureKind):
                     raise ValueError(f"row = {label!r}: its seeds have different numbers of snapshots")
                 style["markevery"] = max(1, line["x"].nunique() // 8)
                 marks.curve(
-                    panel, line.assign(x=line["x"] / scale), "x", "value", floor=floor, band=True, **style
+                    panel,
+                    line.assign(x=line["x"] / scale),
+                    "x",
+                    "value",
+                    ends=marks.deviation(floor),
+                    band=True,
+                    **style,
                 )
             panel.set_xlabel(xlabel)
         if floor > 0:  # of all panels: they share the axis
-            log_scale(axes[0], "y", rows["value"])
+            marks.log_scale(axes[0], "y", rows["value"])
         axes[0].set_ylabel(ylabel)
         marks.legend(picture, axes[0])
         return picture
@@ -74,7 +79,6 @@ class Steps(FigureKind):
 
 
 def _cost_per_step(member: Measured, against: str) -> float:
-    """The cost of a training step in a kind of budget."""
     if against == "seconds":
         return member.seconds / member.training.recipe.steps
     return member.evaluations_per_step if against == "evaluations" else 1.0

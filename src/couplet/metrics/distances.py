@@ -8,23 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from couplet.config.metrics import FrechetDistanceConfig, KernelDistanceConfig
-from couplet.metrics.measure import Measured, Reference
-from couplet.metrics.moments import FloatArray, Moments, check_features, check_width
+from couplet.metrics.measure import FloatArray, Measured, Moments, check_pair, check_width
 
 
 def fd(
-    config: FrechetDistanceConfig, samples: Measured, reference: Reference, *, seed: int
+    config: FrechetDistanceConfig, samples: Measured, reference: Measured, *, seed: int
 ) -> dict[str, float]:
     """Compute the number `fd` of all images."""
     return {"fd": frechet_distance(samples.moments, reference.moments)}
-
-
-def kid(
-    config: KernelDistanceConfig, samples: Measured, reference: Reference, *, seed: int
-) -> dict[str, float]:
-    """Compute the number `kid`; ``seed`` draws its subsets."""
-    sizes = {"subsets": config.subsets, "subset_size": config.subset_size}
-    return {"kid": kernel_distance(samples.features, reference.features, **sizes, seed=seed)}
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -34,8 +25,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     last trace is the sum of the singular values of ``F_aᵀ F_b``. This needs no root of the product, which
     rounding makes complex, and loses no digits where covariances are singular.
 
-    Returns:
-        The distance in squared feature units; for equal moments it is 0 up to rounding, of either sign.
+    For equal moments it is 0 up to rounding, of either sign.
 
     Raises:
         ValueError: moments of different lengths, or a matrix that is no covariance.
@@ -54,8 +44,15 @@ def _factor(covariance: FloatArray) -> FloatArray:
     if values[0] < -rounding:
         raise ValueError(f"not a covariance: its smallest eigenvalue is {values[0]:g}")
     used = values > rounding
-    factor: FloatArray = vectors[:, used] * np.sqrt(values[used])
-    return factor
+    return vectors[:, used] * np.sqrt(values[used])
+
+
+def kid(
+    config: KernelDistanceConfig, samples: Measured, reference: Measured, *, seed: int
+) -> dict[str, float]:
+    """Compute the number `kid`; ``seed`` draws its subsets."""
+    sizes = {"subsets": config.subsets, "subset_size": config.subset_size}
+    return {"kid": kernel_distance(samples.features, reference.features, **sizes, seed=seed)}
 
 
 def kernel_distance(
@@ -64,25 +61,15 @@ def kernel_distance(
     """Kernel distance (KID; Bińkowski et al. 2018, section 4).
 
     Squared maximum mean discrepancy with the kernel ``(x·y / d + 1)³``, averaged over random subsets of
-    ``m = min(n, n', subset_size)`` rows. clean-fid draws the same subsets after ``np.random.seed(seed)``.
-
-    Args:
-        generated: features [n, d] of any real dtype, n >= 2; they are computed with in float64.
-        real: features [n', d], n' >= 2.
-        subsets: number of subsets, at least 1.
-        subset_size: largest m, at least 2.
-        seed: of the draws, 0 <= seed < 2^32.
-
-    Returns:
-        The distance. Its expectation is 0 for equal distributions, so it can be negative.
+    ``m = min(n, n', subset_size)`` rows, from features [n, d] and [n', d] of any real dtype in float64.
+    clean-fid draws the same subsets after ``np.random.seed(seed)``, 0 <= seed < 2^32. The expectation is 0
+    for equal distributions, so the distance can be negative.
 
     Raises:
         UserError: fewer than two rows, or NaN or infinite entries.
         ValueError: features of different lengths, or ``seed`` out of range.
     """
-    check_features(generated, "generated features", least=2)
-    check_features(real, "real features", least=2)
-    check_width(generated.shape[1], real.shape[1])
+    check_pair(real, generated, least=2)
     size = min(len(generated), len(real), subset_size)
     random = np.random.RandomState(seed)
     total = 0.0
@@ -97,7 +84,7 @@ def kernel_distance(
 
 
 def _kernel(x: FloatArray, y: FloatArray) -> FloatArray:
-    base: FloatArray = x @ y.T / x.shape[1] + 1
+    base = x @ y.T / x.shape[1] + 1
     return base**2 * base  # several times as fast as base**3
 
 

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from couplet.config.metrics import InceptionScoreConfig
 from couplet.errors import UserError
-from couplet.metrics.measure import Measured, Reference
-from couplet.metrics.moments import FloatArray, check_features
+from couplet.metrics.measure import FloatArray, Measured, check_features
 
 
 def scores(
-    config: InceptionScoreConfig, samples: Measured, reference: Reference, *, seed: int
+    config: InceptionScoreConfig, samples: Measured, reference: Measured, *, seed: int
 ) -> dict[str, float]:
     """Compute the numbers `is` and `is_std`. Images are taken in order, as samples are independent."""
     from scipy.special import softmax  # half a second, and most extractors have no logits
@@ -29,18 +28,15 @@ def scores(
 def inception_score(
     probabilities: NDArray[Any], *, variant: Literal["torchmetrics", "ect"], splits: int
 ) -> tuple[float, float]:
-    """Mean and standard deviation over ``splits`` of ``exp(mean KL(p(y|x) || p(y)))``.
+    """Mean and standard deviation over ``splits`` of ``exp(mean KL(p(y|x) || p(y)))``, in float64.
+
+    torchmetrics (behind VCT's numbers) splits into chunks of ceil(n / splits) rows, of which the last may be
+    shorter; there may be fewer than ``splits``. Its deviation divides by their number minus one and is NaN
+    for a single chunk. Split i of ect (as StyleGAN) ends at row (i + 1) n // splits. Its deviation divides by
+    ``splits``.
 
     Args:
-        probabilities: [n, classes], rows sum to 1, any real dtype; computed in float64, 0 log 0 counts as 0.
-        variant: torchmetrics (behind VCT's numbers) splits into chunks of ceil(n / splits) rows, of which the
-            last may be shorter; there may be fewer than ``splits``. Its deviation divides by their number
-            minus one. Split i of ect (as StyleGAN) ends at row (i + 1) n // splits. Its deviation divides by
-            ``splits``.
-        splits: number of splits, at least 1.
-
-    Returns:
-        The mean, from 1 to the number of classes, and the deviation, NaN for a single chunk of torchmetrics.
+        probabilities: [n, classes], rows sum to 1, any real dtype; 0 log 0 counts as 0.
 
     Raises:
         UserError: fewer rows than ``splits``, or NaN or infinite entries.

@@ -4,28 +4,112 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from torch import from_numpy
 
-from couplet.config.stages import EvaluateConfig
+from couplet.config.cells import EvaluateConfig
 from couplet.config.variants import build
 from couplet.errors import UserError
-from couplet.files import replacing
 from couplet.metrics.extractor.base import Extractor, Pixels
-from couplet.metrics.moments import Moments, MomentsAccumulator
 from couplet.ranks import ALONE, Ranks
-from couplet.tensors import seed_of
+from couplet.tensors import load_tensors, save_tensors, seed_of
 
 MOST_FEATURES = 50_000
-"""Largest number of features in memory, evenly spaced; kernel distances draw their subsets from them.
+"""Largest number of features in memory, evenly spaced: CIFAR-10's training split, or a paper's samples."""
 
-It covers CIFAR-10's training split and the samples that the papers report on.
-"""
+
+FloatArray = NDArray[np.float64]
+
+
+def check_features(values: NDArray[Any], noun: str, *, least: int) -> None:
+    """Check a matrix [n, d] of finite numbers with ``least`` rows or more, named ``noun`` in messages.
+
+    Raises:
+        UserError: too few rows, or NaN or infinite entries.
+        ValueError: not a matrix, or one without columns.
+    """
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise ValueError(f"{noun}: expected a matrix [samples, features], got shape {values.shape}")
+    if len(values) < least:
+        raise UserError(f"{noun}: {len(values)} samples, at least {least} are needed")
+    if not np.isfinite(values).all():
+        raise UserError(f"{noun}: NaN or infinite entries")
+
+
+def check_width(first: int, second: int) -> None:
+    """Raise ValueError unless two sets of features have the same length d."""
+    if first != second:
+        raise ValueError(f"features of different lengths ({first} and {second})")
+
+
+def check_pair(real: NDArray[Any], generated: NDArray[Any], *, least: int) -> None:
+    """Apply :func:`check_features` and :func:`check_width` to two sets of features."""
+    check_features(real, "real features", least=least)
+    check_features(generated, "generated features", least=least)
+    check_width(real.shape[1], generated.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """First two moments of a set of features."""
+
+    mean: FloatArray
+    """[d]."""
+    covariance: FloatArray
+    """[d, d], divided by ``count - 1`` as in clean-fid, torchmetrics and GC; StyleGAN and ECT divide by n."""
+    count: int
+    """Number of samples."""
+
+
+class MomentsAccumulator:
+    """Moments of features that arrive in batches; holds one [d, d] matrix, never the samples.
+
+    Batches are merged by the pairwise update of Chan, Golub and LeVeque (1979), which keeps full float64
+    accuracy where a running sum of x xᵀ would cancel.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean: FloatArray = np.zeros(0)
+        self._scatter: FloatArray = np.zeros((0, 0))
+
+    def add(self, batch: NDArray[Any]) -> Self:
+        """Add features [n, d] of any real dtype, with the same d in every batch; returns itself.
+
+        Raises:
+            UserError: NaN or infinite entries.
+            ValueError: not a matrix, or another d than before.
+        """
+        check_features(batch, "batch of features", least=0)
+        if len(batch) == 0:
+            return self
+        features = np.asarray(batch, np.float64)
+        mean = features.mean(axis=0)
+        centred = features - mean
+        scatter = centred.T @ centred
+        if self.count == 0:
+            self.count, self._mean, self._scatter = len(batch), mean, scatter
+            return self
+        check_width(self._mean.size, mean.size)
+        total = self.count + len(batch)
+        shift = mean - self._mean
+        between = np.outer(shift, shift) * (self.count * len(batch) / total)
+        self._mean = self._mean + shift * (len(batch) / total)
+        self._scatter = self._scatter + scatter + between
+        self.count = total
+        return self
+
+    def result(self) -> Moments:
+        """Return the moments of all samples so far; UserError for fewer than two."""
+        if self.count < 2:
+            raise UserError(f"features: {self.count} samples, at least 2 are needed")
+        return Moments(self._mean, self._scatter / (self.count - 1), self.count)
 
 
 class Measured(NamedTuple):
@@ -35,19 +119,10 @@ class Measured(NamedTuple):
     """Of all images."""
     features: NDArray[np.float32]
     """Of evenly spaced images [k, d]."""
-    logits: NDArray[np.float32] | None
+    logits: NDArray[np.float32] | None = None
     """Of all images [n, c]; None unless they were asked for and the extractor has them."""
-
-
-class Reference(NamedTuple):
-    """Real images of one split in an extractor's features."""
-
-    moments: Moments
-    """Of all images."""
-    features: NDArray[np.float32]
-    """Of evenly spaced images [k, d]."""
-    described: dict[str, Any]
-    """Provenance, for records and reports: split, number of images, name and digest of the extractor."""
+    described: Mapping[str, Any] = {}
+    """Provenance of real images: split, number of images, name and digest of the extractor."""
 
 
 def measure(
@@ -59,13 +134,12 @@ def measure(
     logits: bool = False,
     ranks: Ranks = ALONE,
 ) -> Measured:
-    """Pass ``images`` [n, h, w, c], possibly mapped from disk, through ``extractor`` batch by batch.
+    """Pass ``images`` through ``extractor`` batch by batch; each of ``ranks`` returns the complete result.
 
     Args:
         advance: called with the size of each batch.
         most: largest number of features to return.
         logits: whether to return logits as well.
-        ranks: the processes that share the work; each returns the complete result.
 
     Raises:
         UserError: fewer than two images, or features that are not finite.
@@ -94,7 +168,7 @@ def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
 def save_reference(path: Path, measured: Measured, *, split: str, extractor: Extractor) -> None:
     """Write features and moments of the images of a split as safetensors."""
     moments = measured.moments
-    tensors = {"features": measured.features, "mean": moments.mean, "covariance": moments.covariance}
+    arrays = {"features": measured.features, "mean": moments.mean, "covariance": moments.covariance}
     described = {
         "split": split,
         "images": moments.count,
@@ -103,21 +177,20 @@ def save_reference(path: Path, measured: Measured, *, split: str, extractor: Ext
         "extractor": extractor.name,
         "extractor_sha256": extractor.digest,
     }
-    with replacing(path) as temporary:
-        contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-        save_file(contiguous, temporary, {"couplet": json.dumps(described, sort_keys=True)})
+    tensors = {name: from_numpy(array) for name, array in arrays.items()}
+    save_tensors(path, tensors, couplet=json.dumps(described, sort_keys=True))
 
 
-def load_reference(path: Path, extractor: Extractor) -> Reference:
+def load_reference(path: Path, extractor: Extractor) -> Measured:
     """Read the file that :func:`save_reference` wrote.
 
     Raises:
         UserError: the file is missing or damaged, or was made with another extractor.
     """
     try:
-        with safe_open(path, framework="np") as file:
-            described = json.loads((file.metadata() or {})["couplet"])
-            mean, covariance, features = map(file.get_tensor, ("mean", "covariance", "features"))
+        texts, tensors = load_tensors(path)
+        described = json.loads(texts["couplet"])
+        mean, covariance, features = (tensors[name].numpy() for name in ("mean", "covariance", "features"))
         name, digest = described["extractor"], described["extractor_sha256"]
         moments = Moments(mean, covariance, int(described["images"]))
     except (OSError, KeyError, TypeError, ValueError, SafetensorError):
@@ -127,34 +200,29 @@ def load_reference(path: Path, extractor: Extractor) -> Reference:
             f"{path}: made with extractor {name} ({digest[:16]}), this one is {extractor.name} "
             f"({extractor.digest[:16]}); run `couplet reference` again"
         )
-    return Reference(moments, features, described)
+    return Measured(moments, features, described=described)
 
 
 def evaluate(
     extractor: Extractor,
     images: Mapping[int, Pixels],
-    reference: Reference,
+    reference: Measured,
     settings: EvaluateConfig,
     *,
     seed: int,
     advance: Callable[[int], None] = lambda batch: None,
     ranks: Ranks = ALONE,
 ) -> list[dict[str, Any]]:
-    """Compare samples with real images.
+    """Compare samples by NFE with real images; return a row of ``metric``, ``nfe`` and ``value`` per number.
 
     Args:
-        images: samples [n, h, w, c] by NFE.
         seed: of the run; random metrics draw from a seed that depends on it, their kind and the NFE.
         advance: called with the size of each batch of images.
-        ranks: the processes that share the work; each returns all rows.
-
-    Returns:
-        Rows of ``metric``, ``nfe`` and ``value``, one for each number.
 
     Raises:
         UserError: too few samples or features for the settings.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     logits = any(metric.needs_logits for metric in settings.metrics.values())
     for nfe, pixels in images.items():
         samples = measure(extractor, pixels, advance, logits=logits, ranks=ranks)

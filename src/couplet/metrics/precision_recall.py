@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from couplet.config.metrics import PrecisionRecallConfig
-from couplet.metrics.measure import Measured, Reference, evenly_spaced
-from couplet.metrics.moments import FloatArray, check_features, check_width
+from couplet.metrics.measure import FloatArray, Measured, check_pair, evenly_spaced
 
 BLOCK = 2**24
 """Distances held in memory at a time: 128 MiB of float64."""
@@ -19,7 +18,7 @@ ROUNDING = 1e-13
 
 
 def fractions(
-    config: PrecisionRecallConfig, samples: Measured, reference: Reference, *, seed: int
+    config: PrecisionRecallConfig, samples: Measured, reference: Measured, *, seed: int
 ) -> dict[str, float]:
     """Compute the numbers `precision` and `recall` of evenly spaced images."""
     sides = reference.features, samples.features
@@ -39,15 +38,13 @@ def precision_recall(real: NDArray[Any], generated: NDArray[Any], *, k: int) -> 
     Args:
         real: features [n, d] of any real dtype, n > k.
         generated: features [n', d], n' > k.
-        k: neighbours, at least 1; the paper and the official code use 3.
+        k: the paper and the official code use 3.
 
     Raises:
         UserError: too few rows, or NaN or infinite entries.
         ValueError: features of different lengths.
     """
-    check_features(real, "real features", least=k + 1)
-    check_features(generated, "generated features", least=k + 1)
-    check_width(real.shape[1], generated.shape[1])
+    check_pair(real, generated, least=k + 1)
     # |x|² + |y|² - 2 x·y loses fewer digits near the origin, and distances do not change.
     origin = real.mean(axis=0, dtype=np.float64)
     true, fake = real - origin, generated - origin
@@ -72,6 +69,6 @@ def _covered(probes: FloatArray, manifold: FloatArray, k: int) -> float:
 def _squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
     """Squared Euclidean distances [n, m] of rows of a [n, d] to rows of b [m, d]."""
     norms = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1)[None, :]
-    squared: FloatArray = norms - 2 * (a @ b.T)
+    squared = norms - 2 * (a @ b.T)
     squared[squared < ROUNDING * norms] = 0.0
     return squared

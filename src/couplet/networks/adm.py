@@ -9,21 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from couplet.config.networks import ADMConfig
-from couplet.networks.base import BlockPlan, Network, attention_heads, plan
-from couplet.networks.blocks import Conv2d, Init, Linear, PositionalEmbedding, Style, UNetBlock, group_norm
+from couplet.networks.base import BlockPlan, Network, plan
+from couplet.networks.blocks import Conv2d, Init, Linear, PositionalEmbedding, UNetBlock, group_norm
 
 EPS = 1e-5
 INIT = Init("kaiming_uniform", weight=math.sqrt(1 / 3), bias=math.sqrt(1 / 3))
 INIT_LAST = Init("kaiming_uniform", weight=0.0, bias=0.0)
-STYLE = Style(
-    eps=EPS,
-    skip_scale=1.0,
-    adaptive_scale=True,
-    project_resampled=False,
-    init=INIT,
-    init_attention=INIT,
-    init_last=INIT_LAST,
-)
 
 
 class ADM(Network):
@@ -33,7 +24,7 @@ class ADM(Network):
         super().__init__(**sizes)
         channels = config.model_channels
         emb_channels = channels * config.channel_mult_emb
-        self.map_noise = PositionalEmbedding(channels, endpoint=False, sine_first=False)
+        self.map_noise = PositionalEmbedding(channels, adm=True)
         self.map_layer0 = Linear(channels, emb_channels, init=INIT)
         self.map_layer1 = Linear(emb_channels, emb_channels, init=INIT)
         self.map_label: Linear | None = None
@@ -42,23 +33,19 @@ class ADM(Network):
             init = Init("kaiming_normal", weight=math.sqrt(self.num_classes))
             self.map_label = Linear(self.num_classes, emb_channels, init=init, bias=False)
 
-        layout = plan(
-            config,
-            in_channels=self.in_channels,
-            resolution=self.resolution,
-            stem_channels=channels * config.channel_mult[0],
-        )
+        encoder, decoder = plan(config, in_channels=self.in_channels, resolution=self.resolution)
 
         def module(cell: BlockPlan) -> nn.Module:
-            if cell.role == "stem":
+            if cell.role == "conv":
                 return Conv2d(cell.in_channels, cell.out_channels, 3, init=INIT)
-            heads = attention_heads(cell, config)
-            return UNetBlock(cell, embedding=emb_channels, heads=heads, style=STYLE)
+            return UNetBlock(
+                cell, embedding=emb_channels, adaptive_scale=True, eps=EPS, init=INIT, init_last=INIT_LAST
+            )
 
-        self.enc = nn.ModuleDict({cell.name: module(cell) for cell in layout.encoder})
-        self.dec = nn.ModuleDict({cell.name: module(cell) for cell in layout.decoder})
-        self.out_norm = group_norm(layout.channels, EPS)
-        self.out_conv = Conv2d(layout.channels, self.out_channels, 3, init=INIT_LAST)
+        self.enc = nn.ModuleDict({cell.name: module(cell) for cell in encoder})
+        self.dec = nn.ModuleDict({cell.name: module(cell) for cell in decoder})
+        self.out_norm = group_norm(decoder[-1].out_channels, EPS)
+        self.out_conv = Conv2d(decoder[-1].out_channels, self.out_channels, 3, init=INIT_LAST)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
         emb = self._embed(noise_labels, class_labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -33,26 +33,21 @@ class Network(nn.Module, ABC):
     ) -> None:
         super().__init__()
         sizes = {"in_channels": in_channels, "out_channels": out_channels, "resolution": resolution}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected a positive number")
-        if num_classes < 0:
-            raise ValueError(f"num_classes is {num_classes}, expected 0 or more")
+        for name, value in {**sizes, "num_classes": num_classes}.items():
+            if value < (least := int(name in sizes)):
+                raise ValueError(f"{name} is {value}, must be at least {least}")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.resolution, self.num_classes = resolution, num_classes
 
     @abstractmethod
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Return the raw output F of the network.
+        """Return the raw output F of the network, float ``[b, out_channels, h, w]``.
 
         Args:
             x: input, float ``[b, in_channels, h, w]``.
             noise_labels: c_noise of the preconditioning, float ``[b]``, or ``[1]`` for all.
             class_labels: float ``[b, num_classes]``, or ``[1, num_classes]`` for all; ``None``
                 is a row of zeros. Ignored where ``num_classes`` is 0.
-
-        Returns:
-            Float ``[b, out_channels, h, w]``.
 
         Raises:
             ValueError: ``class_labels`` has another shape.
@@ -66,11 +61,7 @@ class Network(nn.Module, ABC):
         """
 
     def label_rows(self, class_labels: Tensor | None, like: Tensor) -> Tensor:
-        """Return class labels as ``[b, num_classes]`` or ``[1, num_classes]``, with the type of ``like``.
-
-        Raises:
-            ValueError: ``class_labels`` is not a matrix with ``num_classes`` columns.
-        """
+        """Return class labels as ``[b, num_classes]`` or ``[1, num_classes]``, with the type of ``like``."""
         if class_labels is None:
             return like.new_zeros(1, self.num_classes)
         if class_labels.ndim != 2 or class_labels.shape[1] != self.num_classes:
@@ -82,9 +73,6 @@ class Network(nn.Module, ABC):
 
 T = TypeVar("T")
 
-Role = Literal["stem", "down", "up", "bottom", "block"]
-"""``bottom``: the two blocks that open the decoder; ``block``: the others at one resolution."""
-
 
 @dataclass(frozen=True)
 class BlockPlan:
@@ -92,52 +80,28 @@ class BlockPlan:
 
     name: str
     """Key among the modules, such as ``32x32_block0``: EDM's name."""
-    role: Role
-    """Role in the U-Net."""
+    role: str
+    """``conv``: input convolution; ``down``, ``up``: a block that changes the resolution; ``in``: one of the
+    two that open the decoder; ``block``: one of the others."""
     in_channels: int
     """Channels of the input, including the concatenated skip connection."""
     out_channels: int
-    """Channels of the output."""
     dropout: float
     """Dropout probability."""
-    attention: bool
-    """Whether the settings ask for self-attention."""
+    heads: int
+    """Number of attention heads; 0 for no attention."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The blocks of the U-Net, in the order of evaluation."""
+def plan(config: UNetConfig, *, in_channels: int, resolution: int) -> tuple[list[BlockPlan], list[BlockPlan]]:
+    """Lay out encoder and decoder of the U-Net that EDM and EDM2 share, in the order of evaluation.
 
-    encoder: tuple[BlockPlan, ...]
-    """Each output is a skip connection to the decoder."""
-    decoder: tuple[BlockPlan, ...]
-    """Each ``block`` takes the latest unused skip connection besides the previous block's output."""
-
-    @property
-    def channels(self) -> int:
-        """Channels of the last feature map."""
-        return self.decoder[-1].out_channels
-
-
-def plan(
-    config: UNetConfig,
-    *,
-    in_channels: int,
-    resolution: int,
-    stem_channels: int,
-    decoder_attention: Literal["all", "last"] = "all",
-) -> Plan:
-    """Lay out the U-Net that EDM and EDM2 share.
-
-    Args:
-        config: the network's settings.
-        in_channels: channels of the input convolution's input.
-        resolution: height of the images in pixels.
-        stem_channels: channels of the input convolution's output.
-        decoder_attention: decoder blocks with attention, in each level that has it.
+    Each output of the encoder is a skip connection to the decoder, where each ``block`` takes the latest
+    unused one besides the previous block's output. DDPM++ and NCSN++ have one attention head, only in the
+    last decoder block of a level, and an input convolution with ``model_channels`` outputs.
 
     Raises:
-        ValueError: ``resolution`` cannot be halved once per further level.
+        ValueError: ``resolution`` cannot be halved once per further level, or the heads do not fit the
+            channels of a block.
     """
     levels = range(len(config.channel_mult))
     if resolution % 2 ** levels[-1]:
@@ -146,43 +110,50 @@ def plan(
             f"{len(levels)} levels (channel_mult {list(config.channel_mult)}) need"
         )
 
-    def cell(
-        level: int, name: str, role: Role, channels: tuple[int, int], *, attention: bool = False
-    ) -> BlockPlan:
+    multi_head = isinstance(config, MultiHeadConfig)
+
+    def cell(level: int, name: str, inputs: int, outputs: int, *, attention: bool = False) -> BlockPlan:
         height = resolution >> level
         dropout = _at(config.dropout, level)
         if config.dropout_resolution is not None and height > config.dropout_resolution:
             dropout = 0.0
-        return BlockPlan(f"{height}x{height}_{name}", role, *channels, dropout=dropout, attention=attention)
+        full = f"{height}x{height}_{name}"
+        return BlockPlan(
+            name=full,
+            role=name.rstrip("0123456789"),
+            in_channels=inputs,
+            out_channels=outputs,
+            dropout=dropout,
+            heads=_heads(config, full, outputs) if attention else 0,
+        )
 
     widths = [config.model_channels * factor for factor in config.channel_mult]
     attends = [resolution >> level in config.attn_resolutions for level in levels]
 
-    encoder = [cell(0, "conv", "stem", (in_channels, stem_channels))]
-    channels = stem_channels
+    channels = widths[0] if multi_head else config.model_channels
+    encoder = [cell(0, "conv", in_channels, channels)]
     for level in levels:
         if level > 0:
-            encoder.append(cell(level, "down", "down", (channels, channels)))
+            encoder.append(cell(level, "down", channels, channels))
         for i in range(_at(config.num_blocks, level)):
-            shape = (channels, widths[level])
-            encoder.append(cell(level, f"block{i}", "block", shape, attention=attends[level]))
+            encoder.append(cell(level, f"block{i}", channels, widths[level], attention=attends[level]))
             channels = widths[level]
 
     skips = [block.out_channels for block in encoder]
     decoder = [
-        cell(levels[-1], "in0", "bottom", (channels, channels), attention=True),
-        cell(levels[-1], "in1", "bottom", (channels, channels)),
+        cell(levels[-1], "in0", channels, channels, attention=True),
+        cell(levels[-1], "in1", channels, channels),
     ]
     for level in reversed(levels):
         if level < levels[-1]:
-            decoder.append(cell(level, "up", "up", (channels, channels)))
+            decoder.append(cell(level, "up", channels, channels))
         last = _at(config.num_blocks, level)
         for i in range(last + 1):
-            attention = attends[level] and (decoder_attention == "all" or i == last)
-            shape = (channels + skips.pop(), widths[level])
-            decoder.append(cell(level, f"block{i}", "block", shape, attention=attention))
+            attention = attends[level] and (multi_head or i == last)
+            inputs = channels + skips.pop()
+            decoder.append(cell(level, f"block{i}", inputs, widths[level], attention=attention))
             channels = widths[level]
-    return Plan(tuple(encoder), tuple(decoder))
+    return encoder, decoder
 
 
 def _at(setting: T | tuple[T, ...], level: int) -> T:
@@ -190,25 +161,20 @@ def _at(setting: T | tuple[T, ...], level: int) -> T:
     return setting[level] if isinstance(setting, tuple) else setting
 
 
-def attention_heads(cell: BlockPlan, config: MultiHeadConfig) -> int:
-    """Return the number of attention heads in ``cell``; 0 means no attention.
-
-    Raises:
-        ValueError: the cell is narrower than a head and that is an error for ``config``, or the
-            heads do not divide its channels.
-    """
-    if not cell.attention:
-        return 0
-    heads = cell.out_channels // config.channels_per_head
+def _heads(config: UNetConfig, block: str, channels: int) -> int:
+    """Return the number of attention heads of a block that should have attention."""
+    if not isinstance(config, MultiHeadConfig):
+        return 1
+    heads = channels // config.channels_per_head
     if heads == 0 and config.attention_below_head_width == "error":
         raise ValueError(
-            f"block {cell.name} needs attention, but its {cell.out_channels} channels are fewer than "
+            f"block {block} needs attention, but its {channels} channels are fewer than "
             f"channels_per_head {config.channels_per_head}: lower channels_per_head, or set "
             "attention_below_head_width to 'absent' to leave attention out in narrow blocks"
         )
-    if heads > 0 and cell.out_channels % heads:
+    if heads > 0 and channels % heads:
         raise ValueError(
-            f"block {cell.name}: {cell.out_channels} channels cannot be split into {heads} "
+            f"block {block}: {channels} channels cannot be split into {heads} "
             f"attention heads (channels_per_head {config.channels_per_head})"
         )
     return heads

@@ -56,8 +56,7 @@ class Conv2d(nn.Module):
     """A convolution, on its own or after halving or doubling the resolution.
 
     Args:
-        inputs: channels of the input.
-        outputs: channels of the output.
+        inputs, outputs: numbers of channels.
         kernel: side of the convolution kernel, odd; 0 resamples only.
         init: initialisation of weight and bias.
         resampling: whether to keep, double or halve the resolution.
@@ -92,12 +91,9 @@ class Conv2d(nn.Module):
             fans = (inputs * kernel**2, outputs * kernel**2)
             self.weight = init.draw((outputs, inputs, kernel, kernel), *fans, init.weight)
             self.bias = init.draw((outputs,), *fans, init.bias)
-        if resampling == "keep":
-            self.register_buffer("resample_filter", None)
-        else:
-            line = torch.tensor(taps, dtype=torch.float32)
-            plane = line.outer(line) / line.sum().square()
-            self.register_buffer("resample_filter", plane[None, None])
+        line = torch.tensor(taps, dtype=torch.float32)
+        plane = line.outer(line) / line.sum().square()
+        self.register_buffer("resample_filter", None if resampling == "keep" else plane[None, None])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[b, inputs, h, w]`` to ``[b, outputs, h', w']``."""
@@ -138,63 +134,58 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
-@dataclass(frozen=True)
-class Style:
-    """Differences between the residual blocks of DDPM++/NCSN++ and of ADM."""
-
-    eps: float
-    """Epsilon of the group normalisations."""
-    skip_scale: float
-    """Factor on every residual sum."""
-    adaptive_scale: bool
-    """Whether the embedding scales and shifts the normalised features; otherwise it is added before."""
-    project_resampled: bool
-    """Whether the skip connection has a convolution wherever the resolution changes."""
-    init: Init
-    """Initialisation of most layers."""
-    init_attention: Init
-    """Initialisation of the layer that makes queries, keys and values."""
-    init_last: Init
-    """Initialisation of the layers that end a residual branch."""
-    taps: tuple[float, ...] = (1.0, 1.0)
-    """Coefficients of the separable resampling filter."""
-
-
 class UNetBlock(nn.Module):
-    """A residual block, followed by self-attention where ``heads`` is positive.
+    """A residual block, followed by self-attention where ``cell`` has heads.
 
     Args:
         cell: the block's place in the U-Net.
         embedding: width of the embedding.
-        heads: number of attention heads; 0 for none.
-        style: settings of the family of networks.
+        adaptive_scale: whether the embedding scales and shifts the normalised features; otherwise it is
+            added before.
+        eps: epsilon of the group normalisations.
+        init: initialisation of most layers.
+        init_last: initialisation of the layers that end a residual branch.
+        init_attention: initialisation of the layer that makes queries, keys and values; ``init`` if None.
+        skip_scale: factor on every residual sum.
+        project_resampled: whether the skip connection has a convolution wherever the resolution changes.
+        taps: coefficients of the separable resampling filter.
     """
 
-    def __init__(self, cell: BlockPlan, *, embedding: int, heads: int, style: Style) -> None:
+    def __init__(
+        self,
+        cell: BlockPlan,
+        *,
+        embedding: int,
+        adaptive_scale: bool,
+        eps: float,
+        init: Init,
+        init_last: Init,
+        init_attention: Init | None = None,
+        skip_scale: float = 1.0,
+        project_resampled: bool = False,
+        taps: tuple[float, ...] = (1.0, 1.0),
+    ) -> None:
         super().__init__()
         inputs, outputs = cell.in_channels, cell.out_channels
-        resampling: Resampling = "keep"
-        if cell.role == "up" or cell.role == "down":
-            resampling = cell.role
-        self.heads, self.dropout = heads, cell.dropout
-        self.skip_scale, self.adaptive_scale = style.skip_scale, style.adaptive_scale
+        resampling: Resampling = "up" if cell.role == "up" else "down" if cell.role == "down" else "keep"
+        self.heads, self.dropout = cell.heads, cell.dropout
+        self.skip_scale, self.adaptive_scale = skip_scale, adaptive_scale
 
-        init = style.init
-        self.norm0 = group_norm(inputs, style.eps)
-        self.conv0 = Conv2d(inputs, outputs, 3, init=init, resampling=resampling, taps=style.taps)
-        self.affine = Linear(embedding, outputs * (2 if style.adaptive_scale else 1), init=init)
-        self.norm1 = group_norm(outputs, style.eps)
-        self.conv1 = Conv2d(outputs, outputs, 3, init=style.init_last)
+        self.norm0 = group_norm(inputs, eps)
+        self.conv0 = Conv2d(inputs, outputs, 3, init=init, resampling=resampling, taps=taps)
+        self.affine = Linear(embedding, outputs * (2 if adaptive_scale else 1), init=init)
+        self.norm1 = group_norm(outputs, eps)
+        self.conv1 = Conv2d(outputs, outputs, 3, init=init_last)
 
-        self.skip: Conv2d | None = None
+        self.skip: nn.Module = nn.Identity()
         if inputs != outputs or resampling != "keep":
-            kernel = 1 if style.project_resampled or inputs != outputs else 0
-            self.skip = Conv2d(inputs, outputs, kernel, init=init, resampling=resampling, taps=style.taps)
+            kernel = 1 if project_resampled or inputs != outputs else 0
+            self.skip = Conv2d(inputs, outputs, kernel, init=init, resampling=resampling, taps=taps)
 
-        if heads:
-            self.norm2 = group_norm(outputs, style.eps)
-            self.qkv = Conv2d(outputs, 3 * outputs, 1, init=style.init_attention)
-            self.proj = Conv2d(outputs, outputs, 1, init=style.init_last)
+        if self.heads:
+            self.norm2 = group_norm(outputs, eps)
+            self.qkv = Conv2d(outputs, 3 * outputs, 1, init=init_attention or init)
+            self.proj = Conv2d(outputs, outputs, 1, init=init_last)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map ``[b, in, h, w]`` and the embedding ``[b, e]`` or ``[1, e]`` to ``[b, out, h', w']``."""
@@ -206,7 +197,7 @@ class UNetBlock(nn.Module):
         else:
             h = F.silu(self.norm1(h + params))
         h = self.conv1(F.dropout(h, self.dropout, self.training))
-        h = (h + (x if self.skip is None else self.skip(x))) * self.skip_scale
+        h = (h + self.skip(x)) * self.skip_scale
         if self.heads:
             h = (self._attend(h) + h) * self.skip_scale
         return h
@@ -222,54 +213,45 @@ class UNetBlock(nn.Module):
         return self.proj(mixed.reshape(b, c, height, width))
 
 
-def _waves(angles: Tensor, *, sine_first: bool) -> Tensor:
-    waves = [angles.cos(), angles.sin()]
-    return torch.cat(waves[::-1] if sine_first else waves, dim=1)
-
-
 class PositionalEmbedding(nn.Module):
-    """Sinusoids of geometrically spaced frequencies (DDPM++ and ADM in EDM, Appendix F).
+    """An even number n of sinusoids of geometrically spaced frequencies (EDM, Appendix F).
 
-    Args:
-        channels: number of features n, even.
-        endpoint: whether the last frequency is 1/10000 itself (DDPM++) or one step above (ADM).
-        sine_first: order of the two halves: sines, cosines (DDPM++) or cosines, sines (ADM).
+    In ADM cosines come first, and the last frequency is one step above 1/10000; in DDPM++ sines come first,
+    and it is 1/10000 itself.
     """
 
-    def __init__(self, channels: int, *, endpoint: bool, sine_first: bool) -> None:
+    def __init__(self, channels: int, *, adm: bool) -> None:
         super().__init__()
-        self.frequencies = _half(channels)
-        self.steps = self.frequencies - int(endpoint)
+        self.adm, self.frequencies = adm, _half(channels)
+        self.steps = self.frequencies if adm else self.frequencies - 1
         if self.steps < 1:
             raise ValueError(f"a positional embedding of {channels} features is too short")
-        self.sine_first = sine_first
 
     def forward(self, noise_labels: Tensor) -> Tensor:
         """Return features ``[b, n]`` of noise labels ``[b]``."""
         index = torch.arange(self.frequencies, dtype=noise_labels.dtype, device=noise_labels.device)
         freqs = (1 / 10000) ** (index / self.steps)
-        return _waves(noise_labels.outer(freqs), sine_first=self.sine_first)
+        angles = noise_labels.outer(freqs)
+        sines_first = [angles.sin(), angles.cos()]
+        return torch.cat(sines_first[::-1] if self.adm else sines_first, dim=1)
 
 
 class FourierEmbedding(nn.Module):
-    """Sinusoids of random frequencies, drawn once and stored (NCSN++ in EDM, Appendix F).
+    """Sines, then cosines of random frequencies, drawn once and stored (NCSN++ in EDM, Appendix F).
 
-    Args:
-        channels: number of features n, even.
-        scale: standard deviation of the frequencies, in cycles per unit of noise label.
-        sine_first: order of the two halves: sines, cosines (NCSN++) or the reverse.
+    ``scale`` is the standard deviation of the frequencies, in cycles per unit of noise label.
     """
 
     freqs: Tensor
 
-    def __init__(self, channels: int, *, scale: float, sine_first: bool) -> None:
+    def __init__(self, channels: int, *, scale: float) -> None:
         super().__init__()
-        self.sine_first = sine_first
         self.register_buffer("freqs", torch.randn(_half(channels)) * scale)
 
     def forward(self, noise_labels: Tensor) -> Tensor:
         """Return features ``[b, n]`` of noise labels ``[b]``."""
-        return _waves(noise_labels.outer(2 * math.pi * self.freqs), sine_first=self.sine_first)
+        angles = noise_labels.outer(2 * math.pi * self.freqs)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class MPFourier(nn.Module):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from couplet.config.networks import EDM2Config
-from couplet.networks.base import BlockPlan, Network, attention_heads, plan
+from couplet.networks.base import BlockPlan, Network, plan
 from couplet.networks.blocks import MPFourier
 
 RESIDUAL_BALANCE = 0.3
@@ -45,12 +45,9 @@ def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 
 class MPConv(nn.Module):
-    """A convolution or linear layer with normalised weight and no bias (EDM2, Eq. 47 and 66).
+    """A convolution with normalised weight and no bias, or a linear layer for ``kernel`` 0.
 
-    Args:
-        inputs: channels of the input.
-        outputs: channels of the output.
-        kernel: side of the convolution kernel, odd; 0 for a linear layer.
+    EDM2, Eq. 47 and 66.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
@@ -75,26 +72,22 @@ class MPConv(nn.Module):
 
 
 class EDM2Block(nn.Module):
-    """A residual block, followed by cosine attention where ``heads`` is positive.
+    """A residual block, followed by cosine attention where ``cell`` has heads.
 
-    Args:
-        cell: the block's place in the U-Net.
-        flavor: ``enc`` normalises pixels first; ``dec`` does not.
-        embedding: width of the embedding.
-        heads: number of attention heads; 0 for none.
+    ``enc`` normalises pixels first, ``dec`` does not; ``embedding`` is the width of the embedding.
     """
 
-    def __init__(self, cell: BlockPlan, *, flavor: Literal["enc", "dec"], embedding: int, heads: int) -> None:
+    def __init__(self, cell: BlockPlan, *, flavor: Literal["enc", "dec"], embedding: int) -> None:
         super().__init__()
         inputs, outputs = cell.in_channels, cell.out_channels
         self.flavor, self.role = flavor, cell.role
-        self.heads, self.dropout = heads, cell.dropout
+        self.heads, self.dropout = cell.heads, cell.dropout
         self.emb_gain = nn.Parameter(torch.zeros([]))
         self.conv_res0 = MPConv(outputs if flavor == "enc" else inputs, outputs, 3)
         self.emb_linear = MPConv(embedding, outputs, 0)
         self.conv_res1 = MPConv(outputs, outputs, 3)
-        self.conv_skip = MPConv(inputs, outputs, 1) if inputs != outputs else None
-        if heads:
+        self.conv_skip = MPConv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        if self.heads:
             self.attn_qkv = MPConv(outputs, 3 * outputs, 1)
             self.attn_proj = MPConv(outputs, outputs, 1)
 
@@ -105,7 +98,7 @@ class EDM2Block(nn.Module):
         elif self.role == "up":
             x = F.interpolate(x, scale_factor=2, mode="nearest")
         if self.flavor == "enc":
-            x = normalize(self._skip(x), dim=1)
+            x = normalize(self.conv_skip(x), dim=1)
 
         y = self.conv_res0(mp_silu(x))
         scale = self.emb_linear(emb, gain=self.emb_gain) + 1
@@ -113,14 +106,11 @@ class EDM2Block(nn.Module):
         y = self.conv_res1(F.dropout(y, self.dropout, self.training))
 
         if self.flavor == "dec":
-            x = self._skip(x)
+            x = self.conv_skip(x)
         x = mp_sum(x, y, RESIDUAL_BALANCE)
         if self.heads:
             x = mp_sum(x, self._attend(x), ATTENTION_BALANCE)
         return x.clamp(-CLIP, CLIP)
-
-    def _skip(self, x: Tensor) -> Tensor:
-        return x if self.conv_skip is None else self.conv_skip(x)
 
     def _attend(self, x: Tensor) -> Tensor:
         b, c, height, width = x.shape
@@ -150,19 +140,16 @@ class EDM2(Network):
         self.emb_label = MPConv(self.num_classes, emb_channels, 0) if self.num_classes else None
 
         # A channel of ones, since no layer has a bias.
-        layout = plan(
-            config, in_channels=self.in_channels + 1, resolution=self.resolution, stem_channels=widths[0]
-        )
+        encoder, decoder = plan(config, in_channels=self.in_channels + 1, resolution=self.resolution)
 
         def module(cell: BlockPlan, flavor: Literal["enc", "dec"]) -> nn.Module:
-            if cell.role == "stem":
+            if cell.role == "conv":
                 return MPConv(cell.in_channels, cell.out_channels, 3)
-            heads = attention_heads(cell, config)
-            return EDM2Block(cell, flavor=flavor, embedding=emb_channels, heads=heads)
+            return EDM2Block(cell, flavor=flavor, embedding=emb_channels)
 
-        self.enc = nn.ModuleDict({cell.name: module(cell, "enc") for cell in layout.encoder})
-        self.dec = nn.ModuleDict({cell.name: module(cell, "dec") for cell in layout.decoder})
-        self.out_conv = MPConv(layout.channels, self.out_channels, 3)
+        self.enc = nn.ModuleDict({cell.name: module(cell, "enc") for cell in encoder})
+        self.dec = nn.ModuleDict({cell.name: module(cell, "dec") for cell in decoder})
+        self.out_conv = MPConv(decoder[-1].out_channels, self.out_channels, 3)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
         emb = self._embed(noise_labels, class_labels)

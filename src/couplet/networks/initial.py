@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -28,17 +27,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names that were copied into a network, in its order.
-
-    Attributes:
-        loaded: names copied.
-        missing: names of the network that the source lacks; these keep their values.
-        unexpected: names of the source that the network lacks; these are ignored.
-    """
+    """Names that were copied into a network, in its order."""
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
+    """Names of the network that the source lacks; these keep their values."""
     unexpected: tuple[str, ...]
+    """Names of the source that the network lacks; these are ignored."""
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} tensors loaded"]
@@ -50,13 +45,10 @@ class LoadReport:
 
 
 def initialise(network: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
-    """Copy tensors into a network by name, parameters and persistent buffers alike.
+    """Copy tensors, by name in the network, into its parameters and persistent buffers.
 
     Same as EDM's `copy_params_and_buffers` with `require_all=False`. Values are converted to the element
     type and device of the network (EDM2 snapshots are float16). The network changes only if everything fits.
-
-    Args:
-        tensors: by name in the network, any element type and device.
 
     Raises:
         UserError: a shape differs, with name and both shapes, or no name is shared at all.
@@ -71,11 +63,7 @@ def initialise(network: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
         raise UserError(
             "no tensor of the file has a name in this network; choose weights of this architecture"
         )
-    with torch.no_grad():
-        for name in loaded:
-            own[name].copy_(tensors[name])
-    return LoadReport(
-        loaded=loaded,
-        missing=tuple(name for name in own if name not in tensors),
-        unexpected=tuple(name for name in tensors if name not in own),
-    )
+    for name in loaded:
+        own[name].copy_(tensors[name])
+    missing = tuple(name for name in own if name not in tensors)
+    return LoadReport(loaded, missing, tuple(name for name in tensors if name not in own))

@@ -22,7 +22,7 @@ class MLP(Network):
     def __init__(self, config: MLPConfig, **sizes: int) -> None:
         super().__init__(**sizes)
         width, pixels = config.model_channels, self.resolution**2
-        self.map_noise = FourierEmbedding(NOISE_FEATURES, scale=config.fourier_scale, sine_first=True)
+        self.map_noise = FourierEmbedding(NOISE_FEATURES, scale=config.fourier_scale)
         self.map_label = Linear(self.num_classes, NOISE_FEATURES, init=INIT) if self.num_classes else None
         self.map_layer = Linear(NOISE_FEATURES, width, init=INIT)
         self.first = Linear(self.in_channels * pixels, width, init=INIT)

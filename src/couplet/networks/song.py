@@ -16,7 +16,6 @@ from couplet.networks.blocks import (
     Init,
     Linear,
     PositionalEmbedding,
-    Style,
     UNetBlock,
     group_norm,
 )
@@ -36,55 +35,45 @@ class SongUNet(Network):
         emb_channels = config.model_channels * config.channel_mult_emb
         self.map_noise: nn.Module
         if config.embedding_type == "positional":
-            self.map_noise = PositionalEmbedding(noise_channels, endpoint=True, sine_first=True)
+            self.map_noise = PositionalEmbedding(noise_channels, adm=False)
         else:
-            self.map_noise = FourierEmbedding(noise_channels, scale=config.fourier_scale, sine_first=True)
+            self.map_noise = FourierEmbedding(noise_channels, scale=config.fourier_scale)
         self.map_label = Linear(self.num_classes, noise_channels, init=INIT) if self.num_classes else None
         self.map_layer0 = Linear(noise_channels, emb_channels, init=INIT)
         self.map_layer1 = Linear(emb_channels, emb_channels, init=INIT)
 
-        layout = plan(
-            config,
-            in_channels=self.in_channels,
-            resolution=self.resolution,
-            stem_channels=config.model_channels,
-            decoder_attention="last",
-        )
-        style = Style(
-            eps=EPS,
-            skip_scale=math.sqrt(0.5),
-            adaptive_scale=False,
-            project_resampled=True,
-            init=INIT,
-            init_attention=INIT_ATTENTION,
-            init_last=INIT_LAST,
-            taps=config.resample_filter,
-        )
+        encoder, decoder = plan(config, in_channels=self.in_channels, resolution=self.resolution)
+        taps = config.resample_filter
 
         def module(cell: BlockPlan) -> nn.Module:
-            if cell.role == "stem":
+            if cell.role == "conv":
                 return Conv2d(cell.in_channels, cell.out_channels, 3, init=INIT)
-            return UNetBlock(cell, embedding=emb_channels, heads=int(cell.attention), style=style)
+            return UNetBlock(
+                cell,
+                embedding=emb_channels,
+                adaptive_scale=False,
+                eps=EPS,
+                init=INIT,
+                init_attention=INIT_ATTENTION,
+                init_last=INIT_LAST,
+                skip_scale=math.sqrt(0.5),
+                project_resampled=True,
+                taps=taps,
+            )
 
         self.enc, aux_channels = nn.ModuleDict(), self.in_channels
-        for cell in layout.encoder:
+        for cell in encoder:
             self.enc[cell.name] = module(cell)
             if cell.role == "down" and config.encoder_type == "residual":
                 # A convolution of the level above.
-                self.enc[cell.name.removesuffix("down") + "aux_residual"] = Conv2d(
-                    aux_channels,
-                    cell.out_channels,
-                    3,
-                    init=INIT,
-                    resampling="down",
-                    taps=style.taps,
-                    fused=True,
+                self.enc[f"{cell.name.removesuffix('down')}aux_residual"] = Conv2d(
+                    aux_channels, cell.out_channels, 3, init=INIT, resampling="down", taps=taps, fused=True
                 )
                 aux_channels = cell.out_channels
-        self.dec = nn.ModuleDict({cell.name: module(cell) for cell in layout.decoder})
+        self.dec = nn.ModuleDict({cell.name: module(cell) for cell in decoder})
         size = f"{self.resolution}x{self.resolution}"
-        self.dec[f"{size}_aux_norm"] = group_norm(layout.channels, EPS)
-        self.dec[f"{size}_aux_conv"] = Conv2d(layout.channels, self.out_channels, 3, init=INIT_LAST)
+        self.dec[f"{size}_aux_norm"] = group_norm(decoder[-1].out_channels, EPS)
+        self.dec[f"{size}_aux_conv"] = Conv2d(decoder[-1].out_channels, self.out_channels, 3, init=INIT_LAST)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
         emb = self._embed(noise_labels, class_labels)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,38 +25,27 @@ def content_of(path: Path) -> str:
 
     Files are read again only when their names, sizes or times have changed since the last time.
     """
-    files = list(_files(path))
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     if not files:
         return ABSENT
-    listing, newest = hashlib.sha256(), 0
-    for name, file in files:
-        status = file.stat()
-        newest = max(newest, status.st_ctime_ns)
-        listing.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n".encode())
-    stamp, place = listing.hexdigest(), str(path.absolute())
-    remembered = _read_memory()
-    if (entry := remembered.get(place)) is not None and entry.get("stamp") == stamp:
-        return str(entry["digest"])
-    content = hashlib.sha256()
-    for name, file in files:
-        content.update(f"{name}\0{sha256(file)}\n".encode())
-    digest = sha256(path) if path.is_file() else content.hexdigest()
-    if time.time_ns() - newest > SETTLED:
-        _write_memory({**_read_memory(), place: {"stamp": stamp, "digest": digest}})
+    names = {file.relative_to(path).as_posix(): file for file in files}
+    facts = {name: file.stat() for name, file in names.items()}
+    stamp = _digest([[name, of.st_size, of.st_mtime_ns, of.st_ctime_ns] for name, of in facts.items()])
+    place = str(path.absolute())
+    remembered = _read_memory().get(place)
+    if isinstance(remembered, dict) and remembered.get("stamp") == stamp:
+        return str(remembered["digest"])
+    digest = sha256(path) if path.is_file() else _digest({name: sha256(names[name]) for name in names})
+    if time.time_ns() - max(of.st_ctime_ns for of in facts.values()) > SETTLED:
+        memory = {**_read_memory(), place: {"stamp": stamp, "digest": digest}}
+        # A home that cannot be written costs time, no result.
+        with suppress(UserError), replacing(_memory()) as temporary:
+            temporary.write_text(json.dumps(memory))
     return digest
 
 
-def _files(path: Path) -> Iterator[tuple[str, Path]]:
-    """Names below ``path`` and files, in order; a file itself has an empty name."""
-    if path.is_file():
-        yield "", path
-        return
-    for folder, inner, names in os.walk(path):
-        inner.sort()
-        for name in sorted(names):
-            file = Path(folder, name)
-            if file.is_file():
-                yield file.relative_to(path).as_posix(), file
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _memory() -> Path:
@@ -66,18 +55,7 @@ def _memory() -> Path:
 
 
 def _read_memory() -> dict[str, Any]:
-    try:
+    with suppress(OSError, ValueError):
         content = json.loads(_memory().read_text())
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    return {place: entry for place, entry in content.items() if isinstance(entry, dict)}
-
-
-def _write_memory(content: dict[str, Any]) -> None:
-    try:
-        with replacing(_memory()) as temporary:
-            temporary.write_text(json.dumps(content))
-    except UserError:
-        return  # A home that cannot be written costs time, no result.
+        return content if isinstance(content, dict) else {}
+    return {}

@@ -17,8 +17,8 @@ from couplet.config.resolve import resolve
 from couplet.config.yaml12 import dump_yaml, read_yaml
 from couplet.errors import UserError
 from couplet.files import write_json
-from couplet.plan.layout import in_folder
-from couplet.plan.stages import RUN, STAGES, Settings, code_digest, ingredients, record_of
+from couplet.plan.layout import Layout, in_folder
+from couplet.plan.stages import RUN, STAGES, digest, ingredients, record_of
 
 ROOT = Path("experiment")
 PLAN = ROOT / "plan"
@@ -43,15 +43,16 @@ MORE_OPTIONS = {
 }
 """Options of a stage besides parameters and paths; by default, threads and GPUs."""
 
-CURVES: dict[str, str | list[str]] = {
-    "loss and its parts": ["loss", "consistency", "penalty"],
-    "distance without weights": "distance",
-    "gradient norm": "gradient_norm",
-    "learning rate": "learning_rate",
-    "decay of the average": "ema_decay",
-    "N(k), or stage": "curriculum",
+CURVES: dict[str, tuple[str, str | list[str]]] = {
+    "loss and its parts": ("curve.csv", ["loss", "consistency", "penalty"]),
+    "distance without weights": ("curve.csv", "distance"),
+    "gradient norm": ("curve.csv", "gradient_norm"),
+    "learning rate": ("curve.csv", "learning_rate"),
+    "decay of the average": ("curve.csv", "ema_decay"),
+    "N(k), or stage": ("curve.csv", "curriculum"),
+    "images per second": ("speed.csv", "images_per_second"),
 }
-"""Plots of the live view's curve, by title."""
+"""Plots of the live view: file and columns, by title."""
 
 
 def write_plan(params: Params, out: Path) -> None:
@@ -60,38 +61,22 @@ def write_plan(params: Params, out: Path) -> None:
     Raises:
         UserError: ``out`` cannot be written, or dvc.yaml does not depend on images that the data set names.
     """
-    cell = params.experiment
-    settings = Settings.of(
-        params.training(cell),
-        extractor=params.extractor_named(params.extractor),
-        measurement=params.measurement(cell),
-    )
-    _check_watched(settings.dataset, params.dataset)
+    settings = Layout(params, ROOT).settings(params.experiment, params.extractor)
+    for path in _named(settings.dataset) if FILE.exists() else ():
+        content = read_yaml(FILE)
+        if not isinstance(content, dict) or path not in content["stages"]["plan"]["deps"]:
+            raise UserError(
+                f"{FILE}: stage plan does not depend on {path}, from which data set {params.dataset} is "
+                "made; run `make generate`"
+            )
     for stage in RUN:
         made_of = ingredients(stage, settings)
-        content = {"settings": made_of.settings, "code": code_digest(made_of.code)}
-        write_json(out / f"{stage}.json", content)
+        write_json(out / f"{stage}.json", {**made_of, "code": digest(made_of["code"])})
 
 
 def _named(dataset: DatasetConfig) -> list[str]:
     """Files and folders of images that a data set names."""
-    paths = (getattr(dataset, name) for name in dataset.by_content)
-    return [path for path in paths if path is not None]
-
-
-def _check_watched(dataset: DatasetConfig, name: str) -> None:
-    """Raise UserError if DVC would not see that images of the data set change."""
-    paths = _named(dataset)
-    if not paths or not FILE.exists():
-        return
-    content = read_yaml(FILE)
-    watched = content["stages"]["plan"]["deps"] if isinstance(content, dict) else []
-    for path in paths:
-        if path not in watched:
-            raise UserError(
-                f"{FILE}: stage plan does not depend on {path}, from which data set {name} is made; "
-                "run `make generate`"
-            )
+    return [path for name in dataset.by_content if (path := getattr(dataset, name)) is not None]
 
 
 def pipeline(params: Params) -> dict[str, Any]:
@@ -103,23 +88,24 @@ def pipeline(params: Params) -> dict[str, Any]:
             "desc": "Check the parameters; write what each stage of the experiment is made of.",
             "params": PARAMS,
             "deps": [*SOURCES, *_named(dataset)],
-            "outs": [_path(PLAN / f"{stage}.json") for stage in RUN],
+            "outs": [f"{PLAN}/{stage}.json" for stage in RUN],
         }
     }
-    for name in RUN:
-        stages[name] = _stage(name)
+    stages.update({name: _stage(name) for name in RUN})
     distance: dict[str, Any] = {
         "x": "step",
-        "y": {_path(in_folder(ROOT, "select")): "fd_nfe1"},
+        "y": {str(in_folder(ROOT, "select")): "fd_nfe1"},
         "x_label": "training steps",
         "y_label": "Fréchet distance to the selection split, NFE 1",
     }
-    curves = [_curve(title, columns, "curve.csv") for title, columns in CURVES.items()]
-    speed = _curve("images per second", "images_per_second", "speed.csv")
+    curves = [
+        {title: {"x": "step", "y": {f"{LIVE}/{file}": columns}, "x_label": "training steps"}}
+        for title, (file, columns) in CURVES.items()
+    ]
     return {
         "stages": stages,
-        "metrics": [_path(LIVE / "metrics.json")],
-        "plots": [*curves, speed, _path(LIVE / "samples"), {"distance": distance}],
+        "metrics": [f"{LIVE}/metrics.json"],
+        "plots": [*curves, f"{LIVE}/samples", {"distance": distance}],
     }
 
 
@@ -127,28 +113,19 @@ def _stage(name: str) -> dict[str, Any]:
     """A stage of dvc.yaml."""
     stage, output = STAGES[name], in_folder(ROOT, name)
     reads = {read: in_folder(ROOT, read) for read in stage.reads}
-    options = [f"--{STAGES[read].option} {_path(path)}" for read, path in reads.items()]
+    options = [f"--{STAGES[read].option} {path}" for read, path in reads.items()]
     more = MORE_OPTIONS.get(name, ["--threads ${threads}", "--processes ${gpus}"])
-    record = record_of(name, output)
-    outs = [_path(output)] if stage.record_inside else [_path(output), _path(record)]
+    outs = [str(output)] if stage.record_inside else [str(output), str(record_of(name, output))]
     content: dict[str, Any] = {
-        "cmd": " ".join([f"couplet {name} --params params.yaml", *options, f"--out {_path(output)}", *more]),
+        "cmd": " ".join([f"couplet {name} --params params.yaml", *options, f"--out {output}", *more]),
         "desc": stage.summary,
-        "deps": [_path(PLAN / f"{name}.json"), *map(_path, reads.values())],
+        "deps": [f"{PLAN}/{name}.json", *map(str, reads.values())],
         # Not persist: DVC would not look for the stage in its run cache.
-        "outs": [*outs, _path(LIVE)] if name == "train" else outs,
+        "outs": [*outs, str(LIVE)] if name == "train" else outs,
     }
     if name == "evaluate":
-        content["metrics"] = [_path(output.with_suffix(".metrics.json"))]
+        content["metrics"] = [str(output.with_suffix(".metrics.json"))]
     return content
-
-
-def _curve(title: str, columns: str | list[str], file: str) -> dict[str, Any]:
-    return {title: {"x": "step", "y": {_path(LIVE / file): columns}, "x_label": "training steps"}}
-
-
-def _path(path: Path) -> str:
-    return path.as_posix()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +20,9 @@ class Layout:
 
     params: Params
     root: Path
-    _keys: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict, repr=False, compare=False)
+    _keys: dict[tuple[str | None, ...], dict[str, str]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def settings(self, cell: Cell, extractor: str | None = None, probe: str | None = None) -> Settings:
         """The settings of a cell, measured with an extractor or by a probe."""
@@ -33,88 +34,34 @@ class Layout:
             probe=None if probe is None else params.probe_named(probe),
         )
 
-    def _key(self, stage: str, *names: str, last: str, settings: Callable[[], Settings]) -> str:
-        """The key of a stage's output; those up to the stage ``last`` are computed together and once."""
-        if (last, *names) not in self._keys:
-            self._keys[last, *names] = keys_of(settings(), last)
-        return self._keys[last, *names][stage]
-
-    def data(self, dataset: str) -> Path:
-        """Folder of the prepared archive."""
-        key = self._key(
-            "prepare", dataset, last="prepare", settings=lambda: Settings(self.params.dataset_named(dataset))
-        )
-        return self.root / "data" / f"{dataset}-{key}"
-
-    def features(self, dataset: str, extractor: str) -> Path:
-        """Folder of a feature extractor made ready for a data set."""
-        return self._of_extractor("features", dataset, extractor)
-
-    def reference(self, dataset: str, extractor: str) -> Path:
-        """Folder of a data set's statistics in an extractor's features."""
-        return self._of_extractor("reference", dataset, extractor)
-
-    def _of_extractor(self, stage: str, dataset: str, extractor: str) -> Path:
-        def settings() -> Settings:
-            return Settings(self.params.dataset_named(dataset), self.params.extractor_named(extractor))
-
-        key = self._key(stage, dataset, extractor, last="reference", settings=settings)
-        return self.root / stage / f"{dataset}-{extractor}-{key}"
+    def keys(self, cell: Cell, extractor: str | None = None, probe: str | None = None) -> dict[str, str]:
+        """The cache keys of the outputs of a cell, measured with an extractor or by a probe, by stage."""
+        names = (str(cell), extractor, probe)
+        if names not in self._keys:
+            last = "evaluate" if extractor else "probe" if probe else "train"
+            self._keys[names] = keys_of(self.settings(cell, extractor, probe), last)
+        return self._keys[names]
 
     def run(self, cell: Cell) -> Path:
         """Folder of a cell; its name is the run's id."""
-        key = self._key("train", str(cell), last="train", settings=lambda: self.settings(cell))
-        return self.root / "runs" / f"{cell}-{key}"
+        return self.root / "runs" / f"{cell}-{self.keys(cell)['train']}"
 
-    def train(self, cell: Cell) -> Path:
-        """Folder of a cell's checkpoints, curve and record."""
-        return self.run(cell) / "train"
+    def output(self, stage: str, cell: Cell, name: str | None = None) -> Path:
+        """The output of a stage for a cell, a folder or a file.
 
-    def selection(self, cell: Cell, extractor: str) -> Path:
-        """File of a cell's selected snapshot."""
-        return in_folder(self._measured("select", cell, extractor), "select")
-
-    def samples(self, cell: Cell, extractor: str) -> Path:
-        """Folder of a cell's samples."""
-        return in_folder(self._measured("sample", cell, extractor), "sample")
-
-    def evaluation(self, cell: Cell, extractor: str) -> Path:
-        """File of a cell's numbers in an extractor's features."""
-        return in_folder(self._measured("evaluate", cell, extractor), "evaluate")
-
-    def _measured(self, stage: str, cell: Cell, extractor: str) -> Path:
-        """Folder of the output of a stage that measures a run."""
-        key = self._key(
-            stage, str(cell), extractor, last="evaluate", settings=lambda: self.settings(cell, extractor)
-        )
-        return self.run(cell) / f"{stage}-{extractor}-{key}"
-
-    def probe(self, cell: Cell, name: str) -> Path:
-        """File of a probe of a cell's run."""
-        key = self._key(
-            "probe", str(cell), name, last="probe", settings=lambda: self.settings(cell, probe=name)
-        )
-        return in_folder(self.run(cell) / f"probe-{name}-{key}", "probe")
-
-    def keys(self, cell: Cell, extractor: str) -> dict[str, str]:
-        """The cache keys of all these outputs, by stage."""
-        settings = self.settings(cell, extractor)
-        self._key("evaluate", str(cell), extractor, last="evaluate", settings=lambda: settings)
-        return self._keys["evaluate", str(cell), extractor]
-
-    def output(self, stage: str, cell: Cell, name: str) -> Path:
-        """The output of a stage for a cell; ``name`` is the extractor's, or the probe's."""
-        match stage:
-            case "prepare":
-                return self.data(cell.dataset)
-            case "features" | "reference":
-                return self._of_extractor(stage, cell.dataset, name)
-            case "train":
-                return self.train(cell)
-            case "probe":
-                return self.probe(cell, name)
-            case _:
-                return in_folder(self._measured(stage, cell, name), stage)
+        Args:
+            stage: the stage.
+            cell: the cell.
+            name: the extractor, or for the stage `probe` the probe; data and training have none.
+        """
+        if stage == "prepare":
+            return self.root / "data" / f"{cell.dataset}-{self.keys(cell)[stage]}"
+        if stage == "train":
+            return in_folder(self.run(cell), stage)
+        keys = self.keys(cell, probe=name) if stage == "probe" else self.keys(cell, name)
+        if stage in ("features", "reference"):
+            return self.root / stage / f"{cell.dataset}-{name}-{keys[stage]}"
+        return in_folder(self.run(cell) / f"{stage}-{name}-{keys[stage]}", stage)
 
     def outputs(self, cell: Cell, extractor: str) -> dict[str, Path]:
         """The output of every stage from which a cell's numbers come, by stage."""

@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from couplet.config.base import Variant
-from couplet.config.cells import Measurement, Training
+from pydantic import ValidationError
+
+from couplet.config.base import Invalid, Variant
+from couplet.config.cells import Measurement, TrainConfig, Training
 from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.probes import ProbeConfig
-from couplet.config.stages import TrainConfig
 from couplet.config.variants import name_of, variants_in
+from couplet.errors import UserError
+from couplet.files import read_json
 from couplet.plan.code import definitions
 from couplet.plan.content import content_of
+
+T = TypeVar("T")
 
 
 class Settings(NamedTuple):
@@ -108,14 +113,12 @@ def _sampling(settings: Settings) -> dict[str, Any]:
 
 
 def _select(settings: Settings) -> Any:
-    measurement = settings.measurement
-    chosen = measurement.select.model_dump(mode="json")
-    return {**_sampling(settings), **chosen, "scored_nfe": list(measurement.selected_nfe)}
+    chosen = settings.measurement.select.model_dump(mode="json")
+    return {**_sampling(settings), **chosen, "scored_nfe": list(settings.measurement.selected_nfe)}
 
 
 def _sample(settings: Settings) -> Any:
-    measurement = settings.measurement
-    return {**_sampling(settings), **measurement.sample.model_dump(mode="json", exclude={"batch"})}
+    return {**_sampling(settings), **settings.measurement.sample.model_dump(mode="json", exclude={"batch"})}
 
 
 def _of_training(settings: Settings) -> list[Variant]:
@@ -126,6 +129,7 @@ def _of_training(settings: Settings) -> list[Variant]:
 
 EXTRACTOR = "couplet.metrics.extractor.base:load_extractor"
 REFERENCE = "couplet.metrics.measure:load_reference"
+LOAD = "couplet.model:load"
 
 STAGES = {
     "prepare": Stage(
@@ -170,7 +174,7 @@ STAGES = {
             "couplet.training.loop:loader_of",
             "couplet.training.loop:run",
             "couplet.model:save",
-            "couplet.model:load",
+            LOAD,
         ),
         variants=_of_training,
         absent="not trained",
@@ -182,13 +186,7 @@ STAGES = {
         output="selection.json",
         reads=("train", "features", "reference"),
         settings=_select,
-        numerics=(
-            EXTRACTOR,
-            REFERENCE,
-            "couplet.selection:score",
-            "couplet.selection:best",
-            "couplet.model:load",
-        ),
+        numerics=(EXTRACTOR, REFERENCE, "couplet.selection:score", "couplet.selection:best", LOAD),
         absent="no snapshot selected",
     ),
     "sample": Stage(
@@ -197,7 +195,7 @@ STAGES = {
         output="samples",
         reads=("train", "select"),
         settings=_sample,
-        numerics=("couplet.sampling:samples_of", "couplet.model:load"),
+        numerics=("couplet.sampling:samples_of", LOAD),
         absent="no samples",
     ),
     "evaluate": Stage(
@@ -240,17 +238,38 @@ def record_of(stage: str, output: Path) -> Path:
     Beside the output where that is possible: a record holds times and machines, and results that are made
     from the output must not depend on them.
     """
-    if STAGES[stage].record_inside:
-        return output / RECORD
-    return beside(output)
+    return output / RECORD if STAGES[stage].record_inside else beside(output)
 
 
 def beside(output: Path) -> Path:
     """The record beside a folder or a .json, .csv or .html file."""
-    name = output.name
-    for suffix in (".json", ".csv", ".html"):
-        name = name.removesuffix(suffix)
-    return output.with_name(name + RECORD_SUFFIX)
+    return output.with_name(re.sub(r"\.(json|csv|html)$", "", output.name) + RECORD_SUFFIX)
+
+
+def training_in(train: Path) -> Training:
+    """The settings of a run; UserError if the folder holds no readable config.json."""
+    return _stored(train / "config.json", "train", Training.model_validate)
+
+
+def dataset_in(data: Path) -> DatasetConfig:
+    """The settings of a prepared data set; UserError if it has no record of `couplet prepare`."""
+    path = record_of("prepare", data)
+    return _stored(path, "prepare", lambda content: DatasetConfig.parse(content["config"]))
+
+
+def extractor_in(features: Path) -> ExtractorConfig:
+    """The settings of an extractor made ready; UserError if the folder holds no card of its stage."""
+    path = features / "card.json"
+    return _stored(path, "features", lambda content: ExtractorConfig.parse(content["config"]))
+
+
+def _stored(path: Path, stage: str, parse: Callable[[Any], T]) -> T:
+    """The settings that a JSON file of a stage's output holds."""
+    content = read_json(path)
+    try:
+        return parse(content)
+    except (KeyError, TypeError, ValidationError, Invalid):
+        raise UserError(f"{path}: not written by this version of `couplet {stage}`; run it again") from None
 
 
 def code_of(stage: str, settings: Settings) -> dict[str, str]:
@@ -260,20 +279,14 @@ def code_of(stage: str, settings: Settings) -> dict[str, str]:
     return definitions(*row.numerics, *sorted(named))
 
 
-class Ingredients(NamedTuple):
-    """What an output is made of, besides the outputs that its stage reads."""
-
-    settings: Any
-    code: Mapping[str, str]
-
-    def key(self, inputs: Mapping[str, str]) -> str:
-        """The cache key of the output, from the keys of the outputs that its stage reads."""
-        return digest({"settings": self.settings, "code": code_digest(self.code), "inputs": dict(inputs)})
+def ingredients(stage: str, settings: Settings) -> dict[str, Any]:
+    """The ``settings`` and the ``code`` that decide a stage's output, besides the outputs that it reads."""
+    return {"settings": STAGES[stage].settings(settings), "code": code_of(stage, settings)}
 
 
-def ingredients(stage: str, settings: Settings) -> Ingredients:
-    """What the output of ``stage`` is made of."""
-    return Ingredients(STAGES[stage].settings(settings), code_of(stage, settings))
+def key_from(made_of: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """The cache key of an output, from its ingredients and the keys of the outputs that its stage reads."""
+    return digest([made_of["settings"], made_of["code"], dict(inputs)])
 
 
 def keys_of(settings: Settings, stage: str) -> dict[str, str]:
@@ -281,30 +294,21 @@ def keys_of(settings: Settings, stage: str) -> dict[str, str]:
 
     A key changes with the settings and the code of its stage, and with the keys of what the stage reads.
     """
-    needed = {stage}
-    for name in reversed(STAGES):
-        needed |= {*STAGES[name].reads} if name in needed else set()
     keys: dict[str, str] = {}
-    for name in STAGES:
-        if name in needed:
-            inputs = {read: keys[read] for read in STAGES[name].reads}
-            keys[name] = ingredients(name, settings).key(inputs)
+
+    def add(name: str) -> str:
+        if name not in keys:
+            inputs = {read: add(read) for read in STAGES[name].reads}
+            keys[name] = key_from(ingredients(name, settings), inputs)
+        return keys[name]
+
+    add(stage)
     return keys
 
 
 def key_of(stage: str, settings: Settings) -> str:
     """The cache key of a stage's output."""
     return keys_of(settings, stage)[stage]
-
-
-@cache
-def _code_digest(code: tuple[tuple[str, str], ...]) -> str:
-    return digest(code)
-
-
-def code_digest(code: Mapping[str, str]) -> str:
-    """Eight digits for the code of an output."""
-    return _code_digest(tuple(code.items()))
 
 
 def digest(content: Any) -> str:

@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from couplet.config.base import Invalid
+from couplet.config.cells import Cell
 from couplet.config.params import Params
-from couplet.config.probes import ProbeConfig
 from couplet.config.study import Study
 from couplet.config.variants import name_of, variants_in
 from couplet.errors import UserError
 from couplet.files import sha256
 from couplet.plan.code import PACKAGE, definitions
 from couplet.plan.layout import Layout
-from couplet.plan.stages import beside, digest, record_of
+from couplet.plan.stages import RUN, STAGES, beside, digest, record_of
 
 TABLE = (
     "couplet.reporting.table:table",
-    "couplet.reporting.figures:sample_grids",
-    "couplet.reporting.figures:distance_curves",
+    "couplet.reporting.pictures:sample_grids",
+    "couplet.figures.marks:distance_curves",
 )
 FIGURE = ("couplet.figures.base:Cells",)
 PAGE = ("couplet.reporting.page:page",)
@@ -42,17 +42,18 @@ SMALL = {".json", ".csv", ".svg"}
 
 
 def table_files(layout: Layout, part: str = "") -> list[Path]:
-    """The files from which a table is made.
+    """The files from which a table is made; Invalid if no cell's name begins with ``part``."""
+    return _files(layout, layout.params.measured(part), RUN)
 
-    Raises:
-        Invalid: no cell's name begins with ``part``.
-    """
+
+def _files(layout: Layout, measured: Iterable[tuple[Cell, str]], stages: Iterable[str]) -> list[Path]:
+    """Cards of data, numbers and pictures of cells, and the records of ``stages``."""
     files: dict[Path, None] = {}
-    for cell, extractor in layout.params.measured(part):
-        outputs = layout.outputs(cell, extractor)
-        results = [outputs[stage] for stage in ("select", "sample", "evaluate")]
-        files |= dict.fromkeys([outputs["prepare"] / "card.json", *results])
-        files |= dict.fromkeys(record_of(stage, path) for stage, path in outputs.items())
+    for cell, name in measured:
+        outputs = {stage: layout.output(stage, cell, name) for stage in stages}
+        results = [path for stage, path in outputs.items() if "train" in STAGES[stage].reads]
+        records = [record_of(stage, path) for stage, path in outputs.items()]
+        files |= dict.fromkeys([outputs["prepare"] / "card.json", *results, *records])
     return list(files)
 
 
@@ -62,7 +63,7 @@ def table_facts(params: Params, part: str = "") -> dict[str, Any]:
     trainings = {cell.name: params.training(cell) for cell, _ in measured}
     seeds = Counter(cell.name for cell in params.cells(part)).values()
     kinds = {params.extractor_named(extractor).kind for _, extractor in measured}
-    kid = params.evaluate.metrics.get("kid")
+    kid: Any = params.evaluate.metrics.get("kid")
     return {
         "scale": params.scale or "as written",
         "seeds": " to ".join(map(str, sorted({min(seeds), max(seeds)}))),
@@ -82,50 +83,28 @@ def table_key(layout: Layout, part: str = "") -> str:
     params = layout.params
     # The folder's name stands for every setting that decides the numbers.
     rows = [
-        [layout.evaluation(cell, extractor).as_posix(), params.training(cell).recipe.published_as]
+        [layout.output("evaluate", cell, extractor).as_posix(), params.training(cell).recipe.published_as]
         for cell, extractor in params.measured(part)
     ]
     return digest([rows, params.scale, definitions(*TABLE), _contents(TABLE_FILES)])
 
 
-def figure_path(layout: Layout, name: str) -> Path:
-    """The numbers of a study's figure; picture and caption have the same name."""
-    return layout.root / "paper" / f"{name}.csv"
-
-
 def study_of(layout: Layout) -> Study:
-    """The study of a parameter file.
-
-    Raises:
-        Invalid: it has none.
-    """
+    """The study of a parameter file; Invalid if it has none."""
     if layout.params.study is None:
         raise Invalid(("study",), None, "this key is required for a figure")
     return layout.params.study
 
 
 def figure_files(layout: Layout) -> list[Path]:
-    """The files from which a study's figure is made.
-
-    Raises:
-        Invalid: the parameter file has no `study`.
-    """
-    study, files = study_of(layout), dict[Path, None]()
-    if study.needs in {*layout.params.probes, *ProbeConfig.family}:
-        for cell in layout.params.cells():
-            probe = layout.probe(cell, study.needs)
-            trained = record_of("train", layout.train(cell))
-            card = layout.data(cell.dataset) / "card.json"
-            files |= dict.fromkeys((card, trained, probe, beside(probe)))
-        return list(files)
-    unread = ("sample", "evaluate") if study.needs == "select" else ()
-    for cell, extractor in layout.params.measured():
-        outputs, records = layout.outputs(cell, extractor), layout.records(cell, extractor)
-        files |= dict.fromkeys([outputs["prepare"] / "card.json"])
-        results = [outputs[stage] for stage in ("select", "sample", "evaluate") if stage not in unread]
-        files |= dict.fromkeys(results)
-        files |= dict.fromkeys(path for stage, path in records.items() if stage not in unread)
-    return list(files)
+    """The files from which a study's figure is made; Invalid if there is no `study`."""
+    needs, params = study_of(layout).needs, layout.params
+    if needs == "evaluate":
+        return table_files(layout)
+    if needs == "select":
+        unread = ("sample", "evaluate")
+        return _files(layout, params.measured(), [stage for stage in RUN if stage not in unread])
+    return _files(layout, [(cell, needs) for cell in params.cells()], ["prepare", "train", "probe"])
 
 
 def figure_key(layout: Layout) -> str:

@@ -19,7 +19,7 @@ from couplet.data.archive import Archive
 from couplet.model import ConsistencyModel, load
 from couplet.tensors import generator, seed_of
 from couplet.training.loop import loader_of
-from couplet.training.step import Batch, Models, Objective, build_objective
+from couplet.training.step import Batch, Models, Objective
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Subject:
     def objective(self, models: Models) -> Objective:
         """The recipe's objective."""
         dimensions = math.prod(self.archive.card.shape)
-        return build_objective(self.training.recipe, models.online.kernel, dimensions)
+        return Objective(self.training.recipe, models.online.kernel, dimensions)
 
     def arranged(self, models: Models, count: int) -> Iterator[tuple[Batch, Tensor]]:
         """``count`` batches of the run's size, each with noise as the coupling arranges it.

@@ -44,7 +44,7 @@ def gradient_variance(
 
     Args:
         models: the gradient is taken of the first, in training mode as in a step, so that dropout counts.
-        batches: two at least, each with the randomness of a step.
+        batches: each with the randomness of a step.
         step: 0-based step k, on which the curriculum depends.
         microbatch: images that go through the network at once; None: a whole batch.
 
@@ -57,13 +57,12 @@ def gradient_variance(
     for batch, draws in batches:
         count += 1
         gradient = torch.zeros_like(mean)
-        images = len(batch.images)
-        size = microbatch or images
-        for number, begin in enumerate(range(0, images, size)):
+        size = microbatch or len(batch.images)
+        for number, begin in enumerate(range(0, len(batch.images), size)):
             rows = slice(begin, begin + size)
             part = draws.part(number, rows)
             terms = consistency_loss(models, batch.rows(rows), part, objective=objective, step=step)
-            share = len(terms.distance) / images
+            share = len(terms.distance) / len(batch.images)
             partial = torch.autograd.grad(terms.loss * share, parameters, materialize_grads=True)
             gradient += parameters_to_vector(partial)
         gradient -= mean
@@ -79,25 +78,24 @@ def probe(config: GradientConfig, subject: Subject) -> Iterator[tuple[float, ...
 
     The minibatches are the same for all snapshots.
     """
-    training = subject.training
     for taken in subject.checkpoints:
         models = subject.snapshot(taken)
         objective, step = subject.objective(models), taken - 1
         online = deepcopy(models.ema).requires_grad_(True).train()
         online.normalize_weights_()
-
-        def minibatches(
-            models: Models = models, objective: Objective = objective, step: int = step
-        ) -> Iterator[tuple[Batch, Draws]]:
-            for number, (batch, noise) in enumerate(subject.arranged(models, config.batches)):
-                yield batch, draws_of(training, objective, step, noise, purpose=("probe", number))
-                subject.advance(len(noise))
-
         variance = gradient_variance(
             models._replace(online=online),
-            minibatches(),
+            _minibatches(config, subject, models, objective, step=step),
             objective=objective,
             step=step,
-            microbatch=training.train.microbatch,
+            microbatch=subject.training.train.microbatch,
         )
         yield (taken, *variance, variance.ratio)
+
+
+def _minibatches(
+    config: GradientConfig, subject: Subject, models: Models, objective: Objective, *, step: int
+) -> Iterator[tuple[Batch, Draws]]:
+    for number, (batch, noise) in enumerate(subject.arranged(models, config.batches)):
+        yield batch, draws_of(subject.training, objective, step, noise, purpose=("probe", number))
+        subject.advance(len(noise))

@@ -73,27 +73,21 @@ def estimates(
     objective: Objective,
     step: int,
 ) -> list[Estimate]:
-    """The mean over all images of a measure, at each level.
+    """The mean over all images, two at least, of a measure, at each level t in (0, sigma_max].
 
-    Args:
-        measure: :func:`transport_cost` or :func:`regulariser`.
-        models: trained, in evaluation mode; the first is also the running average.
-        batches: two images at least, in all.
-        levels: noise levels t in (0, sigma_max].
-        step: 0-based step k, which the share of generator-induced pairs depends on.
+    The first of the trained ``models``, in evaluation mode, is also the running average. The share of
+    generator-induced pairs depends on the 0-based ``step``.
     """
     values: list[list[Tensor]] = [[] for _ in levels]
     for batch, noise, uniform in batches:
         for level, of_level in zip(levels, values, strict=True):
             t = torch.full((len(noise),), level, device=noise.device)
             pair = couple(models, batch, noise, level=t, uniform=uniform, objective=objective, step=step)
-            of_level.append(measure(pair, t, models, objective))
-    return [_estimate(level, torch.cat(of_level)) for level, of_level in zip(levels, values, strict=True)]
-
-
-def _estimate(level: float, values: Tensor) -> Estimate:
-    values = values.double()
-    return Estimate(level, float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+            of_level.append(measure(pair, t, models, objective).double())
+    return [
+        Estimate(level, float(every.mean()), float(every.std()) / math.sqrt(len(every)))
+        for level, every in zip(levels, map(torch.cat, values), strict=True)
+    ]
 
 
 def transport(config: TransportConfig, subject: Subject) -> list[Estimate]:
@@ -113,27 +107,26 @@ def velocity(config: RegulariserConfig, subject: Subject) -> list[Estimate]:
 
 
 def _of_last(measure: Measure, config: LevelsConfig, subject: Subject, *, choose_all: bool) -> list[Estimate]:
-    models = subject.snapshot(subject.last)
-    pairs = _pairs(config, subject, models, choose_all=choose_all)
-    objective, step = subject.objective(models), subject.last - 1
-    return estimates(measure, models, pairs, config.levels, objective=objective, step=step)
-
-
-def _pairs(config: LevelsConfig, subject: Subject, models: Models, *, choose_all: bool) -> Iterator[Coupled]:
-    """``config.pairs`` images with their noise, a microbatch at a time.
+    """Estimates from ``config.pairs`` images with their noise, a microbatch at a time.
 
     ``choose_all``: a coupling that chooses at random is to choose every pair.
     """
-    training = subject.training
-    batch_size, left = training.recipe.batch, config.pairs
+    models, training = subject.snapshot(subject.last), subject.training
+    batch_size = training.recipe.batch
     size = training.train.microbatch or batch_size
-    for number, (batch, noise) in enumerate(subject.arranged(models, math.ceil(left / batch_size))):
-        stream = generator(noise.device, training.cell.seed, "coupling", "probe", number)
-        uniform = torch.rand(batch_size, generator=stream, device=noise.device)
-        # The last batch is arranged whole and used in part.
-        for begin in range(0, min(batch_size, left), size):
-            rows = slice(begin, min(begin + size, left))
-            chosen = torch.zeros_like(uniform[rows]) if choose_all else uniform[rows]
-            yield Coupled(batch.rows(rows), noise[rows], chosen)
-            subject.advance(len(chosen))
-        left -= batch_size
+
+    def pairs() -> Iterator[Coupled]:
+        count = math.ceil(config.pairs / batch_size)
+        for number, (batch, noise) in enumerate(subject.arranged(models, count)):
+            stream = generator(noise.device, training.cell.seed, "coupling", "probe", number)
+            uniform = torch.rand(batch_size, generator=stream, device=noise.device)
+            # The last batch is arranged whole and used in part.
+            used = min(batch_size, config.pairs - number * batch_size)
+            for begin in range(0, used, size):
+                rows = slice(begin, min(begin + size, used))
+                chosen = torch.zeros_like(uniform[rows]) if choose_all else uniform[rows]
+                yield Coupled(batch.rows(rows), noise[rows], chosen)
+                subject.advance(len(chosen))
+
+    objective, step = subject.objective(models), subject.last - 1
+    return estimates(measure, models, pairs(), config.levels, objective=objective, step=step)

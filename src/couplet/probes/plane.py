@@ -37,12 +37,9 @@ def plane(
 ) -> Iterator[Segment]:
     """One-step samples, training pairs and the noise of each class's mean.
 
-    Args:
-        models: trained on points, [b, 2, 1, 1], in evaluation mode; the first is also the running average.
-        coupled: points as the coupling is given them.
-        classes: class indices of the points, [b].
-        noise: standard normal to generate from, [n, 2, 1, 1].
-        step: 0-based step k, which the share of generator-induced pairs depends on.
+    ``classes`` [b] are those of the ``coupled`` points; samples are generated from ``noise``, [n, 2, 1, 1].
+    The first of the trained ``models``, in evaluation mode, is also the running average. The share of
+    generator-induced pairs depends on the 0-based ``step``.
     """
     model, points = models.online, coupled.batch.images
     top = model.kernel.sigma_max

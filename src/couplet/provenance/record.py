@@ -1,25 +1,43 @@
-"""The record of a stage's output: its inputs, settings, code and environment."""
+"""Records of outputs: inputs, settings, code and environment; written by stages, read again and checked.
+
+Of the files that they name, only those of a few kilobytes are read here; `couplet verify` reads all.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
-from couplet.data.archive import CARD, Archive
+from couplet.config.cells import Cell
 from couplet.errors import UserError
-from couplet.files import sha256, write_json
+from couplet.files import read_json, sha256, write_json
+from couplet.plan.code import current
 from couplet.plan.content import ABSENT
-from couplet.plan.stages import STAGES, Settings, beside, ingredients, record_of
-from couplet.provenance.chain import read_record
+from couplet.plan.layout import Layout
+from couplet.plan.stages import (
+    RECORD,
+    RECORD_SUFFIX,
+    STAGES,
+    Settings,
+    beside,
+    ingredients,
+    key_from,
+    keys_of,
+    record_of,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from couplet.data.archive import Archive
 
 PACKAGES = (
     *("couplet", "torch", "numpy", "scipy", "safetensors", "pydantic"),
@@ -37,28 +55,23 @@ Digests = Mapping[Path, str]
 class Recorder:
     """Notes commit and machine when a stage begins, and writes the record when it has ended.
 
-    Attributes:
-        key: the cache key of the output.
+    ``key`` is the cache key of the output.
     """
 
     def __init__(
         self, stage: str, settings: Settings, output: Path, device: torch.device, *, reads: Mapping[str, Path]
     ) -> None:
         """Check the outputs of earlier stages that this stage ``reads``; see :func:`check_inputs`."""
-        keys, parts = check_inputs(reads, settings), ingredients(stage, settings)
-        content = {"stage": stage, "keys": keys, "settings": parts.settings, "code": dict(parts.code)}
-        self._begin(record_of(stage, output), parts.key(keys), content, device)
+        keys, made_of = check_inputs(reads, settings), ingredients(stage, settings)
+        self._path, self.key = record_of(stage, output), key_from(made_of, keys)
+        self._begin(device, stage=stage, keys=keys, **made_of)
 
-    def _begin(self, path: Path, key: str, content: Mapping[str, Any], device: torch.device) -> None:
-        self.key, self._path, self._began = key, path, time.perf_counter()
-        self._content = {**content, "key": key, **environment(device)}
+    def _begin(self, device: torch.device | None = None, **content: Any) -> None:
+        self._began = time.perf_counter()
+        self._content = {**content, "key": self.key, **environment(device)}
 
     def write(self, *, inputs: Digests, outputs: Digests, **more: Any) -> None:
-        """Write the record, with ``more`` content; ``seconds`` in it replaces the time since the start.
-
-        Raises:
-            UserError: the record cannot be written.
-        """
+        """Write the record, with ``more`` content; ``seconds`` in it replaces the time since the start."""
         seconds = round(time.perf_counter() - self._began, 3)
         write_record(self._path, {**self._content, "seconds": seconds, **more}, inputs, outputs)
 
@@ -67,16 +80,15 @@ class SummaryRecorder(Recorder):
     """A recorder for an output that summarises many cells: a table, a figure or a page."""
 
     def __init__(self, stage: str, settings: Any, output: Path, key: str) -> None:
-        content = {"stage": stage, "settings": settings, "code": {}}
-        self._begin(beside(output), key, content, torch.device("cpu"))
+        self._path, self.key = beside(output), key
+        self._begin(stage=stage, settings=settings, code={})
 
 
 def write_record(path: Path, content: Mapping[str, Any], inputs: Digests, outputs: Digests) -> None:
     """Write a record of ``content`` and files, relative to its folder, so that folders may move together."""
 
     def relative(files: Digests) -> dict[str, str]:
-        start = path.parent.absolute()
-        return {Path(os.path.relpath(file.absolute(), start)).as_posix(): d for file, d in files.items()}
+        return {os.path.relpath(file, path.parent): digest for file, digest in files.items()}
 
     write_json(path, {**content, "inputs": relative(inputs), "outputs": relative(outputs)})
 
@@ -131,11 +143,7 @@ def _difference(recorded: Any, wanted: Any, key: str = "") -> tuple[str, Any, An
 
 
 def digests(*paths: Path) -> dict[Path, str]:
-    """SHA-256 of files, and of all files in folders except hidden ones.
-
-    Raises:
-        UserError: a file cannot be read.
-    """
+    """SHA-256 of files, and of all files in folders except hidden ones."""
     files: list[Path] = []
     for path in paths:
         inside = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
@@ -146,11 +154,13 @@ def digests(*paths: Path) -> dict[Path, str]:
 def archive_digests(archive: Archive) -> dict[Path, str]:
     """The arrays of an archive with their digests from its card, and the card with its own."""
     arrays = {archive.folder / name: digest for name, digest in archive.card.files.items()}
-    return {**arrays, **digests(archive.folder / CARD)}
+    return {**arrays, **digests(archive.folder / "card.json")}
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device | None = None) -> dict[str, Any]:
     """Versions, commit and hardware of this process."""
+    import torch
+
     packages = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -161,7 +171,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages,
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(device) if device and device.type == "cuda" else "cpu",
         "cpu": _cpu(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -170,18 +180,158 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def _cpu() -> str:
     """The processor's name, if the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    with suppress(OSError):
+        if found := re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return found[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def _git(*arguments: str) -> str | None:
     """The output of a git command in the working folder, or None outside a repository."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.check_output(["git", *arguments], stderr=subprocess.DEVNULL, text=True).strip()
+    return None
+
+
+class Record(NamedTuple):
+    """A record and its path; the paths in it are relative if its own is."""
+
+    path: Path
+    content: Mapping[str, Any]
+    stage: str
+    inputs: Mapping[Path, str]
+    """The files that the stage read, with their SHA-256."""
+    outputs: Mapping[Path, str]
+    """The files that the stage wrote, with their SHA-256."""
+
+
+PARTS = ("stage", "key", "settings", "inputs", "outputs", "code", "commit", "dirty", "seconds")
+
+
+def read_record(path: Path, advice: str = "run the stage again") -> Record:
+    """The record in a file; UserError, ending with ``advice``, if it is missing or something else."""
+    if not path.exists():
+        raise UserError(f"{path}: no such record; {advice}")
+    content = read_json(path)
+    lacks = [part for part in PARTS if not isinstance(content, Mapping) or part not in content]
+    if lacks:
+        raise UserError(f"{path}: not a record of this version, {lacks[0]} is missing; {advice}")
+
+    def files(part: str) -> dict[Path, str]:
+        return {Path(os.path.normpath(path.parent / name)): sha for name, sha in content[part].items()}
+
+    return Record(
+        path, content, stage=str(content["stage"]), inputs=files("inputs"), outputs=files("outputs")
+    )
+
+
+def maker(file: Path) -> Record | None:
+    """The record of the stage that wrote ``file``, beside the file or one of two folders above it."""
+    folders = file.parents[:2]
+    candidates = [
+        *sorted(file.parent.glob(f"*{RECORD_SUFFIX}")),
+        *(beside(folder) for folder in folders if folder.name),
+        *(folder / RECORD for folder in folders),
+    ]
+    records = (read_record(path) for path in candidates if path.is_file())
+    return next((record for record in records if file in record.outputs), None)
+
+
+def _check_link(before: Record, after: Record) -> None:
+    """Raise UserError if a stage read other files than the stage before it wrote.
+
+    If the stages worked in other folders than these, the digests must still agree.
+    """
+    shared = [path for path in before.outputs if path in after.inputs]
+    for path in shared:
+        if (written := before.outputs[path]) != (read := after.inputs[path]):
+            raise UserError(
+                f"{after.path}: {after.stage} used {path} with SHA-256 {read[:16]}, {before.stage} recorded "
+                f"{written[:16]}; run `couplet {after.stage}` again"
+            )
+    if not shared and not set(before.outputs.values()) & set(after.inputs.values()):
+        raise UserError(
+            f"{after.path}: {after.stage} used nothing that {before.path} is the record of; "
+            f"run `couplet {after.stage}` again"
+        )
+
+
+def check_small_files(record: Record) -> None:
+    """Raise UserError if a card, a configuration or a file of numbers has another digest than recorded."""
+    for path, digest in record.outputs.items():
+        if path.suffix in (".json", ".csv") and (present := sha256(path)) != digest:
+            raise UserError(
+                f"{path}: has SHA-256 {present[:16]}, {record.path} says {digest[:16]}: edited or damaged; "
+                f"run `couplet {record.stage}` again"
+            )
+
+
+def changed_code(record: Record) -> list[str]:
+    """The definitions in a record that have changed since the output was made."""
+    code: Mapping[str, str] = record.content["code"]
+    return [definition for definition, digest in code.items() if current(definition) != digest]
+
+
+def chain(end: Record) -> Sequence[Record]:
+    """``end`` and the records of its direct and indirect inputs, the latest stage first.
+
+    Raises:
+        UserError: a record is damaged, a small file was edited, or a stage read other files than the stage
+            before it wrote.
+    """
+    records, waiting = {end.path: end}, [end]
+    while waiting:
+        after = waiting.pop()
+        for before in filter(None, map(maker, after.inputs)):
+            _check_link(before, after)
+            if before.path not in records:
+                records[before.path] = before
+                waiting.append(before)
+    for record in records.values():
+        check_small_files(record)
+    order = [*STAGES, *(record.stage for record in records.values())]
+    return sorted(records.values(), key=lambda record: order.index(record.stage), reverse=True)
+
+
+class Chains:
+    """Checks cells with all their records; files that cells share are read once."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._records: dict[Path, Record] = {}
+        self._numbers: dict[Path, str] = {}
+
+    def run(self, cell: Cell, name: str, stage: str) -> Mapping[str, Any]:
+        """Check the records from which the output of ``stage`` comes; return the content of the run's record.
+
+        Args:
+            cell: the cell.
+            name: an extractor, or for the stage `probe` a probe.
+            stage: a stage that measures a run.
+
+        Raises:
+            UserError: a record does not fit the parameters, the others, or the small files of its stage.
+        """
+        measured_by = {"probe" if stage == "probe" else "extractor": name}
+        records: dict[str, Record] = {}
+        for each, key in keys_of(self.layout.settings(cell, **measured_by), stage).items():
+            path = record_of(each, self.layout.output(each, cell, name))
+            if path not in self._records:
+                self._records[path] = read_record(path)
+                check_small_files(self._records[path])
+            record = records[each] = self._records[path]
+            if (recorded := record.content["key"]) != key:
+                raise UserError(
+                    f"{path}: key is {recorded}, the parameters give {key}; run `couplet {each}` again"
+                )
+            if "train" in STAGES[each].reads:
+                self._numbers |= record.outputs
+        for after in records.values():
+            for read in STAGES[after.stage].reads:
+                _check_link(records[read], after)
+        return records["train"].content
+
+    @property
+    def inputs(self) -> dict[Path, str]:
+        """SHA-256 of all files of numbers that were checked, and of all records."""
+        return {**self._numbers, **{path: sha256(path) for path in self._records}}

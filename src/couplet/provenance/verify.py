@@ -4,94 +4,88 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 from couplet.errors import UserError
 from couplet.files import sha256
 from couplet.plan.stages import RECORD, RECORD_SUFFIX
-from couplet.provenance.chain import Record, changed_code, read_record
+from couplet.provenance.record import Record, changed_code, read_record
 
 UNFINISHED = (".partial", ".replaced")
 """Endings of the working folders of a run, whose states carry digests of their own."""
 
 
-class Inventory(NamedTuple):
-    """The records below a folder and the files that they name."""
-
-    root: Path
-    records: Sequence[Record]
-    damaged: Sequence[str]
-    """Messages for records that cannot be read."""
-    files: Mapping[Path, Mapping[str, Counter[str]]]
-    """Every recorded file; for each digest of it, the number of records that name it, by stage."""
-
-    @property
-    def size(self) -> int:
-        """Bytes to read."""
-        return sum(path.stat().st_size for path in self.files if path.is_file())
+Advance = Callable[[int], None]
+"""Called with numbers of bytes that were read."""
 
 
 class Findings(NamedTuple):
-    """Lines to print."""
+    """Lines to print, and what was read."""
 
     problems: Sequence[str]
     """Files that are missing or differ from a record."""
     notes: Sequence[str]
     """Observations that may well be right."""
+    files: int
+    records: int
 
 
-def inventory(root: Path) -> Inventory:
-    """The records below ``root``, and the files that they name, inside it and outside.
+def verify(
+    root: Path,
+    counting: Callable[[int], AbstractContextManager[Advance]] = lambda size: nullcontext(lambda count: None),
+) -> Findings:
+    """Read every file once that a record below ``root`` names, inside it and outside, and compare it.
+
+    A missing file outside the folder is a note: it may lie where this folder was copied from.
+
+    Args:
+        root: folder of a grid, an experiment or a run.
+        counting: called with the number of bytes to read; a context that shows progress.
 
     Raises:
         UserError: there is no record below ``root``.
     """
     records: list[Record] = []
-    damaged: list[str] = []
+    problems: list[str] = []
+    notes: list[str] = []
     for path in sorted(_walk(root)):
         if path.name == RECORD or path.name.endswith(RECORD_SUFFIX):
             try:
                 records.append(read_record(path))
             except UserError as error:
-                damaged.append(str(error))
-    if not records and not damaged:
+                problems.append(str(error))
+    if not records and not problems:
         raise UserError(f"{root}: holds no record of a stage; give the folder of a grid or of a run")
+    # Every recorded file; for each digest of it, the number of records that name it, by stage.
     files: dict[Path, dict[str, Counter[str]]] = {}
     for record in records:
         for path, digest in (*record.outputs.items(), *record.inputs.items()):
             files.setdefault(path, {}).setdefault(digest, Counter())[record.stage] += 1
-    return Inventory(root, records, damaged, dict(sorted(files.items())))
-
-
-def verify(recorded: Inventory, advance: Callable[[int], None]) -> Findings:
-    """Read every recorded file once and compare it; ``advance`` is called with numbers of bytes.
-
-    A missing file outside the folder is a note: it may lie where this folder was copied from.
-    """
-    problems, notes = list(recorded.damaged), list[str]()
-    written = {path for record in recorded.records for path in record.outputs}
-    for path, digests in recorded.files.items():
-        stages = {digest: _listed(counts) for digest, counts in digests.items()}
-        if not path.is_file():
-            inside = path in written or not os.path.relpath(path, recorded.root).startswith("..")
-            (problems if inside else notes).append(
-                f"{path}: missing, recorded by {', '.join(stages.values())}"
-            )
-            continue
-        try:
-            present = sha256(path)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        advance(path.stat().st_size)
-        problems += [
-            f"{path}: SHA-256 recorded by {by} {digest[:16]}, found {present[:16]}"
-            for digest, by in stages.items()
-            if digest != present
-        ]
-    return Findings(problems, [*notes, *_unrecorded(recorded, written), *_other_code(recorded.records)])
+    written = {path for record in records for path in record.outputs}
+    with counting(sum(path.stat().st_size for path in files if path.is_file())) as advance:
+        for path, digests in sorted(files.items()):
+            stages = {digest: _listed(counts) for digest, counts in digests.items()}
+            if not path.is_file():
+                inside = path in written or not os.path.relpath(path, root).startswith("..")
+                line = f"{path}: missing, recorded by {', '.join(stages.values())}"
+                (problems if inside else notes).append(line)
+                continue
+            try:
+                present = sha256(path)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            advance(path.stat().st_size)
+            problems += [
+                f"{path}: SHA-256 recorded by {by} {digest[:16]}, found {present[:16]}"
+                for digest, by in stages.items()
+                if digest != present
+            ]
+    notes += [*_unrecorded(root, records, written), *_other_code(records)]
+    return Findings(problems, notes, files=len(files), records=len(records))
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -101,13 +95,13 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in names if name[0] != ".")
 
 
-def _unrecorded(recorded: Inventory, written: set[Path]) -> Iterator[str]:
+def _unrecorded(root: Path, records: Sequence[Record], written: set[Path]) -> Iterator[str]:
     """A line for each file in a folder of outputs that no record names."""
-    known = written | {record.path for record in recorded.records}
+    known = written | {record.path for record in records}
     # A table and a probe are files beside outputs of other stages.
-    stages = (record for record in recorded.records if record.stage not in ("table", "probe"))
+    stages = (record for record in records if record.stage not in ("table", "probe"))
     folders = {path.parent for record in stages for path in record.outputs}
-    for path in sorted(_walk(recorded.root)):
+    for path in sorted(_walk(root)):
         if path.parent in folders and path not in known:
             yield f"{path}: in no record"
 

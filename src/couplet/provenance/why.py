@@ -10,16 +10,13 @@ from typing import Any, NamedTuple
 
 from couplet.errors import UserError
 from couplet.files import read_json
-from couplet.provenance.chain import Record, chain, changed_code, check_small_files, maker
+from couplet.provenance.record import Record, chain, changed_code, check_small_files, maker
 
 NAMES = ("dataset", "scale", "recipe", "kernel", "coupling", "nfe", "extractor")
 """The columns by which a row can be chosen; `seed` chooses among the runs of a row."""
 
-FILES = 3
-"""Files of a stage to list one by one; of more, only the folder is listed."""
-
-LISTED = 12
-"""Rows that a message names at most."""
+FILES, ROWS = 3, 12
+"""Most files of a stage that are listed one by one, not as a folder, and most rows that a message names."""
 
 
 class Run(NamedTuple):
@@ -42,14 +39,10 @@ class Why(NamedTuple):
     @property
     def plain(self) -> dict[str, Any]:
         """The same as JSON."""
-        runs = [
-            {
-                "run": run.name,
-                "numbers": run.numbers,
-                "chain": [{"record": str(record.path), **record.content} for record in run.chain],
-            }
-            for run in self.runs
-        ]
+        runs = []
+        for name, numbers, records in self.runs:
+            contents = [{"record": str(record.path), **record.content} for record in records]
+            runs.append({"run": name, "numbers": numbers, "chain": contents})
         return {"file": str(self.file), "row": self.row, "runs": runs}
 
 
@@ -77,11 +70,10 @@ def why(file: Path, row: str | None) -> Why:
     with file.open() as text:
         rows = list(csv.DictReader(text))
     chosen, seed = _chosen(file, rows, row)
-    runs = list(_runs(end, chosen))
-    seeds = [str(run.chain[0].content["cell"]["seed"]) for run in runs]
-    if seed is not None and seed not in seeds:
-        raise UserError(f"--row {row}: the row has no seed {seed}; it has {', '.join(seeds) or 'none'}")
-    return Why(file, chosen, [run for run, own in zip(runs, seeds, strict=True) if seed in (None, own)])
+    runs = {str(run.chain[0].content["cell"]["seed"]): run for run in _runs(end, chosen)}
+    if seed is not None and seed not in runs:
+        raise UserError(f"--row {row}: the row has no seed {seed}; it has {', '.join(runs) or 'none'}")
+    return Why(file, chosen, [*runs.values()] if seed is None else [runs[seed]])
 
 
 def _runs(table: Record, row: Mapping[str, str]) -> Iterator[Run]:
@@ -130,10 +122,11 @@ def _chosen(
 def _listed(some: Sequence[dict[str, str]], rows: Sequence[dict[str, str]]) -> str:
     """Rows with their numbers, by the columns in which the rows of the table differ."""
     differing = [name for name in NAMES if len({row[name] for row in rows}) > 1]
-    lines = [
-        f"{rows.index(row) + 1} ({','.join(f'{name}={row[name]}' for name in differing)})" for row in some
-    ]
-    return ", ".join([*lines[:LISTED], *(["…"] if len(lines) > LISTED else [])])
+    lines = []
+    for row in some[:ROWS]:
+        names = ",".join(f"{name}={row[name]}" for name in differing)
+        lines.append(f"{rows.index(row) + 1} ({names})")
+    return ", ".join(lines) + (", …" if len(some) > ROWS else "")
 
 
 def described(answer: Why) -> Iterator[tuple[str, str]]:

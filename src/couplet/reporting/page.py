@@ -42,15 +42,13 @@ def render(title: str, lead: str, **content: Any) -> str:
 def page(entries: Sequence[Mapping[str, Any]], title: str) -> str:
     """The page of studies, with their pictures inside.
 
-    Args:
-        entries: in the page's order within their paper; each with
+    The entries are in the page's order within their paper. Each has
 
-            - ``name``, ``paper`` (a key of PAPERS), ``result``, ``title``, ``claim``, ``source``, ``note``;
-            - ``statements``: of ``text`` and ``verdict`` (one of VERDICTS);
-            - ``measured`` (extractor and seeds), ``budget``, ``target`` (the command that makes it);
-            - ``svg``: the figure's text; ``links``: paths of ``csv``, ``svg`` and ``png`` from the page;
-            - ``table``: ``columns``, and ``rows`` of as many texts.
-        title: the page's heading.
+    - ``name``, ``paper`` (a key of PAPERS), ``result``, ``title``, ``claim``, ``source``, ``note``;
+    - ``statements``: of ``text`` and ``verdict`` (one of VERDICTS);
+    - ``measured`` (extractor and seeds), ``budget``, ``target`` (the command that makes it);
+    - ``svg``: the figure's text; ``links``: paths of ``csv``, ``svg`` and ``png`` from the page;
+    - ``table``: ``columns``, and ``rows`` of as many texts.
 
     Raises:
         ValueError: a paper or a verdict is unknown, or a name is there twice.
@@ -60,20 +58,16 @@ def page(entries: Sequence[Mapping[str, Any]], title: str) -> str:
         if count > 1:
             raise ValueError(f"{name}: is there twice")
     for entry in entries:
-        for key, values, allowed in (
-            ("paper", [entry["paper"]], PAPERS),
-            ("verdict", _verdicts([entry]), VERDICTS),
-        ):
-            for value in values:
-                if value not in allowed:
-                    raise ValueError(f"{entry['name']}: {key} = {value!r} is none of {', '.join(allowed)}")
-    groups = {
-        heading: [
-            entry | {"counts": _counts([entry])} for entry in map(dict, entries) if entry["paper"] == paper
+        given = [
+            ("paper", entry["paper"], PAPERS),
+            *(("verdict", each, VERDICTS) for each in _verdicts([entry])),
         ]
-        for paper, heading in PAPERS.items()
-    }
-    groups = {heading: members for heading, members in groups.items() if members}
+        for key, value, allowed in given:
+            if value not in allowed:
+                raise ValueError(f"{entry['name']}: {key} = {value!r} is none of {', '.join(allowed)}")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for entry in sorted(entries, key=lambda entry: [*PAPERS].index(entry["paper"])):
+        groups.setdefault(PAPERS[entry["paper"]], []).append({**entry, "counts": _counts([entry])})
     return render(title, LEAD, groups=groups, totals=_counts(entries), verdicts=VERDICTS)
 
 
@@ -82,6 +76,5 @@ def _verdicts(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _counts(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Number of statements with each verdict."""
     counts = Counter(_verdicts(entries))
     return {verdict: counts[verdict] for verdict in VERDICTS}

@@ -14,15 +14,12 @@ from couplet.config.couplings import CouplingConfig
 
 
 class Published(NamedTuple):
-    """A number from a paper, in the units of our column; None where the paper has none."""
+    """A number from a paper, in the units of our column; blank where the paper has none."""
 
-    value: float | None
-    std: float | None
-    source: str
+    value: float | None = None
+    std: float | None = None
+    source: str = ""
 
-
-NOTHING = Published(None, None, "")
-"""No paper reports the row: its entries are blank."""
 
 COLUMNS = {
     f"{column}{mode}": paper
@@ -63,8 +60,8 @@ def reported(training: Training, nfe: int, column: str) -> Published:
     }
     network = training.recipe.network.model_dump(mode="json")
     for row, coupling, named in _table():
-        same_names = all(row[key] == value for key, value in wanted.items())
-        if same_names and coupling == training.coupling and named.items() <= network.items():
+        same_names = wanted.items() <= row.items() and named.items() <= network.items()
+        if same_names and coupling == training.coupling:
             std = unit * float(row["std"]) if row["std"] else None
             return Published(unit * float(row["value"]), std, row["source"])
-    return NOTHING
+    return Published()

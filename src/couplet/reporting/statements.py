@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from couplet.config.study import Comparison
 
@@ -80,11 +80,17 @@ def statements(
     others = [key for key in DIMENSIONS if key != of]
     varied = [key for key in others if rows[key].nunique() > 1]
     budgets = ["against"] if "against" in rows else []
-    wanted = rows[rows[place].isin(_places(comparison, place, rows)) & rows[of].isin(pair)]
+    columns = [*budgets, place, *others]
+    places = sorted(rows[place].unique())
+    if place == "nfe":
+        asked = places if comparison.nfe is None else comparison.nfe
+    else:
+        asked = [min(places, key=lambda x: abs(x - level)) for level in comparison.at or places[-1:]]
+    wanted = rows[rows[place].isin(asked) & rows[of].isin(pair)]
     for key, name in comparison.only.items():
         wanted = wanted[wanted[key] == name]
-    for names, group in wanted.groupby([*budgets, place, *others], sort=False):
-        at = dict(zip([*budgets, place, *others], names, strict=True))
+    for names, group in wanted.groupby(columns, sort=False):
+        at = dict(zip(columns, names, strict=True))
         first, second = (group.loc[group[of] == name, "value"].tolist() for name in pair)
         if first and second:
             where = [labels.get(at[key], at[key]) for key in varied]
@@ -93,21 +99,10 @@ def statements(
             yield _statement(", ".join(where), (lower, first), (than, second))
 
 
-def _places(comparison: Comparison, place: str, rows: pd.DataFrame) -> Any:
-    """The values of ``place`` for which the comparison asks."""
-    places = sorted(rows[place].unique())
-    if place == "nfe":
-        return places if comparison.nfe is None else comparison.nfe
-    return [min(places, key=lambda x: abs(x - level)) for level in comparison.at or places[-1:]]
-
-
 def _statement(where: str, lower: tuple[str, list[float]], than: tuple[str, list[float]]) -> Statement:
     result = welch(lower[1], than[1])
-    interval = (
-        f"95 % interval {result.low:+.3g} to {result.high:+.3g}"
-        if result.verdict != "no claim"
-        else "too few seeds for an interval"
-    )
+    ends = f"95 % interval {result.low:+.3g} to {result.high:+.3g}"
+    interval = "too few seeds for an interval" if result.verdict == "no claim" else ends
     means = ", ".join(f"{name} {spread(values)}" for name, values in (lower, than))
     return Statement(f"{where}: {means}; difference {result.difference:+.3g}, {interval}", result.verdict)
 

@@ -15,32 +15,24 @@ from couplet.reporting.published import reported
 
 
 class Result(NamedTuple):
-    """One evaluated cell, measured with one extractor."""
+    """One cell, measured with one extractor; or a missing one, in a table of the others."""
 
-    run: str
     training: Training
     extractor: str
     """Its name in the parameter file."""
     features: ExtractorConfig
     """Its settings, which name the columns."""
-    evaluation: Mapping[str, Any]
-    """Content of evaluation.json."""
-    record: Mapping[str, Any]
-    """Content of the training run's record.json."""
     scale: str = ""
     """The scale of the parameter file; blank without one."""
-
-
-class Missing(NamedTuple):
-    """One missing cell, in a table of the others."""
-
-    training: Training
-    extractor: str
-    """Its name in the parameter file."""
-    nfe: tuple[int, ...]
-    """The rows that lack it."""
-    why: str
-    scale: str = ""
+    nfe: Sequence[int] = ()
+    """The rows that lack the cell, if it is missing."""
+    missing: str = ""
+    """The reason why it is missing, if it is; all that follows is empty then."""
+    run: str = ""
+    record: Mapping[str, Any] = {}
+    """Content of the training run's record.json."""
+    evaluation: Mapping[str, Any] = {}
+    """Content of evaluation.json."""
 
 
 class Column(NamedTuple):
@@ -86,7 +78,7 @@ class Table(NamedTuple):
         return render(title, lead, table={"columns": headings, "rows": rows})
 
 
-def table(results: Iterable[Result | Missing]) -> Table:
+def table(results: Iterable[Result]) -> Table:
     """One row per dataset × recipe × kernel × coupling × NFE × extractor, in order of appearance.
 
     Numbers are means over seeds, std their sample standard deviation, blank for one seed. An incomplete
@@ -98,38 +90,36 @@ def table(results: Iterable[Result | Missing]) -> Table:
     """
     import pandas as pd
 
-    results = list(results)
-    measured = [result for result in results if isinstance(result, Result)]
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(f"{result.training.cell.name} {result.extractor}", []).append(result)
+    measured = [(name, each) for name, members in groups.items() for each in members if not each.missing]
     numbers = pd.DataFrame(
         (
             {
-                "cell": _row_of(result),
+                "row": name,
                 "nfe": number["nfe"],
                 "column": result.features.metric(number["metric"]),
                 "metric": number["metric"],
                 "heading": _heading(number["metric"], result.features),
                 "value": number["value"],
             }
-            for result in measured
+            for name, result in measured
             for number in result.evaluation["numbers"]
             if not described(number["metric"]).is_spread
         ),
-        columns=["cell", "nfe", "column", "metric", "heading", "value"],
+        columns=["row", "nfe", "column", "metric", "heading", "value"],
     )
-    groups: dict[tuple[str, str], list[Result | Missing]] = {}
-    for result in results:
-        groups.setdefault(_row_of(result), []).append(result)
     rows = []
-    for cell, members in groups.items():
-        own = numbers[numbers["cell"] == cell]
-        planned = {nfe for member in members if isinstance(member, Missing) for nfe in member.nfe}
+    for name, members in groups.items():
+        own = numbers[numbers["row"] == name]
+        planned = {nfe for member in members if member.missing for nfe in member.nfe}
         for nfe in sorted(planned | set(own["nfe"])):
-            row = {"nfe": str(nfe), **_names(members), **_training(members)}
+            row = {"nfe": str(nfe), **_shared(members)}
             by_metric = own[own["nfe"] == nfe].groupby(["column", "metric"], sort=False)["value"]
             for (column, metric), values in by_metric:
-                row = (
-                    _statistics(values.tolist(), members[0].training, nfe, column=column, metric=metric) | row
-                )
+                training = members[0].training
+                row = _statistics(values.tolist(), training, nfe, column=column, metric=metric) | row
             rows.append(row)
     columns = [
         Column("data set", "dataset"),
@@ -137,13 +127,14 @@ def table(results: Iterable[Result | Missing]) -> Table:
         Column("NFE", "nfe"),
         Column("seeds", "seeds"),
     ]
-    if len(measured) < len(results):
+    if len(measured) < sum(map(len, groups.values())):
         columns.append(Column("missing", "missing"))
     for column, heading in numbers[["column", "heading"]].drop_duplicates().itertuples(index=False):
         columns += _columns(column, heading)
     columns += [Column("training (s)", "train_seconds"), Column("images/s", "images_per_second")]
     if any(
-        r.training.recipe.nonfinite_gradients != "stop" or r.record["replaced_gradients"] for r in measured
+        each.training.recipe.nonfinite_gradients != "stop" or each.record["replaced_gradients"]
+        for _, each in measured
     ):
         columns.append(Column("steps with replaced gradients", "replaced_gradients"))
     columns += [Column("features", "extractor"), Column("compared with", "reference"), Column("", "runs")]
@@ -153,20 +144,16 @@ def table(results: Iterable[Result | Missing]) -> Table:
     return Table(columns, [{name: row.get(name, "") for name in names} for row in rows])
 
 
-def _row_of(result: Result | Missing) -> tuple[str, str]:
-    return result.training.cell.name, result.extractor
-
-
-def _names(members: Sequence[Result | Missing]) -> dict[str, str]:
-    """The columns that say which cells a row is made of."""
-    first = members[0]
-    results = [member for member in members if isinstance(member, Result)]
-    missing = [member for member in members if isinstance(member, Missing)]
+def _shared(members: Sequence[Result]) -> dict[str, str]:
+    """The columns that say which cells a row is made of, and means over their training runs."""
+    first, count = members[0], str(len(members))
+    missing = [member for member in members if member.missing]
+    results = [member for member in members if not member.missing]
     row = {name: str(value) for name, value in first.training.cell if name != "seed"}
     row |= {
         "scale": first.scale,
-        "seeds": f"{len(results)} of {len(members)}" if missing else str(len(members)),
-        "missing": ", ".join(f"seed {member.training.cell.seed}: {member.why}" for member in missing),
+        "seeds": f"{len(results)} of {count}" if missing else count,
+        "missing": ", ".join(f"seed {each.training.cell.seed}: {each.missing}" for each in missing),
         "extractor": first.extractor,
         "runs": " ".join(result.run for result in results),
     }
@@ -174,19 +161,13 @@ def _names(members: Sequence[Result | Missing]) -> dict[str, str]:
         evaluation = results[0].evaluation
         row["extractor"] = evaluation["extractor"]
         row["reference"] = "{split}, {images} images".format(**evaluation["reference"])
+        seconds, speed, replaced = (
+            statistics.fmean(result.record[name] for result in results)
+            for name in ("seconds", "images_per_second", "replaced_gradients")
+        )
+        row["train_seconds"], row["images_per_second"] = f"{seconds:.1f}", f"{speed:.0f}"
+        row["replaced_gradients"] = f"{replaced:g}"
     return row
-
-
-def _training(members: Sequence[Result | Missing]) -> dict[str, str]:
-    """Means over the training runs of a row."""
-    records = [member.record for member in members if isinstance(member, Result)]
-    shown = {"seconds": ".1f", "images_per_second": ".0f", "replaced_gradients": "g"}
-    means = {
-        name: format(statistics.fmean(record[name] for record in records), decimals)
-        for name, decimals in shown.items()
-        if records
-    }
-    return {{"seconds": "train_seconds"}.get(name, name): text for name, text in means.items()}
 
 
 def _statistics(
@@ -210,15 +191,14 @@ def _statistics(
 
 def _columns(column: str, heading: str) -> list[Column]:
     """The columns of a metric; those that papers report have the published number next to them."""
-    measured = Column(heading, f"{column}_mean", f"{column}_std")
-    if column not in PUBLISHED:
-        return [measured]
-    return [
-        measured,
-        Column(f"published {heading}", f"published_{column}", f"published_{column}_std"),
-        Column(f"{heading} minus published, in its std", f"{column}_difference"),
-        Column("source", "published_source"),
-    ]
+    columns = [Column(heading, f"{column}_mean", f"{column}_std")]
+    if column in PUBLISHED:
+        columns += [
+            Column(f"published {heading}", f"published_{column}", f"published_{column}_std"),
+            Column(f"{heading} minus published, in its std", f"{column}_difference"),
+            Column("source", "published_source"),
+        ]
+    return columns
 
 
 def _heading(metric: str, features: ExtractorConfig) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,27 +30,25 @@ def run(
     samples: Path,
     out: Path,
 ) -> str:
-    """Compare samples with the training split; write the file ``out``, its record, and flat metrics for DVC.
+    """Compare samples with the training split; write the file ``out``, and flat metrics for DVC beside it.
 
     ``out`` holds the numbers as a table (metric, extractor, nfe, seed, value) with their origin. The file
     beside it that ends in .metrics.json holds the numbers alone, by column.
-
-    Raises:
-        UserError: an input is missing, damaged or of other settings.
     """
-    training, measurement, config = settings.training, settings.measurement, settings.extractor
+    cell, ranks = settings.training.cell, context.ranks
+    measurement, config = settings.measurement, settings.extractor
     measured = {"train": train, "select": selection, "sample": samples}
     reads = {**measured, "features": features, "reference": reference}
     record = Recorder("evaluate", settings, out, context.device, reads=reads)
-    cell = training.cell
     extractor = load_extractor(features, context.device)
     statistics = reference / "train.safetensors"
     target = load_reference(statistics, extractor)
     paths = {nfe: samples / samples_name(nfe) for nfe in measurement.sample.nfe}
     images = {nfe: _samples(path, measurement.sample.samples) for nfe, path in paths.items()}
     with context.counting(f"{cell}: evaluate", len(paths) * measurement.sample.samples) as advance:
-        compare = partial(evaluate, seed=cell.seed, advance=advance, ranks=context.ranks)
-        rows = compare(extractor, images, target, measurement.evaluate)
+        rows = evaluate(
+            extractor, images, target, measurement.evaluate, seed=cell.seed, advance=advance, ranks=ranks
+        )
     used = digests(*paths.values())
     content = {
         "key": record.key,
@@ -65,7 +62,7 @@ def run(
         "numbers": [{**row, "extractor": config.label, "seed": cell.seed} for row in rows],
     }
     metrics = {column(row["metric"], config, row["nfe"]): row["value"] for row in rows}
-    if context.ranks.first:
+    if ranks.first:
         flat = out.with_suffix(".metrics.json")
         write_json(out, content)
         write_json(flat, metrics)
@@ -78,11 +75,7 @@ def run(
 
 
 def _samples(path: Path, count: int) -> NDArray[np.uint8]:
-    """The images in a file of `couplet sample`.
-
-    Raises:
-        UserError: the file is missing or damaged, or holds something else or another number of images.
-    """
+    """The ``count`` images in a file of `couplet sample`."""
     images = read_array(path)
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count:
         raise UserError(

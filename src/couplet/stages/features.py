@@ -15,13 +15,9 @@ from couplet.provenance.record import Recorder, archive_digests, digests
 
 
 def run(context: Context, settings: Settings, *, data: Path, out: Path) -> str:
-    """Write an extractor's card, and the weights that it learnt, to ``out``, and the record beside it.
+    """Write an extractor's card, and the weights that it learnt, to ``out``.
 
     Published weights are found or downloaded, and checked, but not copied: the card pins their digest.
-
-    Raises:
-        UserError: the archive is missing or damaged, the extractor does not suit it, weights are unavailable
-            or have another digest, or ``out`` is a data set's folder or cannot be written.
     """
     if (out / ARRAYS[0]).exists():
         raise UserError(f"{out}: holds a prepared data set; choose another folder")
@@ -32,7 +28,6 @@ def run(context: Context, settings: Settings, *, data: Path, out: Path) -> str:
     names = {"kind": config.kind, "name": extractor.name, "sha256": extractor.digest}
     write_json(out / CARD, {**learnt, **names, "config": dict(config)})
     record.write(inputs=archive_digests(archive), outputs=digests(out))
-    accuracy = learnt.get("test_accuracy")
-    return extractor.name + (
-        f", {accuracy:.1%} of test images classified correctly" if accuracy is not None else ""
-    )
+    if (accuracy := learnt.get("test_accuracy")) is None:
+        return extractor.name
+    return f"{extractor.name}, {accuracy:.1%} of test images classified correctly"

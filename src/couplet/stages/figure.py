@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from couplet.config.cells import Cell
 from couplet.config.params import Params
@@ -17,8 +15,7 @@ from couplet.figures.base import Cells, Measured
 from couplet.files import read_json, replacing, write_json
 from couplet.plan.layout import Layout
 from couplet.plan.summaries import figure_key
-from couplet.provenance.chain import Chains
-from couplet.provenance.record import SummaryRecorder, digests
+from couplet.provenance.record import Chains, SummaryRecorder, digests
 from couplet.training.loop import shape_of
 
 
@@ -30,9 +27,6 @@ def run(params: Params, name: str, root: Path, out: Path) -> str:
         name: the study's name in the target.
         root: folder of the grid's results.
         out: the .csv file to write.
-
-    Raises:
-        UserError: there is no `study`, or a cell's results are missing or do not fit the parameters.
     """
     study, layout = params.study, Layout(params, root)
     if study is None:
@@ -60,27 +54,12 @@ def run(params: Params, name: str, root: Path, out: Path) -> str:
 
 
 def _measured(chains: Chains, cell: Cell, needs: str) -> Measured:
-    """A cell with the numbers that the study needs, from `select`, `evaluate` or the probe of that name.
-
-    Raises:
-        UserError: a file is missing, or of other settings or another run.
-    """
+    """A cell with the numbers that the study needs, from `select`, `evaluate` or the probe of that name."""
     layout, params = chains.layout, chains.layout.params
     column = {"select": "scores", "evaluate": "numbers"}.get(needs)
     stage, name = ("probe", needs) if column is None else (needs, params.measured()[0][1])
     trained = chains.run(cell, name, stage)
     path = layout.output(stage, cell, name)
-    numbers: Sequence[Mapping[str, Any]]
-    if column is None:
-        with path.open(newline="") as lines:
-            numbers = list(csv.DictReader(lines))
-    else:
-        numbers = read_json(path)[column]
-    archive = Archive(layout.data(cell.dataset))
-    return Measured(
-        cell,
-        params.training(cell),
-        shape=shape_of(archive),
-        seconds=trained["seconds"],
-        numbers=numbers,
-    )
+    numbers = read_json(path)[column] if column else [*csv.DictReader(path.read_text().splitlines())]
+    shape = shape_of(Archive(layout.output("prepare", cell)))
+    return Measured(cell, params.training(cell), shape=shape, seconds=trained["seconds"], numbers=numbers)

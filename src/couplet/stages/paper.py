@@ -11,8 +11,7 @@ from couplet.errors import UserError
 from couplet.files import read_json, replacing, reported
 from couplet.plan.stages import beside
 from couplet.plan.summaries import page_key
-from couplet.provenance.chain import read_record
-from couplet.provenance.record import SummaryRecorder, digests
+from couplet.provenance.record import SummaryRecorder, digests, read_record
 from couplet.reporting.page import page
 
 ADVICE = "give .json files that `couplet figure` wrote"
@@ -26,9 +25,6 @@ def run(captions: Sequence[Path], out: Path, rebuild: str) -> str:
         captions: .json files of `couplet figure`, next to their pictures.
         out: the page; it links the figures' CSV, SVG and PNG files relative to itself.
         rebuild: the command that makes a figure, with ``{name}`` for its name.
-
-    Raises:
-        UserError: a file is missing or is not a caption.
     """
     keys = [str(read_record(beside(path), ADVICE).content["key"]) for path in captions]
     record = SummaryRecorder("paper", {}, out, page_key(keys))
@@ -41,7 +37,6 @@ def run(captions: Sequence[Path], out: Path, rebuild: str) -> str:
 
 
 def _entry(path: Path, out: Path, rebuild: str) -> dict[str, Any]:
-    """The caption of a figure with its picture and links."""
     caption = read_json(path)
     if not isinstance(caption, dict) or "statements" not in caption:
         raise UserError(f"{path}: not a caption that `couplet figure` wrote; run it again")

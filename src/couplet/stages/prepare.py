@@ -10,13 +10,13 @@ from couplet.files import replacing
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, archive_digests, digests
-from couplet.reporting.preview import contact_sheet
+from couplet.reporting.pictures import contact_sheet
 
 
 def run(
     context: Context, settings: Settings, *, name: str, out: Path, raw: Path = Path("raw"), workers: int = 1
 ) -> str:
-    """Write the archive of a data set with a picture of it to the folder ``out``, and its record beside it.
+    """Write the archive of a data set with a picture of it to the folder ``out``.
 
     Args:
         context: surroundings.
@@ -26,24 +26,10 @@ def run(
         raw: folder of original files, read from and downloaded to ``raw/<kind>``; ImageNet's, which two kinds
             share, to ``raw/imagenet``.
         workers: threads that decode; the bytes written do not depend on them.
-
-    Raises:
-        UserError: the source is unavailable or holds images that cannot be decoded, or ``out`` cannot be
-            written.
     """
     record = Recorder("prepare", settings, out, context.device, reads={})
     with read(settings.dataset, raw) as source:
-        card = write(
-            out,
-            dataset=name,
-            source=source.description,
-            classes=source.classes,
-            splits=source.splits,
-            originals=source.originals,
-            skip_corrupt=source.skip_corrupt,
-            workers=workers,
-            counting=context.counting,
-        )
+        card = write(out, name, source, workers=workers, counting=context.counting)
     archive = Archive(out)
     with replacing(out / PREVIEW) as temporary:
         contact_sheet(archive.train, card.classes).save(temporary, format="PNG")

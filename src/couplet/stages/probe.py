@@ -13,26 +13,16 @@ from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import RECORD, Settings
 from couplet.probes.base import Subject
 from couplet.process import Context
-from couplet.provenance.chain import read_record
-from couplet.provenance.record import Recorder, archive_digests, digests
+from couplet.provenance.record import Recorder, archive_digests, digests, read_record
 from couplet.stages.train import Weights
 
 
 def run(
     context: Context, settings: Settings, *, data: Path, train: Path, out: Path, frozen: Path | None = None
 ) -> str:
-    """Measure a run and write the CSV file ``out``, and its record.
+    """Measure a run and write the CSV file ``out``.
 
-    Args:
-        context: surroundings.
-        settings: settings of the run and the probe.
-        data: folder of the prepared archive on which it was trained.
-        train: folder of `couplet train`.
-        out: the file to write.
-        frozen: folder of the run that `pretrained` names, whose model is the coupling's predictor.
-
-    Raises:
-        UserError: an input is missing, damaged or of other settings, or the probe does not fit the run.
+    ``frozen`` is the folder of the run that `pretrained` names, whose model is the coupling's predictor.
     """
     training, config = settings.training, settings.probe
     if (misfit := config.misfit(training)) is not None:
@@ -40,9 +30,9 @@ def run(
     archive = Archive(data)
     if read_record(train / RECORD).content.get("data") != dict(archive.card.files):
         raise UserError(f"{data}: not the data set that {train} was trained on; give the folder that was")
-    reads = {"prepare": data, "train": train}
-    record = Recorder("probe", settings, out, context.device, reads=reads)
-    device, weights = context.device, Weights.of(training, data, frozen)
+    device, reads = context.device, {"prepare": data, "train": train}
+    record = Recorder("probe", settings, out, device, reads=reads)
+    weights = Weights.of(training, data, frozen)
     checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
     with context.counting(f"{training.cell}: {config.kind}", config.images(training)) as advance:
         subject = Subject(
@@ -58,11 +48,11 @@ def run(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(config.columns)
         writer.writerows(rows)
-    used = [] if weights.frozen is None else [weights.frozen]
+    used = [train / "config.json", *checkpoints.values(), weights.frozen]
     record.write(
         cell=training.cell.model_dump(),
         kind=config.kind,
-        inputs={**archive_digests(archive), **digests(train / "config.json", *checkpoints.values(), *used)},
+        inputs={**archive_digests(archive), **digests(*filter(None, used))},
         outputs=digests(out),
     )
     return f"{config.kind}, {len(rows)} rows"

@@ -14,12 +14,7 @@ from couplet.provenance.record import Recorder, archive_digests, digests
 
 
 def run(context: Context, settings: Settings, *, data: Path, features: Path, out: Path) -> str:
-    """Write ``train.safetensors``, and ``test.safetensors`` for a test split, to the folder ``out``.
-
-    Raises:
-        UserError: archive or extractor is missing or damaged, a split has a single image, or ``out`` cannot
-            be written.
-    """
+    """Write ``train.safetensors``, and ``test.safetensors`` for a test split, to the folder ``out``."""
     archive = Archive(data)
     extractor = load_extractor(features, context.device)
     counts = archive.card.counts

@@ -24,11 +24,7 @@ def samples_name(nfe: int) -> str:
 
 
 def selected(selection: Path) -> dict[str, Any]:
-    """Step and checkpoint that `couplet select` named in the file ``selection``.
-
-    Raises:
-        UserError: the file is missing or holds something else.
-    """
+    """Step and checkpoint that `couplet select` named in the file ``selection``."""
     content = read_json(selection)
     try:
         return {key: content["selected"][key] for key in ("step", "checkpoint")}
@@ -37,11 +33,7 @@ def selected(selection: Path) -> dict[str, Any]:
 
 
 def run(context: Context, settings: Settings, *, train: Path, selection: Path, out: Path) -> str:
-    """Write uint8 [n, h, w, c] arrays, one per NFE, to the folder ``out``, batch by batch.
-
-    Raises:
-        UserError: an input is missing, damaged or of other settings.
-    """
+    """Write uint8 [n, h, w, c] arrays, one per NFE, to the folder ``out``, batch by batch."""
     training, measurement = settings.training, settings.measurement
     reads = {"train": train, "select": selection}
     record = Recorder("sample", settings, out, context.device, reads=reads)

@@ -14,19 +14,16 @@ from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, digests
-from couplet.selection import Score, best, score
+from couplet.selection import best, score
 
 
 def run(
     context: Context, settings: Settings, *, train: Path, features: Path, reference: Path, out: Path
 ) -> str:
-    """Score all snapshots against the split of ``select.split`` and write the file ``out``, and its record.
+    """Score all snapshots against the split of ``select.split`` and write the file ``out``.
 
     The seeds differ from those of `evaluate`, and by default the split does too, so that the numbers of the
     selected snapshot are not biased by the selection.
-
-    Raises:
-        UserError: an input is missing, damaged or of other settings.
     """
     training, measurement = settings.training, settings.measurement
     reads = {"train": train, "features": features, "reference": reference}
@@ -42,22 +39,24 @@ def run(
     target = load_reference(statistics, extractor)
     checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
     images = len(checkpoints) * measurement.select.samples
-    scores = []
+    scores = {}
     with context.counting(f"{training.cell}: select", images) as advance:
         fd = partial(score, extractor=extractor, target=target, advance=advance, ranks=context.ranks)
         for step, path in checkpoints.items():
             network, saved = model.load(path, context.device)
-            scores.append(Score(step, fd(training, measurement, network, saved.shape)))
-    chosen = best(scores, measurement.select.nfe)
+            scores[step] = fd(training, measurement, network, saved.shape)
+    nfe = measurement.select.nfe
+    chosen = best(scores, nfe)
     content = {
-        "rule": f"lowest fd at nfe {measurement.select.nfe}",
+        "rule": f"lowest fd at nfe {nfe}",
         "split": target.described["split"],
         "images": target.moments.count,
         "samples": measurement.select.samples,
         "extractor": extractor.name,
-        "selected": {"step": chosen.step, "checkpoint": checkpoint_name(chosen.step)},
+        "selected": {"step": chosen, "checkpoint": checkpoint_name(chosen)},
         "scores": [
-            {"step": step, **{f"fd_nfe{nfe}": value for nfe, value in fd.items()}} for step, fd in scores
+            {"step": step, **{f"fd_nfe{nfe}": value for nfe, value in by_nfe.items()}}
+            for step, by_nfe in scores.items()
         ],
     }
     if context.ranks.first:
@@ -67,4 +66,4 @@ def run(
             inputs=digests(train / "config.json", *checkpoints.values(), features, statistics),
             outputs=digests(out),
         )
-    return f"step {chosen.step}, Fréchet distance {chosen.fd[measurement.select.nfe]:.3f}"
+    return f"step {chosen}, Fréchet distance {scores[chosen][nfe]:.3f}"

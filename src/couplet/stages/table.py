@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,18 @@ from couplet.config.cells import Cell
 from couplet.config.params import Params
 from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError
+from couplet.figures.marks import distance_curves
 from couplet.files import read_json, replacing
 from couplet.plan.layout import Layout
 from couplet.plan.stages import STAGES
 from couplet.plan.summaries import table_key
-from couplet.provenance.chain import Chains
-from couplet.provenance.record import SummaryRecorder, digests
-from couplet.reporting.figures import distance_curves, panel_size, sample_grids
-from couplet.reporting.table import Missing, Result, table
+from couplet.provenance.record import Chains, SummaryRecorder, digests
+from couplet.reporting.pictures import evenly, panel_size, sample_grids
+from couplet.reporting.table import Result, table
 from couplet.stages.sample import samples_name
+
+Measured = tuple[Cell, str]
+"""A cell and its extractor."""
 
 
 def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool = False) -> str:
@@ -35,10 +38,6 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
         out: the file to write.
         part: only cells whose names begin with this: ``cifar10`` or ``cifar10-ict-ve-vae``.
         partial: make the table of the finished cells; it names the missing ones.
-
-    Raises:
-        UserError: results are missing (without ``partial`` any, with it all), or belong to other settings
-            than ``params`` or to other files than the present ones; or no cell's name begins with ``part``.
     """
     layout = Layout(params, Path(os.path.normpath(root)))
     try:
@@ -47,25 +46,23 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
         raise UserError(str(error)) from None
     settings = {"scale": params.scale, "part": part, "partial": partial}
     record = SummaryRecorder("table", settings, out, "partial" if partial else table_key(layout, part))
-    missing = {pair: stage for pair in measured if (stage := _first_missing(layout, *pair))}
+    missing: dict[Measured, str] = {}
+    for pair in measured:
+        absent = (stage for stage, path in layout.records(*pair).items() if not path.exists())
+        if stage := next(absent, None):
+            missing[pair] = stage
     finished = [pair for pair in measured if pair not in missing]
     if missing and not (partial and finished):
-        raise UserError(_incomplete(layout, missing, len(measured), partial))
-    chains = Chains(layout)
-    results = {pair: _result(chains, *pair) for pair in finished}
-    scale, nfe = params.scale or "", params.sample.nfe
-    rows = (
-        results.get((cell, extractor))
-        or Missing(
-            params.training(cell),
-            extractor,
-            nfe=nfe,
-            why=STAGES[missing[cell, extractor]].absent,
-            scale=scale,
+        (cell, extractor), stage = next(iter(missing.items()))
+        others = "`couplet table --partial` makes the table of the others"
+        raise UserError(
+            f"{layout.root}: {len(missing)} of {len(measured)} cells are missing, first {cell}: "
+            f"{STAGES[stage].absent}, {layout.records(cell, extractor)[stage]} does not exist; "
+            f"{'no cell is finished' if partial else others}"
         )
-        for cell, extractor in measured
-    )
-    content = table(rows)
+    chains = Chains(layout)
+    results = {pair: _result(chains, *pair, missing.get(pair)) for pair in measured}
+    content = table(results.values())
     texts = {
         out: content.csv(),
         out.with_suffix(".md"): content.markdown(),
@@ -77,54 +74,37 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
     # A picture for the couplings and seeds of one data set, recipe, kernel and extractor.
     groups: dict[str, list[Measured]] = {}
     for cell, extractor in finished:
-        name = f"{cell.dataset}-{cell.recipe}-{cell.kernel}-{extractor}"
-        groups.setdefault(name, []).append((cell, extractor))
+        group = f"{cell.dataset}-{cell.recipe}-{cell.kernel}-{extractor}"
+        groups.setdefault(group, []).append((cell, extractor))
     figures = []
     for group, members in groups.items():
         for name, draw in (("samples", _samples), ("distance", _curves)):
             figures.append(out.with_suffix(".figures") / f"{group}-{name}.png")
             draw(layout, members, figures[-1])
-    folder = out.parent
-    evaluations = {
-        f"{each.run} {each.evaluation['extractor']}": os.path.relpath(layout.evaluation(*pair), folder)
-        for pair, each in results.items()
-    }
+    evaluations = {}
+    for pair in finished:
+        name = f"{results[pair].run} {results[pair].evaluation['extractor']}"
+        evaluations[name] = os.path.relpath(layout.output("evaluate", *pair), out.parent)
     record.write(inputs=chains.inputs, outputs=digests(*texts, *figures), evaluations=evaluations)
     return f"{len(content.rows)} rows"
 
 
-Measured = tuple[Cell, str]
-"""A cell and its extractor."""
-
-
-def _result(chains: Chains, cell: Cell, extractor: str) -> Result:
-    """A cell's numbers and their context."""
+def _result(chains: Chains, cell: Cell, extractor: str, missing: str | None) -> Result:
+    """A cell's numbers and their context; without numbers if its output of a stage is ``missing``."""
     layout, params = chains.layout, chains.layout.params
-    trained = chains.run(cell, extractor, "evaluate")
-    return Result(
-        run=layout.run(cell).name,
+    result = Result(
         training=params.training(cell),
         extractor=extractor,
         features=params.extractor_named(extractor),
-        evaluation=read_json(layout.evaluation(cell, extractor)),
-        record=trained,
         scale=params.scale or "",
+        nfe=params.sample.nfe,
     )
-
-
-def _first_missing(layout: Layout, cell: Cell, extractor: str) -> str | None:
-    """The first stage of a cell without a record, if any."""
-    return next((stage for stage, path in layout.records(cell, extractor).items() if not path.exists()), None)
-
-
-def _incomplete(layout: Layout, missing: Mapping[Measured, str], count: int, partial: bool) -> str:
-    """Message for a table with missing cells."""
-    (cell, extractor), stage = next(iter(missing.items()))
-    path = layout.records(cell, extractor)[stage]
-    others = "no cell is finished" if partial else "`couplet table --partial` makes the table of the others"
-    return (
-        f"{layout.root}: {len(missing)} of {count} cells are missing, first {cell}: {STAGES[stage].absent}, "
-        f"{path} does not exist; {others}"
+    if missing is not None:
+        return result._replace(missing=STAGES[missing].absent)
+    return result._replace(
+        run=layout.run(cell).name,
+        record=chains.run(cell, extractor, "evaluate"),
+        evaluation=read_json(layout.output("evaluate", cell, extractor)),
     )
 
 
@@ -132,14 +112,13 @@ def _samples(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
     """Samples of the first seed, all couplings from the same noise, next to as many real images."""
     first: dict[str, Path] = {}
     for cell, extractor in measured:
-        first.setdefault(cell.coupling, layout.samples(cell, extractor))
+        first.setdefault(cell.coupling, layout.output("sample", cell, extractor))
     panels: dict[str, dict[str, np.ndarray]] = {
         f"NFE {nfe}": {coupling: read_array(folder / samples_name(nfe)) for coupling, folder in first.items()}
         for nfe in sorted(layout.params.sample.nfe)
     }
-    # Evenly spaced, because many data sets are sorted by class.
-    real = Archive(layout.data(measured[0][0].dataset)).train.images
-    chosen = np.linspace(0, len(real) - 1, min(panel_size(real.shape[1:]), len(real))).astype(int)
+    real = Archive(layout.output("prepare", measured[0][0])).train.images
+    chosen = evenly(len(real), panel_size(real.shape[1:]))
     next(iter(panels.values()))["real images"] = real[chosen]
     sample_grids(path, panels)
 
@@ -152,7 +131,7 @@ def _curves(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
     scores = pd.DataFrame(
         {"coupling": cell.coupling, "step": score["step"], "value": score[f"fd_nfe{select.nfe}"]}
         for cell, extractor in measured
-        for score in read_json(layout.selection(cell, extractor))["scores"]
+        for score in read_json(layout.output("select", cell, extractor))["scores"]
     )
     ylabel = f"Fréchet distance to {select.split} split, NFE {select.nfe}, {measured[0][1]}"
     distance_curves(path, scores, ylabel=ylabel)

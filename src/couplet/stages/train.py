@@ -52,17 +52,11 @@ def run(
 ) -> str:
     """Train a cell and write its folder: config.json, curve.csv, checkpoints/, record.json.
 
-    Args:
-        context: surroundings; a signal stops the run after a complete step.
-        settings: settings of the cell.
-        data: folder of the prepared archive.
-        out: folder to write; an earlier run in it is replaced.
-        frozen: folder of the run that `pretrained` names, whose model is the coupling's predictor.
-        observe: called after every step.
+    An earlier run in ``out`` is replaced. ``frozen`` is the folder of the run that `pretrained` names, whose
+    model is the coupling's predictor.
 
     Raises:
-        UserError: bad input, a loss that is not finite, a folder that cannot be written or that another
-            process works on.
+        UserError: also, a loss is not finite, or another process works on the folder.
         Stopped: a signal came; the state is saved.
     """
     training = settings.training
@@ -92,10 +86,9 @@ def run(
         else:
             if ranks.first:
                 write_json(partial / "config.json", training.model_dump(mode="json"))
-            run = _Run(
+            state = _Run(
                 context, training, archive, weights=weights, partial=partial, key=record.key, observe=observe
-            )
-            state = run.train()
+            ).train()
             if ranks.first:
                 images = training.recipe.steps * training.recipe.batch
                 record.write(
@@ -118,11 +111,7 @@ def run(
 
 
 def _make_ready(out: Path, partial: Path) -> None:
-    """Remove the parts of an unfinished run from which it cannot resume.
-
-    Raises:
-        UserError: ``out`` is not a run's folder.
-    """
+    """Remove the parts of an unfinished run from which it cannot resume; refuse an ``out`` that is no run."""
     if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
         raise UserError(f"{out}: holds something else than a run; choose another folder")
     remove_temporary(partial)
@@ -145,31 +134,25 @@ class Weights(NamedTuple):
             UserError: ``frozen`` is missing, is not needed, is another run, or was trained on other data than
                 ``data``.
         """
-        recipe, wanted = training.recipe, training.frozen_run
-        if (frozen is None) != (wanted is None):
-            needed = (
-                "the coupling's predictor is no run of the same file"
-                if wanted is None
-                else f"coupling {training.cell.coupling} predicts with a finished run of "
+        recipe, wanted, step = training.recipe, training.frozen_run, training.frozen_step
+        initial, predictor = (Path(name) if name else None for name in (recipe.init_from, recipe.frozen_from))
+        if frozen and wanted and step:
+            check_inputs({"prepare": data, "train": frozen}, Settings.of(wanted))
+            predictor = frozen / "checkpoints" / checkpoint_name(step)
+        elif frozen:
+            raise UserError(f"--frozen = {frozen}: the coupling's predictor is no run of the same file")
+        elif wanted:
+            raise UserError(
+                f"--frozen = not given: coupling {training.cell.coupling} predicts with a finished run of "
                 f"{wanted.cell.coupling}: give its folder"
             )
-            raise UserError(f"--frozen = {frozen or 'not given'}: {needed}")
-        path = None if recipe.frozen_from is None else Path(recipe.frozen_from)
-        if frozen is not None and wanted is not None and training.frozen_step is not None:
-            check_inputs({"prepare": data, "train": frozen}, Settings.of(wanted))
-            path = frozen / "checkpoints" / checkpoint_name(training.frozen_step)
-        return cls(None if recipe.init_from is None else Path(recipe.init_from), path)
+        return cls(initial, predictor)
 
     def frozen_model(self, device: torch.device) -> ConsistencyModel | None:
-        """The model of the frozen predictor."""
         return None if self.frozen is None else model.load(self.frozen, device)[0]
 
     def initial_state(self, training: Training, archive: Archive, device: torch.device) -> State:
-        """The state before the first step, from the file of initial weights or from the seed.
-
-        Raises:
-            UserError: a file cannot be read, or does not fit the model.
-        """
+        """The state before the first step, from the file of initial weights or from the seed."""
         frozen = self.frozen_model(device)
         tensors = None if self.initial is None else read_weights(self.initial)
         try:
@@ -179,8 +162,6 @@ class Weights(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A run at work."""
-
     context: Context
     training: Training
     archive: Archive
@@ -243,14 +224,12 @@ class _Run(NamedTuple):
             model.save(path, state.ema.module, Saved(training, shape_of(self.archive), step))
 
     def _save(self, state: State) -> None:
-        """Save the state, then remove all but the newest ones."""
         path = self.partial / f"state-{state.step:08d}.safetensors"
         state.save(path, key=self.key, data=self.archive.card.digest)
         for old in states_in(self.partial)[:-STATES_KEPT]:
             old.unlink()
 
     def _restore(self, state: State) -> None:
-        """Resume from the newest saved state, if there is one."""
         saved = states_in(self.partial)
         if not saved:
             return

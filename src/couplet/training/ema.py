@@ -23,9 +23,14 @@ Decay = Callable[[int], float]
 """Weight of the old average at the 0-based update n: ``ema = decay ema + (1 - decay) net``."""
 
 
-def warmup_decay(n: int, beta: float) -> float:
+def constant(config: ConstantEMAConfig) -> Decay:
+    """``beta`` at every update (iCT, ECT, VCT)."""
+    return lambda n: config.beta
+
+
+def warmup(config: WarmupEMAConfig) -> Decay:
     """``min(beta, (1 + n)/(10 + n))``: short runs forget their first steps."""
-    return min(beta, (1 + n) / (10 + n))
+    return lambda n: min(config.beta, (1 + n) / (10 + n))
 
 
 def power_exponent(std: float) -> float:
@@ -42,50 +47,37 @@ def power_decay(n: int, gamma: float) -> float:
     return (1 - 1 / (n + 1)) ** (gamma + 1)
 
 
-def ema_pytorch_ramp(n: int, beta: float) -> float:
-    """``min(beta, 1 - (1 + n)^(-2/3))``, 0 for n <= 0: decay n updates after the last copy."""
-    return min(beta, 1 - (1 + n) ** (-2 / 3)) if n > 0 else 0.0
-
-
-def ema_pytorch_decay(n: int, beta: float, *, every: int, start: int) -> float:
-    """ema-pytorch 0.2.3 with its defaults, as GC uses it: beta is never reached in practice.
-
-    1 (no update) unless n is a multiple of ``every``; 0 (a copy) up to ``start`` and at the
-    first update after it; then :func:`ema_pytorch_ramp` of ``n - start``.
-    """
-    if n % every:
-        return 1.0
-    first = (start // every + 1) * every
-    return 0.0 if n <= first else ema_pytorch_ramp(n - start, beta)
-
-
-def constant(config: ConstantEMAConfig) -> Decay:
-    """``beta`` at every update (iCT, ECT, VCT)."""
-    return lambda n: config.beta
-
-
-def warmup(config: WarmupEMAConfig) -> Decay:
-    """:func:`warmup_decay`."""
-    return partial(warmup_decay, beta=config.beta)
-
-
 def power(config: PowerEMAConfig) -> Decay:
     """:func:`power_decay` of a relative width; with ``inverted`` its complement, as in VCT's code."""
     decay = partial(power_decay, gamma=power_exponent(config.std))
     return (lambda n: 1 - decay(n)) if config.inverted else decay
 
 
+def ema_pytorch_ramp(n: int, beta: float) -> float:
+    """``min(beta, 1 - (1 + n)^(-2/3))``, 0 for n <= 0: decay n updates after the last copy."""
+    return min(beta, 1 - (1 + n) ** (-2 / 3)) if n > 0 else 0.0
+
+
 def ema_pytorch(config: EMAPyTorchConfig) -> Decay:
-    """:func:`ema_pytorch_decay` (GC)."""
-    return partial(ema_pytorch_decay, beta=config.beta, every=config.every, start=config.start)
+    """ema-pytorch 0.2.3 with its defaults, as GC uses it: beta is never reached in practice.
+
+    1 (no update) unless n is a multiple of ``every``; 0 (a copy) up to ``start`` and at the
+    first update after it; then :func:`ema_pytorch_ramp` of ``n - start``.
+    """
+    first = (config.start // config.every + 1) * config.every
+
+    def decay(n: int) -> float:
+        if n % config.every:
+            return 1.0
+        return 0.0 if n <= first else ema_pytorch_ramp(n - config.start, config.beta)
+
+    return decay
 
 
 class Average:
-    """Running average of a model's parameters; buffers stay as copied, since no network changes them.
+    """Running average of a model's parameters after a number of ``updates``, in evaluation mode.
 
-    Attributes:
-        module: the average, a copy of the model in evaluation mode and without gradients.
-        updates: number of updates so far.
+    Buffers stay as copied, since no network changes them.
     """
 
     def __init__(self, model: ConsistencyModel, config: EMAConfig) -> None:

@@ -9,32 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from couplet.config.stages import TrainConfig
+from couplet.config.cells import TrainConfig
 from couplet.errors import UserError
 from couplet.networks.base import Network
-
-Forward = Callable[..., Tensor]
-
-
-@contextmanager
-def products(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Compute the GPU's float32 products in float32 or TF32 inside the block.
-
-    torch's default is TF32 for convolutions and float32 for matrices. The settings belong to the process and
-    are restored afterwards.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in places]
-    for place in places:
-        place.allow_tf32 = config.precision == "tf32"
-    try:
-        yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            place.allow_tf32 = value
 
 
 @contextmanager
@@ -49,9 +26,9 @@ def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.dev
     """
     if config.precision == "tf32" and device.type != "cuda":
         raise UserError(f"train.precision = tf32: {device.type} has no TF32; allowed here: float32, bf16")
-    found = {part: None for model in models for part in model.modules() if isinstance(part, Network)}
-    for network in found:
-        forward: Forward = network.forward
+    networks = {part for model in models for part in model.modules() if isinstance(part, Network)}
+    for network in networks:
+        forward: Callable[..., Tensor] = network.forward
         if config.compile:
             forward = _compiled(forward)
         if config.precision == "bf16":
@@ -61,11 +38,11 @@ def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.dev
     try:
         yield
     finally:
-        for network in found:
+        for network in networks:
             del network.forward
 
 
-def _compiled(forward: Forward) -> Forward:
+def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``forward`` through torch.compile, with eager's random numbers: teacher and student share their masks.
 
     Raises:
@@ -78,10 +55,8 @@ def _compiled(forward: Forward) -> Forward:
         nonlocal works
         try:
             output: Tensor = compiled(*arguments)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            if works:
+            if works or isinstance(error, torch.OutOfMemoryError):
                 raise
             cause = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
             raise UserError(f"train.compile = true: torch.compile fails here ({cause.strip()})") from error
@@ -91,7 +66,7 @@ def _compiled(forward: Forward) -> Forward:
     return call
 
 
-def _in_bfloat16(forward: Forward, device: torch.device) -> Forward:
+def _in_bfloat16(forward: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
     def call(*arguments: Any) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16):
             return forward(*arguments).float()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from functools import partial
 from itertools import chain, islice
@@ -18,18 +16,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
 from couplet.config.cells import Training
-from couplet.data.archive import Archive
+from couplet.data.archive import Archive, prefetched
 from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape, build
 from couplet.networks.initial import initialise
 from couplet.ranks import ALONE, Ranks
-from couplet.tensors import default_stream, generator, seed_of
+from couplet.tensors import CPU, default_stream, generator, products, seed_of
 from couplet.training.ema import Average
-from couplet.training.engine import computed, products
+from couplet.training.engine import computed
 from couplet.training.optim import build_optimizer, learning_rate_factor
 from couplet.training.state import State
-from couplet.training.step import Batch, Draws, Models, Objective, Terms, build_objective, consistency_loss
+from couplet.training.step import Batch, Draws, Objective, Terms, consistency_loss
 
 
 class Progress(NamedTuple):
@@ -62,14 +60,12 @@ def initial_state(
 ) -> State:
     """A model with weights drawn from the cell's seed, its average and its optimiser.
 
-    Args:
-        weights: initial weights of the network, by name.
-        frozen: the frozen predictor.
+    ``weights`` by name replace those of the network.
 
     Raises:
         UserError: ``weights`` do not fit the network.
     """
-    with default_stream(torch.device("cpu"), seed_of(training.cell.seed, "initial weights")):
+    with default_stream(CPU, seed_of(training.cell.seed, "initial weights")):
         model = build(training, shape)
     loaded = None if weights is None else initialise(model.network, weights)
     model.to(device).train()
@@ -93,18 +89,17 @@ def loader_of(
 ) -> Loader:
     """The training images in the order of ``seed``, by default the cell's.
 
-    Args:
-        joint_images: whether each rank needs the images of the whole batch (see :class:`Coupling`).
-        ranks: the processes that share each batch.
+    ``joint_images``: whether each rank needs the images of the whole batch (see :class:`Coupling`).
     """
+    share = ALONE if joint_images else ranks
     return Loader(
         archive.train,
         batch=training.recipe.batch,
         seed=training.cell.seed if seed is None else seed,
         flip=training.recipe.flip,
         num_classes=len(archive.card.classes) if training.recipe.conditional else 0,
-        rank=0 if joint_images else ranks.rank,
-        world=1 if joint_images else ranks.size,
+        rank=share.rank,
+        world=share.size,
     )
 
 
@@ -119,10 +114,8 @@ def run(
     of one process with ``train.microbatch`` set to the images that each process evaluates at once.
 
     Args:
-        training: what to train.
         state: the state to start from; changed in place, alike in all processes.
         loader: see :func:`loader_of`.
-        ranks: the processes that share each batch.
         ahead: number of steps by which a thread arranges the noise in advance (:meth:`Coupling.arrange`); 0
             arranges it within the step. By default 2 for a GPU and 0 for the CPU, whose cores are busy.
             Changes no number.
@@ -132,31 +125,19 @@ def run(
             support the settings of `train`.
     """
     device = next(state.model.parameters()).device
-    dimensions = math.prod(loader.split.images.shape[1:])
-    work = _Work(
-        training=training,
-        state=state,
-        loader=loader,
-        ranks=ranks,
-        objective=build_objective(training.recipe, state.model.kernel, dimensions),
-        rate=learning_rate_factor(training.recipe.learning_rate, training.recipe.steps),
-    )
+    work = _Work(training, state, loader, ranks)
     if ahead is None:
         ahead = 2 if device.type == "cuda" else 0
     networks = [model for model in state.models if model is not None]
-    with computed(networks, training.train, device), closing(work.inputs(ahead)) as inputs:
-        batch_loss = work.loss()
+    with computed(networks, training.train, device), closing(work.inputs(device, ahead)) as inputs:
         while state.step < training.recipe.steps:
             began = perf_counter()
-            with record_function("data"):
-                batch, arranged = next(inputs)
-            with record_function("arrange"):
-                noise = arranged()
+            batch, noise = next(inputs)
             draws = draws_of(training, work.objective, state.step, noise, rows=work.rows)
-            with products(training.train, device):
+            with products(tf32=training.train.precision == "tf32"):
                 state.model.normalize_weights_()
                 state.model.zero_grad(set_to_none=True)
-                terms = work.backward(batch_loss, batch, draws)
+                terms = work.backward(batch, draws)
             progress = work.update(terms, draws.t)
             state.seconds += perf_counter() - began
             yield progress
@@ -165,72 +146,51 @@ def run(
 class _Shared(nn.Module):
     """The loss as the forward pass of a module that owns the model, as DDP needs it."""
 
-    def __init__(self, models: Models, loss: Callable[..., Terms]) -> None:
+    def __init__(self, model: ConsistencyModel, loss: Callable[..., Terms]) -> None:
         super().__init__()
-        self.model = models.online
-        # A tuple hides the average's parameters from DDP.
-        self.models, self.loss = (models,), loss
+        self.model, self.loss = model, loss
 
     def forward(self, *arguments: Any, **options: Any) -> Terms:
-        return self.loss(*self.models, *arguments, **options)
+        return self.loss(*arguments, **options)
 
 
-Input = tuple[Batch, Callable[[], Tensor]]
-"""A rank's batch, and a function that returns the noise that the coupling has arranged for it."""
-
-
-class _Work(NamedTuple):
+class _Work:
     """A run in one of the processes that share it."""
 
-    training: Training
-    state: State
-    loader: Loader
-    ranks: Ranks
-    objective: Objective
-    rate: Callable[[int], float]
-    """Factor on the learning rate at a 0-based step."""
+    def __init__(self, training: Training, state: State, loader: Loader, ranks: Ranks) -> None:
+        recipe, model = training.recipe, state.model
+        self.training, self.state, self.loader, self.ranks = training, state, loader, ranks
+        self.rows = ranks.part(recipe.batch)
+        self.rate = learning_rate_factor(recipe.learning_rate, recipe.steps)
+        self.objective = Objective(recipe, model.kernel, math.prod(loader.split.images.shape[1:]))
+        loss = partial(consistency_loss, state.models, objective=self.objective)
+        # Its backward pass averages gradients over ranks.
+        self.loss: Any = loss if ranks.size == 1 else DistributedDataParallel(_Shared(model, loss))
 
-    @property
-    def rows(self) -> slice:
-        """This rank's rows of the batch."""
-        return self.ranks.part(self.training.recipe.batch)
-
-    def loss(self) -> Callable[..., Terms]:
-        """The loss as a function of batch and draws; its backward pass averages gradients over ranks."""
-        loss, models = partial(consistency_loss, objective=self.objective), self.state.models
-        if self.ranks.size == 1:
-            return partial(loss, models)
-        return DistributedDataParallel(_Shared(models, loss))
-
-    def inputs(self, ahead: int) -> Generator[Input, None, None]:
-        """Yield the inputs of each step, from the state's step to the last; `ahead` as in :func:`run`."""
+    def inputs(self, device: torch.device, ahead: int) -> Generator[tuple[Batch, Tensor], None, None]:
+        """Yield each further step's batch and the noise that the coupling arranged for it, of this rank."""
         start, stop, rows = self.state.step, self.training.recipe.steps, self.rows
-        device = next(self.state.model.parameters()).device
         arrange = self.state.model.coupling.arrange
         # This rank's share of the loader's images.
         own = rows if self.loader.world == 1 else slice(None)
 
-        def drawn(step: int, like: Tensor) -> Tensor:
-            shape = (self.training.recipe.batch, *like.shape[1:])
-            stream = generator(device, self.training.cell.seed, "noise", step)
-            return torch.randn(shape, generator=stream, device=device)
+        def drawn() -> Iterator[tuple[Batch, Tensor]]:
+            for step in range(start, stop):
+                with record_function("data"):
+                    batch = Batch(*next(batches))
+                shape = (self.training.recipe.batch, *batch.images.shape[1:])
+                stream = generator(device, self.training.cell.seed, "noise", step)
+                yield batch, torch.randn(shape, generator=stream, device=device)
+
+        def arranged(given: tuple[Batch, Tensor]) -> tuple[Batch, Tensor]:
+            batch, noise = given
+            with record_function("arrange"):
+                return batch.rows(own), arrange(batch.images, noise, rows)
 
         with closing(self.loader.batches(start, stop, device)) as batches:
-            if not ahead:
-                for step, (images, labels) in enumerate(batches, start):
-                    yield Batch(images, labels).rows(own), partial(arrange, images, drawn(step, images), rows)
-                return
-            waiting: deque[Input] = deque()
-            with ThreadPoolExecutor(1, "coupling") as thread:
-                for step in range(start, stop + ahead):
-                    if step < stop:
-                        images, labels = next(batches)
-                        promise = thread.submit(arrange, images, drawn(step, images), rows)
-                        waiting.append((Batch(images, labels).rows(own), promise.result))
-                    if step >= start + ahead:
-                        yield waiting.popleft()
+            yield from prefetched(arranged, drawn(), threads=1, most=ahead)
 
-    def backward(self, batch_loss: Callable[..., Terms], batch: Batch, draws: Draws) -> Terms:
+    def backward(self, batch: Batch, draws: Draws) -> Terms:
         """Accumulate the batch's gradient over its parts; return this rank's terms, detached."""
         count = len(batch.images)
         size = self.training.train.microbatch or count
@@ -240,22 +200,21 @@ class _Work(NamedTuple):
             rows = slice(begin, begin + size)
             # Ranks exchange gradients once per step.
             last = begin == begins[-1] or self.ranks.size == 1
-            alone = nullcontext() if last else batch_loss.no_sync()  # type: ignore[attr-defined]
-            with alone:
-                terms = batch_loss(batch.rows(rows), draws.part(number, rows), step=self.state.step)
+            with nullcontext() if last else self.loss.no_sync():
+                terms = self.loss(batch.rows(rows), draws.part(number, rows), step=self.state.step)
                 # The part's contribution to the mean over this rank's images.
                 loss = terms.loss * (len(terms.distance) / count)
                 with record_function("backward"):
                     loss.backward()
-            parts.append(terms._replace(loss=loss).detached())
+            parts.append(terms._replace(loss=loss.detach()))
         return Terms.joined(parts)
 
     def update(self, terms: Terms, t: Tensor) -> Progress:
         """Step the optimiser and the average, and increment ``state.step``."""
         state, recipe, ranks = self.state, self.training.recipe, self.ranks
         step, rate = state.step, recipe.optimizer.lr * self.rate(state.step)
-        parameters = [p for p in state.model.parameters() if p.grad is not None]
-        norm = _norm(parameters)
+        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         means = [(terms.weight * terms.distance).mean(), terms.distance.mean(), terms.penalty.mean()]
         scalars = torch.cat([ranks.mean(torch.stack([terms.loss, *means])), norm[None]])
         # One transfer for all scalars, before the weights are touched.
@@ -263,13 +222,18 @@ class _Work(NamedTuple):
         if not (math.isfinite(loss) and math.isfinite(size)):
             if recipe.nonfinite_gradients == "stop":
                 levels = chain(*ranks.gather(t[~torch.isfinite(terms.distance)].tolist()))
-                raise UserError(_diverged(self.training, levels, step, loss))
-            replace_nonfinite_(parameters, INFINITY[recipe.nonfinite_gradients])
-            norm = _norm(parameters)
+                named = ", ".join(f"{level:.3g}" for level in islice(levels, 5))
+                raise UserError(
+                    f"{self.training.cell}: step {step}: loss {loss}, not finite in loss or gradient"
+                    + (f", at noise levels t = {named}" if named else "")
+                    + f" (coupling {self.training.cell.coupling}); lower recipe.optimizer.lr or set clip_norm"
+                )
+            replace_nonfinite_(gradients, INFINITY[recipe.nonfinite_gradients])
+            norm = nn.utils.get_total_norm(gradients)
             size = norm.item()
             state.replaced += 1
         if recipe.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, recipe.clip_norm, norm)
+            nn.utils.clip_grads_with_norm_(state.model.parameters(), recipe.clip_norm, norm)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         with record_function("optimiser"):
@@ -315,22 +279,7 @@ INFINITY = {"zero": 0.0, "large": 1e5}
 """Replacement of an infinite gradient under each of the recipe's `nonfinite_gradients`."""
 
 
-def replace_nonfinite_(parameters: Iterable[nn.Parameter], infinity: float) -> None:
+def replace_nonfinite_(gradients: Iterable[Tensor], infinity: float) -> None:
     """Replace every NaN of the gradients by 0 and infinities by ``±infinity``."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            torch.nan_to_num_(parameter.grad, nan=0.0, posinf=infinity, neginf=-infinity)
-
-
-def _norm(parameters: list[nn.Parameter]) -> Tensor:
-    """The global norm of the gradients."""
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-
-def _diverged(training: Training, levels: Iterable[float], step: int, loss: float) -> str:
-    named = ", ".join(f"{level:.3g}" for level in islice(levels, 5))
-    return (
-        f"{training.cell}: step {step}: loss {loss}, not finite in loss or gradient"
-        + (f", at noise levels t = {named}" if named else "")
-        + f" (coupling {training.cell.coupling}); lower recipe.optimizer.lr or set clip_norm"
-    )
+    for gradient in gradients:
+        torch.nan_to_num_(gradient, nan=0.0, posinf=infinity, neginf=-infinity)

@@ -30,7 +30,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
     gradient is zero. The model sets gradients to zero.
 
     Raises:
-        UserError: the optimiser cannot be imported, or a package that it needs is not installed.
+        UserError: a package that it needs is not installed.
     """
     parts: list[Tensor] = list(parameters)
     whole = nn.Parameter(torch.cat([part.detach().flatten() for part in parts]))
@@ -56,25 +56,23 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
 
 def radam(config: RAdamConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
     """Rectified Adam."""
-    first, second = config.betas
-    return torch.optim.RAdam(
-        [weights], config.lr, (first, second), weight_decay=config.weight_decay, foreach=True
-    )
+    return torch.optim.RAdam([weights], **_settings(config), foreach=True)
 
 
 def adam(config: AdamConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
     """Adam."""
-    first, second = config.betas
-    return torch.optim.Adam(
-        [weights], config.lr, (first, second), weight_decay=config.weight_decay, foreach=True
-    )
+    return torch.optim.Adam([weights], **_settings(config), foreach=True)
 
 
 def lion(config: LionConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
     """Lion, from lion-pytorch."""
     from lion_pytorch import Lion
 
-    return Lion([weights], config.lr, config.betas, weight_decay=config.weight_decay)
+    return Lion([weights], **_settings(config))
+
+
+def _settings(config: RAdamConfig | AdamConfig | LionConfig) -> dict[str, Any]:
+    return {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
 
 
 Factor = Callable[[int], float]
@@ -93,11 +91,10 @@ def inverse_sqrt(config: InverseSqrtConfig, *, total_steps: int) -> Factor:
 
 def cosine(config: CosineConfig, *, total_steps: int) -> Factor:
     """1 up to ``flat`` K, then ``floor + (1 - floor)(1 + cos(pi u))/2`` with u from 0 to 1."""
-    flat, floor = config.flat, config.floor
 
     def factor(step: int) -> float:
-        progress = max(0.0, (step / total_steps - flat) / (1 - flat))
-        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+        progress = max(0.0, (step / total_steps - config.flat) / (1 - config.flat))
+        return config.floor + (1 - config.floor) * (1 + math.cos(math.pi * progress)) / 2
 
     return factor
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim import Optimizer
 
 from couplet.errors import UserError
-from couplet.files import replacing, reported
+from couplet.files import reported
 from couplet.model import ConsistencyModel
 from couplet.networks.initial import LoadReport
+from couplet.tensors import load_tensors, save_tensors
 from couplet.training.ema import Average
 from couplet.training.step import Models
 
@@ -59,12 +59,8 @@ class State:
         """Write everything as one safetensors file with a SHA-256 of its content.
 
         Args:
-            path: the file.
             key: cache key of the run that may resume from it.
             data: digest of the archive of the run's data set.
-
-        Raises:
-            UserError: the file cannot be written, or the disk is full.
         """
         header = {
             "key": key,
@@ -74,7 +70,14 @@ class State:
             "replaced": self.replaced,
             "averaged": self.ema.updates,
         }
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
+        parts = {"model": self.model.state_dict(), "ema": self.ema.module.state_dict()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            parts[f"optimizer.{index}"] = moments
+        tensors = {
+            f"{part}.{name}": value.detach().cpu().contiguous()
+            for part, values in parts.items()
+            for name, value in values.items()
+        }
         write_state(path, header, tensors)
 
     def restore(self, path: Path, *, key: str, data: str) -> None:
@@ -96,49 +99,32 @@ class State:
                 f"initial weights; delete {path.parent} to start again, choose another folder, or, if only "
                 f"code changed without changing a number, run `couplet adopt {path.parent} --data DATA`"
             )
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            part, _, name = name.partition(".")
+            if part in parts:
+                parts[part][name] = value
+            else:
+                index, _, field = name.partition(".")
+                # Copied, because the optimiser must not write to pages of the file.
+                moments.setdefault(int(index), {})[field] = value.clone()
         try:
-            self.model.load_state_dict(_below("model.", tensors))
-            self.ema.module.load_state_dict(_below("ema.", tensors))
+            self.model.load_state_dict(parts["model"])
+            self.ema.module.load_state_dict(parts["ema"])
         except RuntimeError as error:
             cause = " ".join(str(error).split())
             raise UserError(f"{path}: does not fit the model as it is now: {cause}") from None
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _below("optimizer.", tensors).items():
-            index, _, field = name.partition(".")
-            state.setdefault(int(index), {})[field] = value
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step, self.seconds, self.replaced = header["step"], header["seconds"], header["replaced"]
         self.ema.updates = header["averaged"]
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """All saved tensors, by part and name."""
-        parts = {"model": self.model.state_dict(), "ema": self.ema.module.state_dict()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            parts[f"optimizer.{index}"] = moments
-        return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
 
 
 def write_state(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a state file; see :meth:`State.save`."""
     about = json.dumps(header)
-    content = serialise(dict(tensors), {"couplet": about, "sha256": _digest(about, tensors)})
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, which is removed."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the header and every tensor's name, type, shape and bytes."""
-    sha256 = hashlib.sha256(about.encode())
-    for name, value in sorted(tensors.items()):
-        sha256.update(f"\n{name} {value.dtype} {list(value.shape)}\n".encode())
-        sha256.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return sha256.hexdigest()
+    save_tensors(path, tensors, couplet=about, sha256=_digest(about, tensors))
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -149,13 +135,20 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         UserError: the file cannot be read.
     """
     try:
-        with reported(path, "read"), safe_open(path, framework="pt") as file:
-            header: Mapping[str, str] = file.metadata() or {}
-            # Copied, because the optimiser must not write to pages of the file.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        about, expected = header["couplet"], header["sha256"]
+        with reported(path, "read"):
+            texts, tensors = load_tensors(path)
+        about, expected = texts["couplet"], texts["sha256"]
     except (SafetensorError, KeyError) as error:
         raise Damaged(f"{path}: damaged training state ({error})") from None
     if _digest(about, tensors) != expected:
         raise Damaged(f"{path}: damaged training state (its content does not match its SHA-256)")
     return json.loads(about), tensors
+
+
+def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the header and every tensor's name, type, shape and bytes."""
+    sha256 = hashlib.sha256(about.encode())
+    for name, value in sorted(tensors.items()):
+        sha256.update(f"\n{name} {value.dtype} {list(value.shape)}\n".encode())
+        sha256.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from couplet.config.recipes import Recipe
 from couplet.config.variants import build
 from couplet.couplings.base import Pair, Predictor, Predictors
 from couplet.kernels import Kernel
-from couplet.losses import Weighting
+from couplet.losses import Distance, Weighting
 from couplet.model import ConsistencyModel
 from couplet.schedules import Schedule
 from couplet.tensors import default_stream, per_image
@@ -45,37 +44,20 @@ class Batch(NamedTuple):
         return Batch(self.images[chosen], None if self.labels is None else self.labels[chosen])
 
 
-@dataclass(frozen=True)
 class Objective:
-    """A recipe's loss for images of one size."""
+    """A recipe's loss for images of D = ``dimensions`` = c h w."""
 
-    recipe: Recipe
-    kernel: Kernel
-    schedule: Schedule
-    distance: Callable[[Tensor, Tensor], Tensor]
-    """Maps two batches [b, ...] to distances >= 0, [b]."""
-    weighting: Weighting
-
-
-def build_objective(recipe: Recipe, kernel: Kernel, dimensions: int) -> Objective:
-    """The recipe's objective for images of D = ``dimensions`` = c h w.
-
-    Raises:
-        UserError: a variant of the recipe has no implementation.
-    """
-    return Objective(
-        recipe=recipe,
-        kernel=kernel,
-        schedule=build(
+    def __init__(self, recipe: Recipe, kernel: Kernel, dimensions: int) -> None:
+        self.recipe, self.kernel = recipe, kernel
+        self.schedule: Schedule = build(
             recipe.schedule,
             sigma_min=recipe.sigma_min,
             sigma_max=recipe.sigma_max,
             max_level=kernel.max_level,
             total_steps=recipe.steps,
-        ),
-        distance=build(recipe.distance, dimensions=dimensions),
-        weighting=build(recipe.weighting, sigma_data=recipe.sigma_data),
-    )
+        )
+        self.distance: Distance = build(recipe.distance, dimensions=dimensions)
+        self.weighting: Weighting = build(recipe.weighting, sigma_data=recipe.sigma_data)
 
 
 class Draws(NamedTuple):
@@ -94,17 +76,12 @@ class Draws(NamedTuple):
 
     def part(self, number: int, rows: slice) -> Draws:
         """The draws of the rows of the ``number``-th part of the batch, with dropout masks of its own."""
-        return Draws(
-            t=self.t[rows],
-            r=self.r[rows],
-            noise=self.noise[rows],
-            uniform=self.uniform[rows],
-            dropout_seed=self.dropout_seed + 2 * number,
-        )
+        t, r, noise, uniform = (tensor[rows] for tensor in (self.t, self.r, self.noise, self.uniform))
+        return Draws(t, r, noise, uniform, dropout_seed=self.dropout_seed + 2 * number)
 
 
 class Terms(NamedTuple):
-    """The loss and its terms."""
+    """The loss and its terms, which have no gradient."""
 
     loss: Tensor
     """Scalar, with gradient."""
@@ -117,22 +94,12 @@ class Terms(NamedTuple):
     penalty_scale: float
     """Factor on the penalty at this step."""
 
-    def detached(self) -> Terms:
-        """The same without gradients."""
-        return self._replace(
-            loss=self.loss.detach(), distance=self.distance.detach(), penalty=self.penalty.detach()
-        )
-
     @classmethod
     def joined(cls, parts: Sequence[Terms]) -> Terms:
         """The terms of a batch from those of its parts, whose losses add up to the mean."""
-        return cls(
-            loss=torch.stack([part.loss for part in parts]).sum(),
-            distance=torch.cat([part.distance for part in parts]),
-            weight=torch.cat([part.weight for part in parts]),
-            penalty=torch.cat([part.penalty for part in parts]),
-            penalty_scale=parts[0].penalty_scale,
-        )
+        loss = torch.stack([part.loss for part in parts]).sum()
+        distance, weight, penalty = map(torch.cat, zip(*(part[1:4] for part in parts), strict=True))
+        return cls(loss, distance, weight, penalty, penalty_scale=parts[0].penalty_scale)
 
 
 def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: Objective, step: int) -> Terms:
@@ -141,12 +108,6 @@ def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: O
     ``mean_b( w(t, r) d( f(x_t, t), sg f(x_r, r) ) + scale penalty )`` (iCT, VCT): x_t
     and x_r are one coupled (data, noise) pair at two noise levels. The teacher is the model itself
     without gradient and under the same dropout mask; at r = 0 it is replaced by the data, since f(x, 0) = x.
-
-    Args:
-        models: the online model is in training mode.
-        batch: clean images with their labels.
-        draws: the step's randomness.
-        step: k, on which the curriculum depends.
     """
     t, r, device = draws.t, draws.r, batch.images.device
     with record_function("coupling"), default_stream(device, draws.dropout_seed + 1):
@@ -169,7 +130,7 @@ def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: O
     weight = objective.weighting(t, r)
     scale = objective.weighting.penalty_scale(*objective.schedule.last_pair(step))
     loss = (weight * distance + scale * pair.penalty).mean()
-    return Terms(loss=loss, distance=distance, weight=weight, penalty=pair.penalty, penalty_scale=scale)
+    return Terms(loss, distance.detach(), weight, penalty=pair.penalty.detach(), penalty_scale=scale)
 
 
 def couple(
@@ -184,17 +145,11 @@ def couple(
 ) -> Pair:
     """Pair a batch with noise by the coupling of the online model, at 0-based step k.
 
-    Args:
-        models: predictors for the coupling, each in its present mode.
-        batch: clean images with their labels.
-        noise: as the coupling arranged it, [b, c, h, w].
-        level: noise levels at which a data endpoint is made, [b].
-        uniform: in [0, 1), for couplings that choose at random, [b].
-        step: k, on which the share of generator-induced pairs depends.
+    The predictors are ``models``, each in its present mode; the rest is as in :meth:`Coupling.forward`.
     """
     online, average = (_predictor(model, objective) for model in models[:2])
     frozen = None if models.frozen is None else _predictor(models.frozen, objective)
-    pair: Pair = models.online.coupling(
+    return models.online.coupling(
         batch.images,
         noise,
         batch.labels,
@@ -203,7 +158,6 @@ def couple(
         progress=step / objective.recipe.steps,
         uniform=uniform,
     )
-    return pair
 
 
 @contextmanager

@@ -226,6 +226,18 @@ def test_origins_name_file_scale_change_or_default(write, tmp_path):
     assert rows["recipe.sigma_max"] == (80.0, "default")
 
 
+def test_origins_follow_a_kind_to_the_layer_that_names_it(write, tmp_path, params_content):
+    params_content["recipes"]["ict"] |= {"weighting": "karras", "schedule": {"kind": "continuous", "q": 3.0}}
+    over = {"base": "base.yaml", "recipes": {"ict": {"schedule": {"kind": "discretised", "s0": 5}}}}
+    path = write(over=over)
+    rows = {
+        key: origin for key, _, origin in settings_with_origins(path, None, ["recipes.ict.schedule.s1=9"])
+    }
+    assert rows["recipe.weighting.kind"] == str(tmp_path / "base.yaml")
+    assert rows["recipe.schedule.kind"] == rows["recipe.schedule.s0"] == str(path)
+    assert (rows["recipe.schedule.s1"], rows["recipe.schedule.rho"]) == ("--set", "default")
+
+
 def test_base_is_relative_to_its_file_and_not_to_the_working_directory(write, tmp_path, monkeypatch):
     path = write(over={"base": "base.yaml"})
     monkeypatch.chdir("/")

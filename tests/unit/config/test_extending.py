@@ -12,7 +12,7 @@ import torch
 import couplet.config.params  # noqa: F401, so that every family has been opened
 from couplet.config.base import Invalid, Variant
 from couplet.config.variants import build, implementation
-from couplet.data.archive import Archive, write
+from couplet.data.archive import Archive, Source, write
 from couplet.errors import UserError
 from couplet.training.loop import initial_state, loader_of, run, shape_of
 
@@ -149,7 +149,7 @@ def mine(config, weights):
 """,
         {"optimizer": {"kind": "mine", "lr": 1e-4}},
     ),
-    "learning-rate schedule": Example(
+    "learning rate": Example(
         """
 from couplet.config.recipes import LearningRateConfig
 
@@ -167,7 +167,7 @@ class Mine:
 """,
         {"learning_rate": {"kind": "mine", "warmup": 1}},
     ),
-    "EMA": Example(
+    "ema": Example(
         """
 from couplet.config.recipes import EMAConfig
 
@@ -243,7 +243,7 @@ def outside(tmp_path, monkeypatch, forget):
 @pytest.fixture
 def archive(tmp_path, random_split):
     splits = {"train": random_split}
-    write(tmp_path / "data", dataset="digits", source="noise", classes=("a", "b", "c"), splits=splits)
+    write(tmp_path / "data", "digits", Source("noise", ("a", "b", "c"), splits))
     return Archive(tmp_path / "data")
 
 

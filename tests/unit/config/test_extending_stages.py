@@ -208,7 +208,7 @@ def test_stages_use_variants_of_an_installed_package(installed):
     assert set(numbers) == {"fd", "gap", "double_gap"}
     assert numbers["double_gap"] == pytest.approx(2 * numbers["gap"])
     assert "norm" in params.probes_of(cell)
-    probe = layout.probe(cell, "norm")
+    probe = layout.output("probe", cell, "norm")
     paths = {"data": outputs["prepare"], "train": outputs["train"], "out": probe}
     import_module("couplet.stages.probe").run(context, layout.settings(cell, probe="norm"), **paths)
     measured = lines(probe)

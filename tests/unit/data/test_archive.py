@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from couplet.data.archive import Archive, Split, write
+from couplet.data.archive import Archive, Source, Split, write
 from couplet.errors import UserError
 
 
@@ -21,7 +21,7 @@ def splits(random_split):
 @pytest.fixture
 def folder(tmp_path, splits):
     path = tmp_path / "archive"
-    write(path, dataset="noise", source="a generator", classes=("a", "b", "c"), splits=splits)
+    write(path, "noise", Source("a generator", ("a", "b", "c"), splits))
     return path
 
 
@@ -62,7 +62,7 @@ def test_card_describes_the_archive(folder):
 
 def test_same_data_give_the_same_bytes(folder, tmp_path, splits):
     again = tmp_path / "again"
-    write(again, dataset="noise", source="a generator", classes=("a", "b", "c"), splits=splits)
+    write(again, "noise", Source("a generator", ("a", "b", "c"), splits))
     for path in folder.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes()
 

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from couplet.data.archive import Archive, CorruptImage, Split, Stream, write
+from couplet.data.archive import Archive, CorruptImage, Source, Split, Stream, write
 from couplet.errors import UserError
 
 
@@ -24,9 +24,9 @@ def stream(n=200, *, corrupt=(), seed=0):
     return Stream([f"{i}.png" for i in range(n)], np.arange(n) % 3, image), images
 
 
-def wrote(folder, splits, **more):
-    about = {"dataset": "noise", "source": "a generator", "classes": ("a", "b", "c")}
-    return write(folder, splits=splits, **about, **more)
+def wrote(folder, splits, *, originals=(), skip_corrupt=False, **more):
+    source = Source("a generator", ("a", "b", "c"), splits, dict(originals), skip_corrupt)
+    return write(folder, "noise", source, **more)
 
 
 def test_bytes_are_those_of_numpy(tmp_path):

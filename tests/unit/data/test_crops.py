@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from couplet.config.datasets import Crop
-from couplet.data.sources.decoding import CROPS
+from couplet.data.sources.images import CROPS
 
 SIZES = [(64, 64), (178, 218), (500, 375), (375, 500), (97, 61), (640, 64), (32, 33), (31, 30), (65, 64)]
 """Width and height."""

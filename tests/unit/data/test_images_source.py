@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from couplet.config.datasets import ImagesConfig
-from couplet.data.archive import Archive
-from couplet.data.sources.base import hold_out
+from couplet.data.archive import Archive, Stream
+from couplet.data.sources.base import with_held_out
 from couplet.errors import UserError
 from stage_functions import prepare
 
@@ -317,23 +317,29 @@ def test_held_out_images_come_evenly_from_the_classes(tmp_path):
             assert LABELS[next(i for i in range(12) if np.array_equal(WANTED[i], image))] == label
 
 
+def held_out(labels, count):
+    """Indices of the training and of the test images."""
+    splits = with_held_out(Stream(range(len(labels)), labels, str), count)
+    return np.array(splits["train"].names), np.array(splits["test"].names)
+
+
 @pytest.mark.parametrize("count", [1, 10, 333, 999])
-def test_hold_out(count):
+def test_held_out(count):
     labels = np.random.default_rng(0).integers(0, 7, 1000)
-    train, test = hold_out(labels, count)
+    train, test = held_out(labels, count)
     assert len(test) == count
     assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(1000))
     assert (np.diff(train) > 0).all()
     assert (np.diff(test) > 0).all()
     shares = np.bincount(labels) * count / 1000
     assert np.abs(np.bincount(labels[test], minlength=7) - shares).max() <= 1
-    again = hold_out(labels, count)
+    again = held_out(labels, count)
     assert np.array_equal(again[1], test)
 
 
-def test_hold_out_is_not_a_regular_pattern():
+def test_held_out_images_are_not_a_regular_pattern():
     """Neighbours in a folder are often alike."""
-    gaps = np.diff(hold_out(np.zeros(1000, np.int64), 100)[1])
+    gaps = np.diff(held_out(np.zeros(1000, np.int64), 100)[1])
     assert len(set(gaps.tolist())) > 10
 
 

@@ -11,7 +11,7 @@ from couplet.config.datasets import DatasetConfig, MixtureConfig, is_plane
 from couplet.data.archive import Archive
 from couplet.data.loader import to_float
 from couplet.data.sources.base import read
-from couplet.reporting.preview import scatter
+from couplet.reporting.pictures import scatter
 from stage_functions import prepare
 
 NOWHERE = Path("no-such-folder")

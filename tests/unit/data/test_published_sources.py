@@ -25,7 +25,7 @@ from torchvision.datasets import imagenet
 from couplet.config.datasets import DatasetConfig
 from couplet.data.archive import Archive
 from couplet.data.sources import published
-from couplet.data.sources.decoding import CROPS
+from couplet.data.sources.images import CROPS
 from couplet.data.sources.published import DRIVE, Original, fetch
 from couplet.errors import UserError
 from stage_functions import prepare

@@ -20,7 +20,8 @@ from couplet.config.study import (
     SweepConfig,
 )
 from couplet.config.variants import build
-from couplet.reporting.style import STYLE, number
+from couplet.figures.marks import number
+from couplet.reporting.pictures import STYLE
 
 YLABEL = "Fréchet distance"
 VALUES = {0: 4.0, 1: 6.0}

@@ -28,9 +28,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from couplet import interop
 from couplet.errors import UserError
-from couplet.interop import snapshot_pickle
-from couplet.interop.edm_snapshot import import_edm, network_tensors, read_snapshot, write_model
+from couplet.interop import import_edm, read_snapshot
 from couplet.networks.initial import initialise
 
 EXTENSION = 0x51
@@ -149,8 +149,8 @@ def test_edm(tmp_path: Path) -> None:
     assert snapshot.arguments == {"img_resolution": 8, "sigma": "Infinity"}
     assert snapshot.network_arguments == {"img_resolution": 8, "channel_mult": [1, 2]}
     names = [f"enc.8x8_{name}" for name in ("block0.weight", "block0.bias", "conv.weight")]
-    assert list(network_tensors(snapshot).tensors) == [*names, "enc.8x8_conv.resample_filter"]
-    assert network_tensors(snapshot).extras == {"model.map_augment.weight": (4, 9)}
+    assert list(snapshot.network) == [*names, "enc.8x8_conv.resample_filter"]
+    assert snapshot.extras == {"model.map_augment.weight": (4, 9)}
 
 
 @pytest.mark.parametrize("numpy", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
@@ -171,8 +171,8 @@ def test_edm2(tmp_path: Path, numpy: bytes) -> None:
     assert list(snapshot.tensors) == list(expected)
     assert all(torch.equal(snapshot.tensors[name], expected[name]) for name in expected)
     assert {tensor.dtype for tensor in snapshot.tensors.values()} == {torch.float16}
-    assert list(network_tensors(snapshot).tensors) == ["out_gain", "emb_fourier.freqs"]
-    assert network_tensors(snapshot).extras == {"logvar_linear.weight": (1, 8)}
+    assert list(snapshot.network) == ["out_gain", "emb_fourier.freqs"]
+    assert snapshot.extras == {"logvar_linear.weight": (1, 8)}
 
 
 @pytest.mark.parametrize(
@@ -360,8 +360,8 @@ NAMES = """
 
 
 def contents() -> list[dict[str, Any]]:
-    values = list(vars(snapshot_pickle).values())
-    return [dict(vars(value)) for value in (snapshot_pickle, *values) if isinstance(value, type)]
+    values = list(vars(interop).values())
+    return [dict(vars(value)) for value in (interop, *values) if isinstance(value, type)]
 
 
 @pytest.mark.parametrize("call", [b"", b")R", b")\x81", b"(NNNNNNt\x81", b"NN\x86R"])
@@ -539,15 +539,15 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             read_snapshot(path)
 
 
-def test_write_model(tmp_path: Path) -> None:
-    snapshot = read_snapshot(save(tmp_path, dumped()))
-    out = tmp_path / "model.safetensors"
+def test_import(tmp_path: Path) -> None:
+    path = save(tmp_path, dumped())
+    snapshot, out = read_snapshot(path), tmp_path / "model.safetensors"
     out.write_text("old")
-    written = write_model(snapshot, out)
+    import_edm(path, out)
     with safe_open(out, "pt") as content:
         metadata = json.loads(content.metadata()["couplet"])
-        assert set(content.keys()) == set(written.tensors)
-        for name, tensor in written.tensors.items():
+        assert set(content.keys()) == set(snapshot.network)
+        for name, tensor in snapshot.network.items():
             assert torch.equal(content.get_tensor(name), tensor)
     names = {"class": "EDMPrecond", "network_class": "SongUNet", "sha256": snapshot.sha256}
     assert metadata == names | {
@@ -557,14 +557,13 @@ def test_write_model(tmp_path: Path) -> None:
         "extras": {"model.map_augment.weight": [4, 9]},
     }
     first = out.read_bytes()
-    write_model(snapshot, out)
+    import_edm(path, out)
     assert out.read_bytes() == first
     assert {path.name for path in tmp_path.iterdir()} == {"snapshot.pkl", "model.safetensors"}
 
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    snapshot = read_snapshot(save(tmp_path, dumped()))
-    out = tmp_path / "model.safetensors"
+    path, out = save(tmp_path, dumped()), tmp_path / "model.safetensors"
     out.write_text("old")
 
     def full(*_: Any) -> None:
@@ -572,15 +571,14 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(UserError, match="No space left"):
-        write_model(snapshot, out)
+        import_edm(path, out)
     assert out.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_write_model_refuses_a_folder(tmp_path: Path) -> None:
-    snapshot = read_snapshot(save(tmp_path, dumped()))
+def test_a_folder_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written"):
-        write_model(snapshot, tmp_path)
+        import_edm(save(tmp_path, dumped()), tmp_path)
 
 
 def test_import_report(tmp_path: Path) -> None:

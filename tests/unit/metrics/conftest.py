@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from couplet.data.archive import Split, write
+from couplet.data.archive import Source, Split, write
 
 SIZE = 2048
 """Features of Inception, which clean-fid's wrapper has built in."""
@@ -88,7 +88,7 @@ def make_archive(tmp_path: Path):
             images = rng.integers(0, 60, (count, 8, 8, channels)) + 120 * labels[:, None, None, None]
             splits[split] = Split(images.astype(np.uint8), labels)
         folder = tmp_path / name
-        write(folder, dataset=name, source="random", classes=classes, splits=splits)
+        write(folder, name, Source("random", classes, splits))
         return folder
 
     return make

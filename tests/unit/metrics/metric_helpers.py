@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from couplet.metrics.moments import Moments, MomentsAccumulator
+from couplet.metrics.measure import Moments, MomentsAccumulator
 
 
 def moments(features: np.ndarray) -> Moments:

@@ -10,7 +10,7 @@ from metric_helpers import moments
 
 from couplet.errors import UserError
 from couplet.metrics.distances import frechet_distance, kernel_distance
-from couplet.metrics.moments import Moments
+from couplet.metrics.measure import Moments
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(80, 6))

@@ -11,9 +11,8 @@ import pytest
 import torch
 from metric_helpers import moments
 
-from couplet.config.cells import Measurement
+from couplet.config.cells import EvaluateConfig, Measurement, SampleConfig, SelectConfig
 from couplet.config.extractors import InceptionConfig
-from couplet.config.stages import EvaluateConfig, SampleConfig, SelectConfig
 from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.files import sha256, write_json

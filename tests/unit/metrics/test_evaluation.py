@@ -12,16 +12,16 @@ from metric_helpers import moments
 from scipy.special import softmax
 
 from couplet.config.base import validated
+from couplet.config.cells import EvaluateConfig
 from couplet.config.extractors import ClassifierConfig, InceptionConfig
 from couplet.config.metrics import MetricConfig, Number, column, described
 from couplet.config.params import merge
-from couplet.config.stages import EvaluateConfig
 from couplet.config.variants import implementation
 from couplet.errors import UserError
 from couplet.metrics.distances import frechet_distance, kernel_distance
 from couplet.metrics.extractor.base import Extractor
 from couplet.metrics.inception_score import inception_score
-from couplet.metrics.measure import Reference, evaluate
+from couplet.metrics.measure import Measured, evaluate
 from couplet.metrics.precision_recall import precision_recall
 from couplet.tensors import seed_of
 
@@ -46,7 +46,7 @@ class Means(Extractor):
 REAL = np.random.default_rng(0).normal(128, 9, (60, 3)).astype("f4")
 IMAGES = {nfe: np.random.default_rng(nfe).integers(0, 256, (50, 4, 4, 3), dtype=np.uint8) for nfe in (1, 2)}
 FEATURES = {nfe: Means()(images).values for nfe, images in IMAGES.items()}
-REFERENCE = Reference(moments(REAL), REAL, {})
+REFERENCE = Measured(moments(REAL), REAL)
 
 
 def numbers(metrics: dict[str, Any], extractor: Extractor | None = None) -> dict[tuple[str, int], float]:

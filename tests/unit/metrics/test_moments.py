@@ -7,7 +7,7 @@ import pytest
 from metric_helpers import moments
 
 from couplet.errors import UserError
-from couplet.metrics.moments import MomentsAccumulator
+from couplet.metrics.measure import MomentsAccumulator
 
 
 def features(rows: int, width: int = 5, offset: float = 0.0) -> np.ndarray:

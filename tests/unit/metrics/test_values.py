@@ -9,7 +9,7 @@ from metric_helpers import moments
 
 from couplet.config.datasets import MixtureConfig
 from couplet.config.extractors import ExtractorConfig, ValuesConfig
-from couplet.data.archive import Archive, Split, write
+from couplet.data.archive import Archive, Source, Split, write
 from couplet.data.sources.base import read
 from couplet.errors import UserError
 from couplet.metrics.distances import frechet_distance
@@ -74,7 +74,7 @@ def test_images_of_too_many_values_are_refused(extractor, tmp_path):
     with pytest.raises(UserError, match=f"^extractor values: {message}"):
         extractor(large)
     split = Split(large, np.zeros(2, np.int64))
-    write(tmp_path / "faces", dataset="faces", source="none", classes=(), splits={"train": split})
+    write(tmp_path / "faces", "faces", Source("none", (), {"train": split}))
     with pytest.raises(UserError, match=f"faces: faces: {message}"):
         features(ValuesConfig(), tmp_path / "faces", tmp_path / "made")
     assert not (tmp_path / "made").exists()

@@ -17,7 +17,7 @@ from couplet.config.networks import (
     NetworkConfig,
     UNetConfig,
 )
-from couplet.networks.base import Plan, plan
+from couplet.networks.base import BlockPlan, plan
 
 CLASSES = (ADMConfig, DDPMPlusPlusConfig, EDM2Config, MLPConfig, NCSNPlusPlusConfig)
 
@@ -44,7 +44,7 @@ def test_lists_of_yaml() -> None:
             "attn_resolutions": [],
         }
     )
-    cells = layout(config, 64).encoder
+    cells = encoder(config)
     blocks = Counter(cell.name.split("_")[0] for cell in cells if cell.role == "block")
     assert blocks == {"64x64": 3, "32x32": 3, "16x16": 4, "8x8": 5}
     assert dropout_by_level(config) == [0, 0, 0.2, 0.2]
@@ -56,13 +56,13 @@ def test_dropout_resolution() -> None:
     assert dropout_by_level(DDPMPlusPlusConfig(dropout=0.3)) == [0.3] * 3
 
 
-def layout(config: UNetConfig, resolution: int) -> Plan:
-    return plan(config, in_channels=3, resolution=resolution, stem_channels=8, decoder_attention="all")
+def encoder(config: UNetConfig) -> list[BlockPlan]:
+    return plan(config, in_channels=3, resolution=64)[0]
 
 
 def dropout_by_level(config: UNetConfig) -> list[float]:
     """Dropout of the residual blocks at each resolution, from 64 pixels down."""
-    cells = layout(config, 64).encoder
+    cells = encoder(config)
     return list({cell.name.split("_")[0]: cell.dropout for cell in cells if cell.role == "block"}.values())
 
 

@@ -123,8 +123,8 @@ def test_fourier_scale_is_that_of_the_configuration(scale: float) -> None:
 
 def test_positional_embedding() -> None:
     t = torch.tensor([0.3, -1.2])
-    song = PositionalEmbedding(6, endpoint=True, sine_first=True)(t)
-    adm = PositionalEmbedding(6, endpoint=False, sine_first=False)(t)
+    song = PositionalEmbedding(6, adm=False)(t)
+    adm = PositionalEmbedding(6, adm=True)(t)
     for i, value in enumerate(t.tolist()):
         freqs = [1.0, 1e-2, 1e-4]
         expected = [f(value * w) for f in (math.sin, math.cos) for w in freqs]
@@ -136,7 +136,7 @@ def test_positional_embedding() -> None:
 
 def test_fourier_embedding() -> None:
     torch.manual_seed(0)
-    embedding = FourierEmbedding(4, scale=16.0, sine_first=True)
+    embedding = FourierEmbedding(4, scale=16.0)
     expected = [f(2 * math.pi * 0.3 * w) for f in (math.sin, math.cos) for w in embedding.freqs]
     torch.testing.assert_close(embedding(torch.tensor([0.3]))[0], torch.tensor(expected))
 
@@ -144,11 +144,11 @@ def test_fourier_embedding() -> None:
 @pytest.mark.parametrize("channels", [0, 3])
 def test_embedding_sizes(channels: int) -> None:
     with pytest.raises(ValueError, match=f"even number of features, not {channels}"):
-        PositionalEmbedding(channels, endpoint=False, sine_first=False)
+        PositionalEmbedding(channels, adm=True)
     with pytest.raises(ValueError, match="even number"):
-        FourierEmbedding(channels, scale=1.0, sine_first=True)
+        FourierEmbedding(channels, scale=1.0)
     with pytest.raises(ValueError, match="too short"):
-        PositionalEmbedding(2, endpoint=True, sine_first=True)
+        PositionalEmbedding(2, adm=False)
 
 
 def test_box_filter_is_mean_and_repetition() -> None:

@@ -217,14 +217,18 @@ def test_no_definition_that_a_stage_calls_is_missing_from_its_key(tmp_path):
         frozen = settings.training.frozen_run
         more = {"prepare": {"name": cell.dataset}}
         if frozen is not None:
-            more["train"] = {"frozen": layout.train(frozen.cell)}
-            reads = {"data": outputs["prepare"], "out": layout.train(frozen.cell)}
+            more["train"] = {"frozen": layout.output("train", frozen.cell)}
+            reads = {"data": outputs["prepare"], "out": layout.output("train", frozen.cell)}
             check("train", layout.settings(frozen.cell), **reads)
         for stage in RUN:
             paths = {STAGES[read].option: outputs[read] for read in STAGES[stage].reads}
             check(stage, settings, **paths, out=outputs[stage], **more.get(stage, {}))
         for name in params.probes_of(cell):
-            paths = {"data": outputs["prepare"], "train": outputs["train"], "out": layout.probe(cell, name)}
+            paths = {
+                "data": outputs["prepare"],
+                "train": outputs["train"],
+                "out": layout.output("probe", cell, name),
+            }
             check("probe", layout.settings(cell, probe=name), **paths, **more.get("train", {}))
     assert {stage: sorted(names) for stage, names in wanting.items() if names} == {}
     assert set(wanting) == set(STAGES)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from couplet.config.cells import Training
+from couplet.config.cells import TrainConfig, Training
 from couplet.config.params import Params
 from couplet.config.recipes import Recipe
-from couplet.config.stages import TrainConfig
 from couplet.config.yaml12 import dump_yaml
 from couplet.plan.layout import Layout, checkpoint_name
 from couplet.plan.stages import STAGES, Settings, key_of
@@ -250,7 +249,7 @@ def test_names_of_folders(layout):
         "sample": run / f"sample-classifier-{of['sample']}/samples",
         "evaluate": run / f"evaluate-classifier-{of['evaluate']}/evaluation.json",
     }
-    assert made.probe(cell, "gradient") == run / f"probe-gradient-{of['probe']}/probe.csv"
+    assert made.output("probe", cell, "gradient") == run / f"probe-gradient-{of['probe']}/probe.csv"
     assert all(re.fullmatch("[0-9a-f]{8}", each) for each in of.values())
     assert len(set(of.values())) == len(of)
 

@@ -10,7 +10,7 @@ from couplet.model import ImageShape
 from couplet.probes.gradient import GradientVariance, gradient_variance
 from couplet.tensors import default_stream
 from couplet.training.loop import initial_state
-from couplet.training.step import Batch, Draws, build_objective, consistency_loss
+from couplet.training.step import Batch, Draws, Objective, consistency_loss
 
 SHAPE = ImageShape(1, 8, 0)
 LEVELS = torch.tensor([0.5, 1.0, 5.0, 40.0])
@@ -22,7 +22,7 @@ def made(training):
     for part in state.models[:2]:
         for parameter in part.parameters():
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    return state.models, build_objective(training.recipe, state.model.kernel, 64)
+    return state.models, Objective(training.recipe, state.model.kernel, 64)
 
 
 def batches(count, images=None):

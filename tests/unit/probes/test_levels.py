@@ -9,7 +9,7 @@ from couplet.couplings.base import Coupling, Pair
 from couplet.model import ImageShape
 from couplet.probes.levels import Coupled, estimates, regulariser, transport_cost
 from couplet.training.loop import initial_state
-from couplet.training.step import Batch, Models, build_objective
+from couplet.training.step import Batch, Models, Objective
 
 LEVELS = (0.1, 1.0, 8.0)
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def made(training):
     model = initial_state(training, ImageShape(1, 8, 0), CPU).model.eval()
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    return model, build_objective(training.recipe, model.kernel, 64)
+    return model, Objective(training.recipe, model.kernel, 64)
 
 
 def alone(model, frozen=None):
@@ -120,7 +120,7 @@ class Plain(Coupling):
 
 def objective_of(kernel):
     recipe = {"network": {"kind": "ddpmpp"}, "schedule": {"kind": "denoising"}, "steps": 10}
-    return build_objective(Recipe.model_validate(recipe), kernel, 64)
+    return Objective(Recipe.model_validate(recipe), kernel, 64)
 
 
 @pytest.mark.parametrize("name", ["ve", "li"])

@@ -7,7 +7,7 @@ from couplet.model import ImageShape
 from couplet.probes.levels import Coupled
 from couplet.probes.plane import plane
 from couplet.training.loop import initial_state
-from couplet.training.step import Batch, Models, build_objective
+from couplet.training.step import Batch, Models, Objective
 
 CLASSES = torch.tensor([0, 0, 1, 1, 2, 2])
 
@@ -23,7 +23,7 @@ def segments(make_training):
             parameter.data += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
         rng = torch.Generator().manual_seed(0)
         points, noise, start = torch.randn(3, 6, 2, 1, 1, generator=rng)
-        objective = build_objective(training.recipe, model.kernel, 2)
+        objective = Objective(training.recipe, model.kernel, 2)
         coupled = Coupled(Batch(points, None), noise, torch.zeros(6))
         models = Models(model, model, None)
         drawn = list(plane(models, coupled, CLASSES, start, objective=objective, step=3))

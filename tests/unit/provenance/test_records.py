@@ -8,8 +8,7 @@ import torch
 from couplet.files import read_json, sha256
 from couplet.plan.stages import RUN, STAGES, ingredients
 from couplet.process import Context
-from couplet.provenance.chain import maker, read_record
-from couplet.provenance.verify import inventory
+from couplet.provenance.record import maker, read_record
 from couplet.stages import prepare
 
 
@@ -17,8 +16,7 @@ from couplet.stages import prepare
 def test_record_names_settings_code_files_and_machine(grid, stage):
     content = read_json(grid.records[stage])
     assert content["stage"] == stage
-    settings, code = ingredients(stage, grid.settings)
-    assert (content["settings"], content["code"]) == (settings, code)
+    assert ingredients(stage, grid.settings).items() <= content.items()
     assert content["key"] == grid.layout.keys(grid.cells[0], "classifier")[stage]
     assert content["keys"] == {read: read_json(grid.records[read])["key"] for read in STAGES[stage].reads}
     assert content["seconds"] > 0
@@ -39,7 +37,7 @@ def test_measurements_record_their_cell_and_training_its_key(grid):
 
 
 def test_every_file_of_a_stage_is_in_its_record(grid):
-    recorded = {path for record in inventory(grid.root).records for path in record.outputs}
+    recorded = {path for name in grid.root.rglob("*record.json") for path in read_record(name).outputs}
     files = {path for path in grid.root.rglob("*") if path.is_file()}
     records = {path for cell in grid.cells for path in grid.layout.records(cell, "classifier").values()}
     assert files - recorded == {*records, grid.root / "table1.record.json"}

@@ -10,9 +10,12 @@ from couplet.process import Context
 from couplet.provenance import verify as verifying
 from couplet.stages import prepare
 
+AS_RECORDED = ([], [])
+
 
 def verified(root):
-    return verifying.verify(verifying.inventory(root), lambda count: None)
+    """Problems and notes."""
+    return verifying.verify(root)[:2]
 
 
 def flip(path, position=-1):
@@ -30,7 +33,7 @@ def with_other_code(record, definition="couplet.model:load"):
 
 
 def test_untouched_results_are_as_recorded(grid):
-    assert verified(grid.root) == verifying.Findings([], [])
+    assert verified(grid.root) == AS_RECORDED
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,7 @@ def test_flipped_bit_is_reported(grid, output, name, stage):
     path = getattr(grid, output) / name
     before = sha256(path)
     flip(path)
-    (problem,) = verified(grid.root).problems
+    (problem,) = verified(grid.root)[0]
     assert problem.startswith(f"{path}: SHA-256 recorded by ")
     assert stage in problem
     assert problem.endswith(f" {before[:16]}, found {sha256(path)[:16]}")
@@ -59,7 +62,7 @@ def test_flipped_bit_is_reported(grid, output, name, stage):
 def test_missing_file_and_damaged_record_are_problems(grid):
     (grid.samples / "nfe2.npy").unlink()
     flip(grid.records["select"], 0)
-    damaged, *missing = verified(grid.root).problems
+    damaged, *missing = verified(grid.root)[0]
     assert damaged.startswith(f"{grid.records['select']}: not JSON")
     (line,) = [line for line in missing if "missing" in line]
     assert line.startswith(f"{grid.samples / 'nfe2.npy'}: missing, recorded by ")
@@ -72,9 +75,9 @@ def test_file_in_no_record_and_other_code_are_notes(grid):
         with_other_code(grid.layout.records(cell, "classifier")["train"], "couplet.model:save")
     with_other_code(grid.records["sample"])
     (grid.root / "table1.record.json").unlink()
-    found = verified(grid.root)
-    assert found.problems == []
-    assert found.notes == [
+    problems, notes = verified(grid.root)
+    assert problems == []
+    assert notes == [
         f"{grid.train / 'checkpoints/step-00000009.safetensors'}: in no record",
         "sample: 1 record made by other code than is installed, first in couplet.model:load",
         "train: 2 records made by other code than is installed, first in couplet.model:save",
@@ -83,7 +86,7 @@ def test_file_in_no_record_and_other_code_are_notes(grid):
 
 def test_definition_that_is_gone_is_other_code(grid):
     with_other_code(grid.records["select"], "couplet.model:no_longer_there")
-    (note,) = verified(grid.root).notes
+    (note,) = verified(grid.root)[1]
     assert note.endswith("first in couplet.model:no_longer_there")
 
 
@@ -91,7 +94,7 @@ def test_results_of_replaced_data_are_reported(grid):
     """The data set is prepared again, with its record: only the stages that read the old one disagree."""
     other = Settings(grid.params.datasets["digits"].model_copy(update={"test_images": 200}))
     prepare.run(Context(), other, name="digits", out=grid.data)
-    (line,) = [line for line in verified(grid.root).problems if "train-images.npy" in line]
+    (line,) = [line for line in verified(grid.root)[0] if "train-images.npy" in line]
     assert "prepare" not in line
     assert "features, reference, train (2 times)" in line
 
@@ -99,18 +102,18 @@ def test_results_of_replaced_data_are_reported(grid):
 def test_folders_of_any_layout_are_walked(grid, tmp_path):
     """A run's folder by itself, and one that was moved away from its inputs."""
     run = grid.layout.run(grid.cells[0])
-    assert verified(run) == verifying.Findings([], [])
+    assert verified(run) == AS_RECORDED
     shutil.move(run, tmp_path / "elsewhere")
-    found = verified(tmp_path / "elsewhere")
-    assert found.problems == []
-    assert all("missing, recorded by" in note for note in found.notes)
-    assert any("train-images.npy" in note for note in found.notes)
+    problems, notes = verified(tmp_path / "elsewhere")
+    assert problems == []
+    assert all("missing, recorded by" in note for note in notes)
+    assert any("train-images.npy" in note for note in notes)
 
 
 def test_unfinished_run_is_left_out(grid):
     shutil.copytree(grid.train, grid.train.with_name("train.partial"))
     flip(grid.train.with_name("train.partial") / "curve.csv")
-    assert verified(grid.root) == verifying.Findings([], [])
+    assert verified(grid.root) == AS_RECORDED
 
 
 def test_exit_code_is_1_for_a_problem_and_2_for_a_wrong_folder(grid, couplet, tmp_path):

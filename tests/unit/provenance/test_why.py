@@ -22,7 +22,7 @@ def test_chain_goes_from_a_number_to_commit_and_data(grid):
     for run, cell in zip(answer.runs, grid.cells, strict=True):
         assert {record.path for record in run.chain} == {*grid.layout.records(cell, "classifier").values()}
         assert [record.stage for record in run.chain] == list(reversed(RUN))
-        metrics = read_json(grid.layout.evaluation(cell, "classifier").with_suffix(".metrics.json"))
+        metrics = read_json(grid.layout.output("evaluate", cell, "classifier").with_suffix(".metrics.json"))
         assert run.numbers == {name: metrics[f"{name}_nfe2"] for name in ("fd_classifier", "kid_classifier")}
     mean = np.mean([run.numbers["fd_classifier"] for run in answer.runs])
     assert float(answer.row["fd_classifier_mean"]) == pytest.approx(mean, abs=1e-3)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from couplet.data.archive import Split
-from couplet.reporting.preview import contact_sheet
+from couplet.reporting.pictures import contact_sheet
 
 
 def test_sheet_has_a_row_for_each_class():

@@ -9,7 +9,7 @@ import pytest
 from couplet.config.extractors import ClassifierConfig, DinoV2Config, InceptionConfig
 from couplet.config.params import Params
 from couplet.reporting.published import reported
-from couplet.reporting.table import Missing, Result, table
+from couplet.reporting.table import Result, table
 
 INCEPTION = InceptionConfig()
 
@@ -60,9 +60,10 @@ def result(params_content):
         }
         record = {"seconds": 10.0 + seed, "images_per_second": 100.0, "replaced_gradients": replaced}
         training = params.training(params.experiment)
+        made = Result(training, extractor, features, scale)
         if missing:
-            return Missing(training, extractor, (1, 2), missing, scale)
-        return Result(f"run-{seed}", training, extractor, features, evaluation, record, scale)
+            return made._replace(nfe=(1, 2), missing=missing)
+        return made._replace(run=f"run-{seed}", record=record, evaluation=evaluation)
 
     return make
 

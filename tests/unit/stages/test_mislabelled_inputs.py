@@ -171,10 +171,10 @@ def test_run_of_a_frozen_predictor_must_be_the_one_that_is_named(grid, predictin
         return train.run(Context(), predicting, data=data, out=tmp_path / "out", frozen=frozen)
 
     with pytest.raises(UserError) as caught:
-        train_with(grid.layout.train(grid.cells[1]))
+        train_with(grid.layout.output("train", grid.cells[1]))
     assert str(caught.value) == (
-        f"{grid.layout.train(grid.cells[1])}: made with cell.seed = 1, this needs 0; give another folder, "
-        "or run `couplet train` again"
+        f"{grid.layout.output('train', grid.cells[1])}: made with cell.seed = 1, this needs 0; "
+        "give another folder, or run `couplet train` again"
     )
     with pytest.raises(
         UserError, match=r"^--frozen = not given: coupling frozen predicts with a finished run of"

@@ -145,7 +145,7 @@ def test_record_leads_back_to_the_run_and_verify_knows_it(grid):
     layout = Layout(params, grid.root)
     settings, out = (
         layout.settings(grid.cells[0], probe="transport"),
-        layout.probe(grid.cells[0], "transport"),
+        layout.output("probe", grid.cells[0], "transport"),
     )
     assert out.parent.parent == grid.train.parent
     probe.run(Context(), settings, data=grid.data, train=grid.train, out=out)
@@ -154,14 +154,14 @@ def test_record_leads_back_to_the_run_and_verify_knows_it(grid):
     assert record["code"] == code_of("probe", settings)
     assert out.parent.name == f"probe-transport-{record['key']}"
     assert record["settings"] == SMALL["transport"].model_dump(mode="json")
-    findings = verifying.verify(verifying.inventory(grid.root), lambda count: None)
-    assert findings == verifying.Findings([], [])
+    findings = verifying.verify(grid.root)
+    assert (findings.problems, findings.notes) == ([], [])
     # A file that DVC puts beside finished folders is none of the stage's.
     (grid.train.parent / "train.dvc").touch()
-    assert verifying.verify(verifying.inventory(grid.root), lambda count: None) == findings
+    assert verifying.verify(grid.root) == findings
     assert [step.stage for step in asking.why(out, None).runs[0].chain] == ["probe", "train", "prepare"]
     out.write_text(out.read_text().replace("level", "levle"))
-    [problem] = verifying.verify(verifying.inventory(grid.root), lambda count: None).problems
+    [problem] = verifying.verify(grid.root).problems
     assert problem.startswith(f"{out}: SHA-256 recorded by probe")
 
 
@@ -223,8 +223,9 @@ def test_command_line(grid, grid_content, tmp_path, couplet):
 
 def test_layout_names_a_folder_for_each_kind_and_setting(grid, grid_content):
     first, second = grid.cells
-    kinds = [grid.layout.probe(first, kind) for kind in ("gradient", "transport")]
+    kinds = [grid.layout.output("probe", first, kind) for kind in ("gradient", "transport")]
     other = Layout(Params.model_validate(grid_content | {"probes": {"gradient": {"batches": 11}}}), grid.root)
-    assert len({*kinds, other.probe(first, "gradient"), grid.layout.probe(second, "gradient")}) == 4
+    kinds += [other.output("probe", first, "gradient"), grid.layout.output("probe", second, "gradient")]
+    assert len({*kinds}) == 4
     assert other.run(first) == grid.layout.run(first)
     assert table_key(other) == table_key(grid.layout)

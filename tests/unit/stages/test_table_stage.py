@@ -121,7 +121,9 @@ def test_missing_cells_are_refused_unless_they_are_left_out(grid):
         ("1", "1 of 2", "seed 0: not evaluated"),
         ("2", "1 of 2", "seed 0: not evaluated"),
     ]
-    other = read_json(grid.layout.evaluation(grid.cells[1], "classifier").with_suffix(".metrics.json"))
+    other = read_json(
+        grid.layout.output("evaluate", grid.cells[1], "classifier").with_suffix(".metrics.json")
+    )
     assert float(made[0]["fd_classifier_mean"]) == pytest.approx(other["fd_classifier_nfe1"], abs=1e-3)
     assert made[0]["fd_classifier_std"] == ""
     assert "seed 0: not evaluated" in (grid.root / "part.md").read_text()

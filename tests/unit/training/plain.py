@@ -23,7 +23,7 @@ from couplet.model import ConsistencyModel
 from couplet.tensors import default_stream, generator, seed_of
 from couplet.training.optim import learning_rate_factor
 from couplet.training.state import State
-from couplet.training.step import build_objective
+from couplet.training.step import Objective
 
 
 def optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -42,7 +42,7 @@ def run(training: Training, state: State, loader: Loader) -> Iterator[float]:
     recipe, seed = training.recipe, training.cell.seed
     model, average, frozen = state.models
     device = next(model.parameters()).device
-    objective = build_objective(recipe, model.kernel, math.prod(loader.split.images.shape[1:]))
+    objective = Objective(recipe, model.kernel, math.prod(loader.split.images.shape[1:]))
     boundary, decay = recipe.boundary.training, build(recipe.ema)
     rate = learning_rate_factor(recipe.learning_rate, recipe.steps)
     update = optimizer(recipe.optimizer, model)

@@ -13,13 +13,7 @@ from couplet.config.recipes import (
     WarmupEMAConfig,
 )
 from couplet.config.variants import build
-from couplet.training.ema import (
-    Average,
-    ema_pytorch_decay,
-    power_decay,
-    power_exponent,
-    warmup_decay,
-)
+from couplet.training.ema import Average, power_decay, power_exponent
 
 ALL = [
     ConstantEMAConfig(beta=0.9),
@@ -60,11 +54,12 @@ def test_constant_average_of_a_constant(beta):
 
 
 def test_warmup_decay():
-    assert [warmup_decay(n, 0.99) for n in (0, 1, 8)] == pytest.approx([1 / 10, 2 / 11, 9 / 18])
-    assert warmup_decay(10_000, 0.99) == 0.99
+    decay = build(WarmupEMAConfig(beta=0.99))
+    assert [decay(n) for n in (0, 1, 8)] == pytest.approx([1 / 10, 2 / 11, 9 / 18])
+    assert decay(10_000) == 0.99
     # (1 + n)/(10 + n) = 0.99 at n = 890.
-    assert warmup_decay(889, 0.99) < 0.99
-    assert warmup_decay(891, 0.99) == 0.99
+    assert decay(889) < 0.99
+    assert decay(891) == 0.99
 
 
 @pytest.mark.parametrize(("std", "gamma"), [(0.05, 16.97), (0.1, 6.94)])
@@ -123,14 +118,15 @@ def test_gc_average_is_that_of_ema_pytorch(every, start):
 
 
 def test_gc_average_acts_every_fifth_step():
-    decays = [ema_pytorch_decay(n, 0.9999, every=5, start=0) for n in range(1, 60)]
+    decays = list(map(build(EMAPyTorchConfig(beta=0.9999, every=5, start=0)), range(1, 60)))
     assert [n for n, decay in enumerate(decays, 1) if decay < 1] == list(range(5, 60, 5))
 
 
 def test_gc_average_never_reaches_its_beta():
     """At n = 100,000, the end of GC's training: 0.99954 in place of 0.9999."""
-    assert ema_pytorch_decay(100_000, 0.9999, every=5, start=0) == pytest.approx(0.99954, abs=5e-6)
-    assert ema_pytorch_decay(2_000_000, 0.9999, every=5, start=0) == 0.9999
+    decay = build(EMAPyTorchConfig(beta=0.9999, every=5, start=0))
+    assert decay(100_000) == pytest.approx(0.99954, abs=5e-6)
+    assert decay(2_000_000) == 0.9999
 
 
 @pytest.mark.parametrize("config", ALL, ids=lambda config: f"{config.kind}")

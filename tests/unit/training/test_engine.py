@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from couplet.config.stages import TrainConfig
+from couplet.config.cells import TrainConfig
 from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ImageShape
 from couplet.networks.base import Network
-from couplet.tensors import default_stream
-from couplet.training.engine import computed, products
+from couplet.tensors import default_stream, products
+from couplet.training.engine import computed
 from couplet.training.loop import initial_state, run
 
 CPU = torch.device("cpu")
@@ -118,12 +118,12 @@ def test_tf32_is_refused_where_there_is_none(trained):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
-def test_tf32_is_what_the_settings_say_and_is_put_back(precision):
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_is_what_the_settings_say_and_is_put_back(tf32):
     places = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [place.allow_tf32 for place in places]
-    with products(TrainConfig(precision=precision), torch.device("cuda")):
-        assert [place.allow_tf32 for place in places] == [precision == "tf32"] * 2
+    with products(tf32=tf32):
+        assert [place.allow_tf32 for place in places] == [tf32] * 2
     assert [place.allow_tf32 for place in places] == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
@@ -15,9 +16,8 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -26,34 +26,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from couplet.data.archive import CorruptImage
+from couplet.data.archive import CorruptImage, Stream
 from couplet.errors import UserError
 
 TEST_NAMES = ("test", "val", "valid")
 """Names of a folder of test images next to `train`; the first existing one is used."""
 
+UNPACK: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZ": bz2.open,
+    b"\xfd7": lzma.open,
+}
+"""Opens a compressed file, by the file's first bytes."""
+
 MOST_CLASSES = 1_000_000
 """Labels from here on are refused as mistakes, because every number up to the largest label is a class."""
 
 
-@dataclass(frozen=True)
-class Collection:
-    """Images by name."""
-
-    names: Sequence[str]
-    labels: NDArray[np.int64]
-    """Class indices [n]; 0 without labels."""
-    classes: tuple[str, ...]
-    """Names of the classes; empty without labels."""
-    open: Callable[[int], Image.Image]
-    """Opens image i, not yet decoded; called from several threads. Raises CorruptImage."""
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-def images_at(path: Path, stack: ExitStack) -> dict[str, Collection]:
-    """The images at ``path``: ``train`` and, if it has two splits, ``test``.
+def images_at(path: Path, stack: ExitStack) -> dict[str, Stream[Image.Image]]:
+    """The images at ``path``, not yet decoded: ``train`` and, if it has two splits, ``test``.
 
     Args:
         path: a folder, zip, tar (also .gz, .bz2, .xz) or IDX file (also .gz), or an LMDB folder.
@@ -67,30 +58,30 @@ def images_at(path: Path, stack: ExitStack) -> dict[str, Collection]:
         return {"train": _lmdb_folder(path, stack)}
     if path.is_dir():
         return _folder(path)
-    try:
+    with _readable(path):
         if path.exists() and not path.is_file():  # a pipe or a device may have no end
             raise UserError(f"{path}: must be a folder or a plain file")
-        with path.open("rb") as file:
-            start = file.read(8)
         if zipfile.is_zipfile(path):
             return _zip_file(path, stack)
-        if tarfile.is_tarfile(path):
-            return _tar_file(path, stack)
-        if start[:2] == b"\x1f\x8b":
-            with gzip.open(path) as unpacked:
-                start = unpacked.read(8)
-        if start[:2] == b"\0\0" and len(start) == 8:
-            return {"train": _idx_file(path)}
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({_reason(error)})") from None
+        plain = _plain(path, stack)
+        if tarfile.is_tarfile(plain):
+            return _tar_file(path, plain)
+        if (start := plain.read(8))[:2] == b"\0\0" and len(start) == 8:
+            return {"train": _idx_file(path, stack)}
     raise UserError(f"{path}: must be a folder, zip, tar, IDX file or LMDB folder of images")
 
 
-def _reason(error: BaseException) -> object:
-    return getattr(error, "strerror", None) or error
+@contextmanager
+def _readable(place: object) -> Iterator[None]:
+    """Report as a UserError that ``place`` is missing or damaged."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{place}: cannot be read ({reason})") from None
 
 
-def _folder(folder: Path) -> dict[str, Collection]:
+def _folder(folder: Path) -> dict[str, Stream[Image.Image]]:
     """The images in all folders below ``folder``; follows links."""
     names: list[str] = []
     seen: set[str] = set()
@@ -107,52 +98,45 @@ def _folder(folder: Path) -> dict[str, Collection]:
             raise UserError(f"{path}: must be a plain file or a link to one")
         return path.read_bytes()
 
-    return _collections(folder, sorted(names), read)
+    return _splits(folder, names, read)
 
 
-def _zip_file(path: Path, stack: ExitStack) -> dict[str, Collection]:
+def _zip_file(path: Path, stack: ExitStack) -> dict[str, Stream[Image.Image]]:
     """The images in a zip, which is not unpacked."""
-    try:
-        archive = stack.enter_context(zipfile.ZipFile(path))
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable zip ({error})") from None
+    archive = stack.enter_context(zipfile.ZipFile(path))
     members = {_inside(path, info.filename): info for info in archive.infolist() if not info.is_dir()}
-    return _collections(path, sorted(members), lambda name: archive.read(members[name]))
+    return _splits(path, members, lambda name: archive.read(members[name]))
 
 
-def _tar_file(path: Path, stack: ExitStack) -> dict[str, Collection]:
-    """The images in a tar, which is not unpacked."""
-    try:
-        plain = _without_compression(path, stack)
-        places = {}
-        with tarfile.open(fileobj=plain, mode="r:") as archive:
-            for member in archive:
-                name = _inside(path, member.name)
-                if member.issparse() or not (member.isreg() or member.isdir()):
-                    problem = "is a link or other special file; pack plain files only"
-                    raise UserError(f"{path}: {name!r} {problem}")
-                if member.isreg():
-                    places[name] = (member.size, member.offset_data)
-            # tarfile takes the first unreadable block for the end.
-            plain.seek(archive.offset)
-            if plain.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"damaged or truncated after {archive.offset} bytes")
-    except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{path}: not a readable tar ({error})") from None
-    return _collections(path, sorted(places), lambda name: os.pread(plain.fileno(), *places[name]))
-
-
-def _without_compression(path: Path, stack: ExitStack) -> IO[bytes]:
-    """The tar itself, or a temporary decompressed copy that can be read at random."""
-    with tarfile.open(path) as archive:
-        unpacked: Any = archive.fileobj
-        if isinstance(unpacked, io.BufferedReader):
-            return stack.enter_context(path.open("rb"))
-        plain = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
-        unpacked.seek(0)
+def _plain(path: Path, stack: ExitStack) -> IO[bytes]:
+    """The file itself, or a temporary decompressed copy that can be read at random."""
+    file = stack.enter_context(path.open("rb"))
+    unpack = UNPACK.get(file.read(2))
+    file.seek(0)
+    if unpack is None:
+        return file
+    plain = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
+    with unpack(file) as unpacked:
         shutil.copyfileobj(unpacked, plain, 1 << 20)
     plain.seek(0)
     return plain
+
+
+def _tar_file(path: Path, plain: IO[bytes]) -> dict[str, Stream[Image.Image]]:
+    """The images in a tar, which is not unpacked."""
+    places = {}
+    with tarfile.open(fileobj=plain, mode="r:") as archive:
+        for member in archive:
+            name = _inside(path, member.name)
+            if member.issparse() or not (member.isreg() or member.isdir()):
+                raise UserError(f"{path}: {name!r} is a link or other special file; pack plain files only")
+            if member.isreg():
+                places[name] = (member.size, member.offset_data)
+    # tarfile takes the first unreadable block for the end.
+    plain.seek(archive.offset)
+    if plain.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"damaged or truncated after {archive.offset} bytes")
+    return _splits(path, places, lambda name: os.pread(plain.fileno(), *places[name]))
 
 
 def _inside(path: Path, name: str) -> str:
@@ -163,9 +147,10 @@ def _inside(path: Path, name: str) -> str:
     return parts.as_posix()
 
 
-def _collections(path: Path, names: Sequence[str], read: Callable[[str], bytes]) -> dict[str, Collection]:
-    """The images among the files ``names``, by split; labels come from folders or dataset.json."""
+def _splits(path: Path, files: Iterable[str], read: Callable[[str], bytes]) -> dict[str, Stream[Image.Image]]:
+    """The images among the files, by split; labels come from folders or dataset.json."""
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    names = sorted(files)
     images = [name for name in names if _is_image(PurePosixPath(name), endings)]
     if not images:
         raise UserError(f"{path}: contains no image files ({len(names)} files of other kinds)")
@@ -173,23 +158,24 @@ def _collections(path: Path, names: Sequence[str], read: Callable[[str], bytes])
         if name.endswith("/dataset.json"):
             raise UserError(f"{path}: {name}: move dataset.json to the top, where labels are read from")
 
-    def collection(names: Sequence[str], labels: NDArray[np.int64], classes: tuple[str, ...]) -> Collection:
-        return Collection(names, labels, classes, lambda i: _opened(path, names[i], lambda: read(names[i])))
+    def split(names: list[str], labels: NDArray[np.int64], classes: tuple[str, ...]) -> Stream[Image.Image]:
+        return Stream(names, labels, lambda i: _opened(path, names[i], lambda: read(names[i])), classes)
 
     if "dataset.json" in names:
-        return {"train": collection(images, *_json_labels(path, images, read("dataset.json")))}
-    splits = _splits(path, images)
-    labels = {name: _first_folders(path, chosen, folder) for name, (folder, chosen) in splits.items()}
-    classes = tuple(sorted({label for split in labels.values() for label in split} - {""}))
+        return {"train": split(images, *_json_labels(path, images, read("dataset.json")))}
+    folders = _folders(path, images)
+    classes = tuple(sorted({label for labels in folders.values() for label in labels.values()} - {""}))
     if len(classes) < 2:  # a single folder is no label
-        classes, labels = (), {name: [""] * len(split) for name, split in labels.items()}
-    if unknown := sorted(set(labels.get("test", ())) - set(labels["train"])):
+        classes = ()
+    unknown = sorted({*folders.get("test", {}).values()} - {*folders["train"].values()})
+    if classes and unknown:
         raise UserError(f"{path}: class {unknown[0]!r} of the test split is not in the training split")
-    index = {label: number for number, label in enumerate(classes)} or {"": 0}
-    return {
-        name: collection(chosen, np.array([index[label] for label in labels[name]], np.int64), classes)
-        for name, (_, chosen) in splits.items()
-    }
+    number = {label: index for index, label in enumerate(classes)}
+    splits = {}
+    for name, labels in folders.items():
+        numbers = np.array([number.get(label, 0) for label in labels.values()], np.int64)
+        splits[name] = split([*labels], numbers, classes)
+    return splits
 
 
 def _opened(path: Path, name: str, read: Callable[[], bytes]) -> Image.Image:
@@ -199,7 +185,8 @@ def _opened(path: Path, name: str, read: Callable[[], bytes]) -> Image.Image:
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise CorruptImage(str(error)) from None
     except (OSError, RuntimeError) as error:  # includes encrypted zips and unknown compression
-        raise UserError(f"{path}: {name}: cannot be read ({_reason(error)})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: {name}: cannot be read ({reason})") from None
     try:
         return Image.open(io.BytesIO(content))
     except Image.UnidentifiedImageError:
@@ -213,37 +200,34 @@ def _is_image(name: PurePosixPath, endings: set[str]) -> bool:
     return not hidden and name.suffix.lower() in endings
 
 
-def _splits(path: Path, images: Sequence[str]) -> dict[str, tuple[str, list[str]]]:
-    """Folder and images of each split: folders `train` and `test` (`val`, `valid`), else all is `train`."""
-    base = _common_folder(images)
+def _folders(path: Path, images: list[str]) -> dict[str, dict[str, str]]:
+    """Images and their labels in folders `train` and `test` (`val`, `valid`), else all as `train`.
+
+    Those folders may be in others, such as `cifar10/train`.
+    """
+    common = posixpath.commonpath({posixpath.dirname(posixpath.dirname(name)) for name in images})
+    base = "".join(f"{part}/" for part in takewhile("train".__ne__, PurePosixPath(common).parts))
     tops = {name[len(base) :].partition("/")[0] for name in images}
     if "train" not in tops:
-        return {"train": (base, list(images))}
-    tests = [name for name in TEST_NAMES if name in tops]
+        return {"train": _labels(path, images, base)}
     if others := sorted(tops - {"train", *TEST_NAMES}):
         raise UserError(f"{path}: {others[0]!r} next to 'train' must be one of {', '.join(TEST_NAMES)}")
-    folders = {"train": f"{base}train/"} | ({"test": f"{base}{tests[0]}/"} if tests else {})
-    return {split: (top, [name for name in images if name.startswith(top)]) for split, top in folders.items()}
+    tests = [name for name in TEST_NAMES if name in tops][:1]
+    splits = zip(("train", "test"), ("train", *tests), strict=False)
+    return {split: _labels(path, images, f"{base}{top}/") for split, top in splits}
 
 
-def _common_folder(images: Sequence[str]) -> str:
-    """The folder around everything, such as ``cifar10/`` around ``train`` and ``test``; empty without one."""
-    common = posixpath.commonpath({posixpath.dirname(posixpath.dirname(name)) for name in images})
-    return "".join(f"{part}/" for part in takewhile("train".__ne__, PurePosixPath(common).parts))
-
-
-def _first_folders(path: Path, images: Sequence[str], folder: str) -> list[str]:
-    """Name of the folder of each image directly below ``folder``; empty if none is in a folder there."""
-    firsts = [name[len(folder) :].partition("/") for name in images]
-    flat = [name for name, (_, slash, _) in zip(images, firsts, strict=True) if not slash]
-    if flat and len(flat) < len(images):
+def _labels(path: Path, images: list[str], folder: str) -> dict[str, str]:
+    """Each image below ``folder`` with the name of its folder directly below, empty without one."""
+    inside = {name: name.removeprefix(folder) for name in images if name.startswith(folder)}
+    labels = {name: rest.partition("/")[0] if "/" in rest else "" for name, rest in inside.items()}
+    flat = [name for name, label in labels.items() if not label]
+    if flat and len(flat) < len(labels):
         raise UserError(f"{path}: {flat[0]} is next to folders of classes; move it into one of them")
-    return [top if slash else "" for top, slash, _ in firsts]
+    return labels
 
 
-def _json_labels(
-    path: Path, images: Sequence[str], content: bytes
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _json_labels(path: Path, images: list[str], content: bytes) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels and classes of EDM's dataset.json: ``{"labels": [[name, int], …]}``, or null."""
     try:
         pairs = json.loads(content)["labels"]
@@ -260,20 +244,20 @@ def _json_labels(
     return _numbered([label_of[name] for name in images])
 
 
-def _idx_file(path: Path) -> Collection:
+def _idx_file(path: Path, stack: ExitStack) -> Stream[Image.Image]:
     """The images of an IDX file (MNIST's format), with the labels of a file labels-idx1 next to it."""
-    pixels = _idx_array(path, 3)
+    pixels = _idx_array(path, 3, stack)
     labels: NDArray[np.int64] = np.zeros(len(pixels), np.int64)
     classes: tuple[str, ...] = ()
     name, replaced = re.subn(r"images([-.])idx3", r"labels\1idx1", path.name.removesuffix(".gz"))
     for file in (path.with_name(name), path.with_name(f"{name}.gz")):
         if replaced and file.is_file():
-            labels, classes = _numbered(_idx_array(file, 1))
+            labels, classes = _numbered(_idx_array(file, 1, stack))
             if len(labels) != len(pixels):
                 raise UserError(f"{file}: contains {len(labels)} labels for {len(pixels)} images")
             break
     names = [str(index) for index in range(len(pixels))]
-    return Collection(names, labels, classes, lambda index: Image.fromarray(pixels[index]))
+    return Stream(names, labels, lambda index: Image.fromarray(pixels[index]), classes)
 
 
 def _numbered(labels: Any) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -281,14 +265,10 @@ def _numbered(labels: Any) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     return np.array(labels, np.int64), tuple(map(str, range(int(max(labels)) + 1)))
 
 
-def _idx_array(path: Path, axes: int) -> NDArray[np.uint8]:
+def _idx_array(path: Path, axes: int, stack: ExitStack) -> NDArray[np.uint8]:
     """The unsigned bytes of an IDX file, as an array with this number of axes."""
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({_reason(error)})") from None
+    with _readable(path):
+        content = _plain(path, stack).read()
     if content[:4] != bytes([0, 0, 8, axes]):
         raise UserError(
             f"{path}: IDX type {content[:4].hex()}: must be 000008{axes:02x}, unsigned bytes of {axes} axes"
@@ -300,7 +280,7 @@ def _idx_array(path: Path, axes: int) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _lmdb_folder(path: Path, stack: ExitStack) -> Collection:
+def _lmdb_folder(path: Path, stack: ExitStack) -> Stream[Image.Image]:
     """The images of an LMDB folder, such as LSUN's, in the order of their keys, without labels."""
     import lmdb
 
@@ -323,4 +303,4 @@ def _lmdb_folder(path: Path, stack: ExitStack) -> Collection:
             return bytes(view.get(keys[index], b""))
 
     labels = np.zeros(len(keys), np.int64)
-    return Collection(names, labels, (), lambda i: _opened(path, names[i], lambda: value(i)))
+    return Stream(names, labels, lambda i: _opened(path, names[i], lambda: value(i)))

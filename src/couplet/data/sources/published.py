@@ -5,32 +5,22 @@ Names, addresses and checksums of the files come from torchvision. Missing files
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from couplet.config.datasets import (
-    CelebA64Config,
-    Church64Config,
-    Cifar10Config,
-    Crop,
-    FashionMnistConfig,
-    Ffhq64Config,
-    ImageNet32Config,
-    ImageNet64Config,
-    MnistConfig,
-)
-from couplet.data.archive import Split
-from couplet.data.sources.base import Source, with_held_out
-from couplet.data.sources.containers import Collection, images_at
-from couplet.data.sources.decoding import stream, words
+from couplet.config import datasets
+from couplet.config.datasets import Crop
+from couplet.data.archive import Source, Split, Stream
+from couplet.data.sources.base import with_held_out
+from couplet.data.sources.containers import images_at
+from couplet.data.sources.images import stream, words
 from couplet.errors import UserError
 from couplet.files import replacing, reported
 
@@ -43,7 +33,7 @@ class Original:
 
     name: str
     """Path below the folder of its data set."""
-    digest: str | None
+    digest: str | None = None
     """Published checksum, ``md5:…`` or ``sha256:…``."""
     urls: tuple[str, ...] = ()
     """Addresses of the file, in order of preference; on Google Drive, :data:`DRIVE` and its id."""
@@ -61,59 +51,46 @@ LSUN = Original(
     ("http://dl.yf.io/lsun/scenes/church_outdoor_train_lmdb.zip",),
 )
 
-FFHQ_ZIP = Original(
+FFHQ = Original(
     "ffhq-64x64.zip",
-    None,
     note="made by EDM's dataset_tool.py --resolution=64x64 from FFHQ's images1024x1024",
 )
 
-IMAGENET_ZIPS: Mapping[Crop, Original] = {
+IMAGENET: Mapping[Crop, Original] = {
     "center-crop": Original(
         "imagenet-64x64.zip",
-        None,
         note="made by EDM's dataset_tool.py --resolution=64x64 --transform=center-crop from ILSVRC's train",
     ),
     "center-crop-dhariwal": Original(
         "img64.zip",
-        None,
         note="made by EDM2's dataset_tool.py convert --resolution=64x64 --transform=center-crop-dhariwal "
         "from ILSVRC's train",
     ),
 }
 
 
-def read_mnist(config: MnistConfig, raw: Path, stack: ExitStack) -> Source:
-    from torchvision.datasets import MNIST
-
-    return _idx_source(MNIST, raw / config.kind, stack, title="MNIST", classes=tuple("0123456789"))
-
-
-def read_fashion_mnist(config: FashionMnistConfig, raw: Path, stack: ExitStack) -> Source:
-    from torchvision.datasets import FashionMNIST
-
-    return _idx_source(
-        FashionMNIST, raw / config.kind, stack, title="Fashion-MNIST", classes=tuple(FashionMNIST.classes)
-    )
-
-
-def _idx_source(
-    known: Any, folder: Path, stack: ExitStack, *, title: str, classes: tuple[str, ...]
+def read_mnist(
+    config: datasets.MnistConfig | datasets.FashionMnistConfig, raw: Path, stack: ExitStack
 ) -> Source:
-    """The four IDX files that torchvision's class ``known`` names."""
+    """MNIST or Fashion-MNIST."""
+    from torchvision.datasets import MNIST, FashionMNIST
+
+    known, title = (MNIST, "MNIST") if config.kind == "mnist" else (FashionMNIST, "Fashion-MNIST")
     files = [
         Original(name, f"md5:{md5}", tuple(f"{mirror}{name}" for mirror in known.mirrors))
         for name, md5 in known.resources
     ]
-    originals = fetch(folder, *files)
+    originals = fetch(raw / config.kind, *files)
     splits = {}
     for split, short in (("train", "train"), ("test", "t10k")):
         name = f"{short}-images-idx3-ubyte.gz"
-        images = images_at(folder / name, stack)["train"]
+        images = images_at(raw / config.kind / name, stack)["train"]
         splits[split] = stream(images, name, resolution=28, crop=None, channels=1)
+    classes = tuple(name.partition(" - ")[0] for name in known.classes)
     return Source(f"{title}, the original IDX files; 28×28, grey", classes, splits, originals)
 
 
-def read_cifar10(config: Cifar10Config, raw: Path, stack: ExitStack) -> Source:
+def read_cifar10(config: datasets.Cifar10Config, raw: Path, stack: ExitStack) -> Source:
     from torchvision.datasets import CIFAR10 as known
     from torchvision.datasets.utils import extract_archive
 
@@ -134,7 +111,7 @@ def read_cifar10(config: Cifar10Config, raw: Path, stack: ExitStack) -> Source:
     return Source("CIFAR-10, the python version; 32×32, RGB", classes, splits, originals)
 
 
-def read_celeba(config: CelebA64Config, raw: Path, stack: ExitStack) -> Source:
+def read_celeba(config: datasets.CelebA64Config, raw: Path, stack: ExitStack) -> Source:
     from torchvision.datasets import CelebA
 
     folder = raw / config.kind
@@ -154,15 +131,14 @@ def read_celeba(config: CelebA64Config, raw: Path, stack: ExitStack) -> Source:
     return Source(f"CelebA, aligned and cropped, {words(64, config.crop, 3)}", (), splits, originals)
 
 
-def read_church(config: Church64Config, raw: Path, stack: ExitStack) -> Source:
+def read_church(config: datasets.Church64Config, raw: Path, stack: ExitStack) -> Source:
     folder = raw / config.kind
     database = folder / "church_outdoor_train_lmdb"
     originals: dict[str, str] = {}
     if not database.is_dir():
         originals = fetch(folder, LSUN)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            with zipfile.ZipFile(folder / LSUN.name) as packed:
-                packed.extractall(temporary)
+            shutil.unpack_archive(folder / LSUN.name, temporary)
             (Path(temporary) / database.name).rename(database)
     images = _complete(database, "church64", stack)
     pixels = stream(images, database.name, resolution=64, crop=config.crop, channels=3)
@@ -170,20 +146,20 @@ def read_church(config: Church64Config, raw: Path, stack: ExitStack) -> Source:
     return Source(description, (), with_held_out(pixels, config.test_images), originals)
 
 
-def read_ffhq(config: Ffhq64Config, raw: Path, stack: ExitStack) -> Source:
-    originals = fetch(raw / config.kind, FFHQ_ZIP)
-    images = _complete(raw / config.kind / FFHQ_ZIP.name, "ffhq64", stack)
+def read_ffhq(config: datasets.Ffhq64Config, raw: Path, stack: ExitStack) -> Source:
+    originals = fetch(raw / config.kind, FFHQ)
+    images = _complete(raw / config.kind / FFHQ.name, "ffhq64", stack)
     # dataset_tool labels images by FFHQ's folders of a thousand images each.
     unlabelled = replace(images, labels=np.zeros(len(images), np.int64), classes=())
-    pixels = stream(unlabelled, FFHQ_ZIP.name, resolution=64, crop=None, channels=3)
-    description = f"FFHQ, {FFHQ_ZIP.note} (square images resized by Lanczos); 64×64, RGB"
+    pixels = stream(unlabelled, FFHQ.name, resolution=64, crop=None, channels=3)
+    description = f"FFHQ, {FFHQ.note} (square images resized by Lanczos); 64×64, RGB"
     return Source(description, (), with_held_out(pixels, config.test_images), originals)
 
 
-def read_imagenet64(config: ImageNet64Config, raw: Path, stack: ExitStack) -> Source:
+def read_imagenet64(config: datasets.ImageNet64Config, raw: Path, stack: ExitStack) -> Source:
     if config.originals == "ilsvrc":
         return _ilsvrc(raw, 64, config.crop, stack)
-    original = IMAGENET_ZIPS[config.crop]
+    original = IMAGENET[config.crop]
     originals, path = fetch(raw / config.kind, original), raw / config.kind / original.name
     images = _complete(path, "imagenet-train", stack)
     if len(images.classes) != 1000:
@@ -194,7 +170,7 @@ def read_imagenet64(config: ImageNet64Config, raw: Path, stack: ExitStack) -> So
     return Source(f"ILSVRC-2012, {original.note}; 64×64, RGB", images.classes, splits, originals)
 
 
-def read_imagenet32(config: ImageNet32Config, raw: Path, stack: ExitStack) -> Source:
+def read_imagenet32(config: datasets.ImageNet32Config, raw: Path, stack: ExitStack) -> Source:
     return _ilsvrc(raw, 32, config.crop, stack)
 
 
@@ -221,7 +197,7 @@ def _ilsvrc(raw: Path, size: int, crop: Crop, stack: ExitStack) -> Source:
     return Source(description, parts["train"].classes, splits, originals)
 
 
-def _complete(path: Path, counted: str, stack: ExitStack) -> Collection:
+def _complete(path: Path, counted: str, stack: ExitStack) -> Stream[Image.Image]:
     """The images at ``path``; refuses more or fewer images than their authors state."""
     images = images_at(path, stack)["train"]
     if len(images) != COUNTS[counted]:
@@ -250,16 +226,16 @@ def fetch(folder: Path, *originals: Original) -> dict[str, str]:
 
 def _digest(original: Original, path: Path) -> str:
     """The digest of ``path`` by the algorithm of the published checksum."""
+    import pooch
+
     algorithm = (original.digest or "sha256").partition(":")[0]
-    with reported(path, "read"), path.open("rb") as file:
-        # The authors published MD5; it is no defence against an attacker.
-        new = hashlib.new(algorithm, usedforsecurity=False)
-        return f"{algorithm}:{hashlib.file_digest(file, lambda: new).hexdigest()}"
+    with reported(path, "read"):
+        return f"{algorithm}:{pooch.file_hash(path, algorithm)}"
 
 
 def _download(original: Original, path: Path) -> None:
     """Download the file to ``path``, which appears only with the published content."""
-    failures = []
+    hints = [original.note, f"published: {original.digest}" if original.digest else "no published checksum"]
     for place in original.urls:
         try:
             with replacing(path) as temporary:
@@ -269,10 +245,7 @@ def _download(original: Original, path: Path) -> None:
                     raise ValueError(f"the downloaded file is {digest}")
             return
         except ValueError as error:
-            failures.append(f"{place}: {error}")
-    hints = [original.note, f"published: {original.digest}" if original.digest else "no published checksum"]
-    if failures:
-        hints.append(f"the download failed: {'; '.join(failures)}")
+            hints.append(f"the download failed: {place}: {error}")
     raise UserError(f"{path}: is missing; put it there by hand ({'; '.join(filter(None, hints))})")
 
 
@@ -282,16 +255,15 @@ def _retrieve(place: str, path: Path) -> None:
     from requests import RequestException
     from torchvision.datasets import utils
 
-    # A compressed transfer would arrive unpacked: other bytes for a server's own .gz file.
-    http = pooch.HTTPDownloader(progressbar=True, headers={"Accept-Encoding": "identity"})
-    drive = place.startswith(DRIVE)
     try:
-        if drive:
+        if place.startswith(DRIVE):
             utils.download_file_from_google_drive(place.removeprefix(DRIVE), path.parent, path.name)
         else:
+            # A compressed transfer would arrive unpacked: other bytes for a server's own .gz file.
+            http = pooch.HTTPDownloader(progressbar=True, headers={"Accept-Encoding": "identity"})
             http(place, str(path), None)
     except Exception as error:
         # gdown, which torchvision uses, has its own exceptions; a full disk is no failure of the server.
-        if drive or isinstance(error, RequestException):
+        if place.startswith(DRIVE) or isinstance(error, RequestException):
             raise ValueError(error) from None
         raise

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from couplet.config.datasets import DigitsConfig, MixtureConfig
-from couplet.data.archive import Split
-from couplet.data.sources.base import Source
+from couplet.data.archive import Source, Split
 
 MEANS = np.array([(0.0, 0.5), (0.0, -0.5)])
 """Mean of each class of the mixture."""

@@ -8,7 +8,6 @@ import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from couplet.data.archive import Archive, prefetched
 from couplet.errors import UserError
 from couplet.files import read_json
 from couplet.ranks import ALONE, Ranks
+from couplet.tensors import products
 
 CARD = "card.json"
 """File that `couplet features` writes for every extractor."""
@@ -36,12 +36,10 @@ Pixels = NDArray[np.uint8]
 
 
 class Features(NamedTuple):
-    """Output of an extractor for n images."""
+    """Features [n, d] of n images, and class scores before the softmax [n, k] if the network classifies."""
 
     values: NDArray[np.float32]
-    """Features [n, d]."""
     logits: NDArray[np.float32] | None
-    """Class scores before the softmax [n, k]; None where the network does not classify."""
 
 
 class Extractor(ABC):
@@ -55,11 +53,7 @@ class Extractor(ABC):
     """Images per network call."""
 
     def __init__(self, config: Any, folder: Path, device: torch.device, *, digest: str) -> None:
-        """Load the extractor that ``config`` describes. Subclasses determine ``digest``.
-
-        Raises:
-            UserError: weights are missing, damaged or of another digest, or a package is not installed.
-        """
+        """Load the extractor that ``config`` describes; subclasses determine ``digest``."""
         self.config: ExtractorConfig = config
         self.device, self.digest = device, digest
 
@@ -70,10 +64,7 @@ class Extractor(ABC):
 
     @classmethod
     def make(cls, config: Any, data: Archive, out: Path) -> dict[str, Any]:
-        """Write to the folder ``out`` the files that loading needs besides ``config``; by default none.
-
-        Returns:
-            Further entries of card.json.
+        """Write the files that loading needs to ``out``, by default none; return more entries of card.json.
 
         Raises:
             UserError: the extractor does not suit ``data``, or ``out`` cannot be written.
@@ -89,10 +80,9 @@ class Extractor(ABC):
         """Compute features [b, d] and logits [b, k] or None of a prepared batch on the extractor's device."""
 
     def batches(self, images: Pixels, ranks: Ranks = ALONE) -> Iterator[Features]:
-        """Yield features of ``images`` batch by batch, in order, while threads prepare the next batch.
+        """Yield features batch by batch, in order: each of ``ranks`` computes its share and yields all.
 
-        Each of ``ranks`` computes its share of the batches and yields all of them. No more than two prepared
-        batches are in memory. TensorFloat32 is off.
+        No more than two prepared batches are in memory. TensorFloat32 is off.
         """
         starts = range(0, len(images), self.batch)[ranks.rank :: ranks.size]
         parts = (images[start : start + self.batch] for start in starts)
@@ -100,7 +90,7 @@ class Extractor(ABC):
         return ranks.in_turn(map(self._features, prepared))
 
     def _features(self, prepared: Tensor) -> Features:
-        with torch.no_grad(), _full_precision():
+        with torch.no_grad(), products(deterministic=True):
             values, logits = self.network(prepared.to(self.device))
         return Features(values.cpu().numpy(), None if logits is None else logits.cpu().numpy())
 
@@ -110,23 +100,8 @@ class Extractor(ABC):
         return Features(np.concatenate(values), None if logits[0] is None else np.concatenate(logits))
 
 
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Compute products and convolutions in float32, in a fixed order, whatever the settings of training."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def ahead(batches: Iterable[Pixels], prepare: Callable[[Pixels], Tensor], workers: int) -> Iterator[Tensor]:
-    """Yield ``prepare(batch)`` for each of ``batches``, in order, with ``workers`` threads.
-
-    While the caller works on one batch, the threads prepare the next one and no more.
-    """
+    """Yield ``prepare(batch)`` in order; ``workers`` threads prepare the next batch and no more."""
     with ThreadPoolExecutor(workers) as pool:
 
         def prepared(part: Pixels) -> Tensor:
@@ -154,13 +129,11 @@ def load_extractor(folder: Path, device: torch.device) -> Extractor:
     Raises:
         UserError: card or weights are missing, damaged, or do not match.
     """
-    path = folder / CARD
-    card = read_json(path)
+    card = read_json(folder / CARD)
     try:
-        config = ExtractorConfig.parse(card["config"])
-        digest = card["sha256"]
+        config, digest = ExtractorConfig.parse(card["config"]), card["sha256"]
     except (KeyError, TypeError, Invalid, ValidationError):
-        raise UserError(f"{path}: not a card of `couplet features`; run it again") from None
+        raise UserError(f"{folder / CARD}: not a card of `couplet features`; run it again") from None
     extractor: Extractor = build(config, folder, device)
     if extractor.digest != digest:
         raise UserError(

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,9 +18,9 @@ from couplet.config.extractors import ClassifierConfig, ExtractorConfig
 from couplet.data.archive import Archive, Split
 from couplet.data.loader import Loader, to_float
 from couplet.errors import UserError
-from couplet.files import replacing, sha256
+from couplet.files import sha256
 from couplet.metrics.extractor.base import Extractor, Pixels
-from couplet.tensors import default_stream, seed_of
+from couplet.tensors import CPU, default_stream, load_tensors, save_tensors, seed_of
 
 EXTRACTOR = "extractor.safetensors"
 """The classifier's file, next to its card."""
@@ -60,24 +59,18 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits [b, k] of images [b, c, h, w] in [-1, 1]."""
-        logits: Tensor = self.head(self.features(images))
-        return logits
+        return self.head(self.features(images))
 
 
 def train_classifier(
     config: ClassifierConfig, train: Split, test: Split | None, classes: int
 ) -> tuple[Classifier, float]:
-    """Train a classifier of the training split on the CPU, from ``config.seed``.
+    """Train a classifier on the CPU; return it with its accuracy on images that it was not trained on.
 
-    Without a ``test`` split every tenth training image is held out for the accuracy. Images are converted
-    batch by batch, so that a data set mapped from disk is never in memory as a whole.
-
-    Returns:
-        The classifier, and its accuracy on images that it was not trained on.
+    Images are converted batch by batch, so that a data set mapped from disk is never in memory as a whole.
     """
-    cpu = torch.device("cpu")
     _, resolution, _, channels = train.images.shape
-    with default_stream(cpu, seed_of(config.seed, "classifier")):
+    with default_stream(CPU, seed_of(config.seed, "classifier")):
         model = Classifier(config, channels=channels, resolution=resolution, classes=classes)
     everything = np.arange(len(train))
     held_out = everything[:0] if test is not None else everything[::HELD_OUT]
@@ -94,11 +87,10 @@ def train_classifier(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
     for step in range(config.steps):
         chosen = seen[loader.indices(step)]
-        images = to_float(train.images[chosen], cpu)
+        images = to_float(train.images[chosen], CPU)
         labels = F.one_hot(torch.from_numpy(np.asarray(train.labels[chosen])), classes).float()
         optimizer.zero_grad()
-        loss: Tensor = F.cross_entropy(model(images), labels)
-        loss.backward()
+        F.cross_entropy(model(images), labels).backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():
@@ -114,7 +106,7 @@ def train_classifier(
 def _chunks(split: Split, positions: NDArray[np.int64]) -> Iterator[Tensor]:
     """Yield the images at ``positions`` as float32, ``CHUNK`` at a time."""
     for start in range(0, len(positions), CHUNK):
-        yield to_float(split.images[positions[start : start + CHUNK]], torch.device("cpu"))
+        yield to_float(split.images[positions[start : start + CHUNK]], CPU)
 
 
 class ClassifierExtractor(Extractor):
@@ -126,9 +118,8 @@ class ClassifierExtractor(Extractor):
         path = folder / EXTRACTOR
         digest = sha256(path)
         try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                shape: dict[str, int] = json.loads((file.metadata() or {})["couplet"])["shape"]
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            texts, tensors = load_tensors(path, device)
+            shape: dict[str, int] = json.loads(texts["couplet"])["shape"]
             self.model = Classifier(config, **shape)
             self.shape = (shape["resolution"], shape["resolution"], shape["channels"])
             self.model.load_state_dict(tensors)
@@ -154,8 +145,7 @@ class ClassifierExtractor(Extractor):
         shape = {"channels": channels, "resolution": resolution, "classes": len(card.classes)}
         described = {"config": config.model_dump(mode="json"), "shape": shape}
         model, accuracy = train_classifier(config, data.train, test, len(card.classes))
-        with replacing(out / EXTRACTOR) as temporary:
-            save_file(model.state_dict(), temporary, {"couplet": json.dumps(described, sort_keys=True)})
+        save_tensors(out / EXTRACTOR, model.state_dict(), couplet=json.dumps(described, sort_keys=True))
         return {
             "test_accuracy": accuracy,
             "tested_on": "test" if test is not None else f"every {HELD_OUT}th image of train",
@@ -172,7 +162,7 @@ class ClassifierExtractor(Extractor):
             seen, given = ("×".join(map(str, shape)) for shape in (self.shape, images.shape[1:]))
             problem = f"was trained on images of {seen}, these have {given}"
             raise UserError(f"extractor {self.name}: {problem}; run `couplet features` for their data set")
-        return to_float(images, torch.device("cpu"))
+        return to_float(images, CPU)
 
     def network(self, prepared: Tensor) -> tuple[Tensor, None]:
         return self.model.features(prepared), None

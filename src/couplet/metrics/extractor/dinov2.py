@@ -49,8 +49,7 @@ class DinoV2Extractor(Extractor):
         return torch.from_numpy(np.stack(resized).transpose(0, 3, 1, 2))
 
     def network(self, prepared: Tensor) -> tuple[Tensor, None]:
-        features: Tensor = self.model((prepared.float() / 255 - self.mean) / self.std)
-        return features, None
+        return self.model((prepared.float() / 255 - self.mean) / self.std), None
 
 
 def _transformer(architecture: str) -> nn.Module:

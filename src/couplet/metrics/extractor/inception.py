@@ -71,9 +71,9 @@ def _torchscript(mode: str, path: Path, content: bytes, device: torch.device) ->
     layers = network.layers
 
     def features(images: Tensor) -> Tensor:
-        clean = mode == "clean"
-        averages: Tensor = layers((images - 128) / 128) if clean else network(images, return_features=True)
-        return averages.flatten(1)
+        if mode == "clean":
+            return layers((images - 128) / 128).flatten(1)
+        return network(images, return_features=True).flatten(1)
 
     return features, network.output.weight
 
@@ -96,7 +96,6 @@ def _pytorch_fid(mode: str, path: Path, content: bytes, device: torch.device) ->
     network.to(device).eval()
 
     def features(images: Tensor) -> Tensor:
-        averages: Tensor = network(images / 255)[0]
-        return averages.flatten(1)
+        return network(images / 255)[0].flatten(1)
 
     return features, state["fc.weight"].to(device)

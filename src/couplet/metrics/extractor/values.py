@@ -15,6 +15,7 @@ from couplet.data.archive import Archive
 from couplet.data.loader import to_float
 from couplet.errors import UserError
 from couplet.metrics.extractor.base import Extractor, Pixels
+from couplet.tensors import CPU
 
 MOST = 4096
 """Largest number of values of an image: Fréchet distances decompose a matrix of as many rows."""
@@ -37,7 +38,7 @@ class ValuesExtractor(Extractor):
     def prepare(self, images: Pixels) -> Tensor:
         """Convert to float32 [b, c h w] in [-1, 1]."""
         _check(images.shape[1:], f"extractor {self.config.kind}")
-        return to_float(images, torch.device("cpu")).flatten(1)
+        return to_float(images, CPU).flatten(1)
 
     def network(self, prepared: Tensor) -> tuple[Tensor, None]:
         return prepared, None

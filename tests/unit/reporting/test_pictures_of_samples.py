@@ -5,8 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from couplet.reporting.figures import panel_size, sample_grids, tile
-from couplet.reporting.preview import scatter
+from couplet.reporting.pictures import panel_size, sample_grids, scatter, tile
 
 
 @pytest.fixture

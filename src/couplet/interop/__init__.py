@@ -1,1 +1,0 @@
-"""Readers of weights that other projects publish."""
