@@ -120,7 +120,9 @@ def clone(tmp_path_factory):
         check=True,
     ).stdout.splitlines()
     for name in listed:
-        if (REPOSITORY / name).is_file() and not name.startswith(("tests/", "docs/")):
+        if name.startswith(("tests/", "docs/")) or name.endswith((".dvc", "dvc.lock")):
+            continue  # the lock and the .dvc files belong to the repository's own results
+        if (REPOSITORY / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(REPOSITORY / name, root / name)
     made = Clone(root)

