@@ -29,9 +29,13 @@ rule all:
         "results/table1.csv",
 
 
-# Finished results are recorded with DVC, also when other cells failed.
+# Finished results are recorded with DVC, also when other cells failed; then the result is shown.
 onsuccess:
     shell("python workflow/scripts/record.py")
+    tables = [path for path in shown if Path(path).with_suffix(".md").exists()]
+    for path in tables:
+        shell("couplet show {path:q}")
+    print(*(path for path in shown if path not in tables), sep="\n", end="")
 
 
 onerror:

@@ -67,7 +67,7 @@ class Clone:
 
     def plan(self, *targets):
         """The jobs that Snakemake would run."""
-        text = self.run("snakemake", "--dry-run", "--printshellcmds", *targets).stdout
+        text = self.run("snakemake", "--dry-run", "--quiet", "host", "--printshellcmds", *targets).stdout
         blocks = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)(?:Shell command: *(.*)\n)?", text, re.M)
         assert bool(blocks) != ("Nothing to be done" in text), text
         wildcards = (re.search(r"wildcards: (.*)", facts) for _, facts, _ in blocks)

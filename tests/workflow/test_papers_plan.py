@@ -28,13 +28,19 @@ GC_SEEDS = {"paper": 3, "small": 1, "smoke": 1}
 """The other papers' tables have one seed at every scale."""
 
 
-def plan(tmp_path, *targets, scale=None, ok=True, commands=False):
+def plan(tmp_path, *targets, config=None, ok=True, commands=False):
     """The planned jobs as (rule, wildcards), or their commands, with an empty folder of results."""
     for name in ("Snakefile", "workflow", "src", "params.yaml"):
         if not (tmp_path / name).exists():
             (tmp_path / name).symlink_to(REPOSITORY / name)
-    command = [Path(sys.executable).with_name("snakemake"), "--dry-run", "--printshellcmds", *targets]
-    command += ["--config", *(f"scale={scale}".split())] if scale else []
+    command = [
+        Path(sys.executable).with_name("snakemake"),
+        "--dry-run",
+        "--quiet",
+        "host",
+        "--printshellcmds",
+    ]
+    command += [*targets, *(["--config", config] if config else [])]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ok == (done.returncode == 0), done.stdout + done.stderr
     if not ok:
@@ -50,7 +56,7 @@ def plan(tmp_path, *targets, scale=None, ok=True, commands=False):
 
 @pytest.mark.parametrize("scale", ["paper", "small", "smoke"])
 def test_all_tables_plan_a_job_per_rule_and_cell(tmp_path, scale):
-    jobs = plan(tmp_path, *(f"results/{table}.csv" for table in CELLS), scale=scale)
+    jobs = plan(tmp_path, *(f"results/{table}-{scale}.csv" for table in CELLS))
     cells = {table: count * (GC_SEEDS[scale] if table == "gc" else 1) for table, count in CELLS.items()}
     each = sum(cells.values())
     datasets = len(set.union(*DATASETS.values()))
@@ -73,7 +79,7 @@ def test_all_tables_plan_a_job_per_rule_and_cell(tmp_path, scale):
 
 
 def test_row_plans_exactly_its_own(tmp_path):
-    jobs = plan(tmp_path, "results/gc/cifar10-gc-ict-ve-ot.csv", scale="paper")
+    jobs = plan(tmp_path, "results/gc-paper/cifar10-gc-ict-ve-ot.csv")
     assert Counter(rule for rule, _ in jobs) == {
         "prepare": 1,
         "features": 1,
@@ -86,18 +92,20 @@ def test_row_plans_exactly_its_own(tmp_path):
     }
     runs = {re.match(r"run=(.*)-\w{8}(?:, .*)?$", found)[1] for rule, found in jobs if rule == "train"}
     assert runs == {f"cifar10-gc-ict-ve-ot-s{seed}" for seed in range(3)}
-    assert ("table", "table=gc/cifar10-gc-ict-ve-ot") in jobs
+    assert ("table", "table=gc-paper/cifar10-gc-ict-ve-ot") in jobs
 
 
 @pytest.mark.parametrize(
-    ("target", "scale", "message"),
+    ("target", "config", "message"),
     [
-        ("results/gc/cifar10-gc-ict-ve-to.csv", "paper", "did you mean 'cifar10-gc-ict-ve-ot'? allowed: "),
-        ("results/ict.csv", "paper scael=small", "scael: did you mean 'scale'? allowed: params, scale"),
+        ("results/gc-paper/cifar10-gc-ict-ve-to.csv", None, "did you mean 'cifar10-gc-ict-ve-ot'? allowed: "),
+        ("results/gc-paprika.csv", None, "gc.yaml: scale = \"paprika\": did you mean 'paper'? allowed: "),
+        ("results/ict.csv", "parms=x", "parms: did you mean 'params'? allowed: params"),
+        ("results/ict.csv", "scale=small", "belongs to the name of a target: results/table1-small.csv"),
     ],
 )
-def test_wrong_names_are_one_line(tmp_path, target, scale, message):
-    code, line = plan(tmp_path, target, scale=scale, ok=False)
+def test_wrong_names_are_one_line(tmp_path, target, config, message):
+    code, line = plan(tmp_path, target, config=config, ok=False)
     assert code == 2
     assert message in line
 
@@ -112,7 +120,7 @@ def test_paper_file_that_cannot_name_a_table_is_refused(tmp_path):
 
 
 def test_an_extractor_of_a_scale_reaches_its_stage_with_the_scale(tmp_path):
-    """Two names of one kind, of a file whose scale is given on the command line."""
+    """Two names of one kind, of a file whose scale is in the target's name."""
     (tmp_path / "workflow").mkdir()
     for name in ("rules", "studies"):
         (tmp_path / "workflow" / name).symlink_to(REPOSITORY / "workflow" / name)
@@ -123,7 +131,7 @@ def test_an_extractor_of_a_scale_reaches_its_stage_with_the_scale(tmp_path):
     text = file.read_text()
     assert text.count("\nextractor: inception\n") == 1
     file.write_text(text.replace("\nextractor: inception\n", "\nextractor: inception-legacy\n"))
-    commands = plan(tmp_path, "results/gc/cifar10-gc-ict-ve-ot.csv", scale="paper", commands=True)
+    commands = plan(tmp_path, "results/gc-paper/cifar10-gc-ict-ve-ot.csv", commands=True)
     [features] = [command for command in commands if command.startswith("couplet features")]
     assert "--extractor inception-legacy " in features
     assert " --scale paper " in features
@@ -134,11 +142,14 @@ STUDIES = sorted(path.stem for path in (REPOSITORY / "workflow/studies").glob("[
 
 @pytest.mark.parametrize("scale", [None, "paper"])
 def test_page_plans_every_study_and_trains_what_they_share_once(tmp_path, scale):
-    jobs = plan(tmp_path, "results/paper.html", scale=scale)
+    at = f"-{scale}" if scale else ""
+    jobs = plan(tmp_path, f"results/paper{at}.html")
     assert len(set(jobs)) == len(jobs)
     counts = Counter(rule for rule, _ in jobs)
     assert counts["paper"] == 1
-    assert sorted(about.removeprefix("study=") for rule, about in jobs if rule == "figure") == STUDIES
+    assert sorted(about.removeprefix("study=") for rule, about in jobs if rule == "figure") == sorted(
+        f"{study}{at}" for study in STUDIES
+    )
     trained = [about.removeprefix("run=") for rule, about in jobs if rule == "train"]
     dataset = "cifar10" if scale == "paper" else "digits"
     assert {run.split("-")[0] for run in trained} == {dataset, "mixture"}

@@ -1,6 +1,7 @@
 """What Snakemake makes and what DVC keeps are the same, here, in a clone and on an S3 server."""
 
 import hashlib
+import re
 
 import boto3
 import pytest
@@ -15,7 +16,9 @@ def grid(clone):
     """A finished grid of one cell."""
     clone.edit(lambda params: params["table1"].update(couplings=["independent"]))
     clone.run("git", "commit", "--quiet", "--all", "--message", "one cell")
-    clone.run("snakemake", "--cores", "2", TABLE)
+    screen = clone.run("snakemake", "--cores", "2", TABLE).stdout
+    assert re.search(r"results/table1.csv: 2 rows; .*\n\nNFE +Fréchet distance ↓ \(classifier\)", screen)
+    assert re.search(r"pictures +results/table1.figures\n", screen)
     return clone
 
 
@@ -98,6 +101,15 @@ def test_experiment_deletes_nothing_of_the_grid(grid):
     grid.run("git", "checkout", "--quiet", ".")
     grid.run("rm", "-r", *(f"results/{name}" for name in ("runs/new", "gc.csv", "gc.record.json")))
     grid.run("dvc", "--cd", "results", "checkout", "--quiet", "--force")
+
+
+def test_scale_has_files_of_its_own(grid):
+    before = content(grid)
+    [table] = [job for job in grid.plan("results/table1-smoke.csv") if job.rule == "table"]
+    assert "--scale smoke" in table.command
+    assert "--out results/table1-smoke.csv" in table.command
+    assert content(grid) == before
+    assert grid.rules(TABLE) == []
 
 
 def test_graph_of_the_experiment_fits_a_screen(grid):

@@ -97,7 +97,7 @@ def test_a_second_call_has_nothing_to_do(grid):
 
 def test_a_dry_run_writes_nothing_but_its_triggers(grid):
     before = snapshot(grid.root)
-    grid.plan("results/gc.csv", "--config", "scale=paper")
+    grid.plan("results/gc-paper.csv")
     changed = {path for path, stamp in snapshot(grid.root).items() if before.get(path) != stamp}
     assert changed == {"results/.keys/gc.csv"}
     assert grid.run("git", "check-ignore", "results/.keys/gc.csv").stdout

@@ -4,11 +4,12 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 from uuid import uuid4
 
 from couplet.config.base import Invalid, choices
-from couplet.config.resolve import knows_scale, resolve
+from couplet.config.resolve import resolve, scales
 from couplet.errors import UserError
 from couplet.plan import summaries
 from couplet.plan.code import check_running
@@ -30,14 +31,18 @@ def checked(function, *arguments, where=""):
         stop(f"{where}{error}")
 
 
-if unknown := sorted(set(config) - {"params", "scale"}):
-    stop(f"--config {unknown[0]}: {choices(unknown[0], ['params', 'scale'])}")
+if "scale" in config:
+    scale = config["scale"]
+    stop(
+        f"--config scale={scale}: belongs to the name of a target: results/table1-{scale}.csv"
+    )
+if unknown := sorted(set(config) - {"params"}):
+    stop(f"--config {unknown[0]}: {choices(unknown[0], ['params'])}")
 checked(check_running, Path())
 
 # A table per parameter file: results/table1.csv from params.yaml (`--config params=other.yaml` takes
-# another file), results/gc.csv from workflow/papers/gc.yaml. `--config scale=small` is for all of them.
+# another file), results/gc.csv from workflow/papers/gc.yaml; at a scale, results/gc-small.csv.
 # A study, workflow/studies/gc-mu.yaml, has a figure as well: results/paper/gc-mu.csv, .svg and .png.
-SCALE = config.get("scale")
 FILES = {"table1": Path(config.get("params", "params.yaml"))}
 STUDIES = sorted(Path("workflow/studies").glob("[!_]*.yaml"))
 for path in (*STUDIES, *sorted(Path("workflow/papers").glob("*.yaml"))):
@@ -62,7 +67,7 @@ IN_FOLDER = {"prepare": "card.json", "features": "card.json"}
 
 
 wildcard_constraints:
-    table=rf"({'|'.join(map(re.escape, FILES))})(/[\w.+-]+)?",
+    table=rf"({'|'.join(map(re.escape, FILES))})(-\w+)?(/[\w.+-]+)?",
     data="[^/]+",
     features="[^/]+",
     reference="[^/]+",
@@ -71,13 +76,28 @@ wildcard_constraints:
     samples="sample-[^/]+",
     evaluation="evaluate-[^/]+",
     probe="probe-[^/]+",
-    study="|".join(re.escape(path.stem) for path in STUDIES),
+    study=rf"({'|'.join(re.escape(path.stem) for path in STUDIES)})(-\w+)?",
+    at=r"(-\w+)?",
+
+
+def origin(table):
+    """The parameter file of a table, and the scale that its name ends with, if any."""
+    name, dash, scale = table, "", ""
+    while name not in FILES:
+        name, dash, last = name.rpartition("-")
+        scale = f"{last}-{scale}".rstrip("-")
+    return FILES[name], scale or None
 
 
 @cache
 def layout(table):
     """The paths of a table's files."""
-    return Layout(checked(resolve, FILES[table], SCALE), Path("results"))
+    asked[table] = None
+    return Layout(checked(resolve, *origin(table)), Path("results"))
+
+
+# Tables in the order in which this run of Snakemake came to them, so that jobs are looked for there first.
+asked = {}
 
 
 class Job(NamedTuple):
@@ -95,10 +115,12 @@ class Job(NamedTuple):
         return layout(self.table).output(stage, self.cell, self.name)
 
 
-@cache
-def has_scale(table):
-    """Whether a parameter file has the scale of `--config`."""
-    return SCALE is None or checked(knows_scale, FILES[table], SCALE)
+def tables():
+    """Every table: those that led here, then each file as it is written, then each at all of its scales."""
+    yield from list(asked)
+    yield from FILES
+    for name, path in FILES.items():
+        yield from (f"{name}-{scale}" for scale in checked(scales, path))
 
 
 @cache
@@ -118,7 +140,7 @@ def job_of(stage, wildcards):
     """The job of a stage with these wildcards, in the first table that has it."""
     path = OUTPUTS[stage].format(**wildcards)
     # A parameter file is read only when a job is looked for in it.
-    for table in filter(has_scale, FILES):
+    for table in tables():
         if path in jobs(table, stage):
             return jobs(table, stage)[path]
     stop(f"{path}: no parameter file leads to this name")
@@ -171,7 +193,8 @@ def setting_of(stage, name):
 
 def flags(table):
     """Parameter file and scale as command-line options."""
-    return f"--params {FILES[table]}" + (f" --scale {SCALE}" if SCALE else "")
+    path, scale = origin(table)
+    return f"--params {quote(str(path))}" + (f" --scale {scale}" if scale else "")
 
 
 def flags_of(stage):
@@ -190,6 +213,10 @@ def flags_of(stage):
     return words
 
 
+# The tables, figures and pages of this run of Snakemake, for its last screen.
+shown = {}
+
+
 def trigger(summary, key):
     """A file that is newer than a table, figure or page unless this is current, as its record says.
 
@@ -197,6 +224,7 @@ def trigger(summary, key):
     have; going back to former settings, or to a table of another commit, leaves no trace in either.
     """
     output, marker = Path("results", summary), Path("results/.keys", summary)
+    shown[output.as_posix()] = None
     marker.parent.mkdir(parents=True, exist_ok=True)
     if summaries.is_current(output, key):
         marker.touch()
@@ -236,14 +264,21 @@ def about_table(wildcards):
     return summaries.table_facts(layout(table).params, part)
 
 
-CAPTIONS = [Path("results/paper", f"{study.stem}.json") for study in STUDIES]
+def captions(wildcards):
+    """The captions of all studies that have a page's scale."""
+    scale = wildcards.at.removeprefix("-")
+    names = [
+        path.stem for path in STUDIES if not scale or scale in checked(scales, path)
+    ]
+    return [Path("results/paper", f"{name}{wildcards.at}.json") for name in names]
 
 
 def files_of_page(wildcards):
     """Every caption and picture of the page."""
-    figures = [summaries.figure_key(layout(study.stem)) for study in STUDIES]
-    marker = trigger("paper.html", summaries.page_key(figures))
-    files = [*CAPTIONS, *(caption.with_suffix(".svg") for caption in CAPTIONS)]
+    files = captions(wildcards)
+    figures = [summaries.figure_key(layout(caption.stem)) for caption in files]
+    marker = trigger(f"paper{wildcards.at}.html", summaries.page_key(figures))
+    files += [caption.with_suffix(".svg") for caption in files]
     # An old page must be made after its figures; Snakemake does not pass that on through `ancient`.
     current = Path(marker).stat().st_mtime == 0
     return [*(as_it_is(file) if current else file for file in files), marker]
@@ -251,7 +286,7 @@ def files_of_page(wildcards):
 
 def files_of_figure(wildcards):
     """Every file that a study's figure is made from."""
-    where, file = layout(wildcards.study), FILES[wildcards.study]
+    where, (file, _) = layout(wildcards.study), origin(wildcards.study)
     files = checked(summaries.figure_files, where, where=f"{file}: ")
     key = summaries.figure_key(where)
     return [*map(as_it_is, files), trigger(f"paper/{wildcards.study}.csv", key)]

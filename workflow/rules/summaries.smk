@@ -72,18 +72,18 @@ rule paper:
     input:
         files_of_page,
     output:
-        page="results/paper.html",
-        record="results/paper.record.json",
+        page="results/paper{at}.html",
+        record="results/paper{at}.record.json",
     log:
-        "logs/paper.log",
+        "logs/paper{at}.log",
     benchmark:
-        "logs/paper.tsv"
+        "logs/paper{at}.tsv"
     conda:
         "../envs/couplet.yaml"
     threads: 1
     resources:
         mem_mb=2000,
     params:
-        captions=[caption.as_posix() for caption in CAPTIONS],
+        captions=captions,
     shell:
         "couplet paper {params.captions} --out {output.page} > {log} 2>&1"

@@ -41,7 +41,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"couplet {metadata.version('couplet')}")
+        typer.echo(f"couplet {metadata.version('couplet-cm')}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
     else:

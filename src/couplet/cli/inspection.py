@@ -48,9 +48,43 @@ def settings(**cell: Any) -> None:
     print_table(table, ("setting", "value", "from"))
 
 
-def show(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """Show the content of a run's folder: configuration, selected snapshot, metrics."""
-    print_table(_contents(folder))
+def show(
+    path: Annotated[Path, typer.Argument(help="Folder of a run, or the .csv file of a table or figure.")],
+) -> None:
+    """Show the result of a run, a table or a figure, and where its files lie."""
+    if path.suffix != ".csv":
+        print_table(_contents(path))
+    elif path.with_suffix(".md").exists():
+        _show_table(path)
+    else:
+        _show_figure(path)
+
+
+def _show_table(path: Path) -> None:
+    """Print a table, the columns in which all rows agree on one line."""
+    lines = path.with_suffix(".md").read_text().splitlines()
+    heads, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    columns = [*zip(*rows, strict=True)]
+    differ = [i for i, column in enumerate(columns) if len({*column}) > 1]
+    common = (f"{heads[i]} {rows[0][i]}" for i, _ in enumerate(heads) if i not in differ and rows[0][i])
+    typer.echo(f"{path}: {len(rows)} rows; {', '.join(common)}\n")
+    print_table(([row[i] for i in differ] for row in rows), [heads[i] for i in differ])
+    places = [("to read", path.with_suffix(".html")), ("pictures", path.with_suffix(".figures"))]
+    typer.echo()
+    print_table(
+        [
+            *((name, str(place)) for name, place in places if place.exists()),
+            ("a number's origin", f"couplet why {path} --row 1"),
+        ]
+    )
+
+
+def _show_figure(path: Path) -> None:
+    """Print the claim of a study and what the numbers say of it."""
+    caption = read_json(path.with_suffix(".json"))
+    statements = ((statement["verdict"], str(statement["text"])) for statement in caption["statements"])
+    picture = ("picture", str(path.with_suffix(".png")))
+    print_table([("claim", caption["claim"]), *statements, picture])
 
 
 def _contents(folder: Path) -> Iterator[tuple[str, str]]:

@@ -68,9 +68,14 @@ def standalone(path: Path, scale: str | None, changes: Sequence[str]) -> str:
     return dump_yaml({**content, "table1": {f"{key}s": [value] for key, value in cell}})
 
 
-def knows_scale(path: Path, scale: str) -> bool:
-    """Whether a parameter file, or a file that it lies over, has a scale of that name."""
-    return any(scale in (content.get("scales") or {}) for _, content in _files(path, scale))
+def scales(path: Path) -> list[str]:
+    """The names of the scales of a parameter file, and of the files that it lies over at any of them."""
+
+    def named(scale: str | None) -> set[str]:
+        return {name for _, content in _files(path, scale) for name in content.get("scales") or {}}
+
+    own = named(None)
+    return sorted(name for name in own.union(*map(named, own)) if name in named(name))
 
 
 def _content(layers: Sequence[Layer]) -> dict[str, Any]:

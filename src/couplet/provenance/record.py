@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from couplet.data.archive import Archive
 
 PACKAGES = (
-    *("couplet", "torch", "numpy", "scipy", "safetensors", "pydantic"),
+    *("couplet-cm", "torch", "numpy", "scipy", "safetensors", "pydantic"),
     *("clean-fid", "lion-pytorch", "lmdb", "matplotlib", "pillow", "scikit-learn", "timm", "torchvision"),
 )
 """Packages whose version a record names, where they are installed."""

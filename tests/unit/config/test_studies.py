@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from couplet.config.base import Invalid
-from couplet.config.resolve import knows_scale, resolve
+from couplet.config.resolve import resolve, scales
 from couplet.errors import UserError
 from couplet.plan.layout import Layout
 from couplet.plan.stages import Settings, key_of
@@ -52,20 +52,19 @@ def test_base_of_a_base_and_its_place_beside_the_file(write, tmp_path, monkeypat
 
 def test_scale_names_another_base_and_changes_recipes_and_couplings_by_name(write):
     other = {"base": "base.yaml", "recipes": {"ict": {"batch": 16}}}
-    scales = {
+    layers = {
         "large": {
             "base": "other.yaml",
             "recipes": {"ict": {"steps": 99}},
             "couplings": {"generator": {"mu": 0.25}},
         }
     }
-    path = write(other=other, over={"base": "base.yaml", "scales": scales})
+    path = write(other=other, over={"base": "base.yaml", "scales": layers})
     small, large = training(resolve(path)).recipe, resolve(path, "large")
     assert (small.steps, small.batch) == (1500, 64)
     assert (training(large).recipe.steps, training(large).recipe.batch) == (99, 16)
     assert training(large, coupling="generator").coupling.mu == 0.25
-    assert knows_scale(path, "large")
-    assert not knows_scale(path, "huge")
+    assert scales(path) == ["large"]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from couplet.cli.everyday import run
 from couplet.cli.options import changes_of
 from couplet.cli.pipeline import train
 from couplet.config.params import Params
-from couplet.config.resolve import resolve, settings_with_origins, standalone
-from couplet.config.yaml12 import read_yaml
+from couplet.config.resolve import resolve, scales, settings_with_origins, standalone
 from couplet.plan.layout import Layout
 from couplet.plan.stages import RUN, STAGES
 
@@ -22,15 +21,7 @@ FILES = [
 ]
 
 
-def scales_of(path):
-    """Names of the scales of a file and of the files that it lies over at any of them."""
-    content = read_yaml(path)
-    scales = content.get("scales") or {}
-    below = {content.get("base"), *(layer["base"] for layer in scales.values() if layer and "base" in layer)}
-    return set(scales).union(*(scales_of(path.parent / base) for base in below if base))
-
-
-PLACES = [(path, scale) for path in FILES for scale in [None, *sorted(scales_of(path))]]
+PLACES = [(path, scale) for path in FILES for scale in [None, *sorted(scales(path))]]
 
 
 def sampled(params, count, start):
@@ -101,7 +92,7 @@ def test_every_entry_gives_the_same_settings(path, scale, tmp_path):
 
 
 def test_scales_of_bases_are_walked():
-    assert {"paper", "small", "smoke"} <= scales_of(ROOT / "workflow/studies/gc-mu.yaml")
+    assert {"paper", "small", "smoke"} <= {*scales(ROOT / "workflow/studies/gc-mu.yaml")}
     assert {path.stem for path, _ in PLACES} >= {"params", "gc", "vct", "ict", "ect", "gc-mu"}
 
 
