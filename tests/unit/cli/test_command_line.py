@@ -88,7 +88,7 @@ def test_summary_of_a_stage_is_that_of_the_table_of_stages():
 
 
 def test_version(couplet):
-    assert couplet("--version") == (0, f"couplet {version('couplet')}\n", "")
+    assert couplet("--version") == (0, f"couplet {version('couplet-cm')}\n", "")
 
 
 def test_no_command_prints_the_help(couplet):
@@ -105,7 +105,7 @@ def test_no_command_prints_the_help(couplet):
         (["reference", "--data", "d"], "Missing option '--features'."),
         (["train", "--data", "d", "--out", "o", "--seed", "one"], "Invalid value for '--seed'"),
         (["select", "--train", "t", "--processes", "0"], "Invalid value for '--processes'"),
-        (["show"], "Missing argument 'folder'."),
+        (["show"], "Missing argument 'path'."),
         (["show", "a", "b"], "Got unexpected extra argument"),
         (["train", "--data"], "Option '--data' requires an argument."),
     ],
