@@ -29,11 +29,15 @@ def tiny(params):
     return params
 
 
+JOB = r"^(?:Job \d+: |localrule |rule )(\w+):? ?(.*)\n(?:    .*\n)*(?:Shell command: *(.*)\n)?"
+"""A job in Snakemake's output: its message, or the rule of one that has none."""
+
+
 class Planned(NamedTuple):
     """A job of a dry run."""
 
     rule: str
-    wildcards: str
+    name: str  # as the job's message has it
     command: str
 
 
@@ -67,14 +71,10 @@ class Clone:
 
     def plan(self, *targets):
         """The jobs that Snakemake would run."""
-        text = self.run("snakemake", "--dry-run", "--quiet", "host", "--printshellcmds", *targets).stdout
-        blocks = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)(?:Shell command: *(.*)\n)?", text, re.M)
-        assert bool(blocks) != ("Nothing to be done" in text), text
-        wildcards = (re.search(r"wildcards: (.*)", facts) for _, facts, _ in blocks)
-        return [
-            Planned(rule, named[1] if named else "", command)
-            for (rule, _, command), named in zip(blocks, wildcards, strict=True)
-        ]
+        text = self.run("snakemake", "--dry-run", "--printshellcmds", *targets).stdout
+        jobs = re.findall(JOB, text, re.M)
+        assert bool(jobs) != ("Nothing to be done" in text), text
+        return [Planned(*job) for job in jobs]
 
     def rules(self, *targets):
         """The rules of :meth:`plan`, sorted."""

@@ -149,7 +149,7 @@ def test_replaced_images_are_prepared_again_by_both_engines(experiment):
         assert ran(experiment.run("dvc", "repro", "prepare")) == []
         rules = experiment.rules("results/table1.csv")
         [prepare] = [job for job in experiment.plan("results/table1.csv") if job.rule == "prepare"]
-        folder = f"results/data/{prepare.wildcards.removeprefix('data=')}"
+        folder = f"results/data/{prepare.name}"
         experiment.run("snakemake", "--cores", "1", f"{folder}/card.json")
         left = experiment.rules("results/table1.csv")
         assert sorted([*left, "prepare"]) == rules

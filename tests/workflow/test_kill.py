@@ -123,7 +123,7 @@ def test_killed_job_resumes_in_its_retry_and_in_the_next_call(cell):
     """The engine removes what a failed job wrote; the states are not among it."""
     clone, whole = cell
     [train] = [job for job in clone.plan("results/table1.csv") if job.rule == "train"]
-    target = f"results/runs/{train.wildcards.removeprefix('run=')}/train/record.json"
+    target = f"results/runs/{train.name}/train/record.json"
     train = (clone.root / target).parent
     call = ("snakemake", "--cores", "1", target)
     partial = train.with_suffix(".partial")

@@ -30,7 +30,7 @@ def repaired(failed):
     clone, _ = failed
     clone.edit(lambda params: params["recipes"]["ict"]["overrides"].pop())
     done = clone.run(*TABLE)
-    return clone, re.findall(r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    wildcards: (.*)", done.stderr, re.M)
+    return clone, re.findall(r"^Job \d+: (\w+) (.*)", done.stderr, re.M)
 
 
 @pytest.fixture(scope="module")

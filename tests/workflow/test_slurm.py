@@ -26,28 +26,33 @@ def cell(clone):
 
 
 @pytest.fixture(scope="module")
-def planned(cell):
-    """Each rule's block of the plan."""
+def commands(cell):
+    """Each rule's command."""
     # Threads are shown only as far as there are cores here.
     said = cell.run(*PROFILE, "--dry-run", "--printshellcmds", "--cores", "64").stdout
-    return {name: block for block, name in re.findall(r"^(rule (\w+):\n(?:.+\n)+)", said, re.MULTILINE)}
+    return dict(re.findall(r"^Job \d+: (\w+) .*\nShell command: *(.*)", said, re.MULTILINE))
 
 
-def test_plan_has_resources_for_every_rule(planned):
-    assert planned.keys() == {"prepare", *GPU_RULES, "table"}
-    for rule in ("prepare", *GPU_RULES):
-        block = planned[rule]
-        assert ("gpu=1" in block) == (rule in GPU_RULES), rule
-        assert "nodes=1" in block
-        assert int(re.search(r"mem_mb=(\d+)", block)[1]) >= 8000
-        assert int(re.search(r"runtime=(\d+)", block)[1]) >= 60
+def resources(rule):
+    """What the profile asks for a rule."""
+    profile = yaml.safe_load(CONFIG.read_text())
+    return {**profile["default-resources"], **profile["set-resources"].get(rule, {})}
 
 
-def test_training_has_threads_and_is_told_to_end_before_its_time(planned):
-    minutes = int(re.search(r"runtime=(\d+)", planned["train"])[1])
-    assert "threads: 8" in planned["train"]
-    told = re.search(r"Shell command: timeout --foreground (\d+)m couplet train ", planned["train"])
-    assert minutes - 10 <= int(told[1]) <= minutes - 3
+def test_every_rule_has_resources(commands):
+    assert commands.keys() == {"prepare", *GPU_RULES, "table"}
+    for rule in RUN:
+        asked = resources(rule)
+        assert (" --processes 1 " in commands[rule] or "gpu" in asked) == (rule in GPU_RULES), rule
+        assert asked["nodes"] == 1
+        assert asked["mem_mb"] >= 8000
+        assert asked["runtime"] >= 60
+
+
+def test_training_has_threads_and_is_told_to_end_before_its_time(commands):
+    assert " --threads 8 " in commands["train"]
+    told = re.match(r"timeout --foreground (\d+)m couplet train ", commands["train"])
+    assert resources("train")["runtime"] - 10 <= int(told[1]) <= resources("train")["runtime"] - 3
 
 
 @pytest.mark.slow

@@ -28,7 +28,11 @@ def grid(clone):
 
 def cells(jobs):
     """The couplings of the cells for which jobs are planned."""
-    return {job.wildcards.split("-")[3] for job in jobs if job.wildcards.startswith("run=")}
+    return {
+        job.name.split("-")[3]
+        for job in jobs
+        if job.rule in ("train", "select", "sample", "evaluate", "probe")
+    }
 
 
 def source(implementation):

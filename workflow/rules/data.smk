@@ -20,6 +20,8 @@ rule prepare:
     params:
         settings=flags_of("prepare"),
         out=subpath(output.card, parent=True),
+    message:
+        "prepare {wildcards.data}"
     shell:
         "couplet prepare {params.settings} --out {params.out}"
         " --workers {threads} > {log} 2>&1"
@@ -45,6 +47,8 @@ rule features:
         settings=flags_of("features"),
         data=subpath(input.card, parent=True),
         out=subpath(output.card, parent=True),
+    message:
+        "features {wildcards.features}"
     shell:
         "couplet features {params.settings} --data {params.data}"
         " --out {params.out} --threads {threads} > {log} 2>&1"
@@ -71,6 +75,8 @@ rule reference:
         settings=flags_of("reference"),
         data=subpath(input.card, parent=True),
         features=subpath(input.extractor, parent=True),
+    message:
+        "reference {wildcards.reference}"
     shell:
         "couplet reference {params.settings} --data {params.data} --features {params.features}"
         " --out {output.statistics} --threads {threads} --processes {resources.gpu} > {log} 2>&1"

@@ -20,6 +20,8 @@ rule select:
         settings=flags_of("select"),
         train=subpath(input.record, parent=True),
         features=subpath(input.extractor, parent=True),
+    message:
+        "select {wildcards.run} {wildcards.selection}"
     shell:
         "couplet select {params.settings} --train {params.train}"
         " --features {params.features} --reference {input.reference}"
@@ -46,6 +48,8 @@ rule sample:
     params:
         settings=flags_of("sample"),
         train=subpath(input.record, parent=True),
+    message:
+        "sample {wildcards.run} {wildcards.samples}"
     shell:
         "couplet sample {params.settings} --train {params.train}"
         " --selection {input.selection} --out {output.samples}"
@@ -77,6 +81,8 @@ rule evaluate:
         settings=flags_of("evaluate"),
         train=subpath(input.record, parent=True),
         features=subpath(input.extractor, parent=True),
+    message:
+        "evaluate {wildcards.run} {wildcards.evaluation}"
     shell:
         "couplet evaluate {params.settings} --train {params.train}"
         " --features {params.features} --reference {input.reference}"
@@ -107,6 +113,8 @@ rule probe:
         train=subpath(input.record, parent=True),
         data=subpath(input.card, parent=True),
         frozen=flag_of_frozen,
+    message:
+        "probe {wildcards.run} {wildcards.probe}"
     shell:
         "couplet probe {params.settings} --train {params.train} --data {params.data}"
         " {params.frozen}--out {output.numbers} --threads {threads} > {log} 2>&1"

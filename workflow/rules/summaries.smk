@@ -35,6 +35,8 @@ rule table:
     params:
         table=flags_of_table,
         about=about_table,
+    message:
+        "table {wildcards.table}"
     shell:
         "couplet table {params.table} --root results --out {output.csv} > {log} 2>&1"
 
@@ -64,6 +66,8 @@ rule figure:
         mem_mb=2000,
     params:
         study=lambda wildcards: flags(wildcards.study),
+    message:
+        "figure {wildcards.study}"
     shell:
         "couplet figure {params.study} --root results --out {output.numbers} > {log} 2>&1"
 
@@ -85,5 +89,7 @@ rule paper:
         mem_mb=2000,
     params:
         captions=captions,
+    message:
+        "paper paper{wildcards.at}"
     shell:
         "couplet paper {params.captions} --out {output.page} > {log} 2>&1"

@@ -26,6 +26,8 @@ rule train:
         frozen=flag_of_frozen,
         data=subpath(input.card, parent=True),
         out=subpath(output.record, parent=True),
+    message:
+        "train {wildcards.run}"
     shell:
         "{resources.time_limit} "
         "couplet train {params.settings} --data {params.data}"
