@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from couplet.data.archive import PREVIEW, Archive, write
+from couplet.data.archive import PREVIEW, Archive, Card, write
 from couplet.data.sources.base import read
 from couplet.files import replacing
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, archive_digests, digests
 from couplet.reporting.preview import contact_sheet
+
+NAMED = 5
+"""Number of classes that a message names."""
 
 
 def run(
@@ -43,5 +46,21 @@ def run(
         inputs={},
         outputs={**archive_digests(archive), **digests(out / PREVIEW)},
     )
-    counts = ", ".join(f"{count} {split}" for split, count in card.counts.items())
-    return f"{name}, {'×'.join(map(str, card.shape))}, {counts} images; see preview.png"
+    paths = (getattr(settings.dataset, key) for key in settings.dataset.by_content)
+    origin = ", ".join(path for path in paths if path is not None)
+    return f"{name}, {described(card)}{f'; read from {origin}' if origin else ''}; see {PREVIEW}"
+
+
+def described(card: Card) -> str:
+    """Size, splits and classes of an archive, and what was left out of it."""
+    parts = ["×".join(map(str, card.shape))]
+    parts += [f"{count} {split}" for split, count in card.counts.items()]
+    parts[-1] += " images"
+    parts += [f"{len(card.classes)} classes"] if card.classes else ["no labels"]
+    said = [", ".join(parts), *(f"{split} is {folder}" for split, folder in card.folders.items())]
+    if left_out := card.left_out | ({"unreadable": n} if (n := sum(map(len, card.skipped.values()))) else {}):
+        said.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()))
+    if empty := card.empty_classes:
+        more = ", …" if len(empty) > NAMED else ""
+        said.append(f"classes without a training image: {', '.join(empty[:NAMED])}{more}")
+    return "; ".join(said)
