@@ -201,12 +201,12 @@ class Ffhq64Config(HeldOutConfig):
 
 
 class ImagesConfig(HeldOutConfig):
-    """Your own images: a folder, zip, tar, IDX file or LMDB folder, recognised by its content.
+    """Your own images: a folder, zip, tar, IDX file or LMDB, recognised by its content.
 
     Labels come from the names of the first-level folders, from the dataset.json of an EDM zip, or from the
-    labels file next to an IDX file; top-level folders `train` and `test`, `val` or `valid` are splits.
-    Transparency is dropped, orientation tags are ignored, and images of more than 8 bits per channel are
-    refused.
+    labels file next to an IDX file; top-level folders such as `train` and `test` are splits. Transparency is
+    dropped, orientation tags are ignored, only the first frame of an animation is read, and images of more
+    than 8 bits per channel are refused.
     """
 
     implementation: ClassVar[str] = "couplet.data.sources.images:read_images"

@@ -68,7 +68,8 @@ def test_options_of_from_reach_the_archive(couplet, pictures, tmp_path):
     code, out, _ = couplet(*command, "p", "--skip-corrupt")
     assert (code, out) == (
         0,
-        "p: pets, 4×4×3, 6 train images, 2 classes; left out: 1 unreadable; read from pictures; see preview.png",
+        "p: pets, 4×4×3, 6 train images, 2 classes; left out: 1 unreadable; read from pictures; "
+        "see preview.png",
     )
     assert Archive(tmp_path / "p").card.skipped == {"train": ("cat/9.png",)}
 

@@ -186,9 +186,7 @@ def test_names_of_splits_never_become_classes(container, tmp_path, folders, mess
     assert message in refused(tmp_path, container(files))
 
 
-@pytest.mark.parametrize(
-    "names", [("bullet_train", "tram"), ("latest", "oldest"), ("crash_test_dummy", "man")]
-)
+@pytest.mark.parametrize("names", [("bullet_train", "tram"), ("latest", "oldest"), ("crash_test_man", "man")])
 def test_words_that_only_hold_the_name_of_a_split_are_classes(tmp_path, names):
     files = {f"{name}/{i}.png": png(pixels(i)) for name in names for i in range(2)}
     assert prepared(tmp_path, grown(tmp_path / "x", files))[0].classes == names
@@ -241,12 +239,10 @@ def test_backslashes_part_folders(tmp_path, kind, json_names):
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):
-    with (
-        pytest.warns(UserWarning, match="Duplicate name"),
-        zipfile.ZipFile(tmp_path / "x.zip", "w") as archive,
-    ):
-        for i in range(2):
-            archive.writestr("a/0.png", png(pixels(i)))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a/0.png", png(pixels(0)))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("a/0.png", png(pixels(1)))
     assert "contains two files of the name 'a/0.png'" in refused(tmp_path, tmp_path / "x.zip")
     path = tarred(tmp_path / "x.tar", {"a/0.png": png(pixels(0)), "./a\\0.png": png(pixels(1))}, "w")
     assert "contains two files of the name 'a/0.png'" in refused(tmp_path, path)
