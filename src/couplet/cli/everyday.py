@@ -43,6 +43,7 @@ def run(
         extractor=extractor,
         seed=seed,
     )
+    settings += o.from_prepared(dataset, Path("data", dataset or ""), params, scale, settings)
     chosen = resolve(params, scale, settings).recipe
     settings += [f"recipes.{chosen}.{change}" for change in o.changes_of(steps=steps, batch=batch)]
     checked = resolve(params, scale, settings)

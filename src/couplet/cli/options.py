@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from couplet.config.datasets import DatasetConfig
+from couplet.config.resolve import resolved_content
+from couplet.config.variants import load_plugins
+from couplet.plan.stages import record_of
+from couplet.plan.stored import dataset_in
 
 Params = Annotated[Path, typer.Option("--params", help="The parameter file.")]
 Scale = Annotated[str | None, typer.Option(help="A name from `scales`: another size of the same rows.")]
@@ -37,6 +45,26 @@ Frozen = Annotated[
 Root = Annotated[Path, typer.Option(help="Folder of the grid's results.")]
 
 DEFAULT = Path("params.yaml")
+
+
+def from_prepared(
+    name: str | None, folder: Path, params: Path, scale: str | None, changes: list[str]
+) -> list[str]:
+    """The change that makes a data set of that name known, if only `couplet prepare` knows it.
+
+    Args:
+        name: the data set.
+        folder: its archive, whose record has its settings.
+        params: the parameter file, which may know it already, as may scale and changes.
+    """
+    if name is None or not record_of("prepare", folder).exists():
+        return []
+    load_plugins()
+    content = resolved_content(params, scale, changes)
+    known = (content.get("datasets") if isinstance(content, Mapping) else None) or {}
+    if name in DatasetConfig.family or not isinstance(known, Mapping) or name in known:
+        return []
+    return [f"datasets={json.dumps({name: dataset_in(folder).model_dump(mode='json')})}"]
 
 
 def changes_of(more: list[str] | None = None, **given: str | int | None) -> list[str]:

@@ -195,15 +195,20 @@ def train(
 ) -> None:
     """Train one cell; started again after an interruption, resume from its last state."""
     given = o.changes_of(changes, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed)
+    given += o.from_prepared(dataset, data, params, scale, given)
     checked = resolve(params, scale, given)
-    training = checked.training(checked.experiment)
+    cell = checked.experiment
+    # Measuring decides no weight; that it cannot be done is to be known before.
+    settings = Settings.of(
+        checked.training(cell), measurement=checked.measurement(cell), extractor=checked.extractor_of(cell)
+    )
     with process(threads, device, processes) as context:
         from couplet.live import observed
         from couplet.stages.train import run
 
         folders = {"live": live, "tensorboard": tensorboard} if context.ranks.first else {}
         with observed(out, context, **folders) as observe:
-            message = run(context, Settings.of(training), data=data, out=out, frozen=frozen, observe=observe)
+            message = run(context, settings, data=data, out=out, frozen=frozen, observe=observe)
         typer.echo(f"{out}: {message}")
 
 

@@ -46,13 +46,18 @@ class DatasetConfig(Variant):
     """Settings that name files or folders, which count in cache keys by their content."""
     native: ClassVar[tuple[int, int, int] | None] = None
     """Height, width and channels that the kind prescribes, if it does."""
-    num_classes: ClassVar[int] = 0
-    """Number of classes that the kind prescribes; 0 if it has no labels or its files decide."""
+    num_classes: ClassVar[int | None] = 0
+    """Number of classes that the kind prescribes; 0 if it has no labels, None if its files decide."""
 
     @property
-    def has_test(self) -> bool | None:
-        """Whether the archive will have a test split; None if the files decide."""
-        return True
+    def size(self) -> tuple[int | None, int | None]:
+        """Pixels per side and channels of the archive's images; None if the files decide."""
+        return (None, None) if self.native is None else (self.native[0], self.native[2])
+
+    @property
+    def splits(self) -> dict[str, int | None] | None:
+        """Numbers of images by split, None for a number that files decide; None if they decide the splits."""
+        return {"train": None, "test": None}
 
 
 class HeldOutConfig(DatasetConfig):
@@ -63,8 +68,8 @@ class HeldOutConfig(DatasetConfig):
     images, and selection has to score on the training split."""
 
     @property
-    def has_test(self) -> bool | None:
-        return self.test_images > 0
+    def splits(self) -> dict[str, int | None] | None:
+        return {"train": None, **({"test": self.test_images} if self.test_images else {})}
 
 
 class DigitsConfig(DatasetConfig):
@@ -76,6 +81,10 @@ class DigitsConfig(DatasetConfig):
     kind: Literal["digits"] = "digits"
     test_images: int = Field(300, ge=10, le=1000)
     """Images held out of training, drawn evenly from the classes; `select` scores against them."""
+
+    @property
+    def splits(self) -> dict[str, int | None] | None:
+        return {"train": 1797 - self.test_images, "test": self.test_images}
 
 
 class MixtureConfig(DatasetConfig):
@@ -99,6 +108,10 @@ class MixtureConfig(DatasetConfig):
     """Points of the test split, drawn independently of the training split."""
     seed: int = Field(0, ge=0)
     """Seed of the points; independent of every training seed."""
+
+    @property
+    def splits(self) -> dict[str, int | None] | None:
+        return {"train": self.points, "test": self.test_points}
 
 
 class MnistConfig(DatasetConfig):
@@ -178,8 +191,8 @@ class ImageNet64Config(HeldOutConfig):
     and no other crop is allowed."""
 
     @property
-    def has_test(self) -> bool | None:
-        return self.originals == "ilsvrc" or super().has_test
+    def splits(self) -> dict[str, int | None] | None:
+        return {"train": None, "test": None} if self.originals == "ilsvrc" else super().splits
 
     @model_validator(mode="after")
     def _fits_originals(self) -> Self:
@@ -211,6 +224,7 @@ class ImagesConfig(HeldOutConfig):
 
     implementation: ClassVar[str] = "couplet.data.sources.images:read_images"
     by_content = ("path", "test_path")
+    num_classes = None
     kind: Literal["images"] = "images"
     path: str = Field(min_length=1)
     """Path of the images, relative to the working directory."""
@@ -225,8 +239,14 @@ class ImagesConfig(HeldOutConfig):
     """Leave out images that cannot be decoded and list them in the card, instead of refusing them."""
 
     @property
-    def has_test(self) -> bool | None:
-        return True if self.test_path or self.test_images else None
+    def size(self) -> tuple[int | None, int | None]:
+        return self.resolution, self.channels
+
+    @property
+    def splits(self) -> dict[str, int | None] | None:
+        if self.test_path or self.test_images:
+            return {"train": None, "test": self.test_images or None}
+        return None
 
     @model_validator(mode="after")
     def _one_test_split(self) -> Self:

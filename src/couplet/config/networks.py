@@ -46,6 +46,10 @@ class NetworkConfig(Variant):
     """Probability that dropout inside a block zeroes an activation; of a U-Net, a list gives each level its
     own (GC). iCT on CIFAR-10: 0.3."""
 
+    def misfit(self, resolution: int) -> str | None:
+        """Reason why the network cannot be built for images of this height and width, if any."""
+        return None
+
 
 class UNetConfig(NetworkConfig):
     """Settings shared by the U-Nets.
@@ -61,6 +65,15 @@ class UNetConfig(NetworkConfig):
     EDM. The first decoder block always has attention. EDM, VCT and ECT: 16; GC: none."""
     dropout_resolution: PositiveInt | None = None
     """Largest height in pixels at which dropout acts; ``null`` means at every one."""
+
+    def misfit(self, resolution: int) -> str | None:
+        levels = len(self.channel_mult)
+        if resolution % 2 ** (levels - 1) == 0:
+            return None
+        return (
+            f"resolution {resolution} is not a multiple of {2 ** (levels - 1)}, which {levels} levels "
+            f"(channel_mult {list(self.channel_mult)}) need"
+        )
 
     @model_validator(mode="after")
     def _one_entry_per_level(self) -> Self:

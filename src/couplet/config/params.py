@@ -12,6 +12,7 @@ from couplet.config.cells import Cell, Grid, Measurement, Training
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
+from couplet.config.fit import Facts, check_fit
 from couplet.config.layers import as_layers, merge, overrides, recipe_layers, settings_of
 from couplet.config.probes import ProbeConfig
 from couplet.config.recipes import KernelConfig, Recipe
@@ -138,8 +139,15 @@ class Params(Closed):
                 path_safe(name)
             with located("recipes", name):
                 self._check_recipe(name)
-        for cell in (self.experiment, *self.cells()):
-            self.measurement(cell)
+        pairs = self.measured()
+        if self.experiment not in (cell for cell, _ in pairs):
+            pairs.append((self.experiment, self.extractor))
+        for cell, extractor in pairs:
+            facts = Facts.of(cell.dataset, self.dataset_named(cell.dataset))
+            training, measurement = self.training(cell), self.measurement(cell)
+            check_fit(facts, training, measurement, self.extractor_named(extractor))
+            if training.frozen_run is not None:
+                check_fit(facts, training.frozen_run)
         for i, comparison in enumerate(self.study.compare if self.study else ()):
             names = {str(getattr(cell, comparison.of)) for cell in self.cells()}
             for key in ("lower", "than"):
@@ -205,6 +213,11 @@ class Params(Closed):
         with located("probe"):
             config: ProbeConfig = self._lookup("probes", name)
             return config
+
+    def extractor_of(self, cell: Cell) -> ExtractorConfig:
+        """The first extractor that the table measures a cell with; of another cell, the experiment's."""
+        names = (name for each, name in self.measured() if each == cell)
+        return self.extractor_named(next(names, self.extractor))
 
     def training(self, cell: Cell) -> Training:
         """All settings that ``cell`` trains with.
@@ -279,13 +292,6 @@ class Params(Closed):
                         f"must lie between 1 and {levels}: recipe {cell.recipe} samples with "
                         f"sigma_max and {levels - 1} mid_sigmas",
                     )
-        if self.select.split == "test" and self.dataset_named(cell.dataset).has_test is False:
-            raise Invalid(
-                ("select", "split"),
-                "test",
-                f"data set {cell.dataset} has no test split; set train, as the papers do, or "
-                f"datasets.{cell.dataset}.test_images",
-            )
         return Measurement(
             mid_sigmas=recipe.mid_sigmas,
             boundary=recipe.boundary.sampling,

@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
+from couplet.config.base import Invalid
+from couplet.config.fit import Facts, check_fit
 from couplet.data.archive import CARD, Archive
 from couplet.errors import UserError
 from couplet.files import sha256, write_json
-from couplet.plan.content import ABSENT
+from couplet.plan.content import ABSENT, content_of
 from couplet.plan.stages import STAGES, Settings, beside, ingredients, record_of
-from couplet.provenance.chain import read_record
+from couplet.provenance.chain import check_small_files, read_record
 
 PACKAGES = (
     *("couplet", "torch", "numpy", "scipy", "safetensors", "pydantic"),
@@ -85,8 +87,9 @@ def check_inputs(reads: Mapping[str, Path], settings: Settings) -> dict[str, str
     """The cache keys of the outputs that a stage reads, by the stage that wrote each.
 
     Raises:
-        UserError: an output has no record or was made with other settings, or two of them come from different
-            outputs of one stage.
+        UserError: an output has no record, was changed since or made with other settings; two of them come
+            from different outputs of one stage; a data set has another name than the cell's, or does not fit
+            the settings.
     """
     records = {read: record_with(read, path, settings) for read, path in reads.items()}
     known: dict[str, tuple[str, Path]] = {}
@@ -98,7 +101,31 @@ def check_inputs(reads: Mapping[str, Path], settings: Settings) -> dict[str, str
                     f"{reads[read]}: comes from `couplet {stage}` with key {key}, {other} from key {first}; "
                     "give folders that belong together"
                 )
+    if "prepare" in reads:
+        _check_data(reads["prepare"], settings)
     return {read: record["key"] for read, record in records.items()}
+
+
+def _check_data(data: Path, settings: Settings) -> None:
+    """Raise UserError if a data set is not the cell's, was edited, or does not fit the settings."""
+    card, training = Archive(data).card, settings.training
+    if training is not None and card.dataset != training.cell.dataset:
+        raise UserError(
+            f"{data}: data set {card.dataset}, this cell trains on {training.cell.dataset}; "
+            "give another folder"
+        )
+    for name, digest in card.files.items():
+        if (present := content_of(data / name)) not in (digest, ABSENT):
+            raise UserError(
+                f"{data / name}: has SHA-256 {present[:16]}, {data / CARD} says {digest[:16]}: edited or "
+                "damaged; run `couplet prepare` again"
+            )
+    height, _, channels = card.shape
+    facts = Facts(card.dataset, height, channels, len(card.classes), card.counts, card.empty_classes)
+    try:
+        check_fit(facts, training, settings.measurement, settings.extractor)
+    except Invalid as error:
+        raise UserError(f"{data}: {error}") from None
 
 
 def record_with(stage: str, output: Path, settings: Settings) -> Mapping[str, Any]:
@@ -110,6 +137,7 @@ def record_with(stage: str, output: Path, settings: Settings) -> Mapping[str, An
     record = read_record(record_of(stage, output), f"run `couplet {stage}` to make it")
     if record.stage != stage:
         raise UserError(f"{output}: is an output of {record.stage}; expected one of `couplet {stage}`")
+    check_small_files(record)
     if different := _difference(record.content["settings"], STAGES[stage].settings(settings)):
         key, recorded, wanted = different
         raise UserError(

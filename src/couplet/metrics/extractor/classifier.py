@@ -29,6 +29,9 @@ EXTRACTOR = "extractor.safetensors"
 CHUNK = 2000
 """Images per call outside training."""
 
+ROUNDING = 1e-5
+"""Standard deviation of features, relative to their size, up to which they differ by rounding only."""
+
 HELD_OUT = 10
 """Without a test split, every tenth training image is held out to measure the accuracy."""
 
@@ -74,6 +77,9 @@ def train_classifier(
 
     Returns:
         The classifier, and its accuracy on images that it was not trained on.
+
+    Raises:
+        UserError: all images have the same features.
     """
     cpu = torch.device("cpu")
     _, resolution, _, channels = train.images.shape
@@ -106,6 +112,11 @@ def train_classifier(
         predicted = torch.cat([model(images).argmax(1) for images in _chunks(split, positions)])
         features = torch.cat([model.features(images) for images in _chunks(train, seen)])
         spread = features.var(0).mean().sqrt()
+        if not spread > ROUNDING * features.abs().mean():  # or NaN
+            raise UserError(
+                f"the {len(seen)} training images are too few or too equal for a classifier: their features "
+                "do not differ"
+            )
         model.head.weight *= spread
         model.scale /= spread
     return model.eval(), float((predicted.numpy() == split.labels[positions]).mean())
@@ -142,18 +153,18 @@ class ClassifierExtractor(Extractor):
         """Train the classifier on the training split of ``data`` and write it.
 
         Raises:
-            UserError: the data set has no classes, or the file cannot be written.
+            UserError: the images are too equal, or the file cannot be written.
         """
         card = data.card
-        if not card.classes:
-            others = ", ".join(sorted({*ExtractorConfig.family} - {config.kind}))
-            problem = f"{card.dataset} has no classes that a classifier could learn"
-            raise UserError(f"{data.folder}: {problem}; choose another extractor: {others}")
         test = data.split("test") if card.counts.get("test") else None
         resolution, _, channels = card.shape
         shape = {"channels": channels, "resolution": resolution, "classes": len(card.classes)}
         described = {"config": config.model_dump(mode="json"), "shape": shape}
-        model, accuracy = train_classifier(config, data.train, test, len(card.classes))
+        try:
+            model, accuracy = train_classifier(config, data.train, test, len(card.classes))
+        except UserError as error:
+            others = ", ".join(sorted({*ExtractorConfig.family} - {config.kind}))
+            raise UserError(f"{data.folder}: {error}; choose another extractor: {others}") from None
         with replacing(out / EXTRACTOR) as temporary:
             save_file(model.state_dict(), temporary, {"couplet": json.dumps(described, sort_keys=True)})
         return {
