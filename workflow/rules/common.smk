@@ -38,7 +38,7 @@ checked(check_running, Path())
 # another file), results/gc.csv from workflow/papers/gc.yaml. `--config scale=small` is for all of them.
 # A study, workflow/studies/gc-mu.yaml, has a figure as well: results/paper/gc-mu.csv, .svg and .png.
 SCALE = config.get("scale")
-FILES = {"table1": Path(config.get("params", "params.yaml"))}
+FILES = {"table1": Path(config.get("params", "params.yaml")).expanduser()}
 STUDIES = sorted(Path("workflow/studies").glob("[!_]*.yaml"))
 for path in (*STUDIES, *sorted(Path("workflow/papers").glob("*.yaml"))):
     if path.stem in FILES or not re.fullmatch(r"[\w.+-]+", path.stem):

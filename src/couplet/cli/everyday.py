@@ -16,7 +16,7 @@ from couplet.process import process, start
 
 
 def run(
-    out: Annotated[Path, typer.Option(help="Folder for all results of this run.")],
+    out: Annotated[Path, o.out("Folder for all results of this run.")],
     params: o.Params = o.DEFAULT,
     scale: o.Scale = None,
     dataset: o.Dataset = None,
@@ -43,7 +43,7 @@ def run(
         extractor=extractor,
         seed=seed,
     )
-    settings += o.from_prepared(dataset, Path("data", dataset or ""), params, scale, settings)
+    settings = [*o.from_prepared(dataset, Path("data", dataset or ""), params, scale), *settings]
     chosen = resolve(params, scale, settings).recipe
     settings += [f"recipes.{chosen}.{change}" for change in o.changes_of(steps=steps, batch=batch)]
     checked = resolve(params, scale, settings)
@@ -80,7 +80,7 @@ def adopt(
     data: Annotated[Path, typer.Option(help="Output of `couplet prepare`.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The run under its new key.", show_default="beside it in a grid, else in place"),
+        o.out("The run under its new key.", show_default="beside it in a grid, else in place"),
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps to replay, at most.", min=1)] = 50,
     frozen: o.Frozen = None,
@@ -102,7 +102,7 @@ def adopt(
 
 def import_edm(
     file: Annotated[Path, typer.Argument(help="A network snapshot (.pkl) of EDM or EDM2.")],
-    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    out: Annotated[Path, o.out("The safetensors file to write.")],
 ) -> None:
     """Turn a published EDM or EDM2 snapshot into safetensors, without executing any of it."""
     start(1)

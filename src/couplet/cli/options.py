@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from couplet.config.datasets import DatasetConfig
 from couplet.config.resolve import resolved_content
 from couplet.config.variants import load_plugins
+from couplet.errors import UserError
 from couplet.plan.stages import record_of
 from couplet.plan.stored import dataset_in
 
@@ -33,7 +34,6 @@ OwnParams = Annotated[
 Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Processes = Annotated[int, typer.Option(help="As `torchrun --nproc-per-node`: one for each GPU.", min=1)]
-Out = Annotated[Path, typer.Option(help="Where to write.")]
 Live = Annotated[
     Path | None, typer.Option(help="Folder for a live view that DVC shows: curves, numbers, sample grids.")
 ]
@@ -47,20 +47,34 @@ Root = Annotated[Path, typer.Option(help="Folder of the grid's results.")]
 DEFAULT = Path("params.yaml")
 
 
-def from_prepared(
-    name: str | None, folder: Path, params: Path, scale: str | None, changes: list[str]
-) -> list[str]:
+def _with_name(path: Path | None) -> Path | None:
+    """Refuse a path such as `/` or `.`, beside which a record cannot be written."""
+    if path is not None and path.name in ("", ".."):
+        raise UserError(f"--out = {path}: must end in the name of a file or folder")
+    return path
+
+
+def out(text: str, **more: Any) -> Any:
+    """The option `--out`, a file or folder to write."""
+    return typer.Option("--out", help=text, callback=_with_name, **more)
+
+
+Out = Annotated[Path, out("Where to write.")]
+
+
+def from_prepared(name: str | None, folder: Path, params: Path, scale: str | None) -> list[str]:
     """The change that makes a data set of that name known, if only `couplet prepare` knows it.
 
     Args:
         name: the data set.
         folder: its archive, whose record has its settings.
-        params: the parameter file, which may know it already, as may scale and changes.
+        params: the parameter file, which may know it already.
+        scale: a name from its `scales`.
     """
     if name is None or not record_of("prepare", folder).exists():
         return []
     load_plugins()
-    content = resolved_content(params, scale, changes)
+    content = resolved_content(params, scale)
     known = (content.get("datasets") if isinstance(content, Mapping) else None) or {}
     if name in DatasetConfig.family or not isinstance(known, Mapping) or name in known:
         return []

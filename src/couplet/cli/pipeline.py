@@ -118,7 +118,7 @@ def prepare(
     ] = None,
     params: o.Params = o.DEFAULT,
     scale: o.Scale = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="data/NAME")] = None,
+    out: Annotated[Path | None, o.out("Where to write.", show_default="data/NAME")] = None,
     from_: Annotated[
         str | None,
         typer.Option("--from", help="A folder, zip, tar, IDX file or LMDB of images to make it from."),
@@ -195,7 +195,7 @@ def train(
 ) -> None:
     """Train one cell; started again after an interruption, resume from its last state."""
     given = o.changes_of(changes, dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed)
-    given += o.from_prepared(dataset, data, params, scale, given)
+    given = [*o.from_prepared(dataset, data, params, scale), *given]
     checked = resolve(params, scale, given)
     cell = checked.experiment
     # Measuring decides no weight; that it cannot be done is to be known before.
@@ -260,7 +260,7 @@ def table(
 
 def figure(
     params: Annotated[Path, typer.Option(help="A parameter file with a `study`.")],
-    out: Annotated[Path, typer.Option(help="The .csv file; .svg, .png and .json are written beside it.")],
+    out: Annotated[Path, o.out("The .csv file; .svg, .png and .json are written beside it.")],
     root: o.Root = Path("results"),
     scale: o.Scale = None,
 ) -> None:
@@ -276,7 +276,7 @@ def figure(
 
 def paper(
     captions: Annotated[list[Path], typer.Argument(help=".json files of `couplet figure`.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")],
+    out: Annotated[Path, o.out("The page to write.")],
     rebuild: Annotated[
         str, typer.Option(help="The command that makes one of the figures, with {name}.")
     ] = "snakemake --cores all results/paper/{name}.csv",

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -31,6 +33,10 @@ Ints = Annotated[tuple[int, ...], Field(strict=False)]
 
 Floats = Annotated[tuple[float, ...], Field(strict=False)]
 """A list of numbers in YAML."""
+
+
+Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
+"""Path of a file or folder; `~` is the home folder."""
 
 
 class Invalid(ValueError):

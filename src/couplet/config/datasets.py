@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Invalid, Variant, path_safe, validated
+from couplet.config.base import Invalid, Place, Variant, path_safe, validated
 from couplet.errors import UserError
 
 Crop = Literal[
@@ -226,14 +226,14 @@ class ImagesConfig(HeldOutConfig):
     by_content = ("path", "test_path")
     num_classes = None
     kind: Literal["images"] = "images"
-    path: str = Field(min_length=1)
+    path: Place
     """Path of the images, relative to the working directory."""
     resolution: int = Field(ge=1, le=4096)
     """Height and width of the archive's images, in pixels."""
     crop: Crop = "center-crop-dhariwal"
     channels: Literal[1, 3] | None = None
     """3: colour; 1: grey (ITU-R 601-2 luma). null: the images' own, which must then agree."""
-    test_path: str | None = Field(None, min_length=1)
+    test_path: Place | None = None
     """Path of the test images, if they are not at `path`."""
     skip_corrupt: bool = False
     """Leave out images that cannot be decoded and list them in the card, instead of refusing them."""

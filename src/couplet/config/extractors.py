@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from couplet.config.base import Ints, Variant
+from couplet.config.base import Ints, Place, Variant
 
 if TYPE_CHECKING:
     from couplet.config.fit import Facts
@@ -89,7 +89,7 @@ class ValuesConfig(ExtractorConfig):
 class PublishedConfig(ExtractorConfig):
     """An extractor whose weights are a published file."""
 
-    weights: str | None = Field(None, min_length=1, exclude=True)
+    weights: Place | None = Field(None, exclude=True)
     """The file; null is the published one, in torch's cache. Excluded from cache keys: ``sha256`` identifies
     the content."""
     batch: int = Field(64, ge=1)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, PrivateAttr, model_validator
 
-from couplet.config.base import Closed, Invalid, Variant, choices, located, named, path_safe
+from couplet.config.base import Closed, Invalid, Place, Variant, choices, located, named, path_safe
 from couplet.config.cells import Cell, Grid, Measurement, Training
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
@@ -59,7 +59,7 @@ class Params(Closed):
     gpus: int = Field(1, ge=1)
     """GPUs of one job that trains or measures, with a process for each; on the CPU, processes. Changes
     numbers only by the rounding of a sum, and with dropout by the masks."""
-    raw: str = "raw"
+    raw: Place = "raw"
     """Folder of data sets as their authors publish them, one folder per kind; `prepare` downloads to it."""
     table1: Annotated[tuple[Grid, ...], PlainValidator(_grids, json_schema_input_type=Grid | list[Grid])]
     """A grid, or a list of grids: the table has the cells of all of them."""

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Closed, Floats, Invalid, OneOf, Variant
+from couplet.config.base import Closed, Floats, Invalid, OneOf, Place, Variant
 from couplet.config.networks import NetworkConfig
 
 
@@ -335,9 +335,9 @@ class Recipe(Closed):
     nonfinite_gradients: Literal["stop", "zero", "large"] = "stop"
     """Stop the run; or replace them by 0 (VCT, ECT on ImageNet); or NaN by 0 and infinities by ±1e5 (ECT on
     CIFAR-10). The record counts steps with such gradients."""
-    init_from: str | None = None
+    init_from: Place | None = None
     """Initial weights of the network: a file written by `couplet import-edm`."""
-    frozen_from: str | None = None
+    frozen_from: Place | None = None
     """A checkpoint of this project, for couplings with a frozen predictor."""
 
     @model_validator(mode="after")

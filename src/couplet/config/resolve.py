@@ -163,7 +163,7 @@ def _with_base(
         return lay_over({}, content)
     if not isinstance(base, str):
         raise UserError(f"{path}: {Invalid(('base',), base, 'must be the path of a parameter file')}")
-    below = Path(os.path.normpath(path.parent / base))
+    below = Path(os.path.normpath(path.parent / Path(base).expanduser()))
     if below in (*above, path):
         raise UserError(f"{path}: base = {base}: leads back to {below}; a file cannot lie over itself")
     under = _with_base(below, scale, (*above, path), mark)

@@ -46,7 +46,15 @@ class Recorder:
     def __init__(
         self, stage: str, settings: Settings, output: Path, device: torch.device, *, reads: Mapping[str, Path]
     ) -> None:
-        """Check the outputs of earlier stages that this stage ``reads``; see :func:`check_inputs`."""
+        """Check ``output``, and the outputs of earlier stages that this stage ``reads``.
+
+        Raises:
+            UserError: ``output`` is a file and should be a folder, or the reverse; see :func:`check_inputs`.
+        """
+        kinds = {False: "file", True: "folder"}
+        folder = not Path(STAGES[stage].output).suffix
+        if output.exists() and output.is_dir() != folder:
+            raise UserError(f"{output}: is a {kinds[not folder]}, `couplet {stage}` writes a {kinds[folder]}")
         keys, parts = check_inputs(reads, settings), ingredients(stage, settings)
         content = {"stage": stage, "keys": keys, "settings": parts.settings, "code": dict(parts.code)}
         self._begin(record_of(stage, output), parts.key(keys), content, device)
@@ -91,6 +99,8 @@ def check_inputs(reads: Mapping[str, Path], settings: Settings) -> dict[str, str
             from different outputs of one stage; a data set has another name than the cell's, or does not fit
             the settings.
     """
+    if "prepare" in reads and settings.training is not None:
+        _check_name(reads["prepare"], settings.training.cell.dataset)
     records = {read: record_with(read, path, settings) for read, path in reads.items()}
     known: dict[str, tuple[str, Path]] = {}
     for read, record in records.items():
@@ -106,14 +116,15 @@ def check_inputs(reads: Mapping[str, Path], settings: Settings) -> dict[str, str
     return {read: record["key"] for read, record in records.items()}
 
 
+def _check_name(data: Path, name: str) -> None:
+    """Raise UserError if an archive is of another data set than ``name``."""
+    if (card := data / CARD).exists() and (held := Archive(data).card.dataset) != name:
+        raise UserError(f"{card}: holds data set {held}, the cell is of {name}; give another folder")
+
+
 def _check_data(data: Path, settings: Settings) -> None:
-    """Raise UserError if a data set is not the cell's, was edited, or does not fit the settings."""
-    card, training = Archive(data).card, settings.training
-    if training is not None and card.dataset != training.cell.dataset:
-        raise UserError(
-            f"{data}: data set {card.dataset}, this cell trains on {training.cell.dataset}; "
-            "give another folder"
-        )
+    """Raise UserError if a data set was edited, or does not fit the settings."""
+    card = Archive(data).card
     for name, digest in card.files.items():
         if (present := content_of(data / name)) not in (digest, ABSENT):
             raise UserError(
@@ -123,7 +134,7 @@ def _check_data(data: Path, settings: Settings) -> None:
     height, _, channels = card.shape
     facts = Facts(card.dataset, height, channels, len(card.classes), card.counts, card.empty_classes)
     try:
-        check_fit(facts, training, settings.measurement, settings.extractor)
+        check_fit(facts, settings.training, settings.measurement, settings.extractor)
     except Invalid as error:
         raise UserError(f"{data}: {error}") from None
 
