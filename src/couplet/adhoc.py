@@ -15,11 +15,10 @@ from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError, installed
 from couplet.files import replacing
 from couplet.live import observed
-from couplet.plan.content import content_of
 from couplet.plan.layout import in_folder
 from couplet.plan.stages import RUN, STAGES, Settings, key_of, keys_of, record_of
 from couplet.process import Context
-from couplet.provenance.chain import read_record
+from couplet.provenance.chain import is_intact, read_record
 from couplet.provenance.record import check_inputs, record_with
 from couplet.stages.sample import samples_name
 from couplet.training.loop import shape_of
@@ -107,6 +106,4 @@ def _is_current(stage: str, output: Path, key: str) -> bool:
     if not path.exists():
         return False
     record = read_record(path)
-    return record.content["key"] == key and all(
-        content_of(file) == digest for file, digest in record.outputs.items()
-    )
+    return record.content["key"] == key and is_intact(record)

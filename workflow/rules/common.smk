@@ -14,6 +14,7 @@ from couplet.plan import summaries
 from couplet.plan.code import check_running
 from couplet.plan.layout import Layout
 from couplet.plan.stages import record_of
+from couplet.provenance.chain import is_intact, read_record
 
 
 def stop(message):
@@ -140,11 +141,18 @@ def input_of(stage, read):
 
 
 def originals_of_archive(wildcards):
-    """Files and folders of images that the parameters name."""
+    """Files and folders of images that the parameters name, and a new file if the archive was edited."""
     table, cell, _ = job_of("prepare", wildcards)
     dataset = layout(table).params.dataset_named(cell.dataset)
     paths = [getattr(dataset, key) for key in dataset.by_content]
-    return [as_it_is(Path(path)) for path in paths if path is not None]
+    originals = [as_it_is(Path(path)) for path in paths if path is not None]
+    record = record_of("prepare", layout(table).data(cell.dataset))
+    if not record.exists() or checked(is_intact, checked(read_record, record)):
+        return originals
+    marker = Path("results/.keys/data", wildcards.data)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.write_text(f"{uuid4()}\n")
+    return [*originals, marker.as_posix()]
 
 
 def frozen_run(stage):

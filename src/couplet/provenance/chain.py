@@ -16,6 +16,7 @@ from couplet.config.cells import Cell
 from couplet.errors import UserError
 from couplet.files import read_json, sha256
 from couplet.plan.code import current
+from couplet.plan.content import content_of
 from couplet.plan.layout import Layout
 from couplet.plan.stages import RECORD, RECORD_SUFFIX, STAGES, beside, keys_of, record_of
 
@@ -112,6 +113,11 @@ def check_small_files(record: Record) -> None:
                 f"{path}: has SHA-256 {present[:16]}, {record.path} says {digest[:16]}: edited or damaged; "
                 f"run `couplet {record.stage}` again"
             )
+
+
+def is_intact(record: Record) -> bool:
+    """Whether all outputs in a record are there as written; files seen before are not read again."""
+    return all(content_of(path) == digest for path, digest in record.outputs.items())
 
 
 def check_key(record: Record, key: str) -> None:
