@@ -141,18 +141,16 @@ def input_of(stage, read):
 
 
 def originals_of_archive(wildcards):
-    """Files and folders of images that the parameters name, and a new file if the archive was edited."""
+    """Files and folders of images that the parameters name; refuses an archive that was edited."""
     table, cell, _ = job_of("prepare", wildcards)
     dataset = layout(table).params.dataset_named(cell.dataset)
     paths = [getattr(dataset, key) for key in dataset.by_content]
-    originals = [as_it_is(Path(path)) for path in paths if path is not None]
-    record = record_of("prepare", layout(table).data(cell.dataset))
-    if not record.exists() or checked(is_intact, checked(read_record, record)):
-        return originals
-    marker = Path("results/.keys/data", wildcards.data)
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text(f"{uuid4()}\n")
-    return [*originals, marker.as_posix()]
+    archive = layout(table).data(cell.dataset)
+    record = record_of("prepare", archive)
+    if record.exists() and not is_intact(checked(read_record, record)):
+        again = f"couplet prepare {flags_of('prepare')(wildcards)} --out {archive}"
+        stop(f"{archive}: edited or damaged since it was written; write it again: {again}")
+    return [as_it_is(Path(path)) for path in paths if path is not None]
 
 
 def frozen_run(stage):
