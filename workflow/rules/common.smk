@@ -149,7 +149,9 @@ def originals_of_archive(wildcards):
     record = record_of("prepare", archive)
     if record.exists() and not is_intact(checked(read_record, record)):
         again = f"couplet prepare {flags_of('prepare')(wildcards)} --out {archive}"
-        stop(f"{archive}: edited or damaged since it was written; write it again: {again}")
+        stop(
+            f"{archive}: edited or damaged since it was written; write it again: {again}"
+        )
     return [as_it_is(Path(path)) for path in paths if path is not None]
 
 
