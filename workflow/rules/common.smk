@@ -144,7 +144,6 @@ def originals_of_archive(wildcards):
     """Files and folders of images that the parameters name; refuses an archive that was edited."""
     table, cell, _ = job_of("prepare", wildcards)
     dataset = layout(table).params.dataset_named(cell.dataset)
-    paths = [getattr(dataset, key) for key in dataset.by_content]
     archive = layout(table).data(cell.dataset)
     record = record_of("prepare", archive)
     if record.exists() and not is_intact(checked(read_record, record)):
@@ -152,7 +151,7 @@ def originals_of_archive(wildcards):
         stop(
             f"{archive}: edited or damaged since it was written; write it again: {again}"
         )
-    return [as_it_is(Path(path)) for path in paths if path is not None]
+    return list(map(as_it_is, dataset.originals_named.values()))
 
 
 def frozen_run(stage):

@@ -6,6 +6,7 @@ Readers look for the original files of a named kind in the folder ``raw`` of the
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -44,6 +45,13 @@ class DatasetConfig(Variant):
     noun = "dataset"
     by_content: ClassVar[tuple[str, ...]] = ()
     """Settings that name files or folders, which count in cache keys by their content."""
+
+    @property
+    def originals_named(self) -> dict[str, Path]:
+        """The files and folders that count by their content, by setting."""
+        named = {name: getattr(self, name) for name in self.by_content}
+        return {name: Path(path) for name, path in named.items() if path is not None}
+
     native: ClassVar[tuple[int, int, int] | None] = None
     """Height, width and channels that the kind prescribes, if it does."""
     num_classes: ClassVar[int | None] = 0
@@ -239,6 +247,12 @@ class ImagesConfig(HeldOutConfig):
     """Leave out images that cannot be decoded and list them in the card, instead of refusing them."""
 
     @property
+    def originals_named(self) -> dict[str, Path]:
+        named = super().originals_named
+        labels = {f"{name}_labels": labels_beside(path) for name, path in named.items()}
+        return named | {name: path for name, path in labels.items() if path is not None}
+
+    @property
     def size(self) -> tuple[int | None, int | None]:
         return self.resolution, self.channels
 
@@ -253,6 +267,13 @@ class ImagesConfig(HeldOutConfig):
         if self.test_path is not None and self.test_images:
             raise Invalid(("test_images",), self.test_images, "must be 0 if test_path is set")
         return self
+
+
+def labels_beside(images: Path) -> Path | None:
+    """The existing file of labels, packed or not, next to an IDX file of images with a name as MNIST's."""
+    name, replaced = re.subn(r"images([-.])idx3", r"labels\1idx1", images.name.removesuffix(".gz"))
+    files = (images.with_name(name), images.with_name(f"{name}.gz")) if replaced else ()
+    return next((file for file in files if file.is_file()), None)
 
 
 def from_path(

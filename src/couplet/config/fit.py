@@ -16,7 +16,7 @@ from couplet.config.extractors import ExtractorConfig
 from couplet.config.metrics import MetricConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of a data set; None where only its files tell."""
 
@@ -34,7 +34,13 @@ class Facts:
     def of(cls, name: str, config: DatasetConfig) -> Facts:
         """What the settings tell."""
         resolution, channels = config.size
-        return cls(name, resolution, channels, config.num_classes, config.splits)
+        return cls(
+            name=name,
+            resolution=resolution,
+            channels=channels,
+            classes=config.num_classes,
+            splits=config.splits,
+        )
 
     def count(self, split: str) -> int | None:
         """Number of images of a split."""

@@ -23,7 +23,8 @@ ABSENT = "absent"
 def content_of(path: Path) -> str:
     """SHA-256 of a file, or of all files of a folder with their names; :data:`ABSENT` if there is none.
 
-    Files are read again only when their names, sizes or times have changed since the last time.
+    Hidden files do not count, which desktops write to folders of images and no reader opens; nor do LMDB's
+    locks. Files are read again only when their names, sizes or times have changed since the last time.
     """
     files = list(_files(path))
     if not files:
@@ -51,11 +52,16 @@ def _files(path: Path) -> Iterator[tuple[str, Path]]:
     if path.is_file():
         yield "", path
         return
-    for folder, inner, names in os.walk(path):
-        inner.sort()
+    seen: set[str] = set()
+    for folder, inner, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        inner[:] = sorted(
+            name for name in inner if name[0] != "." and name != "__MACOSX" and real not in seen
+        )
+        seen.add(real)
         for name in sorted(names):
             file = Path(folder, name)
-            if file.is_file():
+            if file.is_file() and name[0] != "." and name != "lock.mdb":
                 yield file.relative_to(path).as_posix(), file
 
 

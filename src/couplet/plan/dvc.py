@@ -75,8 +75,7 @@ def write_plan(params: Params, out: Path) -> None:
 
 def _named(dataset: DatasetConfig) -> list[str]:
     """Files and folders of images that a data set names."""
-    paths = (getattr(dataset, name) for name in dataset.by_content)
-    return [path for path in paths if path is not None]
+    return [str(path) for path in dataset.originals_named.values()]
 
 
 def _check_watched(dataset: DatasetConfig, name: str) -> None:

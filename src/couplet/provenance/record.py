@@ -132,7 +132,14 @@ def _check_data(data: Path, settings: Settings) -> None:
                 "damaged; run `couplet prepare` again"
             )
     height, _, channels = card.shape
-    facts = Facts(card.dataset, height, channels, len(card.classes), card.counts, card.empty_classes)
+    facts = Facts(
+        name=card.dataset,
+        resolution=height,
+        channels=channels,
+        classes=len(card.classes),
+        splits=card.counts,
+        empty_classes=card.empty_classes,
+    )
     try:
         check_fit(facts, settings.training, settings.measurement, settings.extractor)
     except Invalid as error:

@@ -46,8 +46,7 @@ def run(
         inputs={},
         outputs={**archive_digests(archive), **digests(out / PREVIEW)},
     )
-    paths = (getattr(settings.dataset, key) for key in settings.dataset.by_content)
-    origin = ", ".join(path for path in paths if path is not None)
+    origin = ", ".join(map(str, settings.dataset.originals_named.values()))
     return f"{name}, {described(card)}{f'; read from {origin}' if origin else ''}; see {PREVIEW}"
 
 

@@ -108,7 +108,7 @@ def test_table_is_checked_with_its_own_extractors(grid_content):
 
 def facts(**changes):
     known = {"resolution": 8, "channels": 3, "classes": 2, "splits": {"train": 20, "test": 4}}
-    return Facts("mine", **{**known, **changes})
+    return Facts(name="mine", **{**known, **changes})
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,6 @@ def test_what_a_card_tells_of_a_recipe(make_training, changes, message):
 
 
 def test_what_is_not_known_yet_is_not_refused(make_training):
-    nothing = Facts("mine", None, None, None, None)
+    nothing = Facts(name="mine", resolution=None, channels=None, classes=None, splits=None)
     for extractor in ExtractorConfig.family:
         check_fit(nothing, make_training(conditional=True), extractor=ExtractorConfig.parse(extractor))

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from couplet.config.datasets import labels_beside
 from couplet.data.archive import CorruptImage, Stream
 from couplet.errors import UserError
 
@@ -376,14 +377,11 @@ def _idx_file(path: Path, stack: ExitStack) -> Stream[Image.Image]:
     pixels = _idx_array(path, 3, stack)
     labels: NDArray[np.int64] = np.zeros(len(pixels), np.int64)
     classes: tuple[str, ...] = ()
-    name, replaced = re.subn(r"images([-.])idx3", r"labels\1idx1", path.name.removesuffix(".gz"))
-    for file in (path.with_name(name), path.with_name(f"{name}.gz")):
-        if replaced and file.is_file():
-            labels = _idx_array(file, 1, stack).astype(np.int64)
-            classes = _numbered([labels])
-            if len(labels) != len(pixels):
-                raise UserError(f"{file}: contains {len(labels)} labels for {len(pixels)} images")
-            break
+    if (file := labels_beside(path)) is not None:
+        labels = _idx_array(file, 1, stack).astype(np.int64)
+        classes = _numbered([labels])
+        if len(labels) != len(pixels):
+            raise UserError(f"{file}: contains {len(labels)} labels for {len(pixels)} images")
     names = [str(index) for index in range(len(pixels))]
     return Stream(names, labels, lambda index: Image.fromarray(pixels[index]), classes)
 
