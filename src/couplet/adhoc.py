@@ -64,6 +64,11 @@ def run_cell(
         )
     except Invalid as error:
         raise UserError(f"{out}: {error}") from None
+    recipe = settings.training.recipe
+    for name in ("init_from", "frozen_from"):
+        path = getattr(recipe, name)
+        if path is not None and not Path(path).is_file():
+            raise UserError(f"recipes.{cell.recipe}.{name} = {path}: no such file")
     outputs = {stage: in_folder(out, stage) for stage in RUN}
     if record_of("train", outputs["train"]).exists():
         for stage in ("prepare", "train"):

@@ -289,3 +289,10 @@ def test_measuring_without_params_takes_the_runs_own_settings(grid, couplet, tmp
         monkeypatch.undo()
         for config in few:
             config.model_rebuild(force=True)
+
+
+@pytest.mark.parametrize("name", ["init_from", "frozen_from"])
+def test_missing_weights_are_refused_before_any_stage(params, couplet, tmp_path, name):
+    code, _, err = couplet("run", "--out", "mine", "--set", f"recipes.ict.{name}=nowhere")
+    assert (code, err) == (2, f"couplet: recipes.ict.{name} = nowhere: no such file\n")
+    assert not (tmp_path / "mine").exists()
