@@ -83,7 +83,8 @@ class ValuesConfig(ExtractorConfig):
     def misfit(self, data: Facts) -> str | None:
         if data.resolution is None or (values := data.resolution**2 * (data.channels or 1)) <= self.most:
             return None
-        return f"has images of {values} values or more, values as features are for {self.most} at most"
+        more = "" if data.channels else " or more"
+        return f"has images of {values} values{more}, values as features are for {self.most} at most"
 
 
 class PublishedConfig(ExtractorConfig):

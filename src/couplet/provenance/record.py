@@ -49,12 +49,18 @@ class Recorder:
         """Check ``output``, and the outputs of earlier stages that this stage ``reads``.
 
         Raises:
-            UserError: ``output`` is a file and should be a folder, or the reverse; see :func:`check_inputs`.
+            UserError: ``output`` is a file and should be a folder, or the reverse, or another stage's; see
+                :func:`check_inputs`.
         """
         kinds = {False: "file", True: "folder"}
         folder = not Path(STAGES[stage].output).suffix
         if output.exists() and output.is_dir() != folder:
             raise UserError(f"{output}: is a {kinds[not folder]}, `couplet {stage}` writes a {kinds[folder]}")
+        held = stage
+        with suppress(UserError):  # no record, or a damaged one
+            held = read_record(record_of(stage, output)).stage
+        if held != stage:
+            raise UserError(f"{output}: is an output of `couplet {held}`; choose another name")
         keys, parts = check_inputs(reads, settings), ingredients(stage, settings)
         content = {"stage": stage, "keys": keys, "settings": parts.settings, "code": dict(parts.code)}
         self._begin(record_of(stage, output), parts.key(keys), content, device)

@@ -79,7 +79,7 @@ def test_extractor_that_cannot_measure_is_refused_before_training(refused, prepa
         (
             3,
             True,
-            "training images are too few or too equal for a classifier: their features do not differ; choose",
+            "training images are too few or too equal for a classifier: their features do not differ",
         ),
     ],
 )
@@ -87,6 +87,16 @@ def test_images_that_teach_a_classifier_nothing(refused, prepared, tmp_path, cou
     data = prepared(["a", "b"], count, equal=equal)
     assert message in refused("features", "--params", "params.yaml", "--data", data, "--out", "f")
     assert not list(tmp_path.glob("f*"))
+
+
+def test_classifier_that_diverges_is_refused(refused, prepared, tmp_path, grid_content):
+    data = prepared(["train/a", "train/b", "test/a"])
+    grid_content["features"]["classifier"] |= {"learning_rate": 1e30, "steps": 5}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(grid_content))
+    message = refused("features", "--params", "params.yaml", "--data", data, "--out", "f")
+    assert message.startswith(
+        f"{data}: the classifier diverges at learning_rate = 1e+30; lower it, or choose"
+    )
 
 
 def test_run_is_refused_before_features_and_goes_on_as_it_was_told(couplet, prepared, tmp_path, refused):

@@ -79,7 +79,7 @@ def train_classifier(
         The classifier, and its accuracy on images that it was not trained on.
 
     Raises:
-        UserError: all images have the same features.
+        UserError: all images have the same features, or these are not finite.
     """
     cpu = torch.device("cpu")
     _, resolution, _, channels = train.images.shape
@@ -112,7 +112,9 @@ def train_classifier(
         predicted = torch.cat([model(images).argmax(1) for images in _chunks(split, positions)])
         features = torch.cat([model.features(images) for images in _chunks(train, seen)])
         spread = features.var(0).mean().sqrt()
-        if not spread > ROUNDING * features.abs().mean():  # or NaN
+        if not torch.isfinite(spread):
+            raise UserError(f"the classifier diverges at learning_rate = {config.learning_rate}; lower it")
+        if spread <= ROUNDING * features.abs().mean():
             raise UserError(
                 f"the {len(seen)} training images are too few or too equal for a classifier: their features "
                 "do not differ"
@@ -164,7 +166,7 @@ class ClassifierExtractor(Extractor):
             model, accuracy = train_classifier(config, data.train, test, len(card.classes))
         except UserError as error:
             others = ", ".join(sorted({*ExtractorConfig.family} - {config.kind}))
-            raise UserError(f"{data.folder}: {error}; choose another extractor: {others}") from None
+            raise UserError(f"{data.folder}: {error}, or choose another extractor: {others}") from None
         with replacing(out / EXTRACTOR) as temporary:
             save_file(model.state_dict(), temporary, {"couplet": json.dumps(described, sort_keys=True)})
         return {
