@@ -1,4 +1,4 @@
-"""`couplet run`: all stages of one cell, into one folder."""
+"""`couplet run`: all stages of one cell, into one folder; those whose output is current are not repeated."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from couplet.config.base import Invalid
+from couplet.config.cells import Training
+from couplet.config.fit import Facts, check_fit
 from couplet.config.params import Params
-from couplet.data.archive import read_array
-from couplet.errors import installed
-from couplet.files import read_json, replacing
+from couplet.cost import parameters
+from couplet.data.archive import Archive, read_array
+from couplet.errors import UserError, installed
+from couplet.files import replacing
 from couplet.live import observed
 from couplet.plan.layout import in_folder
-from couplet.plan.stages import RUN, STAGES, Settings, key_of, record_of
+from couplet.plan.stages import RUN, STAGES, Settings, key_of, keys_of, record_of
 from couplet.process import Context
-from couplet.provenance.record import record_with
+from couplet.provenance.record import check_inputs, is_current, record_with
 from couplet.stages.sample import samples_name
+from couplet.training.loop import shape_of
 
 
 def run_cell(
@@ -43,10 +48,25 @@ def run_cell(
         extractor=params.extractor_named(params.extractor),
         measurement=params.measurement(cell),
     )
+    try:
+        check_fit(
+            Facts.of(cell.dataset, settings.dataset),
+            settings.training,
+            settings.measurement,
+            settings.extractor,
+        )
+    except Invalid as error:
+        raise UserError(f"{out}: {error}") from None
+    recipe = settings.training.recipe
+    for name in ("init_from", "frozen_from"):
+        path = getattr(recipe, name)
+        if path is not None and not Path(path).is_file():
+            raise UserError(f"recipes.{cell.recipe}.{name} = {path}: no such file")
     outputs = {stage: in_folder(out, stage) for stage in RUN}
     if record_of("train", outputs["train"]).exists():
         for stage in ("prepare", "train"):
             record_with(stage, outputs[stage], settings)
+    keys = keys_of(settings, RUN[-1])
     more: dict[str, dict[str, Any]] = {"prepare": {"name": cell.dataset, "raw": Path(params.raw)}}
     with observed(outputs["train"], context, live=live, tensorboard=tensorboard) as observe:
         with replacing(out / "params.yaml") as temporary:
@@ -58,17 +78,21 @@ def run_cell(
                 more[stage] = {"observe": observe}
                 if (frozen := settings.training.frozen_run) is not None:
                     more[stage]["frozen"] = teacher = out / "pretrained"
-                    if not _is_trained(teacher, Settings.of(frozen)):
+                    if not is_current(stage, teacher, key_of(stage, Settings.of(frozen))):
                         run(context, Settings.of(frozen), **paths, out=teacher)
-                if _is_trained(outputs[stage], settings):
-                    continue
-            run(context, settings, **paths, out=outputs[stage], **more.get(stage, {}))
+            if not is_current(stage, outputs[stage], keys[stage]):
+                run(context, settings, **paths, out=outputs[stage], **more.get(stage, {}))
+            if stage == "prepare":
+                check_inputs({stage: outputs[stage]}, settings)
+                _check_network(settings.training, Archive(outputs[stage]))
     samples = {nfe: read_array(outputs["sample"] / samples_name(nfe)) for nfe in params.sample.nfe}
     panels = {f"NFE {nfe}": {cell.coupling: images} for nfe, images in samples.items()}
     sample_grids(out / "samples.png", panels)
 
 
-def _is_trained(train: Path, settings: Settings) -> bool:
-    """Whether a run, the longest stage, is finished with the same settings, code and data."""
-    record = record_of("train", train)
-    return record.exists() and read_json(record).get("key") == key_of("train", settings)
+def _check_network(training: Training, data: Archive) -> None:
+    """Raise UserError if the recipe's network cannot be built for the images."""
+    try:
+        parameters(training, shape_of(data))
+    except ValueError as error:
+        raise UserError(f"recipes.{training.cell.recipe}.network: {error}") from None

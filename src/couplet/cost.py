@@ -43,7 +43,7 @@ def native_shape(dataset: DatasetConfig) -> ImageShape | None:
     if dataset.native is None:
         return None
     _, resolution, channels = dataset.native
-    return ImageShape(channels, resolution, dataset.num_classes)
+    return ImageShape(channels, resolution, dataset.num_classes or 0)
 
 
 def cost(training: Training, shape: ImageShape) -> Cost:

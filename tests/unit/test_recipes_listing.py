@@ -111,9 +111,9 @@ def test_images_of_ones_own_have_no_cost_before_they_are_prepared(small, params_
 
 
 def test_network_that_does_not_fit_is_named(small, params_content):
-    params_content["recipes"]["ict"]["network"]["channel_mult"] = [1, 1, 1, 1, 1]
+    params_content["recipes"]["ict"]["network"]["model_channels"] = 18
     small.write_text(yaml.safe_dump(params_content))
-    with pytest.raises(UserError, match=r"recipes\.ict\.network: resolution 8 is not a multiple of 16"):
+    with pytest.raises(UserError, match=r"recipes\.ict\.network: 18 channels cannot be normalised in groups"):
         summary(next(rows([small])), 1.0)
 
 

@@ -15,6 +15,7 @@ from couplet.plan import summaries
 from couplet.plan.code import check_running
 from couplet.plan.layout import Layout
 from couplet.plan.stages import record_of
+from couplet.provenance.record import is_intact, read_record
 
 
 def stop(message):
@@ -43,7 +44,7 @@ checked(check_running, Path())
 # A table per parameter file: results/table1.csv from params.yaml (`--config params=other.yaml` takes
 # another file), results/gc.csv from workflow/papers/gc.yaml; at a scale, results/gc-small.csv.
 # A study, workflow/studies/gc-mu.yaml, has a figure as well: results/paper/gc-mu.csv, .svg and .png.
-FILES = {"table1": Path(config.get("params", "params.yaml"))}
+FILES = {"table1": Path(config.get("params", "params.yaml")).expanduser()}
 STUDIES = sorted(Path("workflow/studies").glob("[!_]*.yaml"))
 for path in (*STUDIES, *sorted(Path("workflow/papers").glob("*.yaml"))):
     if path.stem in FILES or not re.fullmatch(r"[\w.+-]+", path.stem):
@@ -163,11 +164,17 @@ def input_of(stage, read):
 
 
 def originals_of_archive(wildcards):
-    """Files and folders of images that the parameters name."""
+    """Files and folders of images that the parameters name; refuses an archive that was edited."""
     job = job_of("prepare", wildcards)
+    archive = job.output("prepare")
+    record = record_of("prepare", archive)
+    if record.exists() and not is_intact(checked(read_record, record)):
+        again = f"couplet prepare {flags_of('prepare')(wildcards)} --out {archive}"
+        stop(
+            f"{archive}: edited or damaged since it was written; write it again: {again}"
+        )
     dataset = job.params.dataset_named(job.cell.dataset)
-    paths = [getattr(dataset, key) for key in dataset.by_content]
-    return [as_it_is(Path(path)) for path in paths if path is not None]
+    return list(map(as_it_is, dataset.originals_named.values()))
 
 
 def frozen_run(stage):

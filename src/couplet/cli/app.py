@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from importlib import metadata
@@ -55,7 +56,7 @@ def main() -> None:
     line and exit code 75.
     """
     try:
-        code = app(standalone_mode=False)
+        code = app([_expanded(argument) for argument in sys.argv[1:]], standalone_mode=False)
     except UserError as error:
         _fail(str(error))
     except Stopped as stop:
@@ -74,6 +75,14 @@ def main() -> None:
             raise
         _fail(error.format_message())
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _expanded(argument: str) -> str:
+    """An argument with the home folder for `~`, also in `--out=~/x`, where shells leave it."""
+    option, tilde, rest = argument.partition("~")
+    if not tilde or rest[:1] not in ("", "/") or not (option == "" or re.fullmatch(r"--[\w-]+=", option)):
+        return argument
+    return f"{option}{Path(f'~{rest}').expanduser()}"
 
 
 def _fail(message: str) -> None:

@@ -17,7 +17,7 @@ from couplet.process import process, start
 
 @o.with_options(o.CELL | {"extractor": (o.Extractor, None)})
 def run(
-    out: Annotated[Path, typer.Option(help="Folder for all results of this run.")],
+    out: Annotated[Path, o.out("Folder for all results of this run.")],
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per training step.")] = None,
     live: o.Live = None,
@@ -28,6 +28,8 @@ def run(
 ) -> None:
     """Run one cell ad hoc, from data to numbers and a picture, into one folder."""
     params, scale, changes = o.chosen(**cell)
+    name = cell["dataset"]
+    changes = [*o.from_prepared(name, Path("data", name or ""), params, scale), *changes]
     recipe = resolve(params, scale, changes).recipe
     changes += [f"recipes.{recipe}.{change}" for change in o.changes_of(steps=steps, batch=batch)]
     checked = resolve(params, scale, changes)
@@ -64,7 +66,7 @@ def adopt(
     data: o.Data,
     out: Annotated[
         Path | None,
-        typer.Option(help="The run under its new key.", show_default="beside it in a grid, else in place"),
+        o.out("The run under its new key.", show_default="beside it in a grid, else in place"),
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps to replay, at most.", min=1)] = 50,
     frozen: o.Frozen = None,
@@ -86,7 +88,7 @@ def adopt(
 
 def import_edm(
     file: Annotated[Path, typer.Argument(help="A network snapshot (.pkl) of EDM or EDM2.")],
-    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    out: Annotated[Path, o.out("The safetensors file to write.")],
 ) -> None:
     """Turn a published EDM or EDM2 snapshot into safetensors, without executing any of it."""
     start(1)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from couplet.config.datasets import DatasetConfig
+from couplet.config.resolve import dataset_names
+from couplet.config.variants import load_plugins
+from couplet.errors import UserError
+from couplet.plan.stages import dataset_in, record_of
 
 DEFAULT = Path("params.yaml")
 
@@ -21,7 +28,6 @@ OwnParams = Annotated[
 Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Processes = Annotated[int, typer.Option(help="As `torchrun --nproc-per-node`: one for each GPU.", min=1)]
-Out = Annotated[Path, typer.Option(help="Where to write.")]
 Data = Annotated[Path, typer.Option(help="Output of `couplet prepare`.")]
 Live = Annotated[
     Path | None, typer.Option(help="Folder for a live view that DVC shows: curves, numbers, sample grids.")
@@ -75,6 +81,38 @@ def chosen(
 ) -> tuple[Path, str | None, list[str]]:
     """The parameter file, its scale and the changes of it, from the options of a cell."""
     return params, scale, changes_of(changes, **names)
+
+
+def _with_name(path: Path | None) -> Path | None:
+    """Refuse a path such as `/` or `.`, beside which a record cannot be written."""
+    if path is not None and path.name in ("", ".."):
+        raise UserError(f"--out = {path}: must end in the name of a file or folder")
+    return path
+
+
+def out(text: str, **more: Any) -> Any:
+    """The option `--out`, a file or folder to write."""
+    return typer.Option("--out", help=text, callback=_with_name, **more)
+
+
+Out = Annotated[Path, out("Where to write.")]
+
+
+def from_prepared(name: str | None, folder: Path, params: Path, scale: str | None) -> list[str]:
+    """The change that makes a data set of that name known, if only `couplet prepare` knows it.
+
+    Args:
+        name: the data set.
+        folder: its archive, whose record has its settings.
+        params: the parameter file, which may know it already.
+        scale: a name from its `scales`.
+    """
+    if name is None or not record_of("prepare", folder).exists():
+        return []
+    load_plugins()
+    if name in {*DatasetConfig.family, *dataset_names(params, scale)}:
+        return []
+    return [f"datasets={json.dumps({name: dataset_in(folder).model_dump(mode='json')})}"]
 
 
 def changes_of(more: list[str] | None = None, **given: str | int | None) -> list[str]:

@@ -105,7 +105,7 @@ def prepare(
     ] = None,
     params: o.Params = o.DEFAULT,
     scale: o.Scale = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="data/NAME")] = None,
+    out: Annotated[Path | None, o.out("Where to write.", show_default="data/NAME")] = None,
     from_: Annotated[
         str | None,
         typer.Option("--from", help="A folder, zip, tar, IDX file or LMDB of images to make it from."),
@@ -178,8 +178,16 @@ def train(
     **cell: Any,
 ) -> None:
     """Train one cell; started again after an interruption, resume from its last state."""
-    checked = resolve(*o.chosen(**cell))
-    settings = Settings.of(checked.training(checked.experiment))
+    params, scale, changes = o.chosen(**cell)
+    changes = [*o.from_prepared(cell["dataset"], data, params, scale), *changes]
+    checked = resolve(params, scale, changes)
+    trained = checked.experiment
+    # Measuring decides no weight; that it cannot be done is to be known before.
+    settings = Settings.of(
+        checked.training(trained),
+        measurement=checked.measurement(trained),
+        extractor=checked.extractor_of(trained),
+    )
     with process(threads, device, processes) as context:
         from couplet.live import observed
         from couplet.stages.train import run
@@ -238,7 +246,7 @@ def table(
 
 def figure(
     params: Annotated[Path, typer.Option(help="A parameter file with a `study`.")],
-    out: Annotated[Path, typer.Option(help="The .csv file; .svg, .png and .json are written beside it.")],
+    out: Annotated[Path, o.out("The .csv file; .svg, .png and .json are written beside it.")],
     root: o.Root = Path("results"),
     scale: o.Scale = None,
 ) -> None:
@@ -254,7 +262,7 @@ def figure(
 
 def paper(
     captions: Annotated[list[Path], typer.Argument(help=".json files of `couplet figure`.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")],
+    out: Annotated[Path, o.out("The page to write.")],
     rebuild: Annotated[
         str, typer.Option(help="The command that makes one of the figures, with {name}.")
     ] = "snakemake --cores all results/paper/{name}.csv",

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import core_schema
 
 from couplet.errors import UserError
@@ -19,6 +28,10 @@ Listed = Annotated[tuple[Item, ...], Field(strict=False)]
 """A list in YAML."""
 NonEmpty = Annotated[tuple[Item, ...], Field(strict=False, min_length=1)]
 """A list in YAML of one item at least."""
+
+
+Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
+"""Path of a file or folder; `~` is the home folder."""
 
 
 class Invalid(ValueError):

@@ -5,12 +5,13 @@ A configuration is part of a run's key, so it holds the settings that decide the
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Invalid, Variant, path_safe, refused, validated
+from couplet.config.base import Invalid, Place, Variant, path_safe, refused, validated
 from couplet.errors import UserError
 
 Crop = Literal[
@@ -37,15 +38,27 @@ class DatasetConfig(Variant):
 
     by_content: ClassVar[tuple[str, ...]] = ()
     """Settings that name files or folders, which count in cache keys by their content."""
-    native: ClassVar[tuple[int, int, int] | None] = None
-    """Height, width and channels that the kind prescribes, if it does."""
-    num_classes: ClassVar[int] = 0
-    """Number of classes; 0 without labels, or if the files decide."""
 
     @property
-    def has_test(self) -> bool | None:
-        """Whether the archive will have a test split; None if the files decide."""
-        return True
+    def originals_named(self) -> dict[str, Path]:
+        """The files and folders that count by their content, by setting."""
+        named = {name: getattr(self, name) for name in self.by_content}
+        return {name: Path(path) for name, path in named.items() if path is not None}
+
+    native: ClassVar[tuple[int, int, int] | None] = None
+    """Height, width and channels that the kind prescribes, if it does."""
+    num_classes: ClassVar[int | None] = 0
+    """Number of classes that the kind prescribes; 0 if it has no labels, None if its files decide."""
+
+    @property
+    def size(self) -> tuple[int | None, int | None]:
+        """Pixels per side and channels of the archive's images; None if the files decide."""
+        return (None, None) if self.native is None else (self.native[0], self.native[2])
+
+    @property
+    def splits(self) -> dict[str, int | None] | None:
+        """Numbers of images by split, None for a number that files decide; None if they decide the splits."""
+        return {"train": None, "test": None}
 
 
 class HeldOutConfig(DatasetConfig):
@@ -55,8 +68,8 @@ class HeldOutConfig(DatasetConfig):
     """Images held out of training, evenly from the classes. With 0, `select` needs `split: train`."""
 
     @property
-    def has_test(self) -> bool | None:
-        return self.test_images > 0
+    def splits(self) -> dict[str, int | None] | None:
+        return {"train": None, **({"test": self.test_images} if self.test_images else {})}
 
 
 class DigitsConfig(DatasetConfig):
@@ -68,6 +81,10 @@ class DigitsConfig(DatasetConfig):
     kind: Literal["digits"] = "digits"
     test_images: int = Field(300, ge=10, le=1000)
     """Images held out of training, drawn evenly from the classes; `select` scores against them."""
+
+    @property
+    def splits(self) -> dict[str, int | None] | None:
+        return {"train": 1797 - self.test_images, "test": self.test_images}
 
 
 class MixtureConfig(DatasetConfig):
@@ -89,6 +106,10 @@ class MixtureConfig(DatasetConfig):
     """Points of the test split, drawn independently."""
     seed: int = Field(0, ge=0)
     """Seed of the points; independent of every training seed."""
+
+    @property
+    def splits(self) -> dict[str, int | None] | None:
+        return {"train": self.points, "test": self.test_points}
 
 
 class MnistConfig(DatasetConfig):
@@ -165,8 +186,8 @@ class ImageNet64Config(HeldOutConfig):
     the file, img64.zip or, for EDM's, imagenet-64x64.zip, and no other crop is allowed."""
 
     @property
-    def has_test(self) -> bool | None:
-        return self.originals == "ilsvrc" or super().has_test
+    def splits(self) -> dict[str, int | None] | None:
+        return {"train": None, "test": None} if self.originals == "ilsvrc" else super().splits
 
     @model_validator(mode="after")
     def _fits_originals(self) -> Self:
@@ -187,37 +208,57 @@ class Ffhq64Config(HeldOutConfig):
 
 
 class ImagesConfig(HeldOutConfig):
-    """Your own images: a folder, zip, tar, IDX file or LMDB folder, recognised by its content.
+    """Your own images: a folder, zip, tar, IDX file or LMDB, recognised by its content.
 
     Labels come from the names of the first-level folders, from the dataset.json of an EDM zip, or from the
-    labels file next to an IDX file; top-level folders `train` and `test`, `val` or `valid` are splits.
-    Transparency is dropped, and images of more than 8 bits per channel are refused.
+    labels file next to an IDX file; top-level folders such as `train` and `test` are splits. Transparency is
+    dropped, and images of more than 8 bits per channel are refused.
     """
 
     implementation: ClassVar[str] = "couplet.data.sources.images:read_images"
     by_content = ("path", "test_path")
+    num_classes = None
     kind: Literal["images"] = "images"
-    path: str = Field(min_length=1)
+    path: Place
     """Path of the images, relative to the working directory."""
     resolution: int = Field(ge=1, le=4096)
     """Height and width of the archive's images, in pixels."""
     crop: Crop = "center-crop-dhariwal"
     channels: Literal[1, 3] | None = None
     """3: colour; 1: grey (ITU-R 601-2 luma). null: the images' own, which must then agree."""
-    test_path: str | None = Field(None, min_length=1)
+    test_path: Place | None = None
     """Path of the test images, if they are not at `path`."""
     skip_corrupt: bool = False
     """Leave out images that cannot be decoded and list them in the card, instead of refusing them."""
 
     @property
-    def has_test(self) -> bool | None:
-        return True if self.test_path or self.test_images else None
+    def originals_named(self) -> dict[str, Path]:
+        named = super().originals_named
+        labels = {f"{name}_labels": labels_beside(path) for name, path in named.items()}
+        return named | {name: path for name, path in labels.items() if path is not None}
+
+    @property
+    def size(self) -> tuple[int | None, int | None]:
+        return self.resolution, self.channels
+
+    @property
+    def splits(self) -> dict[str, int | None] | None:
+        if self.test_path or self.test_images:
+            return {"train": None, "test": self.test_images or None}
+        return None
 
     @model_validator(mode="after")
     def _one_test_split(self) -> Self:
         if self.test_path is not None and self.test_images:
             raise Invalid(("test_images",), self.test_images, "must be 0 if test_path is set")
         return self
+
+
+def labels_beside(images: Path) -> Path | None:
+    """The existing file of labels, packed or not, next to an IDX file of images with a name as MNIST's."""
+    name, replaced = re.subn(r"images([-.])idx3", r"labels\1idx1", images.name.removesuffix(".gz"))
+    files = (images.with_name(name), images.with_name(f"{name}.gz")) if replaced else ()
+    return next((file for file in files if file.is_file()), None)
 
 
 def from_path(name: str, path: str | Path, **given: Any) -> ImagesConfig:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from couplet.config.base import NonEmpty, Variant
+from couplet.config.base import NonEmpty, Place, Variant
+
+if TYPE_CHECKING:
+    from couplet.config.fit import Facts
 
 
 class ExtractorConfig(Variant):
     """An extractor of features; its implementation is a :class:`couplet.metrics.extractor.base.Extractor`."""
+
+    has_logits: ClassVar[bool] = False
+    """Whether it classifies images."""
+
+    def misfit(self, data: Facts) -> str | None:
+        """Reason why the extractor does not suit a data set, if any; the set's name goes before it."""
+        return None
 
     @property
     def label(self) -> str:
@@ -40,21 +50,47 @@ class ClassifierConfig(ExtractorConfig):
     seed: int = Field(0, ge=0)
     """Seed of initial weights and batches; independent of every training seed."""
 
+    def misfit(self, data: Facts) -> str | None:
+        if data.classes is None:
+            return None
+        if data.classes == 0:
+            return "has no classes that a classifier could learn"
+        if (full := data.classes - len(data.empty_classes)) < 2:
+            return f"has images of {full} class, a classifier needs 2 or more"
+        # Without a test split, every tenth image tests the classifier.
+        least = 2 if "test" in (data.splits or {}) else 3
+        if (count := data.count("train")) is not None and count < least:
+            return f"has {count} training images, a classifier needs {least} or more"
+        return None
+
 
 class ValuesConfig(ExtractorConfig):
     """The values of an image in [-1, 1] as its features, for points of the plane and small images."""
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.values:ValuesExtractor"
     kind: Literal["values"] = "values"
+    most: ClassVar[int] = 4096
+    """Largest number of values of an image: Fréchet distances decompose a matrix of as many rows."""
+
+    def misfit(self, data: Facts) -> str | None:
+        if data.resolution is None or (values := data.resolution**2 * (data.channels or 1)) <= self.most:
+            return None
+        more = "" if data.channels else " or more"
+        return f"has images of {values} values{more}, values as features are for {self.most} at most"
 
 
 class PublishedConfig(ExtractorConfig):
     """An extractor whose weights are a published file."""
 
-    weights: str | None = Field(None, min_length=1, exclude=True)
+    weights: Place | None = Field(None, exclude=True)
     """The file; null is the published one, in torch's cache. In cache keys, ``sha256`` stands for it."""
     batch: int = Field(64, ge=1)
     """Images per network call; changes speed and memory, and features by float rounding."""
+
+    def misfit(self, data: Facts) -> str | None:
+        if data.channels in (None, 1, 3):
+            return None
+        return f"has images of {data.channels} channels, published extractors take 1 or 3"
 
 
 INCEPTION_TORCHSCRIPT = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
@@ -76,6 +112,7 @@ class InceptionConfig(PublishedConfig):
     """The network of FID, KID and IS: TensorFlow's Inception of 2015-12-05, as clean-fid runs it."""
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.inception:InceptionExtractor"
+    has_logits = True
     kind: Literal["inception"] = "inception"
     mode: Literal["clean", "legacy_pytorch", "legacy_tensorflow"] = "clean"
     """Resizing to 299 × 299: `clean`, antialiased bicubic, not rounded; else bilinear, not antialiased, with

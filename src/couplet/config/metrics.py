@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from couplet.config.base import Variant
+from couplet.config.base import Invalid, Variant
 from couplet.config.extractors import ExtractorConfig
 
 
@@ -27,6 +27,11 @@ class MetricConfig(Variant):
     numbers: ClassVar[Mapping[str, Number]]
     needs_logits: ClassVar[bool] = False
     """Whether the metric applies only to extractors that classify."""
+
+    @property
+    def least_images(self) -> int:
+        """Least number of samples and of training images; of samples alone for a metric that needs logits."""
+        return 2
 
     def name_of(self, number: str, name: str) -> str:
         """Name of ``number`` where the metric is listed as ``name``: `kid`, or `small_kid` under `small`."""
@@ -73,6 +78,10 @@ class InceptionScoreConfig(MetricConfig):
     splits: int = Field(10, ge=1)
     """Parts of the samples, each scored on its own."""
 
+    @property
+    def least_images(self) -> int:
+        return self.splits
+
 
 class PrecisionRecallConfig(MetricConfig):
     """Improved precision and recall (Kynkäänniemi et al. 2019)."""
@@ -87,6 +96,16 @@ class PrecisionRecallConfig(MetricConfig):
     """Neighbours that span the manifold; 3 in the paper."""
     images: int = Field(10_000, ge=2)
     """Largest number of images of each side, evenly spaced: the cost is its square."""
+
+    @property
+    def least_images(self) -> int:
+        return self.k + 1
+
+    @model_validator(mode="after")
+    def _more_images_than_neighbours(self) -> Self:
+        if self.images <= self.k:
+            raise Invalid(("images",), self.images, f"must be above k = {self.k}")
+        return self
 
 
 def described(name: str) -> Number:

@@ -27,6 +27,10 @@ class NetworkConfig(Variant):
     dropout: Probability | NonEmpty[Probability] = 0.0
     """Probability that dropout inside a block zeroes an activation; of a U-Net, or a list (GC)."""
 
+    def misfit(self, resolution: int) -> str | None:
+        """Reason why the network cannot be built for images of this height and width, if any."""
+        return None
+
 
 class UNetConfig(NetworkConfig):
     """Settings shared by the U-Nets. Level 0 has the resolution of the images, each next level half the
@@ -38,6 +42,15 @@ class UNetConfig(NetworkConfig):
     """Heights in pixels of the levels with self-attention, besides the first decoder block (GC: none)."""
     dropout_resolution: PositiveInt | None = None
     """Largest height in pixels at which dropout acts; ``null`` means at every one."""
+
+    def misfit(self, resolution: int) -> str | None:
+        levels = len(self.channel_mult)
+        if resolution % 2 ** (levels - 1) == 0:
+            return None
+        return (
+            f"resolution {resolution} is not a multiple of {2 ** (levels - 1)}, which {levels} levels "
+            f"(channel_mult {list(self.channel_mult)}) need"
+        )
 
     @model_validator(mode="after")
     def _one_entry_per_level(self) -> Self:

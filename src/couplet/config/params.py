@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from couplet.config.base import Closed, Invalid, Variant, choices, located, named, path_safe
+from couplet.config.base import Closed, Invalid, Place, Variant, choices, located, named, path_safe
 from couplet.config.cells import (
     Cell,
     EvaluateConfig,
@@ -20,6 +20,7 @@ from couplet.config.cells import (
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
+from couplet.config.fit import Facts, check_fit
 from couplet.config.layers import Layer, combined, merge, overrides, recipe_layers, written
 from couplet.config.probes import ProbeConfig
 from couplet.config.recipes import KernelConfig, Recipe
@@ -57,7 +58,7 @@ class Params(Closed):
     gpus: int = Field(1, ge=1)
     """GPUs of one job that trains or measures, a process each; on the CPU, processes. Changes numbers only by
     rounding, and with dropout by the masks."""
-    raw: str = "raw"
+    raw: Place = "raw"
     """Folder of data sets as their authors publish them, one folder per kind; `prepare` downloads to it."""
     table1: Annotated[
         tuple[Grid, ...],
@@ -138,8 +139,15 @@ class Params(Closed):
                 path_safe(name)
             with located("recipes", name):
                 self._check_recipe(name)
-        for cell in (self.experiment, *self.cells()):
-            self.measurement(cell)
+        pairs = self.measured()
+        if self.experiment not in (cell for cell, _ in pairs):
+            pairs.append((self.experiment, self.extractor))
+        for cell, extractor in pairs:
+            facts = Facts.of(cell.dataset, self.dataset_named(cell.dataset))
+            training, measurement = self.training(cell), self.measurement(cell)
+            check_fit(facts, training, measurement, self.extractor_named(extractor))
+            if training.frozen_run is not None:
+                check_fit(facts, training.frozen_run)
         for i, comparison in enumerate(self.study.compare if self.study else ()):
             names = {str(getattr(cell, comparison.of)) for cell in self.cells()}
             for key in ("lower", "than"):
@@ -183,6 +191,11 @@ class Params(Closed):
     def probe_named(self, name: str) -> ProbeConfig:
         """The probe of that name; Invalid if there is none."""
         return self._lookup("probes", name, ("probe",))
+
+    def extractor_of(self, cell: Cell) -> ExtractorConfig:
+        """The first extractor that the table measures a cell with; of another cell, the experiment's."""
+        names = (name for each, name in self.measured() if each == cell)
+        return self.extractor_named(next(names, self.extractor))
 
     def training(self, cell: Cell) -> Training:
         """All settings that ``cell`` trains with; Invalid if a name is not defined or an override wrong."""
@@ -231,9 +244,6 @@ class Params(Closed):
         for section, nfe in (("select", self.select.nfe), *(("sample", nfe) for nfe in self.sample.nfe)):
             if not 1 <= nfe <= levels:
                 raise Invalid((section, "nfe"), nfe, f"must lie between 1 and {levels}: {allowed}")
-        if self.select.split == "test" and self.dataset_named(cell.dataset).has_test is False:
-            needed = f"set train, as the papers do, or datasets.{cell.dataset}.test_images"
-            raise Invalid(("select", "split"), "test", f"data set {cell.dataset} has no test split; {needed}")
         sections: dict[str, Any] = {key: getattr(self, key) for key in ("select", "sample", "evaluate")}
         return Measurement(mid_sigmas=recipe.mid_sigmas, boundary=recipe.boundary.sampling, **sections)
 

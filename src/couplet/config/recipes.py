@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from couplet.config.base import Closed, Invalid, Listed, Variant
+from couplet.config.base import Closed, Invalid, Listed, Place, Variant
 from couplet.config.networks import NetworkConfig
 
 
@@ -296,9 +296,9 @@ class Recipe(Closed):
     """Largest global gradient norm (VCT's variational runs: 200); null for no clipping."""
     nonfinite_gradients: Literal["stop", "zero", "large"] = "stop"
     """Stop; or replace by 0 (VCT, ECT on ImageNet); or NaN by 0, infinities by ±1e5 (ECT on CIFAR-10)."""
-    init_from: str | None = None
+    init_from: Place | None = None
     """Initial weights of the network: a file written by `couplet import-edm`."""
-    frozen_from: str | None = None
+    frozen_from: Place | None = None
     """A checkpoint of this project, for couplings with a frozen predictor."""
 
     @model_validator(mode="after")

@@ -78,6 +78,12 @@ def scales(path: Path) -> list[str]:
     return sorted(name for name in own.union(*map(named, own)) if name in named(name))
 
 
+def dataset_names(path: Path, scale: str | None = None) -> set[str]:
+    """The names of the data sets that a parameter file sets up."""
+    datasets = _content(_layers(path, scale, [])).get("datasets")
+    return {*datasets} if isinstance(datasets, dict) else set()
+
+
 def _content(layers: Sequence[Layer]) -> dict[str, Any]:
     """The content of a parameter file with all layers applied, not yet checked."""
     return reduce(lay_over, (content for _, content in layers), {})
@@ -109,7 +115,7 @@ def _files(path: Path, scale: str | None, above: tuple[Path, ...] = ()) -> list[
         base = _base(content)
     if base is None:
         return [(path, content)]
-    under = Path(os.path.normpath(path.parent / base))
+    under = Path(os.path.normpath(path.parent / Path(base).expanduser()))
     if under in (*above, path):
         raise UserError(f"{path}: base = {base}: leads back to {under}; a file cannot lie over itself")
     return [*_files(under, scale, (*above, path)), (path, content)]

@@ -93,6 +93,10 @@ class Source:
     """Digest of each original file."""
     skip_corrupt: bool = False
     """Whether to leave out images that cannot be decoded, and list them in the card."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """The folder of each split, where folders are splits."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Numbers of files that are not read, by reason."""
 
 
 class Card(Closed):
@@ -110,6 +114,12 @@ class Card(Closed):
     """Images per split."""
     skipped: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = {}
     """Names of the images in each split that were left out because they cannot be decoded."""
+    folders: dict[str, str] = {}
+    """The folder that became each split, where folders are splits."""
+    left_out: dict[str, int] = {}
+    """Numbers of files that were not read, by reason: a suffix, or a word such as `hidden`."""
+    empty_classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Classes without a training image."""
     files: dict[str, str]
     """SHA-256 of each array file."""
     digest: str
@@ -204,6 +214,7 @@ def write(
     counts: dict[str, int] = {}
     corrupt: dict[str, dict[str, str]] = {}
     files: dict[str, str] = {}
+    present: set[int] = set()
     with ExitStack() as stack:
         for name, split in source.splits.items():
             if isinstance(split, Split):
@@ -216,6 +227,8 @@ def write(
             counts[name] = len(kept)
             with labels.open("wb") as written:
                 np.save(written, split.labels[kept], allow_pickle=False)
+            if name == "train":
+                present = {*np.unique(split.labels[kept]).tolist()}
             files |= {f"{name}-images.npy": sha256(images), f"{name}-labels.npy": sha256(labels)}
         reasons = [f"{name}: {why}" for name in corrupt for why in corrupt[name].values()]
         if reasons and not source.skip_corrupt:
@@ -236,6 +249,9 @@ def write(
         classes=source.classes,
         counts=counts,
         skipped={name: tuple(images) for name, images in corrupt.items() if images},
+        folders=dict(source.folders),
+        left_out=dict(source.left_out),
+        empty_classes=tuple(name for label, name in enumerate(source.classes) if label not in present),
         files=files,
         digest=hashlib.sha256("".join(f"{n} {d}\n" for n, d in sorted(files.items())).encode()).hexdigest(),
     )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ ABSENT = "absent"
 def content_of(path: Path) -> str:
     """SHA-256 of a file, or of all files of a folder with their names; :data:`ABSENT` if there is none.
 
-    Files are read again only when their names, sizes or times have changed since the last time.
+    Hidden files do not count, which desktops write to folders of images and no reader opens; nor do LMDB's
+    locks. Files are read again only when their names, sizes or times have changed since the last time.
     """
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    if not files:
+    names = dict(_files(path))
+    if not names:
         return ABSENT
-    names = {file.relative_to(path).as_posix(): file for file in files}
     facts = {name: file.stat() for name, file in names.items()}
     stamp = _digest([[name, of.st_size, of.st_mtime_ns, of.st_ctime_ns] for name, of in facts.items()])
     place = str(path.absolute())
@@ -46,6 +47,24 @@ def content_of(path: Path) -> str:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _files(path: Path) -> Iterator[tuple[str, Path]]:
+    """Names below ``path`` and files, in order; a file itself has an empty name."""
+    if path.is_file():
+        yield "", path
+        return
+    seen: set[str] = set()
+    for folder, inner, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        inner[:] = sorted(
+            name for name in inner if name[0] != "." and name != "__MACOSX" and real not in seen
+        )
+        seen.add(real)
+        for name in sorted(names):
+            file = Path(folder, name)
+            if file.is_file() and name[0] != "." and name != "lock.mdb":
+                yield file.relative_to(path).as_posix(), file
 
 
 def _memory() -> Path:

@@ -92,7 +92,7 @@ def write_plan(params: Params, out: Path) -> None:
 
 def _named(dataset: DatasetConfig) -> list[str]:
     """Files and folders of images that a data set names."""
-    return [path for name in dataset.by_content if (path := getattr(dataset, name)) is not None]
+    return [str(path) for path in dataset.originals_named.values()]
 
 
 def pipeline(params: Params) -> dict[str, Any]:

@@ -73,8 +73,7 @@ class Stage:
 def _prepare(settings: Settings) -> Any:
     """A data set counts by the content of the files that it names, not by their path."""
     config = settings.dataset
-    paths = {name: getattr(config, name) for name in config.by_content}
-    content = {name: content_of(Path(path)) for name, path in paths.items() if path is not None}
+    content = {name: content_of(path) for name, path in config.originals_named.items()}
     return {**config.model_dump(mode="json", exclude={*config.by_content}), "content": content}
 
 

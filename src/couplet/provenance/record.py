@@ -16,7 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from couplet.config.base import Invalid
 from couplet.config.cells import Cell
+from couplet.config.fit import Facts, check_fit
 from couplet.errors import UserError
 from couplet.files import read_json, sha256, write_json
 from couplet.plan.code import current
@@ -61,19 +63,24 @@ class Recorder:
     def __init__(
         self, stage: str, settings: Settings, output: Path, device: torch.device, *, reads: Mapping[str, Path]
     ) -> None:
-        """Check the outputs of earlier stages that this stage ``reads``; see :func:`check_inputs`."""
+        """Check ``output``, and the outputs of earlier stages that this stage ``reads``.
+
+        Raises:
+            UserError: ``output`` is a file and should be a folder, or the reverse, or another stage's; see
+                :func:`check_inputs`.
+        """
+        kinds = {False: "file", True: "folder"}
+        folder = not Path(STAGES[stage].output).suffix
+        if output.exists() and output.is_dir() != folder:
+            raise UserError(f"{output}: is a {kinds[not folder]}, `couplet {stage}` writes a {kinds[folder]}")
+        held = stage
+        with suppress(UserError):  # no record, or a damaged one
+            held = read_record(record_of(stage, output)).stage
+        if held != stage:
+            raise UserError(f"{output}: is an output of `couplet {held}`; choose another name")
         keys, made_of = check_inputs(reads, settings), ingredients(stage, settings)
         self._path, self.key = record_of(stage, output), key_from(made_of, keys)
         self._begin(device, stage=stage, keys=keys, **made_of)
-
-    def is_done(self) -> bool:
-        """Whether the output has this key already, and its files are as their record has them."""
-        if not self._path.exists():
-            return False
-        record, folder = read_json(self._path), self._path.parent
-        return record.get("key") == self.key and all(
-            content_of(folder / name) == recorded for name, recorded in record["outputs"].items()
-        )
 
     def _begin(self, device: torch.device | None = None, **content: Any) -> None:
         self._began = time.perf_counter()
@@ -106,9 +113,12 @@ def check_inputs(reads: Mapping[str, Path], settings: Settings) -> dict[str, str
     """The cache keys of the outputs that a stage reads, by the stage that wrote each.
 
     Raises:
-        UserError: an output has no record or was made with other settings, or two of them come from different
-            outputs of one stage.
+        UserError: an output has no record, was changed since or made with other settings; two of them come
+            from different outputs of one stage; a data set has another name than the cell's, or does not fit
+            the settings.
     """
+    if "prepare" in reads and settings.training is not None:
+        _check_name(reads["prepare"], settings.training.cell.dataset)
     records = {read: record_with(read, path, settings) for read, path in reads.items()}
     known: dict[str, tuple[str, Path]] = {}
     for read, record in records.items():
@@ -119,7 +129,43 @@ def check_inputs(reads: Mapping[str, Path], settings: Settings) -> dict[str, str
                     f"{reads[read]}: comes from `couplet {stage}` with key {key}, {other} from key {first}; "
                     "give folders that belong together"
                 )
+    if "prepare" in reads:
+        _check_data(reads["prepare"], settings)
     return {read: record["key"] for read, record in records.items()}
+
+
+def _check_name(data: Path, name: str) -> None:
+    """Raise UserError if an archive is of another data set than ``name``."""
+    from couplet.data.archive import CARD, Archive
+
+    if (card := data / CARD).exists() and (held := Archive(data).card.dataset) != name:
+        raise UserError(f"{card}: holds data set {held}, the cell is of {name}; give another folder")
+
+
+def _check_data(data: Path, settings: Settings) -> None:
+    """Raise UserError if a data set was edited, or does not fit the settings."""
+    from couplet.data.archive import CARD, Archive
+
+    card = Archive(data).card
+    for name, digest in card.files.items():
+        if (present := content_of(data / name)) not in (digest, ABSENT):
+            raise UserError(
+                f"{data / name}: has SHA-256 {present[:16]}, {data / CARD} says {digest[:16]}: edited or "
+                "damaged; run `couplet prepare` again"
+            )
+    height, _, channels = card.shape
+    facts = Facts(
+        name=card.dataset,
+        resolution=height,
+        channels=channels,
+        classes=len(card.classes),
+        splits=card.counts,
+        empty_classes=card.empty_classes,
+    )
+    try:
+        check_fit(facts, settings.training, settings.measurement, settings.extractor)
+    except Invalid as error:
+        raise UserError(f"{data}: {error}") from None
 
 
 def record_with(stage: str, output: Path, settings: Settings) -> Mapping[str, Any]:
@@ -131,6 +177,7 @@ def record_with(stage: str, output: Path, settings: Settings) -> Mapping[str, An
     record = read_record(record_of(stage, output), f"run `couplet {stage}` to make it")
     if record.stage != stage:
         raise UserError(f"{output}: is an output of {record.stage}; expected one of `couplet {stage}`")
+    check_small_files(record)
     if different := _difference(record.content["settings"], STAGES[stage].settings(settings)):
         key, recorded, wanted = different
         raise UserError(
@@ -263,6 +310,19 @@ def _check_link(before: Record, after: Record) -> None:
             f"{after.path}: {after.stage} used nothing that {before.path} is the record of; "
             f"run `couplet {after.stage}` again"
         )
+
+
+def is_intact(record: Record) -> bool:
+    """Whether all outputs in a record are there as written; files seen before are not read again."""
+    return all(content_of(path) == digest for path, digest in record.outputs.items())
+
+
+def is_current(stage: str, output: Path, key: str) -> bool:
+    """Whether an output has this cache key already, and is as its record says."""
+    with suppress(UserError):  # no record, or a damaged one
+        record = read_record(record_of(stage, output))
+        return bool(record.content["key"] == key) and is_intact(record)
+    return False
 
 
 def check_small_files(record: Record) -> None:

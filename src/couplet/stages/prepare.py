@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from couplet.data.archive import PREVIEW, Archive, write
+from couplet.data.archive import PREVIEW, Archive, Card, write
 from couplet.data.sources.base import read
 from couplet.files import replacing
 from couplet.plan.stages import Settings
 from couplet.process import Context
-from couplet.provenance.record import Recorder, archive_digests, digests
+from couplet.provenance.record import Recorder, archive_digests, digests, is_current
 from couplet.reporting.pictures import contact_sheet
+
+NAMED = 5
+"""Number of classes that a message names."""
 
 
 def run(
@@ -28,7 +31,7 @@ def run(
         workers: threads that decode; the bytes written do not depend on them.
     """
     record = Recorder("prepare", settings, out, context.device, reads={})
-    if record.is_done() and Archive(out).card.dataset == name:
+    if is_current("prepare", out, record.key) and Archive(out).card.dataset == name:
         return f"{name}, as the record has it"
     with read(settings.dataset, raw) as source:
         card = write(out, name, source, workers=workers, counting=context.counting)
@@ -41,5 +44,20 @@ def run(
         inputs={},
         outputs={**archive_digests(archive), **digests(out / PREVIEW)},
     )
-    counts = ", ".join(f"{count} {split}" for split, count in card.counts.items())
-    return f"{name}, {'×'.join(map(str, card.shape))}, {counts} images; see preview.png"
+    origin = ", ".join(map(str, settings.dataset.originals_named.values()))
+    return f"{name}, {described(card)}{f'; read from {origin}' if origin else ''}; see {PREVIEW}"
+
+
+def described(card: Card) -> str:
+    """Size, splits and classes of an archive, and what was left out of it."""
+    parts = ["×".join(map(str, card.shape))]
+    parts += [f"{count} {split}" for split, count in card.counts.items()]
+    parts[-1] += " images"
+    parts += [f"{len(card.classes)} classes"] if card.classes else ["no labels"]
+    said = [", ".join(parts), *(f"{split} is {folder}" for split, folder in card.folders.items())]
+    if left_out := card.left_out | ({"unreadable": n} if (n := sum(map(len, card.skipped.values()))) else {}):
+        said.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()))
+    if empty := card.empty_classes:
+        more = ", …" if len(empty) > NAMED else ""
+        said.append(f"classes without a training image: {', '.join(empty[:NAMED])}{more}")
+    return "; ".join(said)

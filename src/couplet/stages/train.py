@@ -61,21 +61,19 @@ def run(
     """
     training = settings.training
     archive, ranks = Archive(data), context.ranks
-    if archive.card.dataset != training.cell.dataset:
-        raise UserError(
-            f"{data}: data set {archive.card.dataset}, this cell trains on {training.cell.dataset}; "
-            "give another folder"
-        )
-    ranks.part(training.recipe.batch)  # refused before anything is written
-    weights = Weights.of(training, data, frozen)
     place = out.absolute()
     partial = place.with_name(f"{place.name}.partial")
+    # Bad input is refused before anything is written.
+    record = Recorder("train", settings, partial, context.device, reads={"prepare": data})
+    ranks.part(training.recipe.batch)
+    weights = Weights.of(training, data, frozen)
+    if (batch := training.recipe.batch) > (count := len(archive.train)):
+        context.say(f"{training.cell}: a batch of {batch} repeats images, the data set has {count}")
     lock = locked(place.with_name(f"{place.name}.lock"), context.say) if ranks.first else nullcontext()
     with lock:
         if ranks.first:
             _make_ready(out, partial)
         ranks.wait()
-        record = Recorder("train", settings, partial, context.device, reads={"prepare": data})
         if (path := partial / RECORD).exists():
             finished = read_json(path)
             if (finished["key"], finished["data"]) != (record.key, archive.card.files):

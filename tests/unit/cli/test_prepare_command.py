@@ -47,7 +47,7 @@ def pictures(tmp_path):
 def test_folder_of_images_becomes_an_archive(couplet, pictures, tmp_path):
     code, out, _ = couplet("prepare", "pets", "--from", "pictures", "--resolution", "8")
     assert code == 0
-    assert out == "data/pets: pets, 8×8×3, 6 train images; see preview.png"
+    assert out == "data/pets: pets, 8×8×3, 6 train images, 2 classes; read from pictures; see preview.png"
     archive = Archive(tmp_path / "data/pets")
     assert archive.card.dataset == "pets"
     assert archive.card.classes == ("cat", "dog")
@@ -60,10 +60,17 @@ def test_folder_of_images_becomes_an_archive(couplet, pictures, tmp_path):
 def test_options_of_from_reach_the_archive(couplet, pictures, tmp_path):
     command = ("prepare", "pets", "--from", "pictures", "--resolution", "4", "--out")
     code, out, _ = couplet(*command, "o", "--channels", "1", "--test-images", "2", "--workers", "2")
-    assert (code, out) == (0, "o: pets, 4×4×1, 4 train, 2 test images; see preview.png")
+    assert (code, out) == (
+        0,
+        "o: pets, 4×4×1, 4 train, 2 test images, 2 classes; read from pictures; see preview.png",
+    )
     (pictures / "cat/9.png").write_bytes(b"no image")
     code, out, _ = couplet(*command, "p", "--skip-corrupt")
-    assert (code, out) == (0, "p: pets, 4×4×3, 6 train images; see preview.png")
+    assert (code, out) == (
+        0,
+        "p: pets, 4×4×3, 6 train images, 2 classes; left out: 1 unreadable; read from pictures; "
+        "see preview.png",
+    )
     assert Archive(tmp_path / "p").card.skipped == {"train": ("cat/9.png",)}
 
 
@@ -75,13 +82,18 @@ def test_name_of_a_kind_with_from_takes_its_size(couplet, pictures, tmp_path):
 
 def test_kind_needs_no_parameter_file(couplet, tmp_path):
     code, out, _ = couplet("prepare", "digits")
-    assert (code, out) == (0, "data/digits: digits, 8×8×1, 1497 train, 300 test images; see preview.png")
+    assert (code, out) == (
+        0,
+        "data/digits: digits, 8×8×1, 1497 train, 300 test images, 10 classes; see preview.png",
+    )
 
 
 def test_parameter_file_decides_where_there_is_one(couplet, tmp_path, params_content):
     params_content["datasets"]["digits"]["test_images"] = 200
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params_content))
-    assert couplet("prepare", "digits")[1].endswith("1597 train, 200 test images; see preview.png")
+    assert couplet("prepare", "digits")[1].endswith(
+        "1597 train, 200 test images, 10 classes; see preview.png"
+    )
     assert couplet("prepare")[1].startswith("data/digits: digits")
 
 
@@ -150,6 +162,28 @@ def test_split_that_is_gone_leaves_no_file(couplet, pictures, tmp_path):
     couplet(*command)
     assert set(Archive(tmp_path / "o").card.counts) == {"train"}
     assert not list((tmp_path / "o").glob("test-*"))
+
+
+def test_last_line_says_what_was_read_and_left_out(couplet, pictures, tmp_path):
+    pictures.rename(tmp_path / "Training")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "Training").rename(tmp_path / "all/Training")
+    (tmp_path / "all/Testing/cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "all/Testing/cat/0.png")
+    for i in range(8):
+        (tmp_path / f"all/Training/cat/{i}.HEIC").write_bytes(b"x")
+    assert couplet("prepare", "pets", "--from", "all", "--resolution", "8")[1] == (
+        "data/pets: pets, 8×8×3, 6 train, 1 test images, 2 classes; train is Training; test is Testing; "
+        "left out: 8 .heic; read from all; see preview.png"
+    )
+
+
+def test_last_line_names_classes_without_an_image(couplet, tmp_path):
+    (tmp_path / "p").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "p/0.png")
+    (tmp_path / "p/dataset.json").write_text('{"labels": [["0.png", 7]]}')
+    out = couplet("prepare", "pets", "--from", "p", "--resolution", "8")[1]
+    assert "8 classes; classes without a training image: 0, 1, 2, 3, 4, …; read from p" in out
 
 
 def test_large_images_make_a_small_preview(couplet, tmp_path):

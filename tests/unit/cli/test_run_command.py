@@ -104,6 +104,72 @@ def test_other_measuring_settings_retrain_nothing(params, couplet, tmp_path):
     assert read_json(run / "evaluation.json")["samples"]["count"] == 20
 
 
+def test_finished_folder_repeats_no_stage(params, couplet, tmp_path):
+    assert couplet("run", "--out", "mine")[0] == 0
+    before = times(tmp_path)
+    assert couplet("run", "--out", "mine")[0] == 0
+    changed = {path.name for path in changed_files(tmp_path, before)}
+    assert changed <= {"params.yaml", "samples.png"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "repeated"),
+    [
+        ("sample.samples=20", ("sample", "evaluate")),
+        ("evaluate.metrics.kid.subsets=3", ("evaluate",)),
+        ("features.classifier.seed=1", ("features", "reference", "select", "sample", "evaluate")),
+    ],
+)
+def test_changed_setting_repeats_the_stages_that_it_decides(params, couplet, tmp_path, setting, repeated):
+    assert couplet("run", "--out", "mine")[0] == 0
+    before = times(tmp_path)
+    assert couplet("run", "--out", "mine", "--set", setting)[0] == 0
+    changed = changed_files(tmp_path, before)
+    records = {stage: record_of(stage, output) for stage, output in outputs(tmp_path / "mine").items()}
+    assert {stage for stage, record in records.items() if record in changed} == set(repeated)
+
+
+@pytest.mark.parametrize("stage", ["features", "sample", "evaluate"])
+def test_edited_or_missing_output_is_made_again(params, couplet, tmp_path, stage):
+    assert couplet("run", "--out", "mine")[0] == 0
+    output = outputs(tmp_path / "mine")[stage]
+    file = {"features": output / "card.json", "sample": output / "nfe1.npy"}.get(stage, output)
+    before = file.read_bytes()
+    file.unlink() if stage == "features" else file.write_bytes(before + b" ")
+    code, _, err = couplet("run", "--out", "mine")
+    assert code == 0, err
+    assert file.read_bytes() == before
+
+
+def test_run_of_a_set_that_was_prepared_before(params, couplet, tmp_path, pictures):
+    command = ("prepare", "pets", "--from", "pictures", "--resolution", "8", "--test-images", "4")
+    assert couplet(*command, "--channels", "1")[0] == 0
+    more = ("--dataset", "pets", "--steps", "3")
+    assert couplet("run", "--out", "mine", *more)[0] == 0
+    dataset = training_in(tmp_path / "mine/train").dataset
+    assert (dataset.kind, dataset.path, dataset.test_images, dataset.channels) == ("images", "pictures", 4, 1)
+    before = times(tmp_path / "mine/train")
+    assert couplet("run", "--params", "mine/params.yaml", "--out", "mine")[0] == 0
+    assert changed_files(tmp_path / "mine/train", before) == set()
+    code, _, err = couplet("run", "--out", "mine", *more, "--set", "datasets.pets.test_images=3")
+    assert (code, "test_images = 4, this needs 3" in err) == (2, True)
+
+
+@pytest.mark.parametrize("how", ["added", "overwritten", "removed"])
+def test_changed_images_are_refused_in_a_finished_folder(params, couplet, tmp_path, pictures, how):
+    pets = {"kind": "images", "path": "pictures", "resolution": 8, "channels": 1, "test_images": 4}
+    params(datasets={"pets": pets})
+    command = ("run", "--dataset", "pets", "--out")
+    assert couplet(*command, "mine")[0] == 0
+    place = tmp_path / "pictures/cat" / ("new.png" if how == "added" else "0.png")
+    place.unlink() if how == "removed" else Image.new("L", (8, 8), 77).save(place)
+    code, _, err = couplet(*command, "mine")
+    assert code == 2
+    assert err.startswith("couplet: mine/data: made with content.path = ")
+    assert couplet(*command, "other")[0] == 0
+    assert training_in(tmp_path / "other/train") == training_in(tmp_path / "mine/train")
+
+
 def test_settings_that_no_weight_depends_on_retrain_nothing(params, couplet, tmp_path):
     assert couplet("run", "--out", "mine")[0] == 0
     before = times(tmp_path / "mine/train")
@@ -222,3 +288,10 @@ def test_measuring_without_params_takes_the_runs_own_settings(grid, couplet, tmp
         monkeypatch.undo()
         for config in few:
             config.model_rebuild(force=True)
+
+
+@pytest.mark.parametrize("name", ["init_from", "frozen_from"])
+def test_missing_weights_are_refused_before_any_stage(params, couplet, tmp_path, name):
+    code, _, err = couplet("run", "--out", "mine", "--set", f"recipes.ict.{name}=nowhere")
+    assert (code, err) == (2, f"couplet: recipes.ict.{name} = nowhere: no such file\n")
+    assert not (tmp_path / "mine").exists()

@@ -43,20 +43,23 @@ def test_named_kinds_hold_no_path():
 
 
 @pytest.mark.parametrize(
-    ("settings", "has"),
+    ("settings", "splits"),
     [
-        ({"kind": "cifar10"}, True),
-        ({"kind": "celeba64"}, True),
-        ({"kind": "ffhq64"}, False),
-        ({"kind": "ffhq64", "test_images": 5}, True),
-        ({"kind": "imagenet64"}, False),
-        ({"kind": "imagenet64", "originals": "ilsvrc"}, True),
+        ({"kind": "digits", "test_images": 200}, {"train": 1597, "test": 200}),
+        ({"kind": "mixture", "points": 7, "test_points": 3}, {"train": 7, "test": 3}),
+        ({"kind": "cifar10"}, {"train": None, "test": None}),
+        ({"kind": "celeba64"}, {"train": None, "test": None}),
+        ({"kind": "ffhq64"}, {"train": None}),
+        ({"kind": "ffhq64", "test_images": 5}, {"train": None, "test": 5}),
+        ({"kind": "imagenet64"}, {"train": None}),
+        ({"kind": "imagenet64", "originals": "ilsvrc"}, {"train": None, "test": None}),
         ({"kind": "images", "path": "x", "resolution": 8}, None),
-        ({"kind": "images", "path": "x", "resolution": 8, "test_path": "y"}, True),
+        ({"kind": "images", "path": "x", "resolution": 8, "test_path": "y"}, {"train": None, "test": None}),
+        ({"kind": "images", "path": "x", "resolution": 8, "test_images": 5}, {"train": None, "test": 5}),
     ],
 )
-def test_whether_there_is_a_test_split(settings, has):
-    assert parsed(**settings).has_test is has
+def test_splits_that_settings_tell(settings, splits):
+    assert parsed(**settings).splits == splits
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import struct
 import sys
 import tarfile
@@ -122,6 +123,190 @@ def test_folders_train_and_test_are_splits(container, tmp_path):
     assert archive.split("test").labels.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Train", "Test"),
+        ("training", "testing"),
+        ("TRAINING", "Validation"),
+        ("train", "eval"),
+        ("Train", "DEV"),
+    ],
+)
+def test_names_of_splits_in_any_case(container, tmp_path, train, test):
+    held = {f"{test}/{kind}/x.png": png(pixels(91 + i)) for i, kind in enumerate(["ape", "bee"])}
+    card, archive = prepared(tmp_path, container(tree(f"{train}/") | held))
+    assert card.counts == {"train": 12, "test": 2}
+    assert card.classes == ("ape", "bee", "cow")
+    assert card.folders == {"train": train, "test": test}
+    assert np.array_equal(archive.train.images, WANTED)
+    assert np.array_equal(archive.split("test").images, [pixels(91), pixels(92)])
+
+
+@pytest.mark.parametrize("prefix", ["", "cifar/png/"])
+def test_flat_splits_have_no_labels(container, tmp_path, prefix):
+    files = {f"{prefix}Training/{i}.png": png(pixels(i)) for i in range(4)}
+    files |= {f"{prefix}Testing/{i}.png": png(pixels(i)) for i in range(4, 6)}
+    card, archive = prepared(tmp_path, container(files))
+    assert (card.counts, card.classes) == ({"train": 4, "test": 2}, ())
+    assert card.folders == {"train": f"{prefix}Training", "test": f"{prefix}Testing"}
+    assert np.array_equal(archive.split("test").images, [pixels(4), pixels(5)])
+
+
+def test_splits_with_the_labels_of_a_dataset_json(container, tmp_path):
+    names = [f"{split}/{i}.png" for split in ("Train", "Test") for i in range(3)]
+    labels = json.dumps({"labels": [[name, i % 3] for i, name in enumerate(names)]})
+    files = {name: png(pixels(i)) for i, name in enumerate(names)} | {"dataset.json": labels.encode()}
+    card, archive = prepared(tmp_path, container(files))
+    assert (card.counts, card.classes) == ({"train": 3, "test": 3}, ("0", "1", "2"))
+    assert np.array_equal(archive.split("test").images, [pixels(3), pixels(4), pixels(5)])
+    assert archive.split("test").labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("test/ape", "test/bee", "val/ape"), "test and val are splits; train is missing"),
+        (("Testing/ape", "Testing/bee"), "has no images but in 'Testing'; the training images must be in"),
+        (("train/ape", "Training/ape"), "'Training' and 'train' both name the train split; rename one"),
+        (("train/ape", "test/ape", "testing/ape"), "'test' and 'testing' both name the test split"),
+        (("train/ape", "extra/ape"), "'extra' next to 'train' must be one of test, "),
+        (("ape", "bee", "Test"), "'ape' next to 'Test' must be one of "),
+        (("valid", "invalid"), "'invalid' next to 'valid' must be one of "),
+        (("ape/train", "ape/test", "bee/train"), "ape/test/0.png: 'test' is the name of a split, which must"),
+        (("train/ape/test", "train/bee"), "train/ape/test/0.png: 'test' is the name of a split"),
+        (("train2017", "val2017"), "'val2017' and 'train2017' may be a class or a split"),
+        (("seg_train/ape", "seg_test/ape"), "'seg_test' and 'seg_train' may be a class or a split"),
+        (("TrainSet", "TestSet"), "'TestSet' and 'TrainSet' may be a class or a split"),
+        (("ape", "bee", "test1"), "'test1' may be a class or a split; name splits train and test"),
+    ],
+)
+def test_names_of_splits_never_become_classes(container, tmp_path, folders, message):
+    files = {f"{folder}/{i}.png": png(pixels(i)) for folder in folders for i in range(2)}
+    assert message in refused(tmp_path, container(files))
+
+
+@pytest.mark.parametrize("names", [("bullet_train", "tram"), ("latest", "oldest"), ("crash_test_man", "man")])
+def test_words_that_only_hold_the_name_of_a_split_are_classes(tmp_path, names):
+    files = {f"{name}/{i}.png": png(pixels(i)) for name in names for i in range(2)}
+    assert prepared(tmp_path, grown(tmp_path / "x", files))[0].classes == names
+
+
+def test_split_that_is_not_used_is_counted(container, tmp_path):
+    card, _ = prepared(
+        tmp_path, container(tree("d/train/") | tree("d/test/") | {"d/Val/ape/1.png": png(pixels(1))})
+    )
+    assert card.folders == {"train": "d/train", "test": "d/test"}
+    assert card.left_out == {"images in d/Val": 1}
+
+
+def test_files_that_are_not_read_are_counted_by_suffix(container, tmp_path):
+    more = {f"ape/IMG_{i}.HEIC": b"\0\0\0\x18ftypheic" for i in range(3)}
+    more |= {"a.txt": b"", "ape/LICENSE": b"x", "__MACOSX/ape/._0.png": b"x", "bee/.DS_Store": b"x"}
+    card, _ = prepared(tmp_path, container(tree() | more))
+    assert card.counts == {"train": 12}
+    assert card.left_out == {"hidden": 2, ".txt": 1, ".heic": 3, "without suffix": 1}
+
+
+def windows(name):
+    return name.replace("/", "\\")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "folder"])
+@pytest.mark.parametrize("json_names", [str, windows])
+def test_backslashes_part_folders(tmp_path, kind, json_names):
+    def packed(files, path):
+        files = {windows(name): content for name, content in files.items()}
+        if kind == "folder":
+            return grown(path, files)
+        if kind == "tar":
+            return tarred(path, files, "w")
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                info = zipfile.ZipInfo("x")
+                info.filename = name
+                archive.writestr(info, content)
+        return path
+
+    card, archive = prepared(tmp_path, packed(tree("train/") | tree("test/"), tmp_path / "splits"))
+    assert (card.counts, card.classes) == ({"train": 12, "test": 12}, ("ape", "bee", "cow"))
+    assert archive.train.labels.tolist() == LABELS
+    names = [f"0000{i}/{i}.png" for i in range(2)]
+    labels = json.dumps({"labels": [[json_names(name), 1 - i] for i, name in enumerate(names)]})
+    files = {name: png(pixels(i)) for i, name in enumerate(names)} | {"dataset.json": labels.encode()}
+    _, archive = prepared(tmp_path, packed(files, tmp_path / "labelled"))
+    assert archive.train.labels.tolist() == [1, 0]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a/0.png", png(pixels(0)))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("a/0.png", png(pixels(1)))
+    assert "contains two files of the name 'a/0.png'" in refused(tmp_path, tmp_path / "x.zip")
+    path = tarred(tmp_path / "x.tar", {"a/0.png": png(pixels(0)), "./a\\0.png": png(pixels(1))}, "w")
+    assert "contains two files of the name 'a/0.png'" in refused(tmp_path, path)
+
+
+@pytest.mark.parametrize("name", ["..\\0.png", "a\\..\\..\\0.png", "\\0.png"])
+def test_backslashes_that_lead_out_are_refused(tmp_path, name):
+    assert "leads out of the archive" in refused(
+        tmp_path, tarred(tmp_path / "x", {name: png(pixels(0))}, "w")
+    )
+
+
+def labelled(tmp_path, labels, images=3):
+    files = {f"{i}.png": png(pixels(i)) for i in range(images)}
+    return zipped(tmp_path / "x.zip", files | {"dataset.json": json.dumps({"labels": labels}).encode()})
+
+
+@pytest.mark.parametrize(
+    ("labels", "empty"),
+    [([1, 2, 1], ("0",)), ([0, 3, 0], ("1", "2")), ([2, 1, 0], ()), ([5, 5, 5], tuple("01234"))],
+)
+def test_classes_without_an_image_are_named(tmp_path, labels, empty):
+    pairs = [[f"{i}.png", label] for i, label in enumerate(labels)]
+    assert prepared(tmp_path, labelled(tmp_path, pairs))[0].empty_classes == empty
+
+
+def test_class_is_empty_whose_images_are_all_held_out_or_unreadable(tmp_path):
+    path = grown(tmp_path / "x", {"ape/0.png": b"x", **{f"bee/{i}.png": png(pixels(i)) for i in range(3)}})
+    assert prepared(tmp_path, path, skip_corrupt=True)[0].empty_classes == ("ape",)
+
+
+@pytest.mark.parametrize("second", [2, 0])
+def test_two_labels_of_an_image_are_refused(tmp_path, second):
+    pairs = [["0.png", 0], ["1.png", 0], ["2.png", 0], ["./1.png", second]]
+    assert f"dataset.json: 1.png has two labels, 0 and {second}" in refused(
+        tmp_path, labelled(tmp_path, pairs)
+    )
+
+
+def test_labels_of_images_that_are_not_there_are_counted(tmp_path):
+    card, _ = prepared(tmp_path, labelled(tmp_path, [[f"{i}.png", 0] for i in range(5)]))
+    assert card.left_out == {"labels without an image": 2}
+
+
+def test_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+    path, scandir = grown(tmp_path / "x", tree()), os.scandir
+
+    def forbidden(place):
+        if str(place).endswith("bee"):
+            raise PermissionError(13, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    assert refused(tmp_path, path) == f"{path / 'bee'}: cannot be read (Permission denied)"
+
+
+@pytest.mark.parametrize("where", [".", "bee", "../x"])
+def test_test_path_among_the_training_images_is_refused(tmp_path, where):
+    path = grown(tmp_path / "x", tree())
+    assert f"lies in {path}, whose images are trained on" in refused(
+        tmp_path, path, test_path=str(path / where)
+    )
+
+
 @pytest.mark.parametrize("name", ["val", "valid"])
 def test_validation_stands_in_for_test(tmp_path, name):
     path = grown(tmp_path / "x", tree("train/") | tree(f"{name}/"))
@@ -148,9 +333,9 @@ def test_images_in_one_place_have_no_labels(tmp_path, prefix):
     ("files", "message"),
     [
         ({}, "contains no image files"),
-        ({"readme.txt": b"x"}, "contains no image files (1 files of other kinds)"),
+        ({"readme.txt": b"x"}, "contains no image files (1 files of other kinds: 1 .txt)"),
         ({"1.png": b"", "a/2.png": b""}, "1.png is next to folders"),
-        ({"train/1.png": b"", "tests/2.png": b""}, "'tests' next to 'train' must be one of test, val, valid"),
+        ({"train/1.png": b"", "tests/2.png": b""}, "'tests' next to 'train' must be one of test, testing, "),
         ({"train/a/1.png": b"", "train/b/1.png": b"", "test/c/2.png": b""}, "class 'c' of the test split"),
     ],
 )
@@ -268,6 +453,17 @@ def test_lmdb_in_the_order_of_its_keys(tmp_path):
     card, archive = prepared(tmp_path, lmdb_of(tmp_path / "x_lmdb", images), workers=3)
     assert card.classes == ()
     assert np.array_equal(archive.train.images, [pixels(3), pixels(5), pixels(7)])
+
+
+@pytest.mark.parametrize("name", ["x", "x.lmdb", "folder/data.mdb"])
+def test_lmdb_of_one_file(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with (
+        lmdb.open(str(tmp_path / name), map_size=1_000_000, subdir=False) as environment,
+        environment.begin(write=True) as view,
+    ):
+        view.put(b"0", png(pixels(3)))
+    assert np.array_equal(prepared(tmp_path, tmp_path / name)[1].train.images, [pixels(3)])
 
 
 def test_damaged_lmdb_is_refused(tmp_path):

@@ -34,7 +34,7 @@ COUNT = 24
 def place(make_archive, make_training, narrow_inception_file, tmp_path):
     """Features and statistics of colour images without a test split, samples of two NFE, and settings."""
     config = InceptionConfig(weights=str(narrow_inception_file), sha256=sha256(narrow_inception_file))
-    data = make_archive(train=30, channels=3, classes=())
+    data = make_archive("digits", train=30, channels=3, classes=())
     features(config, data, tmp_path / "features")
     reference(data, tmp_path / "features", tmp_path / "reference")
     (tmp_path / "samples").mkdir()
@@ -67,7 +67,9 @@ def place(make_archive, make_training, narrow_inception_file, tmp_path):
         inputs = {**used.get(stage, {}), **(config_file if stage != "train" else {})}
         inputs |= digests(outputs["features"]) if stage == "select" else {}
         inputs |= digests(outputs["select"]) if stage == "sample" else {}
-        Recorder(stage, settings, outputs[stage], CPU, reads=reads).write(inputs=inputs, outputs=files)
+        # The training could not begin with a measurement that its data set does not allow.
+        chosen = Settings.of(training) if stage == "train" else settings
+        Recorder(stage, chosen, outputs[stage], CPU, reads=reads).write(inputs=inputs, outputs=files)
     return SimpleNamespace(folder=tmp_path, data=data, settings=settings, config=config)
 
 

@@ -122,7 +122,7 @@ def with_images(place):
     image = place.folder / "images" / "a" / "1.png"
     image.parent.mkdir(parents=True)
     image.write_bytes(b"first")
-    settings = {"kind": "images", "path": str(place.folder / "images"), "resolution": 8, "test_images": 1}
+    settings = {"kind": "images", "path": str(place.folder / "images"), "resolution": 8, "test_images": 2}
     place.put("datasets.digits", settings)
 
 

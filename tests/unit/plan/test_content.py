@@ -36,6 +36,28 @@ def test_names_below_a_folder_count_and_its_own_does_not(tmp_path):
     assert content_of(one) == content_of(two) != content_of(three)
 
 
+def test_linked_folders_count_and_loops_end(tmp_path):
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    for each in (folder, elsewhere):
+        each.mkdir()
+        (each / "a").write_bytes(b"1")
+    (folder / "more").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    before = content_of(folder)
+    (elsewhere / "a").write_bytes(b"2")
+    assert content_of(folder) != before
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._a", ".git/HEAD", "__MACOSX/a", "lock.mdb", "b/.thumb"])
+def test_files_that_no_reader_opens_do_not_count(tmp_path, name):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/a").write_bytes(b"1")
+    before = content_of(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"1")
+    assert content_of(tmp_path) == before
+
+
 def test_file_that_was_just_written_is_read_again(tmp_path, own_memory):
     """Within the resolution of times, a change of the same size may leave no trace in them."""
     file = tmp_path / "a"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from couplet.config.cells import TrainConfig, Training
+from couplet.config.datasets import ImagesConfig
 from couplet.config.params import Params
 from couplet.config.recipes import Recipe
 from couplet.config.yaml12 import dump_yaml
@@ -254,6 +255,18 @@ def test_names_of_folders(layout):
     assert len(set(of.values())) == len(of)
 
 
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_labels_beside_an_idx_file_count(tmp_path, ending):
+    images, labels = tmp_path / "train-images-idx3-ubyte", tmp_path / f"train-labels-idx1-ubyte{ending}"
+    images.write_bytes(b"1")
+    settings = Settings(ImagesConfig(path=str(images), resolution=8))
+    without = key_of("prepare", settings)
+    labels.write_bytes(b"1")
+    before = key_of("prepare", settings)
+    labels.write_bytes(b"2")
+    assert len({without, before, key_of("prepare", settings)}) == 3
+
+
 def test_images_at_a_path_count_by_their_content(layout, tmp_path):
     folder, moved = tmp_path / "images", tmp_path / "moved"
     (folder / "a").mkdir(parents=True)
@@ -263,7 +276,7 @@ def test_images_at_a_path_count_by_their_content(layout, tmp_path):
     def of(path):
         return keys(
             layout(
-                "datasets.digits", {"kind": "images", "path": str(path), "resolution": 8, "test_images": 1}
+                "datasets.digits", {"kind": "images", "path": str(path), "resolution": 8, "test_images": 2}
             )
         )
 

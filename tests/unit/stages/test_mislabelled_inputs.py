@@ -192,3 +192,17 @@ def test_run_of_a_frozen_predictor_must_be_the_one_that_is_named(grid, predictin
     assert not list(tmp_path.glob("out*"))
     train_with(grid.train)
     assert (tmp_path / "out/record.json").exists()
+
+
+WRITERS = [name for name in STAGES if name not in ("train", "probe")]
+"""Stages with a record beside their output; `train` refuses every folder that is no run."""
+
+
+@pytest.mark.parametrize(("stage", "other"), [(a, b) for a in WRITERS for b in WRITERS if a != b])
+def test_output_of_another_stage_is_not_overwritten(grid, stage, other):
+    before = {path: path.read_bytes() for path in grid.root.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as caught:
+        grid.run_stage(stage, grid.settings, {**grid.outputs, stage: grid.outputs[other]})
+    place = grid.outputs[other]
+    assert str(caught.value).startswith(f"{place}: ")
+    assert {path: path.read_bytes() for path in grid.root.rglob("*") if path.is_file()} == before

@@ -6,11 +6,12 @@ Each crop is that of the code that made a paper's data set.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from PIL import Image
 from couplet.config.datasets import Crop, ImagesConfig
 from couplet.data.archive import CorruptImage, Source, Stream
 from couplet.data.sources.base import with_held_out
-from couplet.data.sources.containers import images_at
+from couplet.data.sources.containers import ROLES, Found, images_at
 from couplet.errors import UserError
 from couplet.files import sha256
 
@@ -31,11 +32,11 @@ def read_images(config: ImagesConfig, raw: Path, stack: ExitStack) -> Source:
     """The images at ``config.path``, whose format is recognised by content; ``raw`` is not used."""
     path = Path(config.path)
     found = _found(config, path, stack)
-    train = found["train"]
+    train = found.splits["train"]
     channels = config.channels or channels_of(train, config.path)
     as_pixels = partial(stream, resolution=config.resolution, crop=config.crop, channels=channels)
     convert = config.channels is not None
-    splits = {name: as_pixels(part, config.path, convert=convert) for name, part in found.items()}
+    splits = {name: as_pixels(part, config.path, convert=convert) for name, part in found.splits.items()}
     files = [path, *([Path(config.test_path)] if config.test_path else [])]
     return Source(
         description=f"{config.path}, {words(config.resolution, config.crop, channels)}",
@@ -43,28 +44,39 @@ def read_images(config: ImagesConfig, raw: Path, stack: ExitStack) -> Source:
         splits=with_held_out(splits["train"], config.test_images) if config.test_images else splits,
         originals={str(file): f"sha256:{sha256(file)}" for file in files if file.is_file()},
         skip_corrupt=config.skip_corrupt,
+        folders=found.folders,
+        left_out=found.left_out,
     )
 
 
-def _found(config: ImagesConfig, path: Path, stack: ExitStack) -> dict[str, Stream[Image.Image]]:
+def _found(config: ImagesConfig, path: Path, stack: ExitStack) -> Found:
     """The splits at ``path`` and ``test_path``; refuses two test splits, or one of other classes."""
     found = images_at(path, stack)
-    if "test" in found and (config.test_path or config.test_images):
+    folder = PurePosixPath(found.folders.get("train", "train")).name
+    if ROLES[folder.lower()] != "train":
+        raise UserError(f"{path}: has no images but in {folder!r}; the training images must be in 'train'")
+    if "test" in found.splits and (config.test_path or config.test_images):
         key = "test_path" if config.test_path else "test_images"
         raise UserError(f"{path}: has its own test split; leave {key} out")
     if config.test_path is None:
         return found
+    if path.resolve() in ((other := Path(config.test_path).resolve()), *other.parents):
+        raise UserError(f"{config.test_path}: lies in {path}, whose images are trained on")
     test = images_at(Path(config.test_path), stack)
-    if set(test) != {"train"}:
+    if set(test.splits) != {"train"}:
         raise UserError(
             f"{config.test_path}: has splits; test_path must be a folder or file of images without splits"
         )
-    train, held = found["train"], test["train"]
+    train, held = found.splits["train"], test.splits["train"]
     if bool(train.classes) != bool(held.classes) or set(held.classes) - set(train.classes):
         names = [", ".join(sorted(part.classes)[:5]) or "no labels" for part in (held, train)]
         raise UserError(f"{config.test_path}: {names[0]} are not among the classes of {path}: {names[1]}")
     numbers = np.array([train.classes.index(name) for name in held.classes] or [0], np.int64)
-    return {"train": train, "test": replace(held, labels=numbers[held.labels], classes=train.classes)}
+    return Found(
+        {"train": train, "test": replace(held, labels=numbers[held.labels], classes=train.classes)},
+        {**found.folders, "test": config.test_path},
+        dict(Counter(found.left_out) + Counter(test.left_out)),
+    )
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:

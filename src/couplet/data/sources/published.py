@@ -84,7 +84,7 @@ def read_mnist(
     splits = {}
     for split, short in (("train", "train"), ("test", "t10k")):
         name = f"{short}-images-idx3-ubyte.gz"
-        images = images_at(raw / config.kind / name, stack)["train"]
+        images = images_at(raw / config.kind / name, stack).splits["train"]
         splits[split] = stream(images, name, resolution=28, crop=None, channels=1)
     classes = tuple(name.partition(" - ")[0] for name in known.classes)
     return Source(f"{title}, the original IDX files; 28×28, grey", classes, splits, originals)
@@ -119,7 +119,7 @@ def read_celeba(config: datasets.CelebA64Config, raw: Path, stack: ExitStack) ->
     places = {name: (f"md5:{md5}", (DRIVE + key,)) for key, md5, name in CelebA.file_list}
     names = ("list_eval_partition.txt", "img_align_celeba.zip")
     originals = fetch(folder, *(Original(name, *places[name], note) for name in names))
-    images = images_at(folder / "img_align_celeba.zip", stack)["train"]
+    images = images_at(folder / "img_align_celeba.zip", stack).splits["train"]
     position = {Path(name).name: index for index, name in enumerate(images.names)}
     lines = (folder / "list_eval_partition.txt").read_text().split("\n")
     partition = [line.split() for line in lines if line]
@@ -199,7 +199,7 @@ def _ilsvrc(raw: Path, size: int, crop: Crop, stack: ExitStack) -> Source:
 
 def _complete(path: Path, counted: str, stack: ExitStack) -> Stream[Image.Image]:
     """The images at ``path``; refuses more or fewer images than their authors state."""
-    images = images_at(path, stack)["train"]
+    images = images_at(path, stack).splits["train"]
     if len(images) != COUNTS[counted]:
         raise UserError(f"{path}: contains {len(images)} images, the published data set {COUNTS[counted]}")
     return images

@@ -28,6 +28,9 @@ EXTRACTOR = "extractor.safetensors"
 CHUNK = 2000
 """Images per call outside training."""
 
+ROUNDING = 1e-5
+"""Standard deviation of features, relative to their size, up to which they differ by rounding only."""
+
 HELD_OUT = 10
 """Without a test split, every tenth training image is held out to measure the accuracy."""
 
@@ -67,7 +70,11 @@ def train_classifier(
 ) -> tuple[Classifier, float]:
     """Train a classifier on the CPU; return it with its accuracy on images that it was not trained on.
 
-    Images are converted batch by batch, so that a data set mapped from disk is never in memory as a whole.
+    Without a ``test`` split every tenth training image is held out for the accuracy. Images are converted
+    batch by batch, so that a data set mapped from disk is never in memory as a whole.
+
+    Raises:
+        UserError: all images have the same features, or these are not finite.
     """
     _, resolution, _, channels = train.images.shape
     with default_stream(CPU, seed_of(config.seed, "classifier")):
@@ -98,6 +105,13 @@ def train_classifier(
         predicted = torch.cat([model(images).argmax(1) for images in _chunks(split, positions)])
         features = torch.cat([model.features(images) for images in _chunks(train, seen)])
         spread = features.var(0).mean().sqrt()
+        if not torch.isfinite(spread):
+            raise UserError(f"the classifier diverges at learning_rate = {config.learning_rate}; lower it")
+        if spread <= ROUNDING * features.abs().mean():
+            raise UserError(
+                f"the {len(seen)} training images are too few or too equal for a classifier: their features "
+                "do not differ"
+            )
         model.head.weight *= spread
         model.scale /= spread
     return model.eval(), float((predicted.numpy() == split.labels[positions]).mean())
@@ -133,18 +147,18 @@ class ClassifierExtractor(Extractor):
         """Train the classifier on the training split of ``data`` and write it.
 
         Raises:
-            UserError: the data set has no classes, or the file cannot be written.
+            UserError: the images are too equal, or the file cannot be written.
         """
         card = data.card
-        if not card.classes:
-            others = ", ".join(sorted({*ExtractorConfig.family} - {config.kind}))
-            problem = f"{card.dataset} has no classes that a classifier could learn"
-            raise UserError(f"{data.folder}: {problem}; choose another extractor: {others}")
         test = data.split("test") if card.counts.get("test") else None
         resolution, _, channels = card.shape
         shape = {"channels": channels, "resolution": resolution, "classes": len(card.classes)}
         described = {"config": config.model_dump(mode="json"), "shape": shape}
-        model, accuracy = train_classifier(config, data.train, test, len(card.classes))
+        try:
+            model, accuracy = train_classifier(config, data.train, test, len(card.classes))
+        except UserError as error:
+            others = ", ".join(sorted({*ExtractorConfig.family} - {config.kind}))
+            raise UserError(f"{data.folder}: {error}, or choose another extractor: {others}") from None
         save_tensors(out / EXTRACTOR, model.state_dict(), couplet=json.dumps(described, sort_keys=True))
         return {
             "test_accuracy": accuracy,
