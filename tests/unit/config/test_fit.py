@@ -1,14 +1,14 @@
 """Data set, recipe, measurement and extractor that do not fit together are refused when they are resolved."""
 
 import pytest
-from pydantic import ValidationError
 
-from couplet.config.base import Invalid, invalid
+from couplet.config.base import Invalid, validated
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.fit import Facts, check_fit
 from couplet.config.params import Params
 
 FLAT = {"kind": "images", "path": "pictures", "resolution": 8, "test_images": 4}
+from couplet.errors import UserError
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def refused(grid_content):
             for part in rest[:-1]:
                 section = section.setdefault(part, {})
             section[rest[-1]] = value
-        with pytest.raises(ValidationError) as caught:
-            Params.model_validate(grid_content)
-        return str(invalid(caught.value))
+        with pytest.raises(UserError) as caught:
+            validated(Params, grid_content, "file")
+        return str(caught.value).removeprefix("file: ")
 
     return check
 

@@ -473,6 +473,7 @@ def test_ilsvrc_archives_are_verified_then_unpacked_by_torchvision(tmp_path, mon
     for path in sorted((tmp_path / "raw/imagenet/val").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     (tmp_path / "raw/imagenet/val").rmdir()
+    (tmp_path / "archive.record.json").unlink()
     with pytest.raises(UserError, match=r"ILSVRC2012_img_val\.tar: is md5:"):
         prepared(tmp_path, "imagenet32")
 
