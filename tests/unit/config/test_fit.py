@@ -1,14 +1,15 @@
 """Data set, recipe, measurement and extractor that do not fit together are refused when they are resolved."""
 
 import pytest
+from pydantic import ValidationError
 
 from couplet.config.base import Invalid, validated
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.fit import Facts, check_fit
 from couplet.config.params import Params
+from couplet.errors import UserError
 
 FLAT = {"kind": "images", "path": "pictures", "resolution": 8, "test_images": 4}
-from couplet.errors import UserError
 
 
 @pytest.fixture
