@@ -1,8 +1,8 @@
 """Record finished results with DVC: after each run of Snakemake, or by `make record`.
 
-results/ is a DVC repository of its own, so that `dvc repro`, `dvc exp run` and `dvc checkout` of the experiment
-neither read nor restore anything in it. Every finished output gets a .dvc file next to it, to be committed
-with git.
+results/ is a DVC repository of its own, so that `dvc repro`, `dvc exp run` and `dvc checkout` of the
+experiment neither read nor restore anything in it. Every finished output gets a .dvc file next to it, to be
+committed with git.
 """
 
 import shutil
