@@ -264,6 +264,8 @@ def follow(train: Path, sinks: Sequence[Sink], device: torch.device, seconds: fl
     Raises:
         UserError: there is no such run.
     """
+    if not 0.1 <= seconds <= 86400:
+        raise UserError(f"--every {seconds}: must lie between 0.1 and 86400 seconds")
     view = View(train, sinks, device)
     if not (view.folder / "curve.csv").exists():
         raise UserError(f"{train}: no run here, nor in {view.partial}")

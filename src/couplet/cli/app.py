@@ -78,7 +78,7 @@ def main() -> None:
 
 def _fail(message: str) -> None:
     if number := rank():
-        # The first process prints an error that it meets too, and torchrun then ends this one.
+        # The first process prints an error that it meets too, and the others then end.
         time.sleep(RANK_PATIENCE)
         message = f"process {number}: {message}"
     print(f"couplet: {' '.join(message.split())}", file=sys.stderr)

@@ -17,7 +17,7 @@ from couplet.process import process, start
 
 @o.with_options(o.CELL | {"extractor": (o.Extractor, None)})
 def run(
-    out: Annotated[Path, typer.Option(help="Folder for all results of this run.")],
+    out: Annotated[Path, o.output("Folder for all results of this run.", folder=True)],
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per training step.")] = None,
     live: o.Live = None,
@@ -64,9 +64,11 @@ def adopt(
     data: o.Data,
     out: Annotated[
         Path | None,
-        typer.Option(help="The run under its new key.", show_default="beside it in a grid, else in place"),
+        o.output(
+            "The run under its new key.", folder=True, show_default="beside it in a grid, else in place"
+        ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps to replay, at most.", min=1)] = 50,
+    steps: Annotated[int, typer.Option(help="Steps to replay, at most.", min=1, max=1_000_000_000)] = 50,
     frozen: o.Frozen = None,
     threads: o.Threads = None,
     device: o.Device = "auto",
@@ -86,7 +88,7 @@ def adopt(
 
 def import_edm(
     file: Annotated[Path, typer.Argument(help="A network snapshot (.pkl) of EDM or EDM2.")],
-    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    out: Annotated[Path, o.output("The safetensors file to write.", folder=False)],
 ) -> None:
     """Turn a published EDM or EDM2 snapshot into safetensors, without executing any of it."""
     start(1)

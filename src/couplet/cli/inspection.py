@@ -29,7 +29,7 @@ def check(
     scale: o.Scale = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the settings and code of each stage of the experiment, for DVC."),
+        o.output("Folder for the settings and code of each stage of the experiment, for DVC.", folder=True),
     ] = None,
 ) -> None:
     """Check the parameter file and summarise it."""

@@ -37,7 +37,7 @@ def stage_command(name: str) -> Callable[..., None]:
         for read in stage.reads
     }
     options = {option: (annotation, Parameter.empty) for option, annotation in inputs.items()} | {
-        "out": (o.Out, Parameter.empty),
+        "out": (o.File if Path(stage.output).suffix else o.Folder, Parameter.empty),
         "params": (o.OwnParams, None),
         "scale": (o.Scale, None),
         **({"extractor": (o.Extractor, None)} if name == "features" else {}),
@@ -105,7 +105,7 @@ def prepare(
     ] = None,
     params: o.Params = o.DEFAULT,
     scale: o.Scale = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="data/NAME")] = None,
+    out: Annotated[Path | None, o.output("Folder to write.", folder=True, show_default="data/NAME")] = None,
     from_: Annotated[
         str | None,
         typer.Option("--from", help="A folder, zip, tar, IDX file or LMDB of images to make it from."),
@@ -120,7 +120,7 @@ def prepare(
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="With --from: leave out images that cannot be read.")
     ] = False,
-    workers: Annotated[int, typer.Option(help="Threads that decode images.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="Threads that decode images.", min=1, max=1024)] = 1,
 ) -> None:
     """Write a data set as an archive of arrays with a card and a picture."""
     given = {
@@ -168,7 +168,7 @@ def _dataset(path: Path, scale: str | None, name: str | None) -> tuple[str, Any,
 @o.with_options(o.CELL)
 def train(
     data: o.Data,
-    out: o.Out,
+    out: o.Folder,
     live: o.Live = None,
     tensorboard: o.TensorBoard = None,
     frozen: o.Frozen = None,
@@ -194,7 +194,7 @@ def probe(
     name: Annotated[str, typer.Argument(help="A name from `probes`, or a kind of probe.")],
     train: Annotated[Path, typer.Option(help="Output of `couplet train`.")],
     data: o.Data,
-    out: o.Out,
+    out: o.File,
     params: o.OwnParams = None,
     scale: o.Scale = None,
     frozen: o.Frozen = None,
@@ -219,7 +219,7 @@ def probe(
 
 
 def table(
-    out: o.Out,
+    out: o.File,
     params: o.Params = o.DEFAULT,
     scale: o.Scale = None,
     root: o.Root = Path("results"),
@@ -238,7 +238,7 @@ def table(
 
 def figure(
     params: Annotated[Path, typer.Option(help="A parameter file with a `study`.")],
-    out: Annotated[Path, typer.Option(help="The .csv file; .svg, .png and .json are written beside it.")],
+    out: Annotated[Path, o.output("The .csv file; .svg, .png and .json are beside it.", folder=False)],
     root: o.Root = Path("results"),
     scale: o.Scale = None,
 ) -> None:
@@ -254,7 +254,7 @@ def figure(
 
 def paper(
     captions: Annotated[list[Path], typer.Argument(help=".json files of `couplet figure`.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")],
+    out: Annotated[Path, o.output("The page to write.", folder=False)],
     rebuild: Annotated[
         str, typer.Option(help="The command that makes one of the figures, with {name}.")
     ] = "snakemake --cores all results/paper/{name}.csv",

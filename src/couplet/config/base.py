@@ -152,8 +152,8 @@ class Variant(Closed):
 
 def path_safe(name: object) -> None:
     """Raise Invalid unless ``name`` is allowed in a path and on a command line."""
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name, re.ASCII):
-        raise Invalid((str(name),), name, "a name consists of letters, digits and . + - _")
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]{0,49}", name, re.ASCII):
+        raise Invalid((str(name),), name, "a name consists of at most 50 letters, digits and . + - _")
 
 
 def named(family: type[Variant]) -> Any:
