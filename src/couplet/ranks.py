@@ -118,15 +118,14 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
             own = {**shared, "RANK": rank, "LOCAL_RANK": rank}
             workers.append(subprocess.Popen([sys.executable, *arguments], env=own))
         failed, deadline = 0, math.inf
-        while any(worker.poll() is None for worker in workers):
-            codes = [worker.returncode for worker in workers if worker.returncode]
-            if codes and not failed:
-                failed, deadline = codes[0], time.monotonic() + GRACE
+        while None in (codes := [worker.poll() for worker in workers]):
+            if not failed and (failed := next(filter(None, codes), 0)):
+                deadline = time.monotonic() + GRACE
                 _end(workers)
             for worker in workers if time.monotonic() > deadline else ():
                 worker.kill()
             time.sleep(0.05)
-    failed = failed or next((worker.returncode for worker in workers if worker.returncode), 0)
+    failed = failed or next(filter(None, codes), 0)
     if signalled and failed:
         return os.EX_TEMPFAIL
     return failed if failed >= 0 else 1  # negative: ended by a signal
