@@ -143,10 +143,8 @@ def find(name: str) -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError):
         count = torch.cuda.device_count()
-        gpus = (
-            f"cuda or cuda:N with N below {count}" if count else "this machine has no GPU that torch can use"
-        )
-        raise UserError(f"--device {name}: not on this machine; auto, cpu, {gpus}") from None
+        gpus = f"and cuda:0 to cuda:{count - 1}" if count else "but torch finds no GPU"
+        raise UserError(f"--device {name}: not on this machine; allowed: auto, cpu, {gpus}") from None
     return chosen
 
 

@@ -77,7 +77,7 @@ def test_first_failure_ends_the_other(command):
     assert done.returncode == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
 def test_signal_reaches_every_process(command, tmp_path, number):
     with subprocess.Popen(command("stop")) as running:
         while not all((tmp_path / f"{rank}.json").exists() for rank in (0, 1)):
