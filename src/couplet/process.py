@@ -114,15 +114,15 @@ def start(threads: int | None, device: str = "cpu") -> torch.device:
 MOST_THREADS = 1024
 
 
-def _variable(name: str, default: int) -> int:
-    """A whole number from the environment; of a list such as OpenMP's, the first; UserError for another text.
+def _variable(name: str, default: int, least: int = 1) -> int:
+    """A whole number in the environment; of a list such as OpenMP's, the first; UserError for another text.
 
     An empty variable counts as none.
     """
     if not (text := os.environ.get(name, "").partition(",")[0].strip()):
         return default
-    if not (text.isascii() and text.isdecimal() and int(text[:9]) <= MOST_THREADS):
-        raise UserError(f"{name} = {os.environ[name]}: must be a whole number up to {MOST_THREADS}")
+    if not (text.isascii() and text.isdecimal() and least <= int(text[:9]) <= MOST_THREADS):
+        raise UserError(f"{name} = {os.environ[name]}: must be a whole number from {least} to {MOST_THREADS}")
     return int(text)
 
 
@@ -156,7 +156,7 @@ def _free_gpu() -> int:
     """Lock a GPU; if all are taken, a single process shares the first."""
     from torch import cuda
 
-    count, local = cuda.device_count(), _variable("LOCAL_RANK", 0)
+    count, local = cuda.device_count(), _variable("LOCAL_RANK", 0, least=0)
     if local >= count:
         raise UserError(f"--processes: process {local + 1}, but this machine has {count} GPUs")
     for index in range(count):
@@ -235,7 +235,7 @@ def _is_one_of_many() -> bool:
 
 def rank() -> int:
     """The number of this process among those that share the work, before they are connected; else 0."""
-    return _variable("RANK", 0) if _is_one_of_many() else 0
+    return _variable("RANK", 0, least=0) if _is_one_of_many() else 0
 
 
 @contextmanager
