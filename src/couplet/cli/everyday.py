@@ -87,10 +87,10 @@ def adopt(
 
 
 def import_edm(
-    file: Annotated[Path, typer.Argument(help="A network snapshot (.pkl) of EDM or EDM2.")],
+    file: Annotated[Path, typer.Argument(help="A network snapshot (.pkl) of EDM, EDM2 or ECT.")],
     out: Annotated[Path, o.output("The safetensors file to write.", folder=False)],
 ) -> None:
-    """Turn a published EDM or EDM2 snapshot into safetensors, without executing any of it."""
+    """Turn a published snapshot of EDM, EDM2 or ECT into safetensors, without executing any of it."""
     start(1)
     from couplet.interop import import_edm as convert
 
