@@ -12,14 +12,15 @@ import typer
 
 from couplet.cli import options as o
 from couplet.config.base import Invalid, choices
-from couplet.config.cells import EvaluateConfig, Measurement, SampleConfig, SelectConfig
+from couplet.config.cells import EvaluateConfig, Measurement, SampleConfig, SelectConfig, Training
 from couplet.config.datasets import DatasetConfig, from_path
 from couplet.config.probes import ProbeConfig
 from couplet.config.resolve import resolve
 from couplet.config.variants import load_plugins
 from couplet.errors import UserError
-from couplet.plan.stages import STAGES, Settings, dataset_in, extractor_in, training_in
+from couplet.plan.stages import STAGES, Settings, dataset_in, extractor_in, record_of, training_in
 from couplet.process import process, start
+from couplet.provenance.record import read_record
 
 
 def commands() -> list[tuple[str, Callable[..., None]]]:
@@ -76,15 +77,31 @@ def settings_for(
         measurement = located(params, checked.measurement, training.cell)
         training = checked.training(training.cell)
     else:
-        recipe = training.recipe
-        measurement = Measurement(
-            mid_sigmas=recipe.mid_sigmas,
-            boundary=recipe.boundary.sampling,
-            select=SelectConfig(),
-            sample=SampleConfig(nfe=(1, 2) if recipe.mid_sigmas else (1,)),
-            evaluate=EvaluateConfig(),
-        )
+        measurement = measured_as(training, paths)
     return Settings.of(training, measurement=measurement, extractor=config)
+
+
+def measured_as(training: Training, paths: dict[str, Path]) -> Measurement:
+    """How a run was measured, as the records of its selection and samples say, else by default."""
+    recipe = training.recipe
+    sampling = {"mid_sigmas": recipe.mid_sigmas, "boundary": recipe.boundary.sampling}
+    select: dict[str, Any] = {}
+    sample: dict[str, Any] = {"nfe": (1, 2) if recipe.mid_sigmas else (1,)}
+    if "selection" in paths:
+        made = _settings_of("select", paths["selection"])
+        select = {key: made[key] for key in SelectConfig.model_fields}
+        sampling = {key: made[key] for key in sampling}
+        sample = {"nfe": made["scored_nfe"], "quantise": made["quantise"]}
+    if "samples" in paths:
+        made = _settings_of("sample", paths["samples"])
+        sample = {key: made[key] for key in SampleConfig.model_fields if key in made}
+    sections = {"select": select, "sample": sample, "evaluate": EvaluateConfig()}
+    return Measurement.model_validate({**sampling, **sections})
+
+
+def _settings_of(stage: str, output: Path) -> Any:
+    """The settings in the record of an output."""
+    return read_record(record_of(stage, output), f"run `couplet {stage}` to make it").content["settings"]
 
 
 def located(path: Path | str | None, function: Callable[..., Any], *arguments: Any) -> Any:
