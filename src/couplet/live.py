@@ -6,6 +6,7 @@ time and however often the run was resumed, and the run does not depend on it.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,14 @@ def sinks(live: Path | None, tensorboard: Path | None) -> list[Sink]:
                 import_module("couplet.reporting.pictures")
                 chosen.append(sink(folder))
     return chosen
+
+
+def ways_to_look(live: Path | None, tensorboard: Path | None) -> Iterator[str]:
+    """A line for each folder on how to look at it."""
+    if live is not None:
+        yield f"live view in {live}: curve.csv, metrics.json and samples/STEP.png grow with the run"
+    if tensorboard is not None:
+        yield f"live view in {tensorboard}: look with `tensorboard --logdir {shlex.quote(str(tensorboard))}`"
 
 
 def dvc_files(folder: Path) -> Sink:
@@ -232,6 +241,8 @@ def observed(
         UserError: a package is missing, or ``live`` holds something else.
     """
     view = View(train, sinks(live, tensorboard), context.device)
+    for line in ways_to_look(live, tensorboard):
+        context.say(line)
     latest: float | None = None
 
     def update() -> None:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
@@ -206,11 +205,15 @@ def process(threads: int | None, device: str = "cpu", processes: int = 1) -> Ite
         torch.cuda.set_device(chosen)
     with joined() as ranks, _memory_errors():
         if ranks.first:
-            say = partial(print, file=sys.stderr, flush=True)
-            yield Context(chosen, ranks, say=say, show=shown, signals=signals)
+            yield Context(chosen, ranks, say=_say, show=shown, signals=signals)
             return
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             yield Context(chosen, ranks, signals=signals)
+
+
+def _say(text: str) -> None:
+    """Print a line; above a bar, which replaces standard error while it is shown."""
+    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ RANK_PATIENCE = 10.0
 
 app = typer.Typer(
     name="couplet",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Train, sample and compare consistency models, stage by stage.",
     pretty_exceptions_enable=False,
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from couplet.cli import options as o
-from couplet.cli.inspection import show
+from couplet.cli.inspection import print_table, show
 from couplet.config.resolve import resolve, standalone
 from couplet.errors import UserError
 from couplet.files import locked
@@ -38,6 +39,15 @@ def run(
         with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), context.say):
             run_cell(context, checked, out, text=text, live=live, tensorboard=tensorboard)
     show(out)
+    quoted = shlex.quote(str(out))
+    typer.echo()
+    print_table(
+        [
+            ("next", f"couplet why {quoted}/evaluation.json"),
+            ("", f"couplet verify {quoted}"),
+            ("", f"couplet run --params {quoted}/params.yaml --seed 1 --out {quoted}-s1"),
+        ]
+    )
 
 
 def watch(
@@ -52,8 +62,10 @@ def watch(
     if live is None and tensorboard is None:
         raise UserError("couplet watch: give --live FOLDER or --tensorboard FOLDER")
     chosen = start(threads, device)
-    from couplet.live import follow, sinks
+    from couplet.live import follow, sinks, ways_to_look
 
+    for line in ways_to_look(live, tensorboard):
+        typer.echo(line, err=True)
     follow(train, sinks(live, tensorboard), chosen, every)
 
 

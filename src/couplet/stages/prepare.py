@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from couplet.data.archive import PREVIEW, Archive, write
@@ -28,8 +30,12 @@ def run(
         workers: threads that decode; the bytes written do not depend on them.
     """
     record = Recorder("prepare", settings, out, context.device, reads={})
+
+    def counting(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        return context.counting(f"prepare {title}", total)
+
     with read(settings.dataset, raw) as source:
-        card = write(out, name, source, workers=workers, counting=context.counting)
+        card = write(out, name, source, workers=workers, counting=counting)
     archive = Archive(out)
     with replacing(out / PREVIEW) as temporary:
         contact_sheet(archive.train, card.classes).save(temporary, format="PNG")

@@ -23,7 +23,7 @@ def run(context: Context, settings: Settings, *, data: Path, features: Path, out
             raise UserError(f"{data}: split {split} has 1 image, statistics need 2 or more")
     reads = {"prepare": data, "features": features}
     record = Recorder("reference", settings, out, context.device, reads=reads)
-    with context.counting(f"{data}: reference", sum(counts.values())) as advance:
+    with context.counting(f"reference: {extractor.name}", sum(counts.values())) as advance:
         for split in SPLITS:
             path = out / f"{split}.safetensors"
             if counts.get(split):
