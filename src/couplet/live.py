@@ -269,17 +269,24 @@ def observed(
     update()
 
 
-def follow(train: Path, sinks: Sequence[Sink], device: torch.device, seconds: float) -> None:
+def follow(
+    train: Path,
+    sinks: Sequence[Sink],
+    device: torch.device,
+    seconds: float,
+    begin: Callable[[], None] = lambda: None,
+) -> None:
     """Show the run of another process until it is finished, with an update every so many ``seconds``.
+
+    ``begin`` is called before the first.
 
     Raises:
         UserError: there is no such run.
     """
-    if not 0.1 <= seconds <= 86400:
-        raise UserError(f"--every {seconds}: must lie between 0.1 and 86400 seconds")
     view = View(train, sinks, device)
     if not (view.folder / "curve.csv").exists():
         raise UserError(f"{train}: no run here, nor in {view.partial}")
+    begin()
     while view.partial.exists():
         view.update()
         time.sleep(seconds)

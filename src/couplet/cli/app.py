@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from importlib import metadata
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,12 @@ from couplet.process import rank
 
 RANK_PATIENCE = 10.0
 """Seconds before a process other than the first one prints its error."""
+
+ELSEWHERE = {
+    "--config": " It is one of snakemake; here: --params FILE, --scale NAME, --set KEY=VALUE.",
+    "-S": " It is one of `dvc exp run`; here: --set KEY=VALUE.",
+}
+"""Advice for options of the engines, by name."""
 
 app = typer.Typer(
     name="couplet",
@@ -55,6 +62,9 @@ def main() -> None:
     An error that a user can cause becomes one line on stderr and exit code 2, a signal that stopped a run one
     line and exit code 75.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may hold any bytes
     try:
         code = app(standalone_mode=False)
     except UserError as error:
@@ -73,7 +83,8 @@ def main() -> None:
         # Usage errors of click, whichever copy of click typer carries.
         if not hasattr(error, "format_message"):
             raise
-        _fail(error.format_message())
+        hint = ELSEWHERE.get(getattr(error, "option_name", ""), "")
+        _fail(error.format_message() + hint)
     sys.exit(code if isinstance(code, int) else 0)
 
 

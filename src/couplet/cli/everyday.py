@@ -54,19 +54,23 @@ def watch(
     train: Annotated[Path, typer.Argument(help="Output folder of a `couplet train` at work.")],
     live: o.Live = None,
     tensorboard: o.TensorBoard = None,
-    every: Annotated[float, typer.Option(help="Seconds between updates.", min=0.1)] = 10.0,
+    every: Annotated[float, typer.Option(help="Seconds between updates.")] = 10.0,
     threads: o.Threads = None,
     device: o.Device = "cpu",
 ) -> None:
     """Show the run of another process, on another node or under Snakemake, until it is finished."""
     if live is None and tensorboard is None:
         raise UserError("couplet watch: give --live FOLDER or --tensorboard FOLDER")
+    if not 0.1 <= every <= 86400:
+        raise UserError(f"--every {every}: must lie between 0.1 and 86400 seconds")
     chosen = start(threads, device)
     from couplet.live import follow, sinks, ways_to_look
 
-    for line in ways_to_look(live, tensorboard):
-        typer.echo(line, err=True)
-    follow(train, sinks(live, tensorboard), chosen, every)
+    def say() -> None:
+        for line in ways_to_look(live, tensorboard):
+            typer.echo(line, err=True)
+
+    follow(train, sinks(live, tensorboard), chosen, every, say)
 
 
 def adopt(

@@ -84,7 +84,7 @@ def settings_for(
 def measured_as(training: Training, paths: dict[str, Path]) -> Measurement:
     """How a run was measured, as the records of its selection and samples say, else by default."""
     recipe = training.recipe
-    sampling = {"mid_sigmas": recipe.mid_sigmas, "boundary": recipe.boundary.sampling}
+    sampling: dict[str, Any] = {"mid_sigmas": recipe.mid_sigmas, "boundary": recipe.boundary.sampling}
     select: dict[str, Any] = {}
     sample: dict[str, Any] = {"nfe": (1, 2) if recipe.mid_sigmas else (1,)}
     if "selection" in paths:
@@ -95,8 +95,9 @@ def measured_as(training: Training, paths: dict[str, Path]) -> Measurement:
     if "samples" in paths:
         made = _settings_of("sample", paths["samples"])
         sample = {key: made[key] for key in SampleConfig.model_fields if key in made}
-    sections = {"select": select, "sample": sample, "evaluate": EvaluateConfig()}
-    return Measurement.model_validate({**sampling, **sections})
+    return Measurement(
+        **sampling, select=SelectConfig(**select), sample=SampleConfig(**sample), evaluate=EvaluateConfig()
+    )
 
 
 def _settings_of(stage: str, output: Path) -> Any:

@@ -196,7 +196,7 @@ class Boundary(Closed):
 class OptimizerConfig(Variant):
     """The optimiser of network and coupling together, a :class:`torch.optim.Optimizer` of one parameter."""
 
-    lr: float = Field(1e-4, ge=1e-12, le=100)
+    lr: float = Field(1e-4, ge=1e-12, le=1e30)
     """Learning rate before its schedule."""
     weight_decay: float = Field(0.0, ge=0, le=1000)
 

@@ -45,7 +45,7 @@ PACKAGES = (
 )
 """Packages whose version a record names, where they are installed."""
 
-ADVICE = {"train": "give another folder; without --params, the settings are the run's own"}
+ADVICE = {"train": "give another folder or other settings; measuring without --params takes the run's own"}
 """Advice for an output that was made with other settings, where making it again is costly."""
 
 Digests = Mapping[Path, str]

@@ -52,4 +52,6 @@ def test_a_file_that_contradicts_the_run_is_not_answered_by_training_again(grid_
     )
     assert code == 2
     assert "optimizer.lr = " in err and "this needs 0.5" in err
-    assert err.endswith("; give another folder; without --params, the settings are the run's own\n")
+    assert err.endswith(
+        "; give another folder or other settings; measuring without --params takes the run's own\n"
+    )
