@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]]
 """Called with a title and a total; gives a function to call with the amount done and a short text."""
 
+NUMBERS_WIDTH = 70
+"""Columns that a bar and its numbers take in a terminal."""
+
 LOG_SECONDS = 5.0
 """Time between lines of progress without a terminal."""
 
@@ -62,7 +65,7 @@ class Context:
 def shown(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
     """Show progress on standard error: a bar on a terminal, a line every few seconds in a log."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     console, last = Console(stderr=True), float("-inf")
@@ -76,7 +79,11 @@ def shown(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
     if not console.is_terminal:
         yield log
         return
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    columns: list[ProgressColumn] = [BarColumn(bar_width=None), MofNCompleteColumn()]
+    if console.width < len(title) + NUMBERS_WIDTH:
+        console.print(title, markup=False, highlight=False)  # so that no number is cut
+    else:
+        columns.insert(0, TextColumn("{task.description}"))
     with Bar(*columns, TextColumn("{task.fields[text]}"), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(title, total=total, text="")
         yield lambda done, text: bar.update(task, completed=done, text=text)

@@ -77,7 +77,7 @@ class Terminal:
         """Read up to a text, or to the end; the text without control sequences."""
         end = time.monotonic() + 100
         while pattern is None or not re.search(pattern, self.text):
-            assert time.monotonic() < end, self.text
+            assert time.monotonic() < end, self.text[-500:]
             if not select.select([self.read], [], [], 1)[0]:
                 continue
             try:
@@ -98,14 +98,14 @@ def test_bars_name_their_stage_and_a_note_has_a_line_of_its_own(grid_content, tm
     Path("params.yaml").write_text(yaml.safe_dump(grid_content))
     command = ("run", "--out", "x", "--device", "cpu")
     first = Terminal(*command)
-    first.until(r"train digits-ict-ve-independent-s0 .*\b[1-9]\d*/")
+    first.until(r"train digits-ict-ve-independent-s0\s[\s\S]*\b[1-9]\d*/100000 loss")
     first.process.terminate()
     first.until()
     assert first.process.returncode == os.EX_TEMPFAIL
     for title in ("prepare digits: train", "features: classifier", "reference: classifier"):
         assert re.search(rf"^\s*{title}", first.text, re.MULTILINE), title
     second = Terminal(*command)
-    second.until("resumed")
+    second.until(r"\b[1-9]\d*/100000 loss")
     second.process.terminate()
     second.until()
     assert re.search(r"^digits-ict-ve-independent-s0: resumes after step \d+\r?$", second.text, re.MULTILINE)
