@@ -70,7 +70,7 @@ def watch(
         for line in ways_to_look(live, tensorboard):
             typer.echo(line, err=True)
 
-    follow(train, sinks(live, tensorboard), chosen, every, say)
+    follow(train, sinks(live, tensorboard), chosen, every, begin=say)
 
 
 def adopt(
