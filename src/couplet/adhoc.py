@@ -65,7 +65,7 @@ def run_cell(
     outputs = {stage: in_folder(out, stage) for stage in RUN}
     if record_of("train", outputs["train"]).exists():
         for stage in ("prepare", "train"):
-            record_with(stage, outputs[stage], settings)
+            record_with(stage, outputs[stage], settings, advice="give another --out")
     keys = keys_of(settings, RUN[-1])
     more: dict[str, dict[str, Any]] = {"prepare": {"name": cell.dataset, "raw": Path(params.raw)}}
     with observed(outputs["train"], context, live=live, tensorboard=tensorboard) as observe:

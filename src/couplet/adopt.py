@@ -132,7 +132,7 @@ def _replay(
     torch = present["packages"]["torch"]
     same = all(old.get(name) == present[name] for name in SAME_MACHINE) and old["packages"]["torch"] == torch
     allowed, largest, last = 0.0 if same else TOLERANCE, 0.0, max(recorded)
-    with context.show(f"{training.cell}: replay", last) as update:
+    with context.show(f"replay {training.cell}", last) as update:
         for progress in islice(run(training, state, loader), last):
             update(progress.step, f"loss {progress.loss:.4g}")
             for name, value in recorded.get(progress.step, {}).items():

@@ -30,15 +30,15 @@ from torch import Tensor
 from couplet.errors import UserError
 from couplet.files import replacing, sha256
 
-# Without EXT1, EXT2 and EXT4, which take objects from a registry and bypass `find_class`; without
-# POP, which `_check` does not follow; and without text opcodes.
+# Without EXT1, EXT2 and EXT4, which take objects from a registry and bypass `find_class`, and without
+# text opcodes.
 _OPCODES = frozenset(
     """
     PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT
     SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8
     EMPTY_DICT EMPTY_LIST EMPTY_SET EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
     APPEND APPENDS ADDITEMS SETITEM SETITEMS MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET
-    GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID
+    GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID POP
     """.split()  # noqa: SIM905
 )
 _MOST_OPCODES = 2_000_000  # a snapshot needs about a hundred per tensor
@@ -91,6 +91,14 @@ class _Module(_Inert):
         if type(state) is not dict:
             raise UnpicklingError("a module whose state is no dict")
         self.state = state
+
+
+class _Method(_Inert):
+    """A method of a persistent object, as the attribute of an object."""
+
+    def __init__(self, owner: Any, name: Any) -> None:
+        if not isinstance(owner, _Module) or type(name) is not str:
+            raise UnpicklingError("calls getattr, which is not allowed")
 
 
 class _Storage(_Inert):
@@ -172,6 +180,9 @@ _NAMES = {
     ("torch.storage", "_load_from_bytes"): _Storage,
     ("collections", "OrderedDict"): _Dict,
     ("dnnlib.util", "EasyDict"): _Dict,
+    # ECT's loss keeps a method of itself, which is pickled as a call of getattr.
+    ("builtins", "getattr"): _Method,
+    ("__builtin__", "getattr"): _Method,
     # Scalars and arrays of numpy are no part of a network; its version 2 has a new name.
     ("numpy", "dtype"): _Inert,
     ("numpy", "ndarray"): _Inert,
@@ -203,6 +214,8 @@ def _check(stream: BytesIO) -> None:
         bottom = len(stack) - len(before)
         if pickletools.markobject in before:
             bottom = marks.pop() - before.index(pickletools.markobject)
+        if name == "POP" and bottom < max([0, *marks[-1:]]):
+            raise UnpicklingError("damaged: a POP without a value")  # Python's unpickler would drop the mark
         taken = stack[max(0, bottom) :]
         weight = 1 + sum(taken) if name.startswith("TUPLE") else max(taken, default=0)
         place: Any = len(memo) if name == "MEMOIZE" else argument
@@ -259,15 +272,39 @@ def read_snapshot(path: Path) -> Snapshot:
         UserError: the file cannot be read, is damaged, is not such a snapshot, or refers to anything that
             such a snapshot does not need.
     """
-    digest = sha256(path)
+    digest, content = sha256(path), path.read_bytes()
+    if (found := _recognised(content)) is not None:
+        raise UserError(f"{path}: not a usable EDM snapshot: {found}; {_WANTED}")
     try:
-        return _snapshot(path, digest, _Unpickler(BytesIO(path.read_bytes()), _NAMES).load())
+        return _snapshot(path, digest, _Unpickler(BytesIO(content), _NAMES).load())
     except Exception as error:  # damage can make Python, numpy and torch raise nearly anything
         cause = str(error)
         if not isinstance(error, UnpicklingError):
             cause = f"damaged ({type(error).__name__}: {cause})"
         printable = "".join(c if c.isprintable() else "?" for c in cause[:_LONGEST_CAUSE])
         raise UserError(f"{path}: not a usable EDM snapshot: {printable}") from error
+
+
+_WANTED = "wanted is a network-snapshot-*.pkl of EDM, EDM2 or ECT"
+_BEGINNINGS = {
+    b"PK\x03\x04": "a zip, as torch.save writes it: a training state or weights alone",
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.": "a file of torch.save before 1.6",
+    b"version https://git-lfs": "a pointer of Git LFS, whose file was not fetched (git lfs pull)",
+    b"\x1f\x8b": "compressed by gzip",
+    b"\xfd7zXZ": "compressed by xz",
+    b"\x89HDF": "an HDF5 file",
+    b"<": "a page of HTML or XML, not the file that it describes",
+}
+
+
+def _recognised(content: bytes) -> str | None:
+    """The kind of a file that is no pickle, as far as its first bytes tell."""
+    for beginning, kind in _BEGINNINGS.items():
+        if content.startswith(beginning):
+            return kind
+    if content[8:10] == b'{"':
+        return "a safetensors file"
+    return None if content else "empty"
 
 
 def _snapshot(path: Path, digest: str, content: Any) -> Snapshot:

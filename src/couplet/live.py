@@ -6,6 +6,7 @@ time and however often the run was resumed, and the run does not depend on it.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,14 @@ def sinks(live: Path | None, tensorboard: Path | None) -> list[Sink]:
                 import_module("couplet.reporting.pictures")
                 chosen.append(sink(folder))
     return chosen
+
+
+def ways_to_look(live: Path | None, tensorboard: Path | None) -> Iterator[str]:
+    """A line for each folder on how to look at it."""
+    if live is not None:
+        yield f"live view in {live}: curve.csv, metrics.json and samples/STEP.png grow with the run"
+    if tensorboard is not None:
+        yield f"live view in {tensorboard}: look with `tensorboard --logdir {shlex.quote(str(tensorboard))}`"
 
 
 def dvc_files(folder: Path) -> Sink:
@@ -232,6 +241,8 @@ def observed(
         UserError: a package is missing, or ``live`` holds something else.
     """
     view = View(train, sinks(live, tensorboard), context.device)
+    for line in ways_to_look(live, tensorboard):
+        context.say(line)
     latest: float | None = None
 
     def update() -> None:
@@ -258,8 +269,16 @@ def observed(
     update()
 
 
-def follow(train: Path, sinks: Sequence[Sink], device: torch.device, seconds: float) -> None:
+def follow(
+    train: Path,
+    sinks: Sequence[Sink],
+    device: torch.device,
+    seconds: float,
+    begin: Callable[[], None] = lambda: None,
+) -> None:
     """Show the run of another process until it is finished, with an update every so many ``seconds``.
+
+    ``begin`` is called before the first.
 
     Raises:
         UserError: there is no such run.
@@ -267,6 +286,7 @@ def follow(train: Path, sinks: Sequence[Sink], device: torch.device, seconds: fl
     view = View(train, sinks, device)
     if not (view.folder / "curve.csv").exists():
         raise UserError(f"{train}: no run here, nor in {view.partial}")
+    begin()
     while view.partial.exists():
         view.update()
         time.sleep(seconds)

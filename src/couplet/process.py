@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -10,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]]
 """Called with a title and a total; gives a function to call with the amount done and a short text."""
+
+NUMBERS_WIDTH = 70
+"""Columns that a bar and its numbers take in a terminal."""
 
 LOG_SECONDS = 5.0
 """Time between lines of progress without a terminal."""
@@ -62,7 +65,7 @@ class Context:
 def shown(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
     """Show progress on standard error: a bar on a terminal, a line every few seconds in a log."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     console, last = Console(stderr=True), float("-inf")
@@ -76,7 +79,11 @@ def shown(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
     if not console.is_terminal:
         yield log
         return
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    columns: list[ProgressColumn] = [BarColumn(bar_width=None), MofNCompleteColumn()]
+    if console.width < len(title) + NUMBERS_WIDTH:
+        console.print(title, markup=False, highlight=False)  # so that no number is cut
+    else:
+        columns.insert(0, TextColumn("{task.description}"))
     with Bar(*columns, TextColumn("{task.fields[text]}"), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(title, total=total, text="")
         yield lambda done, text: bar.update(task, completed=done, text=text)
@@ -101,13 +108,28 @@ def counted(
 def start(threads: int | None, device: str = "cpu") -> torch.device:
     """Import torch with a process's share of ``threads``, and :func:`find` the device of that name."""
     # Before torch is imported: a second OpenMP thread on a busy core slows every step many times.
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    count = max(1, threads // processes) if threads else int(os.environ.get("OMP_NUM_THREADS") or 1)
+    processes = _variable("LOCAL_WORLD_SIZE", 1)
+    count = max(1, threads // processes) if threads else _variable("OMP_NUM_THREADS", 1)
     os.environ["OMP_NUM_THREADS"] = str(count)
     import torch
 
     torch.set_num_threads(count)
     return find(device)
+
+
+MOST_THREADS = 1024
+
+
+def _variable(name: str, default: int, least: int = 1) -> int:
+    """A whole number in the environment; of a list such as OpenMP's, the first; UserError for another text.
+
+    An empty variable counts as none.
+    """
+    if not (text := os.environ.get(name, "").partition(",")[0].strip()):
+        return default
+    if not (text.isascii() and text.isdecimal() and least <= int(text[:9]) <= MOST_THREADS):
+        raise UserError(f"{name} = {os.environ[name]}: must be a whole number from {least} to {MOST_THREADS}")
+    return int(text)
 
 
 def find(name: str) -> torch.device:
@@ -121,12 +143,14 @@ def find(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda", _free_gpu()) if torch.cuda.is_available() else torch.device("cpu")
     try:
+        if not re.fullmatch("cpu|cuda(:[0-9]{1,3})?", name):
+            raise RuntimeError("couplet runs on nothing else")
         chosen = torch.device(name)
-        if chosen.type not in ("cpu", "cuda"):
-            raise RuntimeError(f"couplet does not run on {chosen.type}")
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name}: not on this machine; use auto, cpu or cuda") from None
+        count = torch.cuda.device_count()
+        gpus = f"and cuda:0 to cuda:{count - 1}" if count else "but torch finds no GPU"
+        raise UserError(f"--device {name}: not on this machine; allowed: auto, cpu, {gpus}") from None
     return chosen
 
 
@@ -138,14 +162,14 @@ def _free_gpu() -> int:
     """Lock a GPU; if all are taken, a single process shares the first."""
     from torch import cuda
 
-    count, local = cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
+    count, local = cuda.device_count(), _variable("LOCAL_RANK", 0, least=0)
     if local >= count:
-        raise UserError(f"torchrun --nproc-per-node: process {local + 1}, but this machine has {count} GPUs")
+        raise UserError(f"--processes: process {local + 1}, but this machine has {count} GPUs")
     for index in range(count):
         name = f"couplet-gpu-{cuda.get_device_properties(index).uuid}.lock"
         if _take(Path(tempfile.gettempdir()) / name):
             return index
-    if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+    if _variable("LOCAL_WORLD_SIZE", 1) > 1:
         # Two processes of one group cannot share.
         raise UserError(f"--device auto: no GPU is left for process {local + 1}, other jobs have all {count}")
     return 0
@@ -166,16 +190,16 @@ def _take(path: Path) -> bool:
 
 @contextmanager
 def process(threads: int | None, device: str = "cpu", processes: int = 1) -> Iterator[Context]:
-    """The context of a command: device, torchrun's processes, progress and signals.
+    """The context of a command: device, processes, progress and signals.
 
     All processes but the first are silent.
 
     Raises:
         UserError: there is no such device.
-        SystemExit: several ``processes`` are wanted and torchrun did not start this one; they ran with its
+        SystemExit: several ``processes`` are wanted and this is none of them; they ran with its
             command line and have ended.
     """
-    if processes > 1 and not _torchrun():
+    if processes > 1 and not _is_one_of_many():
         from couplet.ranks import launch
 
         raise SystemExit(launch(processes, ["-m", "couplet", *sys.argv[1:]]))
@@ -186,22 +210,42 @@ def process(threads: int | None, device: str = "cpu", processes: int = 1) -> Ite
 
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    with joined() as ranks:
+    with joined() as ranks, _memory_errors():
         if ranks.first:
-            say = partial(print, file=sys.stderr, flush=True)
-            yield Context(chosen, ranks, say=say, show=shown, signals=signals)
+            yield Context(chosen, ranks, say=_say, show=shown, signals=signals)
             return
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             yield Context(chosen, ranks, signals=signals)
 
 
-def _torchrun() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ
+def _say(text: str) -> None:
+    """Print a line; above a bar, which replaces standard error while it is shown."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Turn torch's errors of allocation, which are RuntimeErrors, into MemoryErrors."""
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        named = re.search("can't allocate memory.*|Storage size calculation overflowed.*", text)
+        if not isinstance(error, torch.OutOfMemoryError) and named is None:
+            raise
+        raise MemoryError(named[0] if named else text) from None
+
+
+def _is_one_of_many() -> bool:
+    """Whether `couplet.ranks.launch` or torchrun started this process."""
+    return "COUPLET_STORE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def rank() -> int:
-    """The number of this process among torchrun's, before they are connected; 0 without torchrun."""
-    return int(os.environ["RANK"]) if _torchrun() else 0
+    """The number of this process among those that share the work, before they are connected; else 0."""
+    return _variable("RANK", 0, least=0) if _is_one_of_many() else 0
 
 
 @contextmanager

@@ -1,17 +1,20 @@
-"""The processes that share work: a single one, or those that torchrun started."""
+"""The processes that share work: a single one, or those that `--processes` or torchrun started."""
 
 from __future__ import annotations
 
-import logging
+import math
 import os
 import signal
+import socket
+import subprocess
 import sys
-import uuid
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import torch
@@ -85,51 +88,71 @@ class Ranks:
 ALONE = Ranks()
 
 
+STORE = "COUPLET_STORE"
+"""Environment variable with the file through which the processes of :func:`launch` find each other."""
+
+GRACE = 30.0
+"""Seconds that processes have to end after another one failed."""
+
+
 def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Run Python with ``arguments`` in several processes of this machine, as torchrun does.
+    """Run Python with ``arguments`` in several processes of this machine, which need no name and no network.
 
-    Signals to stop are passed on to them. Returns the exit code of the first that failed, or 0.
+    Signals to stop are passed on as SIGTERM. Returns the exit code of the first process that failed, or 0.
     """
-    # Imported here because they take a second and most processes do not need them.
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+    workers: list[subprocess.Popen[bytes]] = []
+    signalled = False
 
-    # Not every version of torch passes on SIGUSR1, which schedulers send as a warning.
-    signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
-    # The processes print their own errors.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-    )
-    try:
-        elastic_launch(config, sys.executable)(*arguments)
-    except ChildFailedError as error:
-        return max(1, error.get_first_failure()[1].exitcode)
-    except SignalException:
+    def stop(number: int, frame: object) -> None:
+        nonlocal signalled
+        signalled = True
+        _end(workers)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, stop)
+    with TemporaryDirectory() as folder:
+        sizes = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+        shared = {"GLOO_SOCKET_IFNAME": loopback, **os.environ, **sizes, STORE: f"{folder}/store"}
+        for rank in map(str, range(processes)):
+            own = {**shared, "RANK": rank, "LOCAL_RANK": rank}
+            workers.append(subprocess.Popen([sys.executable, *arguments], env=own))
+        failed, deadline = 0, math.inf
+        while None in (codes := [worker.poll() for worker in workers]):
+            if not failed and (failed := next(filter(None, codes), 0)):
+                deadline = time.monotonic() + GRACE
+                _end(workers)
+            for worker in workers if time.monotonic() > deadline else ():
+                worker.kill()
+            time.sleep(0.05)
+    failed = failed or next(filter(None, codes), 0)
+    if signalled and failed:
         return os.EX_TEMPFAIL
-    return 0
+    return failed if failed >= 0 else 1  # negative: ended by a signal
+
+
+def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    for worker in workers:
+        worker.terminate()
 
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Connect the processes that torchrun started, inside the block; without torchrun, this process alone.
+    """Connect the processes that share the work, inside the block; without others, this process alone.
 
     NCCL exchanges tensors on GPUs, Gloo everything else.
     """
-    if not dist.is_torchelastic_launched():
+    if STORE in os.environ:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        store: dist.Store = dist.FileStore(os.environ[STORE], size)
+    elif dist.is_torchelastic_launched():
+        store, rank, size = next(dist.rendezvous("env://"))
+        # torchrun keeps its store when it restarts processes; a prefix hides the addresses of dead ones.
+        store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    else:
         yield ALONE
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, rank, size = next(dist.rendezvous("env://"))
-    # torchrun keeps its store when it restarts processes; a prefix hides the addresses of dead ones.
-    store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         with warnings.catch_warnings():

@@ -15,7 +15,7 @@ from couplet import live, model
 from couplet.config.datasets import MixtureConfig
 from couplet.errors import Stopped, UserError
 from couplet.files import read_json
-from couplet.live import follow, observed, sample_grid, sinks
+from couplet.live import follow, observed, sample_grid, sinks, ways_to_look
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.reporting.pictures import scatter
@@ -71,7 +71,9 @@ def go(archive):
                 view(progress, rate)
 
             train.run(context, Settings.of(settings), data=archive, out=out, observe=observe)
-        return lines
+        looks = [line for line in lines if line.startswith("live view in ")]
+        assert looks == [*ways_to_look(folder, tensorboard)]
+        return [line for line in lines if line not in looks]
 
     return run
 
@@ -214,6 +216,12 @@ def test_view_that_fails_is_named_once_and_the_training_goes_on(go, settings, tm
     [line] = go(settings, tmp_path / "run", folder, each=obstruct)
     assert line.startswith(f"the live view ends, the run continues: {folder}/samples/3.png: cannot be ")
     assert content_of(tmp_path / "run") == content_of(tmp_path / "plain")
+
+
+def test_a_line_says_how_to_look_at_each_view():
+    live, board = ways_to_look(Path("a"), Path("b c"))
+    assert live == "live view in a: curve.csv, metrics.json and samples/STEP.png grow with the run"
+    assert board == "live view in b c: look with `tensorboard --logdir 'b c'`"
 
 
 def test_folder_of_something_else_is_refused_and_left_alone(archive):

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from importlib import metadata
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +23,15 @@ from couplet.process import rank
 RANK_PATIENCE = 10.0
 """Seconds before a process other than the first one prints its error."""
 
+ELSEWHERE = {
+    "--config": " It is one of snakemake; here: --params FILE, --scale NAME, --set KEY=VALUE.",
+    "-S": " It is one of `dvc exp run`; here: --set KEY=VALUE.",
+}
+"""Advice for options of the engines, by name."""
+
 app = typer.Typer(
     name="couplet",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Train, sample and compare consistency models, stage by stage.",
     pretty_exceptions_enable=False,
 )
@@ -55,6 +63,9 @@ def main() -> None:
     An error that a user can cause becomes one line on stderr and exit code 2, a signal that stopped a run one
     line and exit code 75.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may hold any bytes
     try:
         code = app([_expanded(argument) for argument in sys.argv[1:]], standalone_mode=False)
     except UserError as error:
@@ -73,7 +84,8 @@ def main() -> None:
         # Usage errors of click, whichever copy of click typer carries.
         if not hasattr(error, "format_message"):
             raise
-        _fail(error.format_message())
+        hint = ELSEWHERE.get(getattr(error, "option_name", ""), "")
+        _fail(error.format_message() + hint)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -87,7 +99,7 @@ def _expanded(argument: str) -> str:
 
 def _fail(message: str) -> None:
     if number := rank():
-        # The first process prints an error that it meets too, and torchrun then ends this one.
+        # The first process prints an error that it meets too, and the others then end.
         time.sleep(RANK_PATIENCE)
         message = f"process {number}: {message}"
     print(f"couplet: {' '.join(message.split())}", file=sys.stderr)

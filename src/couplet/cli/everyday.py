@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from couplet.cli import options as o
-from couplet.cli.inspection import show
+from couplet.cli.inspection import print_table, show
 from couplet.config.resolve import resolve, standalone
 from couplet.errors import UserError
 from couplet.files import locked
@@ -17,7 +18,7 @@ from couplet.process import process, start
 
 @o.with_options(o.CELL | {"extractor": (o.Extractor, None)})
 def run(
-    out: Annotated[Path, o.out("Folder for all results of this run.")],
+    out: Annotated[Path, o.output("Folder for all results of this run.", folder=True)],
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per training step.")] = None,
     live: o.Live = None,
@@ -40,23 +41,38 @@ def run(
         with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), context.say):
             run_cell(context, checked, out, text=text, live=live, tensorboard=tensorboard)
     show(out)
+    quoted = shlex.quote(str(out))
+    typer.echo()
+    print_table(
+        [
+            ("next", f"couplet why {quoted}/evaluation.json"),
+            ("", f"couplet verify {quoted}"),
+            ("", f"couplet run --params {quoted}/params.yaml --seed 1 --out {quoted}-s1"),
+        ]
+    )
 
 
 def watch(
     train: Annotated[Path, typer.Argument(help="Output folder of a `couplet train` at work.")],
     live: o.Live = None,
     tensorboard: o.TensorBoard = None,
-    every: Annotated[float, typer.Option(help="Seconds between updates.", min=0.1)] = 10.0,
+    every: Annotated[float, typer.Option(help="Seconds between updates.")] = 10.0,
     threads: o.Threads = None,
     device: o.Device = "cpu",
 ) -> None:
     """Show the run of another process, on another node or under Snakemake, until it is finished."""
     if live is None and tensorboard is None:
         raise UserError("couplet watch: give --live FOLDER or --tensorboard FOLDER")
+    if not 0.1 <= every <= 86400:
+        raise UserError(f"--every {every}: must lie between 0.1 and 86400 seconds")
     chosen = start(threads, device)
-    from couplet.live import follow, sinks
+    from couplet.live import follow, sinks, ways_to_look
 
-    follow(train, sinks(live, tensorboard), chosen, every)
+    def say() -> None:
+        for line in ways_to_look(live, tensorboard):
+            typer.echo(line, err=True)
+
+    follow(train, sinks(live, tensorboard), chosen, every, begin=say)
 
 
 def adopt(
@@ -66,9 +82,11 @@ def adopt(
     data: o.Data,
     out: Annotated[
         Path | None,
-        o.out("The run under its new key.", show_default="beside it in a grid, else in place"),
+        o.output(
+            "The run under its new key.", folder=True, show_default="beside it in a grid, else in place"
+        ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps to replay, at most.", min=1)] = 50,
+    steps: Annotated[int, typer.Option(help="Steps to replay, at most.", min=1, max=1_000_000_000)] = 50,
     frozen: o.Frozen = None,
     threads: o.Threads = None,
     device: o.Device = "auto",
@@ -87,10 +105,10 @@ def adopt(
 
 
 def import_edm(
-    file: Annotated[Path, typer.Argument(help="A network snapshot (.pkl) of EDM or EDM2.")],
-    out: Annotated[Path, o.out("The safetensors file to write.")],
+    file: Annotated[Path, typer.Argument(help="A network snapshot (.pkl) of EDM, EDM2 or ECT.")],
+    out: Annotated[Path, o.output("The safetensors file to write.", folder=False)],
 ) -> None:
-    """Turn a published EDM or EDM2 snapshot into safetensors, without executing any of it."""
+    """Turn a published snapshot of EDM, EDM2 or ECT into safetensors, without executing any of it."""
     start(1)
     from couplet.interop import import_edm as convert
 

@@ -7,7 +7,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import zip_longest
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +31,7 @@ def check(
     scale: o.Scale = None,
     out: Annotated[
         Path | None,
-        o.out("Folder for the settings and code of each stage of the experiment, for DVC."),
+        o.output("Folder for the settings and code of each stage of the experiment, for DVC.", folder=True),
     ] = None,
 ) -> None:
     """Check the parameter file and summarise it."""
@@ -126,7 +128,7 @@ def verify(folder: Annotated[Path, typer.Argument(help="Folder of a grid, an exp
 
     def counting(size: int) -> AbstractContextManager[Callable[[int], None]]:
         show = silent if size < 1 << 28 else shown
-        return counted(show, f"{folder}: verify, MiB", size, unit="MiB/s", size=1 << 20)
+        return counted(show, f"verify {folder}, MiB", size, unit="MiB/s", size=1 << 20)
 
     findings = verifying.verify(folder, counting)
     for line in (*findings.problems, *(f"note: {note}" for note in findings.notes)):
@@ -188,7 +190,10 @@ def recipes(
 
 
 def print_table(rows: Iterable[Sequence[str]], heads: Sequence[str] = (), markdown: bool = False) -> None:
-    """Print rows below their heads, as wide as a terminal, or uncut in a pipe; or the same as Markdown."""
+    """Print rows below their heads, or as Markdown; nothing is cut.
+
+    In a terminal that is too narrow, the second of two columns is folded; more columns become paragraphs.
+    """
     if markdown:
         for cells in (heads, ["---"] * len(heads), *rows):
             escaped = (cell.replace("|", r"\|") for cell in cells)
@@ -197,8 +202,34 @@ def print_table(rows: Iterable[Sequence[str]], heads: Sequence[str] = (), markdo
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*heads, box=None, header_style="bold", pad_edge=False, show_header=bool(heads))
+    rows = list(rows)
+    console = Console(width=None if sys.stdout.isatty() else 10_000, markup=False, emoji=False)
+    widths = [max(map(len, column)) for column in zip(*filter(None, (heads, *rows)), strict=True)]
+    fits = sum(widths) + 2 * len(widths) <= console.width
+    if not fits and (len(widths) != 2 or widths[0] > console.width // 2):
+        for cells in rows:
+            named = (
+                f"{head} {cell}".strip() for head, cell in zip_longest(heads, cells, fillvalue="") if cell
+            )
+            typer.echo(_paragraph(named, console.width))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False, show_header=bool(heads))
+    for number in range(len(widths)):
+        table.add_column(*heads[number : number + 1], no_wrap=number == 0, overflow="fold")
     for cells in rows:
         table.add_row(*cells)
-    width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, markup=False, emoji=False).print(table, highlight=bool(heads))
+    console.print(table, highlight=bool(heads))
+
+
+def _paragraph(items: Iterable[str], width: int) -> str:
+    """Items with semicolons between them; a line ends within an item only if it must, never in a word."""
+    wrapper = TextWrapper(width - 1, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    lines: list[str] = []
+    for item in items:
+        if lines and len(lines[-1]) + len(item) + 3 <= width:
+            lines[-1] += f"; {item}"
+            continue
+        if lines:
+            lines[-1] += ";"
+        lines += wrapper.wrap(f"  {item}" if lines else item)
+    return "\n".join(lines)

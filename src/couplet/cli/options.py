@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -15,9 +16,37 @@ from couplet.config.resolve import dataset_names
 from couplet.config.variants import load_plugins
 from couplet.errors import UserError
 from couplet.plan.stages import dataset_in, record_of
+from couplet.process import MOST_THREADS
 
 DEFAULT = Path("params.yaml")
 
+
+def _output(path: Path | None, option: str, folder: bool) -> Path | None:
+    """The path of an output; UserError, before any work, if no file or folder can be made there."""
+    if path is None:
+        return None
+    if path.name in ("", ".."):
+        raise UserError(f"{option} {path}: must end in the name of a {'folder' if folder else 'file'}")
+    above = next(each for each in path.absolute().parents if each.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: {above} is no folder that can be written")
+    if path.exists() and path.is_dir() != folder:
+        found, wanted = ("a file", "folder") if folder else ("a folder", "file")
+        raise UserError(f"{option} {path}: is {found}; give another {wanted}")
+    return path
+
+
+def output(help: str, *, folder: bool, **more: Any) -> Any:
+    """An option for a path to write: a ``folder`` or a file."""
+
+    def checked(param: typer.CallbackParam, path: Path | None) -> Path | None:
+        return _output(path, param.opts[0], folder)
+
+    return typer.Option(help=help, callback=checked, **more)
+
+
+Folder = Annotated[Path, output("Folder to write.", folder=True)]
+File = Annotated[Path, output("File to write.", folder=False)]
 Params = Annotated[Path, typer.Option("--params", help="The parameter file.")]
 Scale = Annotated[str | None, typer.Option(help="A name from `scales`: another size of the same rows.")]
 Extractor = Annotated[str | None, typer.Option(help="A name from `features`.")]
@@ -25,14 +54,16 @@ OwnParams = Annotated[
     Path | None,
     typer.Option(help="The parameter file; without one, the run's own settings and measuring defaults."),
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.", min=1)]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.", min=1, max=MOST_THREADS)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Processes = Annotated[int, typer.Option(help="As `torchrun --nproc-per-node`: one for each GPU.", min=1)]
+Processes = Annotated[
+    int, typer.Option(help="Processes that share the work: one for each GPU.", min=1, max=MOST_THREADS)
+]
 Data = Annotated[Path, typer.Option(help="Output of `couplet prepare`.")]
 Live = Annotated[
-    Path | None, typer.Option(help="Folder for a live view that DVC shows: curves, numbers, sample grids.")
+    Path | None, output("Folder for a live view that DVC shows: curves, numbers, sample grids.", folder=True)
 ]
-TensorBoard = Annotated[Path | None, typer.Option(help="Folder for the live view as events of TensorBoard.")]
+TensorBoard = Annotated[Path | None, output("Folder for the live view as TensorBoard's events.", folder=True)]
 Frozen = Annotated[
     Path | None,
     typer.Option(help="For a coupling with a `pretrained` predictor: the folder of that `couplet train`."),
@@ -42,6 +73,15 @@ Root = Annotated[Path, typer.Option(help="Folder of the grid's results.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE, as in `dvc exp run -S`; wins over the file.")
 ]
+
+INSTEAD = {
+    "scale": "give --scale NAME",
+    "threads": "give --threads N",
+    "gpus": "give --processes N",
+    "table1": "a command of one cell has no table; give a file with --params",
+    "study": "a command of one cell has no study; give a file with --params",
+}
+"""Advice for keys of a parameter file that are no settings of a cell."""
 
 Options = dict[str, tuple[Any, Any]]
 """Annotation and default of options, by name."""
@@ -80,22 +120,10 @@ def chosen(
     params: Path, scale: str | None, changes: list[str] | None, **names: str | int | None
 ) -> tuple[Path, str | None, list[str]]:
     """The parameter file, its scale and the changes of it, from the options of a cell."""
+    for change in changes or ():
+        if advice := INSTEAD.get(change.partition("=")[0].partition(".")[0]):
+            raise UserError(f"--set {change}: {advice}")
     return params, scale, changes_of(changes, **names)
-
-
-def _with_name(path: Path | None) -> Path | None:
-    """Refuse a path such as `/` or `.`, beside which a record cannot be written."""
-    if path is not None and path.name in ("", ".."):
-        raise UserError(f"--out = {path}: must end in the name of a file or folder")
-    return path
-
-
-def out(text: str, **more: Any) -> Any:
-    """The option `--out`, a file or folder to write."""
-    return typer.Option("--out", help=text, callback=_with_name, **more)
-
-
-Out = Annotated[Path, out("Where to write.")]
 
 
 def from_prepared(name: str | None, folder: Path, params: Path, scale: str | None) -> list[str]:

@@ -12,14 +12,15 @@ import typer
 
 from couplet.cli import options as o
 from couplet.config.base import Invalid, choices
-from couplet.config.cells import EvaluateConfig, Measurement, SampleConfig, SelectConfig
+from couplet.config.cells import EvaluateConfig, Measurement, SampleConfig, SelectConfig, Training
 from couplet.config.datasets import DatasetConfig, from_path
 from couplet.config.probes import ProbeConfig
 from couplet.config.resolve import resolve
 from couplet.config.variants import load_plugins
 from couplet.errors import UserError
-from couplet.plan.stages import STAGES, Settings, dataset_in, extractor_in, training_in
+from couplet.plan.stages import STAGES, Settings, dataset_in, extractor_in, record_of, training_in
 from couplet.process import process, start
+from couplet.provenance.record import read_record
 
 
 def commands() -> list[tuple[str, Callable[..., None]]]:
@@ -37,7 +38,7 @@ def stage_command(name: str) -> Callable[..., None]:
         for read in stage.reads
     }
     options = {option: (annotation, Parameter.empty) for option, annotation in inputs.items()} | {
-        "out": (o.Out, Parameter.empty),
+        "out": (o.File if Path(stage.output).suffix else o.Folder, Parameter.empty),
         "params": (o.OwnParams, None),
         "scale": (o.Scale, None),
         **({"extractor": (o.Extractor, None)} if name == "features" else {}),
@@ -76,15 +77,32 @@ def settings_for(
         measurement = located(params, checked.measurement, training.cell)
         training = checked.training(training.cell)
     else:
-        recipe = training.recipe
-        measurement = Measurement(
-            mid_sigmas=recipe.mid_sigmas,
-            boundary=recipe.boundary.sampling,
-            select=SelectConfig(),
-            sample=SampleConfig(nfe=(1, 2) if recipe.mid_sigmas else (1,)),
-            evaluate=EvaluateConfig(),
-        )
+        measurement = measured_as(training, paths)
     return Settings.of(training, measurement=measurement, extractor=config)
+
+
+def measured_as(training: Training, paths: dict[str, Path]) -> Measurement:
+    """How a run was measured, as the records of its selection and samples say, else by default."""
+    recipe = training.recipe
+    sampling: dict[str, Any] = {"mid_sigmas": recipe.mid_sigmas, "boundary": recipe.boundary.sampling}
+    select: dict[str, Any] = {}
+    sample: dict[str, Any] = {"nfe": (1, 2) if recipe.mid_sigmas else (1,)}
+    if "selection" in paths:
+        made = _settings_of("select", paths["selection"])
+        select = {key: made[key] for key in SelectConfig.model_fields}
+        sampling = {key: made[key] for key in sampling}
+        sample = {"nfe": made["scored_nfe"], "quantise": made["quantise"]}
+    if "samples" in paths:
+        made = _settings_of("sample", paths["samples"])
+        sample = {key: made[key] for key in SampleConfig.model_fields if key in made}
+    return Measurement(
+        **sampling, select=SelectConfig(**select), sample=SampleConfig(**sample), evaluate=EvaluateConfig()
+    )
+
+
+def _settings_of(stage: str, output: Path) -> Any:
+    """The settings in the record of an output."""
+    return read_record(record_of(stage, output), f"run `couplet {stage}` to make it").content["settings"]
 
 
 def located(path: Path | str | None, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -105,7 +123,7 @@ def prepare(
     ] = None,
     params: o.Params = o.DEFAULT,
     scale: o.Scale = None,
-    out: Annotated[Path | None, o.out("Where to write.", show_default="data/NAME")] = None,
+    out: Annotated[Path | None, o.output("Folder to write.", folder=True, show_default="data/NAME")] = None,
     from_: Annotated[
         str | None,
         typer.Option("--from", help="A folder, zip, tar, IDX file or LMDB of images to make it from."),
@@ -120,7 +138,7 @@ def prepare(
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="With --from: leave out images that cannot be read.")
     ] = False,
-    workers: Annotated[int, typer.Option(help="Threads that decode images.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="Threads that decode images.", min=1, max=1024)] = 1,
 ) -> None:
     """Write a data set as an archive of arrays with a card and a picture."""
     given = {
@@ -168,7 +186,7 @@ def _dataset(path: Path, scale: str | None, name: str | None) -> tuple[str, Any,
 @o.with_options(o.CELL)
 def train(
     data: o.Data,
-    out: o.Out,
+    out: o.Folder,
     live: o.Live = None,
     tensorboard: o.TensorBoard = None,
     frozen: o.Frozen = None,
@@ -202,7 +220,7 @@ def probe(
     name: Annotated[str, typer.Argument(help="A name from `probes`, or a kind of probe.")],
     train: Annotated[Path, typer.Option(help="Output of `couplet train`.")],
     data: o.Data,
-    out: o.Out,
+    out: o.File,
     params: o.OwnParams = None,
     scale: o.Scale = None,
     frozen: o.Frozen = None,
@@ -227,7 +245,7 @@ def probe(
 
 
 def table(
-    out: o.Out,
+    out: o.File,
     params: o.Params = o.DEFAULT,
     scale: o.Scale = None,
     root: o.Root = Path("results"),
@@ -246,7 +264,7 @@ def table(
 
 def figure(
     params: Annotated[Path, typer.Option(help="A parameter file with a `study`.")],
-    out: Annotated[Path, o.out("The .csv file; .svg, .png and .json are written beside it.")],
+    out: Annotated[Path, o.output("The .csv file; .svg, .png and .json are beside it.", folder=False)],
     root: o.Root = Path("results"),
     scale: o.Scale = None,
 ) -> None:
@@ -262,7 +280,7 @@ def figure(
 
 def paper(
     captions: Annotated[list[Path], typer.Argument(help=".json files of `couplet figure`.")],
-    out: Annotated[Path, o.out("The page to write.")],
+    out: Annotated[Path, o.output("The page to write.", folder=False)],
     rebuild: Annotated[
         str, typer.Option(help="The command that makes one of the figures, with {name}.")
     ] = "snakemake --cores all results/paper/{name}.csv",

@@ -155,7 +155,8 @@ class Variant(Closed):
             raise Invalid((), value, f"must be a mapping of {cls.noun} settings")
         kind = value.get("kind", cls.model_fields["kind"].default)
         if not isinstance(kind, str) or kind not in cls.family:
-            raise Invalid(("kind",), value.get("kind"), choices(kind, cls.family))
+            needed = "" if "kind" in value else "this key is required; "
+            raise Invalid(("kind",), value.get("kind"), needed + choices(kind, cls.family))
         member: Any = cls.family[kind]
         if "implementation" not in vars(member):
             expected = f"{member.__name__} names no implementation, 'package.module:Name'"
@@ -165,8 +166,8 @@ class Variant(Closed):
 
 def path_safe(name: object) -> None:
     """Raise Invalid unless ``name`` is allowed in a path and on a command line."""
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name, re.ASCII):
-        raise Invalid((str(name),), name, "a name consists of letters, digits and . + - _")
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]{0,49}", name, re.ASCII):
+        raise Invalid((str(name),), name, "a name consists of at most 50 letters, digits and . + - _")
 
 
 def named(family: type[Variant]) -> Any:
@@ -208,6 +209,6 @@ def refused(source: object) -> Iterator[None]:
 def choices(value: object, allowed: Iterable[str]) -> str:
     """``did you mean 'vae'? allowed: generator, independent, ot, vae``."""
     names = sorted(map(str, allowed))
-    close = difflib.get_close_matches(str(value), names, n=1)
+    close = [] if value is None else difflib.get_close_matches(str(value), names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}allowed: {', '.join(names)}"

@@ -63,7 +63,7 @@ class Grid(Closed):
 class SelectConfig(Closed):
     """How `select` scores the saved snapshots."""
 
-    samples: int = Field(2000, ge=2)
+    samples: int = Field(2000, ge=2, le=10_000_000)
     """Images generated for each snapshot and NFE."""
     nfe: int = Field(1, ge=1)
     """The NFE whose Fréchet distance decides."""
@@ -74,11 +74,11 @@ class SelectConfig(Closed):
 class SampleConfig(Closed):
     """Samples of the selected snapshot."""
 
-    samples: int = Field(5000, ge=2)
+    samples: int = Field(5000, ge=2, le=10_000_000)
     """Images per NFE."""
     nfe: NonEmpty[int] = (1, 2)
     """Numbers of network evaluations."""
-    batch: int = Field(250, ge=1)
+    batch: int = Field(250, ge=1, le=1_000_000)
     """Images per network call; changes speed and memory, not images."""
     quantise: Literal["round", "truncate"] = "round"
     """Round to the nearest of 256 values (EDM, ECT), or down (VCT, torchmetrics)."""
@@ -96,7 +96,7 @@ class EvaluateConfig(Closed):
 class TrainConfig(Closed):
     """Settings of training that are not part of the method: files and computation."""
 
-    snapshots: int = Field(6, ge=1)
+    snapshots: int = Field(6, ge=1, le=1000)
     """Number of EMA snapshots, saved at equal intervals up to the last step."""
     log_every: int = Field(25, ge=1)
     """Steps between lines of curve.csv."""

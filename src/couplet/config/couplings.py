@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from couplet.config.base import Closed, Invalid, Variant
+from couplet.config.networks import Blocks, Channels
 
 
 class FrozenRun(Closed):
@@ -74,10 +75,10 @@ class SinkhornConfig(MinibatchCouplingConfig):
 
     implementation: ClassVar[str] = "couplet.couplings.minibatch:Sinkhorn"
     kind: Literal["sinkhorn"] = "sinkhorn"
-    epsilon: float = Field(0.1, ge=1e-6)
+    epsilon: float = Field(0.1, ge=1e-6, le=1e6)
     """Weight of the plan's entropy, in units of the centred cost's root mean square; a smaller one comes
     closer to exact transport and needs more iterations."""
-    iterations: int = Field(20, ge=1)
+    iterations: int = Field(20, ge=1, le=100_000)
     """Both defaults together lose about 2 % of the gain of exact transport (`benchmarks/ot.py`)."""
 
 
@@ -86,7 +87,7 @@ class ProjectedConfig(MinibatchCouplingConfig):
 
     implementation: ClassVar[str] = "couplet.couplings.minibatch:Projected"
     kind: Literal["projected"] = "projected"
-    directions: int = Field(16, ge=1)
+    directions: int = Field(16, ge=1, le=100_000)
     """Number of random directions, the same in every batch."""
     seed: int = Field(0, ge=0)
     """Seed of the random directions; independent of the training seed."""
@@ -97,7 +98,7 @@ class SwapsConfig(MinibatchCouplingConfig):
 
     implementation: ClassVar[str] = "couplet.couplings.minibatch:Swaps"
     kind: Literal["swaps"] = "swaps"
-    rounds: int = Field(128, ge=1)
+    rounds: int = Field(128, ge=1, le=100_000)
     """Rounds in which every image is compared with one other; more come closer to optimal transport."""
     seed: int = Field(0, ge=0)
     """Seed of the random pairings; independent of the training seed."""
@@ -106,9 +107,9 @@ class SwapsConfig(MinibatchCouplingConfig):
 class Encoder(Closed):
     """The variational coupling's encoder: the main network at another size, with 2C outputs."""
 
-    model_channels: int = Field(32, ge=1)
+    model_channels: Channels = 32
     """VCT: 32 for both "small" and "big"."""
-    num_blocks: int = Field(1, ge=1)
+    num_blocks: Blocks = 1
     """VCT: 1 is "small", 2 is "big"."""
 
 
@@ -117,7 +118,7 @@ class VariationalConfig(CouplingConfig):
 
     implementation: ClassVar[str] = "couplet.couplings.variational:Variational"
     kind: Literal["vae"] = "vae"
-    kl_weight: float = Field(30.0, ge=0)
+    kl_weight: float = Field(30.0, ge=0, le=1e6)
     """Weight of the KL term before the recipe's own scale (VCT's kl_loss_scale)."""
     encoder: Encoder = Encoder()
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from couplet.config.base import NonEmpty, Place, Variant
+from couplet.config.base import Place, Variant
+from couplet.config.networks import Channels, Levels
 
 if TYPE_CHECKING:
     from couplet.config.fit import Facts
@@ -37,15 +38,15 @@ class ClassifierConfig(ExtractorConfig):
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.classifier:ClassifierExtractor"
     kind: Literal["classifier"] = "classifier"
-    channels: NonEmpty[int] = (32, 64)
+    channels: Levels[Channels] = (32, 64)
     """Channels of each convolution stage; every stage after the first halves the resolution."""
-    features: int = Field(64, ge=2)
+    features: int = Field(64, ge=2, le=8192)
     """Length of the feature vector."""
     steps: int = Field(600, ge=1)
     """Optimisation steps."""
-    batch: int = Field(128, ge=1)
+    batch: int = Field(128, ge=1, le=1_000_000)
     """Images per step."""
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0, le=100)
     """Peak learning rate of Adam under a one-cycle schedule."""
     seed: int = Field(0, ge=0)
     """Seed of initial weights and batches; independent of every training seed."""
@@ -84,7 +85,7 @@ class PublishedConfig(ExtractorConfig):
 
     weights: Place | None = Field(None, exclude=True)
     """The file; null is the published one, in torch's cache. In cache keys, ``sha256`` stands for it."""
-    batch: int = Field(64, ge=1)
+    batch: int = Field(64, ge=1, le=1_000_000)
     """Images per network call; changes speed and memory, and features by float rounding."""
 
     def misfit(self, data: Facts) -> str | None:

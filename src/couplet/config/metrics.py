@@ -56,7 +56,7 @@ class KernelDistanceConfig(MetricConfig):
     implementation: ClassVar[str] = "couplet.metrics.distances:kid"
     numbers: ClassVar[Mapping[str, Number]] = {"kid": Number("KID", 5, lower_is_better=True)}
     kind: Literal["kid"] = "kid"
-    subsets: int = Field(100, ge=1)
+    subsets: int = Field(100, ge=1, le=100_000)
     """Number of random subsets."""
     subset_size: int = Field(1000, ge=2)
     """Largest number of images in a subset."""
@@ -94,7 +94,7 @@ class PrecisionRecallConfig(MetricConfig):
     kind: Literal["precision_recall"] = "precision_recall"
     k: int = Field(3, ge=1)
     """Neighbours that span the manifold; 3 in the paper."""
-    images: int = Field(10_000, ge=2)
+    images: int = Field(10_000, ge=2, le=1_000_000)
     """Largest number of images of each side, evenly spaced: the cost is its square."""
 
     @property

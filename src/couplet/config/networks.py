@@ -9,22 +9,29 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from couplet.config.base import Invalid, Listed, NonEmpty, Variant
+from couplet.config.base import Invalid, Item, Listed, Variant
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 """A probability below one."""
+Channels = Annotated[int, Field(ge=1, le=8192)]
+Blocks = Annotated[int, Field(ge=1, le=256)]
+Multiple = Annotated[int, Field(ge=1, le=64)]
+"""A number of channels in units of another."""
+Levels = Annotated[tuple[Item, ...], Field(strict=False, min_length=1, max_length=16)]
+"""A list in YAML, an item for each resolution."""
+Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class NetworkConfig(Variant):
     """A network that maps ``[b, c, h, w]`` images and noise labels to ``[b, out, h, w]``."""
 
-    model_channels: PositiveInt = 128
+    model_channels: Channels = 128
     """Channels, or the unit of ``channel_mult`` (EDM, Appendix F; DDPM++ on CIFAR-10: 128)."""
-    num_blocks: PositiveInt | NonEmpty[PositiveInt] = 4
+    num_blocks: Blocks | Levels[Blocks] = 4
     """Residual blocks; of a U-Net, per level of the encoder, the decoder has one more; or a list (GC)."""
-    dropout: Probability | NonEmpty[Probability] = 0.0
+    dropout: Probability | Levels[Probability] = 0.0
     """Probability that dropout inside a block zeroes an activation; of a U-Net, or a list (GC)."""
 
     def misfit(self, resolution: int) -> str | None:
@@ -36,7 +43,7 @@ class UNetConfig(NetworkConfig):
     """Settings shared by the U-Nets. Level 0 has the resolution of the images, each next level half the
     previous one; encoder and decoder of a level share its entry in every per-level list."""
 
-    channel_mult: NonEmpty[PositiveInt] = (2, 2, 2)
+    channel_mult: Levels[Multiple] = (2, 2, 2)
     """Channels of each level in units of ``model_channels``; its length is the number of levels."""
     attn_resolutions: Listed[PositiveInt] = (16,)
     """Heights in pixels of the levels with self-attention, besides the first decoder block (GC: none)."""
@@ -69,13 +76,13 @@ class SongConfig(UNetConfig):
     """Features of the noise label: sinusoids of fixed or of random frequencies."""
     encoder_type: Literal["standard", "residual"] = "standard"
     """``residual`` adds a downsampled copy of the input to every level of the encoder."""
-    channel_mult_noise: PositiveInt = 1
+    channel_mult_noise: Multiple = 1
     """Features of the noise label in units of ``model_channels``."""
-    channel_mult_emb: PositiveInt = 4
+    channel_mult_emb: Multiple = 4
     """Width of the embedding that all blocks see, in units of ``model_channels`` (EDM: 4)."""
-    resample_filter: NonEmpty[PositiveFloat] = (1.0, 1.0)
+    resample_filter: Levels[Positive] = (1.0, 1.0)
     """Coefficients of the separable filter used to halve and double the resolution."""
-    fourier_scale: PositiveFloat = 0.02
+    fourier_scale: Positive = 0.02
     """Standard deviation of the frequencies of ``embedding_type: fourier``, in cycles per unit of
     noise label. iCT, VCT and ECT: 0.02; EDM and GC: 16. Loaded weights bring their own."""
 
@@ -96,24 +103,24 @@ class NCSNPlusPlusConfig(SongConfig):
     """Features of the noise label: sinusoids of fixed or of random frequencies."""
     encoder_type: Literal["standard", "residual"] = "residual"
     """``residual`` adds a downsampled copy of the input to every level of the encoder."""
-    channel_mult_noise: PositiveInt = 2
+    channel_mult_noise: Multiple = 2
     """Features of the noise label in units of ``model_channels``."""
-    resample_filter: NonEmpty[PositiveFloat] = (1.0, 3.0, 3.0, 1.0)
+    resample_filter: Levels[Positive] = (1.0, 3.0, 3.0, 1.0)
     """Coefficients of the separable filter used to halve and double the resolution."""
 
 
 class MultiHeadConfig(UNetConfig):
     """Settings shared by ADM and EDM2, which have several attention heads where there are many channels."""
 
-    model_channels: PositiveInt = 192
+    model_channels: Channels = 192
     """Channels that ``channel_mult`` multiplies (ImageNet 64x64: 192)."""
-    channel_mult: NonEmpty[PositiveInt] = (1, 2, 3, 4)
+    channel_mult: Levels[Multiple] = (1, 2, 3, 4)
     """Channels of each level in units of ``model_channels``; its length is the number of levels."""
-    num_blocks: PositiveInt | NonEmpty[PositiveInt] = 3
+    num_blocks: Blocks | Levels[Blocks] = 3
     """Residual blocks per level of the encoder, the decoder has one more; or a list. iCT-deep: 6."""
     dropout_resolution: PositiveInt | None = 16
     """Largest height in pixels at which dropout acts; ``null``, as in EDM's ADM, means at every one."""
-    channels_per_head: PositiveInt = 64
+    channels_per_head: Channels = 64
     """Channels of an attention head: a block of C channels has ``C // channels_per_head`` heads."""
     attention_below_head_width: Literal["error", "absent"] = "error"
     """A block with attention that has fewer channels than one head is an error, which a smaller
@@ -127,7 +134,7 @@ class ADMConfig(MultiHeadConfig):
     kind: Literal["adm"] = "adm"
     attn_resolutions: Listed[PositiveInt] = (32, 16, 8)
     """Heights in pixels of the levels with self-attention, besides the first decoder block."""
-    channel_mult_emb: PositiveInt = 4
+    channel_mult_emb: Multiple = 4
     """Width of the embedding that all blocks see, in units of ``model_channels`` (EDM: 4)."""
 
 
@@ -145,11 +152,11 @@ class MLPConfig(NetworkConfig):
 
     implementation: ClassVar[str] = "couplet.networks.mlp:MLP"
     kind: Literal["mlp"] = "mlp"
-    model_channels: PositiveInt = 128
+    model_channels: Channels = 128
     """Width of the hidden layers."""
-    num_blocks: PositiveInt = 3
+    num_blocks: Blocks = 3
     """Residual blocks."""
     dropout: Probability = 0.0
     """Probability that dropout inside a block zeroes an activation."""
-    fourier_scale: PositiveFloat = 1.0
+    fourier_scale: Positive = 1.0
     """Standard deviation of the frequencies of the noise label, ln(t)/4, in cycles per unit of it."""

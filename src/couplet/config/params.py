@@ -53,9 +53,9 @@ class Params(Closed):
     seed: int = Field(0, ge=0)
     scale: str | None = None
     """A name from `scales`; null leaves the file as it is written."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=1024)
     """CPU threads of one job. More than the cores that are free makes every job many times slower."""
-    gpus: int = Field(1, ge=1)
+    gpus: int = Field(1, ge=1, le=1024)
     """GPUs of one job that trains or measures, a process each; on the CPU, processes. Changes numbers only by
     rounding, and with dropout by the masks."""
     raw: Place = "raw"

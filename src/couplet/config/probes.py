@@ -34,7 +34,7 @@ class GradientConfig(ProbeConfig):
     implementation: ClassVar[str] = "couplet.probes.gradient:probe"
     columns = ("step", "variance", "mean_norm2", "ratio")
     kind: Literal["gradient"] = "gradient"
-    batches: int = Field(32, ge=2)
+    batches: int = Field(32, ge=2, le=100_000)
     """Minibatches of the run's size whose gradients are compared."""
 
     def images(self, training: Training) -> int:
@@ -45,7 +45,7 @@ class LevelsConfig(ProbeConfig):
     """Settings shared by probes that measure pairs at each noise level."""
 
     columns = ("level", "mean", "std_error")
-    pairs: int = Field(2000, ge=2)
+    pairs: int = Field(2000, ge=2, le=10_000_000)
     """Pairs at each noise level."""
     levels: Listed[float] = Field(
         (0.02, 0.0425, 0.0904, 0.192, 0.408, 0.868, 1.84, 3.92, 8.33, 17.7, 37.6, 80.0), min_length=1
@@ -96,7 +96,7 @@ class PlaneConfig(ProbeConfig):
     implementation: ClassVar[str] = "couplet.probes.plane:probe"
     columns = ("part", "component", "x0", "y0", "x1", "y1")
     kind: Literal["plane"] = "plane"
-    points: int = Field(300, ge=1)
+    points: int = Field(300, ge=1, le=1_000_000)
     """Samples and pairs, at most: a picture cannot show more."""
 
     def misfit(self, training: Training) -> str | None:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+import math
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from couplet.config.base import Closed, Invalid, Listed, Place, Variant
+from couplet.config.base import Closed, Invalid, Listed, Place, Variant, located
 from couplet.config.networks import NetworkConfig
+
+Level = Annotated[float, Field(ge=1e-6, le=1e6)]
+"""A noise level: its square and the inverse of its square are numbers of float32."""
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[tuple[Decay, ...], Field(strict=False, min_length=2, max_length=2)]
+
+LEAST_GAP = 2.0**-22
+"""Smallest (t - r)/t for which the two levels of a pair differ in float32."""
+LEAST_MASS = 1e-9
+"""Smallest probability between sigma_min and sigma_max that intervals can divide in float64."""
 
 
 class KernelConfig(Variant):
@@ -33,10 +44,13 @@ class ScheduleConfig(Variant):
 
     makes_denoiser: ClassVar[bool] = False
     """Whether the target is always the data endpoint, so that the model learns its mean given x_t."""
-    p_mean: float = -1.1
+    p_mean: float = Field(-1.1, ge=-10, le=10)
     """Mean of ln t (iCT, ECT: -1.1; ImageNet-64 in ECT and VCT: -0.8)."""
-    p_std: float = Field(2.0, gt=0)
+    p_std: float = Field(2.0, ge=0.01, le=5)
     """Standard deviation of ln t (2.0; ImageNet-64: 1.6)."""
+
+    def check(self, sigma_min: float, sigma_max: float) -> None:
+        """Raise Invalid unless pairs t > r can be drawn and told apart between these levels."""
 
 
 class DiscretisedConfig(ScheduleConfig):
@@ -46,11 +60,11 @@ class DiscretisedConfig(ScheduleConfig):
     kind: Literal["discretised"] = "discretised"
     curriculum: Literal["exponential", "square_root", "constant"] = "exponential"
     """How the number of grid points grows: iCT's doubling, the CM paper's square root, not at all."""
-    s0: int = Field(10, ge=1)
+    s0: int = Field(10, ge=1, le=1_000_000)
     """Intervals at the start."""
-    s1: int = Field(1280, ge=1)
+    s1: int = Field(1280, ge=1, le=1_000_000)
     """Intervals at the end."""
-    rho: float = Field(7.0, gt=0)
+    rho: float = Field(7.0, ge=0.1, le=100)
     """Exponent of the grid's spacing (EDM)."""
     levels: Literal["lognormal", "uniform"] = "lognormal"
     """Probability of an interval: lognormal mass between its ends (iCT), or the same for all (CM)."""
@@ -61,6 +75,17 @@ class DiscretisedConfig(ScheduleConfig):
             raise Invalid(("s1",), self.s1, f"must be at least s0 = {self.s0}")
         return self
 
+    def check(self, sigma_min: float, sigma_max: float) -> None:
+        # The relative gap of neighbours on the grid is smallest at its end.
+        low, high = sigma_min ** (1 / self.rho), sigma_max ** (1 / self.rho)
+        if 1 - ((high - (high - low) / self.s1) / high) ** self.rho < LEAST_GAP:
+            raise Invalid(("s1",), self.s1, "must be smaller: the last two levels are one number of float32")
+        width = self.p_std * math.sqrt(2)
+        below, up_to = (math.erf((math.log(end) - self.p_mean) / width) for end in (sigma_min, sigma_max))
+        if self.levels == "lognormal" and (up_to - below) / 2 < LEAST_MASS:
+            between = f"[{sigma_min:g}, {sigma_max:g}], from sigma_min to sigma_max"
+            raise Invalid(("p_mean",), self.p_mean, f"exp(p_mean) must lie in or near {between}")
+
 
 class ContinuousConfig(ScheduleConfig):
     """ECT/ECM: t lognormal, r from t by a mapping whose gap shrinks by q with every stage."""
@@ -69,14 +94,19 @@ class ContinuousConfig(ScheduleConfig):
     kind: Literal["continuous"] = "continuous"
     mapping: Literal["sigmoid", "const"] = "sigmoid"
     """a(t) = 1 + k sigmoid(-b t), or a(t) = 1."""
-    q: float = Field(2.0, gt=1)
+    q: float = Field(2.0, gt=1, le=1e6)
     """r/t = 1 - a(t)/q^(stage + 1)."""
-    k: float = Field(8.0, ge=0)
+    k: float = Field(8.0, ge=0, le=1e6)
     """Height of the sigmoid."""
-    b: float = Field(1.0, gt=0)
+    b: float = Field(1.0, ge=1e-6, le=1e6)
     """Slope of the sigmoid."""
-    stages: int = Field(8, ge=1)
+    stages: int = Field(8, ge=1, le=1_000_000)
     """Number of stages, which divide training equally."""
+
+    def check(self, sigma_min: float, sigma_max: float) -> None:
+        if self.stages * math.log(self.q) > -math.log(LEAST_GAP):
+            most = f"q^stages must be at most {1 / LEAST_GAP:g}, or the last pairs are the same in float32"
+            raise Invalid(("stages",), self.stages, f"with q = {self.q:g}, {most}")
 
 
 class DenoisingConfig(ScheduleConfig):
@@ -95,12 +125,22 @@ class DistanceConfig(Variant):
     """Distance between the outputs of student and teacher, per image; ``dimensions`` are D = c h w."""
 
 
+def _squared(c: float) -> float:
+    if 0 < c < 1e-12:
+        raise ValueError("must be 0, or at least 1e-12 to have a square in float32")
+    return c
+
+
+Edge = Annotated[float, Field(ge=0, le=1000), AfterValidator(_squared)]
+"""The c of a pseudo-Huber distance."""
+
+
 class PseudoHuberConfig(DistanceConfig):
     """sqrt(||a - b||² + c²) - c on the image's norm (iCT's paper, GC, ECT/ECM)."""
 
     implementation: ClassVar[str] = "couplet.losses:pseudo_huber_of"
     kind: Literal["pseudo_huber"] = "pseudo_huber"
-    c: float | None = Field(None, ge=0)
+    c: Edge | None = None
     """null is iCT's 0.00054 sqrt(D); 0 is the plain norm."""
 
 
@@ -109,7 +149,7 @@ class ElementwisePseudoHuberConfig(DistanceConfig):
 
     implementation: ClassVar[str] = "couplet.losses:elementwise_pseudo_huber_of"
     kind: Literal["elementwise_pseudo_huber"] = "elementwise_pseudo_huber"
-    c: float | None = Field(None, ge=0)
+    c: Edge | None = None
     """null is 0.00054 sqrt(D), as in the code."""
 
 
@@ -156,9 +196,9 @@ class Boundary(Closed):
 class OptimizerConfig(Variant):
     """The optimiser of network and coupling together, a :class:`torch.optim.Optimizer` of one parameter."""
 
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(1e-4, ge=1e-12, le=1e30)
     """Learning rate before its schedule."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=1000)
 
 
 class RAdamConfig(OptimizerConfig):
@@ -166,7 +206,7 @@ class RAdamConfig(OptimizerConfig):
 
     implementation: ClassVar[str] = "couplet.training.optim:radam"
     kind: Literal["radam"] = "radam"
-    betas: Listed[float] = Field((0.9, 0.999), min_length=2, max_length=2)
+    betas: Betas = (0.9, 0.999)
 
 
 class AdamConfig(OptimizerConfig):
@@ -174,7 +214,7 @@ class AdamConfig(OptimizerConfig):
 
     implementation: ClassVar[str] = "couplet.training.optim:adam"
     kind: Literal["adam"] = "adam"
-    betas: Listed[float] = Field((0.9, 0.99), min_length=2, max_length=2)
+    betas: Betas = (0.9, 0.99)
 
 
 class LionConfig(OptimizerConfig):
@@ -182,7 +222,7 @@ class LionConfig(OptimizerConfig):
 
     implementation: ClassVar[str] = "couplet.training.optim:lion"
     kind: Literal["lion"] = "lion"
-    betas: Listed[float] = Field((0.9, 0.99), min_length=2, max_length=2)
+    betas: Betas = (0.9, 0.99)
 
 
 class LearningRateConfig(Variant):
@@ -228,7 +268,7 @@ class ConstantEMAConfig(EMAConfig):
 
     implementation: ClassVar[str] = "couplet.training.ema:constant"
     kind: Literal["constant"] = "constant"
-    beta: float = Field(0.9999, ge=0, lt=1)
+    beta: Decay = 0.9999
 
 
 class WarmupEMAConfig(EMAConfig):
@@ -236,7 +276,7 @@ class WarmupEMAConfig(EMAConfig):
 
     implementation: ClassVar[str] = "couplet.training.ema:warmup"
     kind: Literal["warmup"] = "warmup"
-    beta: float = Field(0.99, ge=0, lt=1)
+    beta: Decay = 0.99
 
 
 class PowerEMAConfig(EMAConfig):
@@ -244,7 +284,7 @@ class PowerEMAConfig(EMAConfig):
 
     implementation: ClassVar[str] = "couplet.training.ema:power"
     kind: Literal["power"] = "power"
-    std: float = Field(0.1, gt=0, lt=0.2886)
+    std: float = Field(0.1, ge=1e-4, lt=0.2886)
     """Width of the average, relative to the steps so far."""
     inverted: bool = False
     """Swap the two weights, as VCT's released code does: the average then follows the raw network."""
@@ -255,7 +295,7 @@ class EMAPyTorchConfig(EMAConfig):
 
     implementation: ClassVar[str] = "couplet.training.ema:ema_pytorch"
     kind: Literal["ema_pytorch"] = "ema_pytorch"
-    beta: float = Field(0.9999, ge=0, lt=1)
+    beta: Decay = 0.9999
     every: int = Field(5, ge=1)
     start: int = Field(0, ge=0)
     """Updates that only copy (the class default, which GC's ImageNet runs inherit, is 10000)."""
@@ -268,17 +308,17 @@ class Recipe(Closed):
     """The method's name in published.csv; empty if no published number is comparable."""
     sources: dict[str, str] = {}
     """Sources of values by dotted key: a table of a paper, official code, or an assumption."""
-    steps: int = Field(400_000, ge=1)
+    steps: int = Field(400_000, ge=1, le=1_000_000_000)
     """Optimisation steps K."""
-    batch: int = Field(512, ge=2)
+    batch: int = Field(512, ge=2, le=1_000_000)
     """Images per step."""
     flip: bool = False
     """Mirror images at random with probability 1/2."""
     conditional: bool = False
     """Give the class to the network."""
-    sigma_min: float = Field(0.002, gt=0)
-    sigma_max: float = Field(80.0, gt=0)
-    sigma_data: float = Field(0.5, gt=0)
+    sigma_min: Level = 0.002
+    sigma_max: Level = 80.0
+    sigma_data: Level = 0.5
     """Standard deviation of the data that the preconditioning assumes."""
     mid_sigmas: Listed[float] = (0.821,)
     """Noise levels of the sampling steps after the first, in order (0.821 at 32×32; 1.526 at 64×64)."""
@@ -292,7 +332,7 @@ class Recipe(Closed):
     optimizer: OptimizerConfig = RAdamConfig()
     learning_rate: LearningRateConfig = ConstantRateConfig()
     ema: EMAConfig = ConstantEMAConfig()
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(None, ge=1e-12, le=1e12)
     """Largest global gradient norm (VCT's variational runs: 200); null for no clipping."""
     nonfinite_gradients: Literal["stop", "zero", "large"] = "stop"
     """Stop; or replace by 0 (VCT, ECT on ImageNet); or NaN by 0, infinities by ±1e5 (ECT on CIFAR-10)."""
@@ -309,4 +349,6 @@ class Recipe(Closed):
             if not self.sigma_min < sigma < self.sigma_max:
                 allowed = f"between sigma_min = {self.sigma_min} and sigma_max = {self.sigma_max}"
                 raise Invalid(("mid_sigmas",), sigma, f"must lie {allowed}")
+        with located("schedule"):
+            self.schedule.check(self.sigma_min, self.sigma_max)
         return self

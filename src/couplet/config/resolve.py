@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from couplet.config.base import Invalid, choices, refused, validated
 from couplet.config.layers import Layer, below, combined, lay_over, leaves, recipe_layers, without, written
 from couplet.config.params import FAMILIES, Params
+from couplet.config.recipes import Recipe
 from couplet.config.variants import load_plugins
 from couplet.config.yaml12 import dump_yaml, load_yaml, read_yaml
 from couplet.errors import UserError
@@ -100,13 +102,16 @@ def _layers(path: Path, scale: str | None, changes: Sequence[str]) -> list[Layer
             expected = choices(chosen, names) if names else "this file has no scales"
             raise UserError(f"{path}: {Invalid(('scale',), chosen, expected)}")
         layers += [(origin, without(layer or {}, "base")) for origin, layer in found]
-    content = _content(layers)
-    return [*layers, *(("--set", _change(change, content)) for change in changes)]
+    for change in changes:
+        layers.append(("--set", _change(change, _content(layers))))
+    return layers
 
 
 def _files(path: Path, scale: str | None, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """A file and those that it lies over, the lowest first; ``scale`` is chosen in each."""
     content = read_yaml(path)
+    if content is None:
+        raise UserError(f"{path}: the file is empty; must be a mapping with the keys of a parameter file")
     if not isinstance(content, dict):
         raise UserError(f"{path}: must be a mapping with the keys of a parameter file")
     if scale is not None:
@@ -145,10 +150,13 @@ def _change(change: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """A change from the command line as a layer."""
     key, separator, text = change.partition("=")
     parts = _parts(key, content)
-    if not separator or not all(parts):
+    if not separator or not parts or not all(parts):
         raise UserError(f"--set {change}: must be KEY=VALUE with a key of the parameter file")
     if parts[0] not in LAYER_KEYS:
         raise UserError(f"--set {change}: {choices(parts[0], LAYER_KEYS)}")
+    if _is_cut(parts, content):
+        whole = f'{parts[0]}."{parts[1]}.{parts[2]}"'
+        raise UserError(f"--set {change}: a dot divides keys; a name with a dot stands in quotes: {whole}")
     try:
         value = load_yaml(text)
     except yaml.YAMLError:
@@ -159,7 +167,14 @@ def _change(change: str, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parts(key: str, content: Mapping[str, Any]) -> list[str]:
-    """The parts of a dotted key; a section's name may hold dots itself: ``couplings.generator-mu0.3.mu``."""
+    """The parts of a dotted key; none if it is not one.
+
+    A name may hold dots itself: ``couplings."v.1".kind``; without quotes if the file has it.
+    """
+    if '"' in key:
+        part = r'"([^"]+)"|([^."]+)'
+        whole = re.fullmatch(rf"(?:{part})(?:\.(?:{part}))*", key)
+        return [quoted or plain for quoted, plain in re.findall(part, key)] if whole else []
     section, _, rest = key.partition(".")
     names = content.get(section)
     if section in (*FAMILIES, "recipes") and isinstance(names, Mapping):
@@ -167,3 +182,12 @@ def _parts(key: str, content: Mapping[str, Any]) -> list[str]:
             if rest == name or rest.startswith(f"{name}."):
                 return [section, name, *filter(None, rest[len(name) + 1 :].split("."))]
     return key.split(".")
+
+
+def _is_cut(parts: Sequence[str], content: Mapping[str, Any]) -> bool:
+    """Whether the name in a dotted key is unknown and what follows is no setting of its section."""
+    section, name, setting = (*parts, None, None)[:3]
+    if setting is None or section not in (*FAMILIES, "recipes") or name in (content.get(section) or ()):
+        return False
+    members = FAMILIES[section].family if section in FAMILIES else {"": Recipe}
+    return name not in members and not any(setting in member.model_fields for member in members.values())

@@ -10,6 +10,11 @@ import yaml
 
 from couplet.errors import UserError
 
+MOST = 2**63 - 1
+"""The largest whole number; its negative is the smallest."""
+
+MOST_VALUES = 100_000
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core schema; a key that occurs twice in a mapping is an error."""
@@ -27,7 +32,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_integer(self, node: yaml.ScalarNode) -> int:
-        return int(node.value, 0) if node.value[:2] in ("0x", "0o") else int(node.value)
+        text = str(self.construct_scalar(node))
+        return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
 
 
 _TAG = "tag:yaml.org,2002:"
@@ -41,6 +47,10 @@ for _name, _pattern in {
 }.items():
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})$"), None)
 _Loader.add_constructor(_TAG + "int", _Loader.construct_integer)
+_CORE = {_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map")}
+_Loader.yaml_constructors = {
+    tag: make for tag, make in _Loader.yaml_constructors.items() if tag is None or tag in _CORE
+}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -55,17 +65,37 @@ def dump_yaml(content: Any) -> str:
 
 
 def load_yaml(text: str) -> Any:
-    """The content of a YAML text; YAMLError if it is not YAML, or a key occurs twice."""
+    """The content of a YAML text; YAMLError if it is not YAML, a key occurs twice, or a value cannot be."""
     try:
-        return yaml.load(text, _Loader)
-    except (ValueError, RecursionError) as error:
+        content = yaml.load(text, _Loader)
+        _check(content)
+    except UnicodeEncodeError:
+        raise yaml.YAMLError("a text with a character that is no Unicode") from None
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise yaml.YAMLError(f"cannot be read ({error})") from None
+    return content
+
+
+def _check(content: Any) -> None:
+    """Raise ValueError for what no setting can be; an anchor that holds itself has no end of values."""
+    waiting = [content]
+    for value in waiting:
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and "\0" in value.encode().decode():
+            raise ValueError("a text with the character of number 0")
+        elif isinstance(value, int) and not -MOST <= value <= MOST:
+            raise ValueError(f"{value}: a whole number beyond 64 bits")
+        if len(waiting) > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values, or an anchor that holds itself")
 
 
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file; UserError if it cannot be read or is not YAML."""
     try:
-        return load_yaml(path.read_text())
+        return load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason}); give a file with --params") from None

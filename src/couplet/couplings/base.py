@@ -65,8 +65,11 @@ class Coupling(nn.Module):
     def arrange(self, images: Tensor, noise: Tensor, rows: slice = slice(None)) -> Tensor:
         """Arrange the whole batch's noise before `forward`; return that of ``rows``, by default as drawn.
 
-        It may run in a thread, some steps ahead of the training: it must depend on its arguments alone, and
-        has no gradient.
+        Training needs this of it and nothing else: over many batches, the noise in each place is standard
+        normal, as where sampling starts. Noises may be permuted, as they fit the images, or depend on each
+        other, as in antithetic pairs z, -z. It may run in a thread, some steps ahead of the training, and in
+        several processes, for rows of each: it must depend on its arguments alone, has no gradient, and
+        returns for some rows what it returns there for all.
 
         Args:
             images: the whole batch [b, c, h, w] if :attr:`joint_images`, else the images of ``rows``.

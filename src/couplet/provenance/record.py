@@ -47,8 +47,8 @@ PACKAGES = (
 )
 """Packages whose version a record names, where they are installed."""
 
-RESULTS = (":(top,exclude,glob)**/dvc.lock", ":(top,exclude)results")
-"""Paths that DVC writes while stages run; they do not make the working tree dirty."""
+ADVICE = {"train": "give another folder or other settings; measuring without --params takes the run's own"}
+"""Advice for an output that was made with other settings, where making it again is costly."""
 
 Digests = Mapping[Path, str]
 """Files and their SHA-256."""
@@ -168,11 +168,11 @@ def _check_data(data: Path, settings: Settings) -> None:
         raise UserError(f"{data}: {error}") from None
 
 
-def record_with(stage: str, output: Path, settings: Settings) -> Mapping[str, Any]:
+def record_with(stage: str, output: Path, settings: Settings, advice: str | None = None) -> Mapping[str, Any]:
     """The content of the record of an output that was made with these settings.
 
     Raises:
-        UserError: there is no such record, or the output was made with other settings.
+        UserError: there is no such record, or the output was made with other settings; ends with ``advice``.
     """
     record = read_record(record_of(stage, output), f"run `couplet {stage}` to make it")
     if record.stage != stage:
@@ -180,10 +180,8 @@ def record_with(stage: str, output: Path, settings: Settings) -> Mapping[str, An
     check_small_files(record)
     if different := _difference(record.content["settings"], STAGES[stage].settings(settings)):
         key, recorded, wanted = different
-        raise UserError(
-            f"{output}: made with {key} = {recorded}, this needs {wanted}; "
-            f"give another folder, or run `couplet {stage}` again"
-        )
+        advice = advice or ADVICE.get(stage, f"give another folder, or run `couplet {stage}` again")
+        raise UserError(f"{output}: made with {key} = {recorded}, this needs {wanted}; {advice}")
     return record.content
 
 
@@ -222,8 +220,7 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
         with suppress(PackageNotFoundError):
             packages[name] = version(name)
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", ":(top)", *RESULTS)),
+        **source(),
         "python": platform.python_version(),
         "packages": packages,
         "platform": platform.platform(),
@@ -242,10 +239,26 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _git(*arguments: str) -> str | None:
-    """The output of a git command in the working folder, or None outside a repository."""
+def source(package: Path = Path(__file__).parents[1]) -> dict[str, Any]:
+    """Commit of the repository that keeps couplet's own files, and whether they differ from it.
+
+    None where couplet is installed or copied: a repository in whose folders it lies does not keep its files.
+    """
+    if not _git(package, "ls-files", "__init__.py"):
+        return {"commit": None, "dirty": False}
+    return {
+        "commit": _git(package, "rev-parse", "HEAD"),
+        "dirty": bool(_git(package, "status", "--porcelain", ".")),
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """The output of a git command in a folder, or None if it fails, as outside a repository."""
+    # A hook of Git names its own repository in the environment.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(folder), *arguments]
     with suppress(OSError, subprocess.CalledProcessError):
-        return subprocess.check_output(["git", *arguments], stderr=subprocess.DEVNULL, text=True).strip()
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, env=env).strip()
     return None
 
 

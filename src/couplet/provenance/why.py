@@ -100,7 +100,7 @@ def _chosen(
         if len(rows) == 1:
             return rows[0], None
         raise UserError(f"{file}: which row? --row N or --row COLUMN=VALUE,…: {_listed(rows, rows)}")
-    if wanted.isdigit():
+    if wanted.isdecimal():
         if 1 <= int(wanted) <= len(rows):
             return rows[int(wanted) - 1], None
         raise UserError(f"--row {wanted}: {file} has rows 1 to {len(rows)}")

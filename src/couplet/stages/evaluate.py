@@ -45,7 +45,7 @@ def run(
     target = load_reference(statistics, extractor)
     paths = {nfe: samples / samples_name(nfe) for nfe in measurement.sample.nfe}
     images = {nfe: _samples(path, measurement.sample.samples) for nfe, path in paths.items()}
-    with context.counting(f"{cell}: evaluate", len(paths) * measurement.sample.samples) as advance:
+    with context.counting(f"evaluate {cell}", len(paths) * measurement.sample.samples) as advance:
         rows = evaluate(
             extractor, images, target, measurement.evaluate, seed=cell.seed, advance=advance, ranks=ranks
         )

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from couplet.config.extractors import ExtractorConfig
 from couplet.config.variants import build, implementation
 from couplet.data.archive import ARRAYS, Archive
 from couplet.errors import UserError
@@ -12,6 +18,24 @@ from couplet.metrics.extractor.base import CARD
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, archive_digests, digests
+
+
+@contextmanager
+def _steps_shown(context: Context, config: ExtractorConfig) -> Iterator[None]:
+    """Show the optimiser's steps inside the block, for an extractor that is trained.
+
+    Counted from outside, so that the code that decides features does not know of it.
+    """
+    if (steps := getattr(config, "steps", None)) is None:
+        yield
+        return
+    done = count(1)
+    with context.show(f"features: {config.kind}", steps) as update:
+        hook = register_optimizer_step_post_hook(lambda *given: update(next(done), "steps"))
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 def run(context: Context, settings: Settings, *, data: Path, out: Path) -> str:
@@ -23,7 +47,8 @@ def run(context: Context, settings: Settings, *, data: Path, out: Path) -> str:
         raise UserError(f"{out}: holds a prepared data set; choose another folder")
     config, archive = settings.extractor, Archive(data)
     record = Recorder("features", settings, out, context.device, reads={"prepare": data})
-    learnt = implementation(config).make(config, archive, out)
+    with _steps_shown(context, config):
+        learnt = implementation(config).make(config, archive, out)
     extractor = build(config, out, context.device)
     names = {"kind": config.kind, "name": extractor.name, "sha256": extractor.digest}
     write_json(out / CARD, {**learnt, **names, "config": dict(config)})

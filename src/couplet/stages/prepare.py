@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from couplet.data.archive import PREVIEW, Archive, Card, write
@@ -33,8 +35,12 @@ def run(
     record = Recorder("prepare", settings, out, context.device, reads={})
     if is_current("prepare", out, record.key) and Archive(out).card.dataset == name:
         return f"{name}, as the record has it"
+
+    def counting(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        return context.counting(f"prepare {title}", total)
+
     with read(settings.dataset, raw) as source:
-        card = write(out, name, source, workers=workers, counting=context.counting)
+        card = write(out, name, source, workers=workers, counting=counting)
     archive = Archive(out)
     with replacing(out / PREVIEW) as temporary:
         contact_sheet(archive.train, card.classes).save(temporary, format="PNG")

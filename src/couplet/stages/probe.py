@@ -34,7 +34,7 @@ def run(
     record = Recorder("probe", settings, out, device, reads=reads)
     weights = Weights.of(training, data, frozen)
     checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
-    with context.counting(f"{training.cell}: {config.kind}", config.images(training)) as advance:
+    with context.counting(f"probe {config.kind} {training.cell}", config.images(training)) as advance:
         subject = Subject(
             training,
             archive,

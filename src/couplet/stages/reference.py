@@ -19,7 +19,7 @@ def run(context: Context, settings: Settings, *, data: Path, features: Path, out
     counts = archive.card.counts
     reads = {"prepare": data, "features": features}
     record = Recorder("reference", settings, out, context.device, reads=reads)
-    with context.counting(f"{data}: reference", sum(counts.values())) as advance:
+    with context.counting(f"reference: {extractor.name}", sum(counts.values())) as advance:
         for split in SPLITS:
             path = out / f"{split}.safetensors"
             if counts.get(split):

@@ -46,7 +46,7 @@ def run(context: Context, settings: Settings, *, train: Path, selection: Path, o
         for nfe in nfes if context.ranks.first else ():
             path = stack.enter_context(replacing(out / samples_name(nfe)))
             arrays[nfe] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-        advance = stack.enter_context(context.counting(f"{training.cell}: sample", count))
+        advance = stack.enter_context(context.counting(f"sample {training.cell}", count))
         draw = partial(samples_of, purpose="sample", count=count, nfe=nfes, ranks=context.ranks)
         start = 0
         for batch in draw(training, measurement, network, saved.shape):

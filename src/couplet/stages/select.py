@@ -40,7 +40,7 @@ def run(
     checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
     images = len(checkpoints) * measurement.select.samples
     scores = {}
-    with context.counting(f"{training.cell}: select", images) as advance:
+    with context.counting(f"select {training.cell}", images) as advance:
         fd = partial(score, extractor=extractor, target=target, advance=advance, ranks=context.ranks)
         for step, path in checkpoints.items():
             network, saved = model.load(path, context.device)

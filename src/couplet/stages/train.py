@@ -186,8 +186,10 @@ class _Run(NamedTuple):
         try:
             with (
                 context.signals() as stopped_by,
-                context.show(str(training.cell), training.recipe.steps) as update,
+                context.show(f"train {training.cell}", training.recipe.steps) as update,
             ):
+                if state.step:
+                    update(state.step, "resumed")
                 for progress in steps(training, state, loader, ranks=ranks):
                     if ranks.first:
                         self._report(progress, state, update)

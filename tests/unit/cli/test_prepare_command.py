@@ -114,8 +114,14 @@ def test_parameter_file_decides_where_there_is_one(couplet, tmp_path, params_con
             ["pets", "--from", "pictures", "--resolution", "8", "--test-images", "6"],
             "test_images = 6: must be",
         ),
-        (["../pets", "--from", "pictures", "--resolution", "8"], '"../pets": a name consists of letters'),
-        (["my pets", "--from", "pictures", "--resolution", "8"], '"my pets": a name consists of letters'),
+        (
+            ["../pets", "--from", "pictures", "--resolution", "8"],
+            '"../pets": a name consists of at most 50 letters',
+        ),
+        (
+            ["my pets", "--from", "pictures", "--resolution", "8"],
+            '"my pets": a name consists of at most 50 letters',
+        ),
         (["--from", "pictures"], "--from: needs a name"),
         (["digits", "--resolution", "8"], "--resolution: belongs to --from"),
         (["digits", "--channels", "1"], "--channels: belongs to --from"),

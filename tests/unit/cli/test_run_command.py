@@ -87,7 +87,7 @@ def test_other_training_settings_are_refused_in_the_folder(
     before = times(tmp_path)
     code, _, err = couplet("run", "--out", "mine", *change)
     assert code == 2
-    assert err.startswith(f"couplet: mine/{place}: made with {difference}; give another folder, or run ")
+    assert err.startswith(f"couplet: mine/{place}: made with {difference}; give another --out\n")
     assert err.count("\n") == 1
     assert changed_files(tmp_path, before) == set()
 
@@ -261,7 +261,7 @@ def test_kind_of_data_set_needs_no_entry_and_unknown_names_are_refused(params, c
 
 
 def test_measuring_without_params_takes_the_runs_own_settings(grid, couplet, tmp_path, monkeypatch):
-    """No parameter file is read: settings come from the run, those of measuring are the defaults."""
+    """No parameter file is read: settings come from the run, those of measuring first are the defaults."""
     few = {SelectConfig: 16, SampleConfig: 18}
     for config, count in few.items():
         monkeypatch.setattr(config.model_fields["samples"], "default", count)

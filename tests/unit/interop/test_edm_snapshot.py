@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import copyreg
+import gzip
 import io
 import json
 import os
@@ -26,6 +27,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from couplet import interop
@@ -151,6 +153,63 @@ def test_edm(tmp_path: Path) -> None:
     names = [f"enc.8x8_{name}" for name in ("block0.weight", "block0.bias", "conv.weight")]
     assert list(snapshot.network) == [*names, "enc.8x8_conv.resample_filter"]
     assert snapshot.extras == {"model.map_augment.weight": (4, 9)}
+
+
+class Loss:
+    """Pickles itself as ECT's loss does, which keeps one of its methods as an attribute."""
+
+    def __init__(self) -> None:
+        self.sigma_data, self.t_to_r = 0.5, self.t_to_r_sigmoid
+
+    def t_to_r_sigmoid(self, t: Any) -> Any:
+        raise AssertionError("no method of a file is called")
+
+    def __reduce__(self) -> Any:
+        meta = {"type": "class", "version": 6, "module_src": Persistent.source}
+        meta |= {"class_name": "ECMLoss", "state": self.__dict__}
+        return _reconstruct_persistent_obj, (meta,)
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_ect(tmp_path: Path, protocol: int) -> None:
+    network = edm_network()
+    content = {"ema": network, "loss_fn": Loss(), "augment_pipe": None, "dataset_kwargs": EasyDict()}
+    data = pickle.dumps(content, protocol)
+    names = {opcode.name for opcode, _, _ in pickletools.genops(data)}
+    assert "POP" in names  # a method refers to its object, which is then there twice
+    snapshot = read_snapshot(save(tmp_path, data))
+    expected = network.state_dict()
+    assert list(snapshot.tensors) == list(expected)
+    assert all(torch.equal(snapshot.tensors[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("data", [b"\x80\x040.", b"\x80\x04(0N.", b"\x80\x04N(0N.", b"\x80\x04]N0."])
+def test_pop_of_nothing_is_refused_and_of_a_value_drops_it(tmp_path: Path, data: bytes) -> None:
+    assert "POP without" in refusal(tmp_path, data) or data.startswith(b"\x80\x04]")
+    assert "not a dict whose entry 'ema'" in refusal(tmp_path, b"\x80\x04]N0.")
+
+
+def saved(content: Any, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream, **options)
+    return stream.getvalue()
+
+
+def test_other_files_are_called_by_their_name(tmp_path: Path) -> None:
+    state = {"net": {"weight": torch.zeros(2)}}
+    safetensors = tmp_path / "other.safetensors"
+    save_file(state["net"], safetensors)
+    for data, kind in {
+        saved(state): "a zip, as torch.save writes it: a training state or weights alone",
+        saved(state, _use_new_zipfile_serialization=False): "a file of torch.save before 1.6",
+        safetensors.read_bytes(): "a safetensors file",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n": "a pointer of Git LFS",
+        b"<!DOCTYPE html><title>Not found</title>": "a page of HTML or XML",
+        gzip.compress(dumped()): "compressed by gzip",
+        b"": "empty",
+    }.items():
+        assert refusal(tmp_path, data).startswith(f"not a usable EDM snapshot: {kind}")
+        assert refusal(tmp_path, data).endswith("; wanted is a network-snapshot-*.pkl of EDM, EDM2 or ECT")
 
 
 @pytest.mark.parametrize("numpy", [b"numpy.core.multiarray", b"numpy._core.multiarray"])

@@ -7,6 +7,7 @@ from couplet.errors import UserError
 from couplet.files import read_json
 from couplet.plan.stages import RUN, STAGES, Settings, record_of
 from couplet.process import Context
+from couplet.provenance.record import ADVICE
 from couplet.stages import train
 
 PAIRS = [(stage, read) for stage in RUN for read in STAGES[stage].reads]
@@ -64,10 +65,8 @@ def test_output_of_other_settings_is_refused(grid, with_other, tmp_path, stage, 
         if (read, stage) == ("prepare", "train") and "dataset." in message
         else KEYS[read]
     )
-    assert message == (
-        f"{grid.outputs[read]}: made with {key} = {present}, this needs {wanted}; give another folder, "
-        f"or run `couplet {read}` again"
-    )
+    advice = ADVICE.get(read, f"give another folder, or run `couplet {read}` again")
+    assert message == f"{grid.outputs[read]}: made with {key} = {present}, this needs {wanted}; {advice}"
     assert not list(tmp_path.glob("out*"))
 
 
@@ -98,8 +97,8 @@ def test_run_of_another_seed_is_refused(grid, tmp_path, stage):
     with pytest.raises(UserError) as caught:
         grid.run_stage(stage, settings, {**grid.outputs, stage: tmp_path / "out"})
     assert str(caught.value) == (
-        f"{grid.train}: made with cell.seed = 0, this needs 1; give another folder, "
-        "or run `couplet train` again"
+        f"{grid.train}: made with cell.seed = 0, this needs 1; give another folder or other settings; "
+        "measuring without --params takes the run's own"
     )
 
 
@@ -174,7 +173,7 @@ def test_run_of_a_frozen_predictor_must_be_the_one_that_is_named(grid, predictin
         train_with(grid.layout.output("train", grid.cells[1]))
     assert str(caught.value) == (
         f"{grid.layout.output('train', grid.cells[1])}: made with cell.seed = 1, this needs 0; "
-        "give another folder, or run `couplet train` again"
+        + ADVICE["train"]
     )
     with pytest.raises(
         UserError, match=r"^--frozen = not given: coupling frozen predicts with a finished run of"

@@ -183,8 +183,8 @@ def test_wrong_input_is_one_line_and_writes_nothing(grid, changed, tmp_path):
         "probe plane: dataset = digits: this probe needs points of the plane, as of `mixture`"
     )
     assert refused(training=changed(steps=3).training(grid.cells[0])) == (
-        f"{grid.train}: made with recipe.steps = 2, this needs 3; give another folder, or run "
-        "`couplet train` again"
+        f"{grid.train}: made with recipe.steps = 2, this needs 3; "
+        "give another folder or other settings; measuring without --params takes the run's own"
     )
     other = Settings(grid.params.datasets["digits"].model_copy(update={"test_images": 200}))
     prepare.run(Context(), other, name="digits", out=tmp_path / "other")
