@@ -218,6 +218,10 @@ def test_ecm(name: str, case: str, precision: str) -> None:
         assert model.endswith("(train mode)")
         total, stages, step = (settings[k] for k in ("total_training_steps", "n_stages", "step"))
         coupling, weighting = coupling_config(settings), settings["loss_weighting"]
+        if float(settings["q"]) ** stages > 1e6:
+            # In later stages the levels of a pair would be the same in float32; the case is of an early one.
+            total = stages = int(settings["stage"]) + 1
+            step = total - 1
     else:
         assert model in ("ECT main ECMLoss", "ECT imgnet ECMLoss")
         assert settings["train_mode"]

@@ -37,7 +37,8 @@ def archive(clone, monkeypatch):
 
     def prepare(path):
         clone.edit(change(path))
-        folder = Layout(resolve(Path("params.yaml")), Path("results")).data("mine")
+        params = resolve(Path("params.yaml"))
+        folder = Layout(params, Path("results")).output("prepare", params.cells()[0])
         clone.run("couplet", "prepare", "mine", "--out", folder)
         assert "prepare" not in clone.rules(TABLE)
         return folder

@@ -163,7 +163,10 @@ def test_settings():
         ({"metrics": {"kid": {"subset_size": 1}}}, "metrics.kid.subset_size = 1: "),
         ({"metrics": {"precision_recall": {"k": 0}}}, "metrics.precision_recall.k = 0: "),
         ({"metrics": {"is": {"splits": 0}}}, "metrics.is.splits = 0: "),
-        ({"metrics": {"mine": {}}}, "metrics.mine.kind = null: allowed: fd, is, kid, precision_recall"),
+        (
+            {"metrics": {"mine": {}}},
+            "metrics.mine.kind = null: this key is required; allowed: fd, is, kid, ",
+        ),
         ({"metrics": ["fd"]}, "must be a mapping from names to metric settings"),
     ],
 )
