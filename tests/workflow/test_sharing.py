@@ -109,7 +109,6 @@ def test_scale_has_files_of_its_own(grid):
     assert "--scale smoke" in table.command
     assert "--out results/table1-smoke.csv" in table.command
     assert content(grid) == before
-    assert grid.rules(TABLE) == []
 
 
 def test_graph_of_the_experiment_fits_a_screen(grid):

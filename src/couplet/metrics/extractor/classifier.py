@@ -109,8 +109,8 @@ def train_classifier(
             raise UserError(f"the classifier diverges at learning_rate = {config.learning_rate}; lower it")
         if spread <= ROUNDING * features.abs().mean():
             raise UserError(
-                f"the {len(seen)} training images are too few or too equal for a classifier, or learning_rate = "
-                f"{config.learning_rate} is too large: their features do not differ"
+                f"the {len(seen)} training images are too few or too equal for a classifier, or "
+                f"learning_rate = {config.learning_rate} is too large: their features do not differ"
             )
         model.head.weight *= spread
         model.scale /= spread
