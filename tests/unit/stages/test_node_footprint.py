@@ -105,7 +105,7 @@ def ended(tmp_path_factory, noise_archive):
         "evaluate": f"evaluate {measuring} --selection selection.json --samples samples --out numbers.json",
         "probe": "probe gradient --params params.yaml --train ict-vae --data data --out probe.csv",
     }
-    hidden = modules_of_others({"couplet", *requirements(PACKAGES)})
+    hidden = modules_of_others({"couplet-cm", *requirements(PACKAGES)})
     assert {"cleanfid", "sklearn", "torchvision", "PIL", "snakemake"} <= set(hidden)
     done = subprocess.run(
         [sys.executable, "-c", NODE],
