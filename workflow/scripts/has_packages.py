@@ -1,6 +1,6 @@
 """Exit with 0 if this Python has couplet, from this folder, with the packages of the extras that are named.
 
-    python workflow/scripts/has_packages.py pipeline dev
+python workflow/scripts/has_packages.py pipeline dev
 """
 
 import re
