@@ -189,6 +189,20 @@ def small():
 
 
 @pytest.fixture
+def study():
+    """The section `study` of a parameter file, of the default figure."""
+    return {
+        "paper": "couplet",
+        "result": "none",
+        "title": "Nothing",
+        "claim": "Nothing.",
+        "source": "nobody",
+        "order": 1,
+        "figure": {"kind": "dots"},
+    }
+
+
+@pytest.fixture
 def grid_content():
     """The parameters of the grid as a file has them, to be edited at will."""
     return small()

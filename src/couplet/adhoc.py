@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from couplet.config.base import Invalid
+from couplet.config.base import refused
 from couplet.config.cells import Training
 from couplet.config.fit import Facts, check_fit
 from couplet.config.params import Params
@@ -15,7 +15,7 @@ from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError, installed
 from couplet.files import replacing
 from couplet.live import observed
-from couplet.plan.layout import in_folder
+from couplet.plan.layout import Layout, in_folder
 from couplet.plan.stages import RUN, STAGES, Settings, key_of, keys_of, record_of
 from couplet.process import Context
 from couplet.provenance.record import check_inputs, is_current, record_with
@@ -43,20 +43,10 @@ def run_cell(
     with installed("couplet run"):
         from couplet.reporting.pictures import sample_grids
     cell = params.experiment
-    settings = Settings.of(
-        params.training(cell),
-        extractor=params.extractor_named(params.extractor),
-        measurement=params.measurement(cell),
-    )
-    try:
-        check_fit(
-            Facts.of(cell.dataset, settings.dataset),
-            settings.training,
-            settings.measurement,
-            settings.extractor,
-        )
-    except Invalid as error:
-        raise UserError(f"{out}: {error}") from None
+    settings = Layout(params, out).settings(cell, params.extractor)
+    data = Facts.of(cell.dataset, settings.dataset)
+    with refused(out):
+        check_fit(data, settings.training, settings.measurement, settings.extractor)
     recipe = settings.training.recipe
     for name in ("init_from", "frozen_from"):
         path = getattr(recipe, name)

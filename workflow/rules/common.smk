@@ -83,11 +83,10 @@ wildcard_constraints:
 
 def origin(table):
     """The parameter file of a table, and the scale that its name ends with, if any."""
-    name, dash, scale = table, "", ""
-    while name not in FILES:
-        name, dash, last = name.rpartition("-")
-        scale = f"{last}-{scale}".rstrip("-")
-    return FILES[name], scale or None
+    if table in FILES:
+        return FILES[table], None
+    name, _, scale = table.rpartition("-")
+    return FILES[name], scale
 
 
 @cache

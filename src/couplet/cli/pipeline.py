@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from couplet.cli import options as o
-from couplet.config.base import Invalid, choices
+from couplet.config.base import choices, refused
 from couplet.config.cells import EvaluateConfig, Measurement, SampleConfig, SelectConfig, Training
 from couplet.config.datasets import DatasetConfig, from_path
 from couplet.config.probes import ProbeConfig
@@ -107,10 +107,8 @@ def _settings_of(stage: str, output: Path) -> Any:
 
 def located(path: Path | str | None, function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of ``function``; where a value is not allowed, the message begins with ``path``."""
-    try:
+    with refused(path):
         return function(*arguments)
-    except Invalid as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def prepare(

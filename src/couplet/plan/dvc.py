@@ -76,8 +76,8 @@ def write_plan(params: Params, out: Path) -> None:
         UserError: ``out`` cannot be written, or dvc.yaml does not depend on images that the data set names.
     """
     settings = Layout(params, ROOT).settings(params.experiment, params.extractor)
+    content = read_yaml(FILE) if FILE.exists() else None
     for path in _named(settings.dataset) if FILE.exists() else ():
-        content = read_yaml(FILE)
         if not isinstance(content, dict) or path not in content["stages"][FIRST]["deps"]:
             raise UserError(
                 f"{FILE}: stage {FIRST} does not depend on {path}, from which data set {params.dataset} is "

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from couplet.config.base import Invalid
+from couplet.config.base import refused
 from couplet.config.cells import Cell
 from couplet.config.fit import Facts, check_fit
 from couplet.errors import UserError
@@ -162,10 +162,8 @@ def _check_data(data: Path, settings: Settings) -> None:
         splits=card.counts,
         empty_classes=card.empty_classes,
     )
-    try:
+    with refused(data):
         check_fit(facts, settings.training, settings.measurement, settings.extractor)
-    except Invalid as error:
-        raise UserError(f"{data}: {error}") from None
 
 
 def record_with(stage: str, output: Path, settings: Settings, advice: str | None = None) -> Mapping[str, Any]:

@@ -156,17 +156,6 @@ def test_pretrained_wants_a_frozen_predictor(write, params_content):
         resolve(write())
 
 
-STUDY = {
-    "paper": "couplet",
-    "result": "none",
-    "title": "Nothing",
-    "claim": "Nothing.",
-    "source": "nobody",
-    "order": 1,
-    "figure": {"kind": "dots"},
-}
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -184,8 +173,8 @@ STUDY = {
         ),
     ],
 )
-def test_wrong_study_is_one_line(write, params_content, change, message):
-    params_content["study"] = STUDY | change
+def test_wrong_study_is_one_line(write, params_content, study, change, message):
+    params_content["study"] = study | change
     with pytest.raises(UserError, match=message):
         resolve(write())
 

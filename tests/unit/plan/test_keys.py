@@ -335,22 +335,11 @@ def test_a_row_has_a_key_of_its_own(layout):
     assert len({*rows, table_key(made)}) == 3
 
 
-STUDY = {
-    "paper": "couplet",
-    "result": "none",
-    "title": "Nothing",
-    "claim": "Nothing.",
-    "source": "nobody",
-    "order": 1,
-    "figure": {"kind": "dots"},
-}
-
-
-def test_key_of_a_figure(layout):
-    made = layout("study", STUDY)
-    assert figure_key(made) == figure_key(layout("study", STUDY))
+def test_key_of_a_figure(layout, study):
+    made = layout("study", study)
+    assert figure_key(made) == figure_key(layout("study", study))
     for change in ({"title": "Something"}, {"figure": {"kind": "evaluations"}}, {"numbers": "select"}):
-        assert figure_key(layout("study", STUDY | change)) != figure_key(made)
+        assert figure_key(layout("study", study | change)) != figure_key(made)
 
 
 def test_names_of_checkpoints_sort_like_steps():
