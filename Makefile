@@ -44,7 +44,7 @@ pull: $(INSTALLED) ## fetch the results that were pushed with this commit
 	$(if $(wildcard dvc.lock),dvc pull --allow-missing)
 
 experiments: $(INSTALLED) ## list the changes and numbers of `dvc exp run`
-	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor|step|loss|images_per_second)$$'
+	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor|step|loss)$$'
 
 test: $(TESTED) ## all tests
 	pytest -n auto --dist loadfile
