@@ -43,8 +43,8 @@ pull: $(INSTALLED) ## fetch the results that were pushed with this commit
 	dvc --cd results pull
 	$(if $(wildcard dvc.lock),dvc pull --allow-missing)
 
-experiments: $(INSTALLED) ## list the changes and numbers of `dvc exp run`
-	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor|step|loss)$$'
+experiments: $(INSTALLED) ## list the changes and Fréchet distances of `dvc exp run`; `dvc exp show` has everything
+	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor|step|loss)$$|^kid_'
 
 test: $(TESTED) ## all tests
 	pytest -n auto --dist loadfile
