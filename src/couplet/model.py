@@ -115,7 +115,7 @@ class Saved(NamedTuple):
         """How its authors make images from it; UserError for a diffusion model."""
         if self.of.sampler is None:
             raise UserError(
-                "a diffusion model, which makes no images in a few steps; train from it: init_from"
+                "a diffusion model, which makes no images in a few steps (a recipe's init_from takes it)"
             )
         return self.of.sampler
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from couplet.interop.files import Refused
+from couplet.interop.files import Needed, Refused
 
 PER_HEAD = 64
 """Channels of an attention head in every published network with several heads."""
@@ -117,8 +117,8 @@ def head_width(found: Architecture, given: int | None) -> int | None:
         return None
     narrowest = min(found.attended, default=PER_HEAD)
     if given is None and narrowest < PER_HEAD:
-        raise Refused(
-            f"attention over {narrowest} channels, of which the file does not tell how many a head has, and "
-            f"published networks have {PER_HEAD}: give --head-channels"
+        raise Needed(
+            f"the file does not tell the channels of an attention head; published networks have {PER_HEAD}, "
+            f"and a block of this one {narrowest}: give --head-channels"
         )
     return given or PER_HEAD

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,14 +15,14 @@ from couplet.errors import UserError
 from couplet.files import reported, sha256
 from couplet.interop.architecture import Architecture, architecture, head_width
 from couplet.interop.families import PLAIN, SHIFTED, Checkpoint, recognise
-from couplet.interop.files import Refused
+from couplet.interop.files import Needed, Refused
 from couplet.interop.hub import download
 from couplet.interop.pickles import StoredTensor, UnpicklingError
 from couplet.model import ImageShape, Saved, build, write
 
 EXPECTED = (
-    "expected a checkpoint of EDM, EDM2, ECT, TCM, CMT, VCT, GC or OpenAI's consistency models, or a folder of "
-    "diffusers' ConsistencyModelPipeline"
+    "expected a checkpoint of EDM, EDM2, ECT, TCM, CMT, VCT, GC or OpenAI's consistency models, or a folder "
+    "of diffusers' ConsistencyModelPipeline"
 )
 LONGEST_CAUSE = 300
 
@@ -40,11 +40,14 @@ class Options(NamedTuple):
     """Noise levels of the evaluations after the first."""
 
 
-def import_model(source: str, out: Path, options: Options = Options()) -> str:
+NO_OPTIONS = Options()
+
+
+def import_model(source: str, out: Path, options: Options = NO_OPTIONS) -> str:
     """Write the model of a published checkpoint as a file of couplet; return what was found, for people.
 
-    ``source`` is a file, a folder, or the `owner/name` of a model on the Hugging Face hub. The same checkpoint
-    gives the same bytes. An existing file is unchanged on any error.
+    ``source`` is a file, a folder, or the `owner/name` of a model on the Hugging Face hub. The same
+    checkpoint gives the same bytes. An existing file is unchanged on any error.
 
     Raises:
         UserError: the checkpoint is unusable, or ``out`` cannot be written.
@@ -67,9 +70,11 @@ def import_model(source: str, out: Path, options: Options = Options()) -> str:
         if not isinstance(error, Refused | UnpicklingError):
             cause = f"damaged ({type(error).__name__}: {cause})"
         printable = "".join(c if c.isprintable() else "?" for c in cause[:LONGEST_CAUSE])
+        if isinstance(error, Needed):
+            raise UserError(f"{source}: {printable}") from None
         raise UserError(f"{source}: found {printable}; {EXPECTED}") from error
     write(out, tensors, saved)
-    return "\n".join(_summary(source, out, checkpoint, label, tensors, found, saved))
+    return "\n".join(_summary(source, out, checkpoint, label, found, saved))
 
 
 def _weights(checkpoint: Checkpoint, options: Options) -> tuple[str, dict[str, Tensor]]:
@@ -77,7 +82,7 @@ def _weights(checkpoint: Checkpoint, options: Options) -> tuple[str, dict[str, T
     available = list(checkpoint.weights)
     label = options.weights or next(iter(available), "")
     if label not in checkpoint.weights:
-        raise Refused(f"no weights {label!r}; this file has: {', '.join(available) or 'none'}")
+        raise Needed(f"--weights {label}: this file has: {', '.join(available) or 'none'}")
     stored = checkpoint.weights[label]
     claimed: dict[int, int] = {}
     for tensor in stored.values():
@@ -96,12 +101,12 @@ def _described(
     if checkpoint.convert is not None:
         resolution = options.resolution or checkpoint.resolution
         if resolution is None:
-            raise Refused("images of a size that the file does not tell: give --resolution")
+            raise Needed("the file does not tell the size of its images: give --resolution")
         network = checkpoint.convert(network, resolution)
     encoder = _part(tensors, "encoder.")
     found = architecture(network)
     if options.resolution not in (None, found.resolution):
-        raise Refused(f"images of {found.resolution} pixels, not {options.resolution}")
+        raise Needed(f"--resolution {options.resolution}: the images of this file have {found.resolution}")
     width = head_width(found, options.head_channels or checkpoint.head_channels)
     settings = found.settings | checkpoint.network
     if width is not None:
@@ -124,15 +129,13 @@ def _described(
             "kernel": {"kind": checkpoint.kernel},
             "coupling": coupling,
             "conditional": found.num_classes > 0,
-            "sigma_min": checkpoint.sigma_min,
-            "sigma_max": checkpoint.sigma_max,
-            "sigma_data": checkpoint.sigma_data,
+            **checkpoint.levels,
         }
     )
     mid = checkpoint.mid_sigmas if options.mid_sigmas is None else options.mid_sigmas
     sampler = SamplerConfig.model_validate(
         {
-            "levels": (checkpoint.sigma_max, *mid),
+            "levels": (design.sigma_max, *mid),
             "boundary": checkpoint.boundary,
             "clip": checkpoint.clip,
             "renoise": "reduced" if checkpoint.reduced else "full",
@@ -176,14 +179,13 @@ def _summary(
     out: Path,
     checkpoint: Checkpoint,
     label: str,
-    tensors: dict[str, Tensor],
     found: Architecture,
     saved: Saved,
 ) -> Iterator[str]:
     design, settings = saved.of.design, found.settings
     yield f"{source}: {checkpoint.family}"
     network = ", ".join(
-        f"{name} {_words(settings[name])}"
+        f"{name} {json.dumps(settings[name])}"
         for name in ("model_channels", "channel_mult", "num_blocks", "attn_resolutions")
     )
     yield f"network: {design.network.kind}, {network}"
@@ -200,14 +202,10 @@ def _summary(
     yield f"weights: {label}" + (f" (also in the file: {', '.join(others)})" if others else "")
     for assumed in filter(None, checkpoint.assumed):
         yield f"not in the file, assumed: {assumed}"
-    parts: Sequence[tuple[str, str]] = (("network", "network."), ("encoder", "coupling."))
+    with torch.device("meta"):
+        model = build(design, saved.shape)
     counts = {
-        part: sum(t.numel() for n, t in tensors.items() if n.startswith(prefix)) for part, prefix in parts
+        part: sum(weight.numel() for weight in module.parameters())
+        for part, module in (("network", model.network), ("encoder", model.coupling))
     }
-    yield f"{out}: " + ", ".join(
-        f"{count:,} numbers of the {part}" for part, count in counts.items() if count
-    )
-
-
-def _words(value: Any) -> str:
-    return json.dumps(value)
+    yield f"{out}: " + ", ".join(f"{n:,} parameters of the {part}" for part, n in counts.items() if n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +38,8 @@ class Checkpoint:
     quantise: str = "round"
     consistency: bool = True
     """False for a diffusion model, from which training may start."""
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    sigma_data: float = 0.5
+    levels: Mapping[str, float] = field(default_factory=dict)
+    """`sigma_min`, `sigma_max` and `sigma_data`, where they are not 0.002, 80 and 0.5."""
     kernel: str = "ve"
     coupling: dict[str, Any] = field(default_factory=lambda: {"kind": "independent"})
     network: dict[str, Any] = field(default_factory=dict)
@@ -81,7 +81,7 @@ def _couplet(content: Content) -> None:
         raise Refused("a model of couplet already, which needs no import")
 
 
-# --- NVIDIA's code and what was made from it: EDM, EDM2, ECT, TCM, CMT --------------------------------------
+# --- NVIDIA's code and what was made from it: EDM, EDM2, ECT, TCM, CMT -----------------------------
 
 FIXED = {
     "decoder_type": "standard",
@@ -128,7 +128,7 @@ def _nvidia(content: Content) -> Checkpoint | None:
     found = Checkpoint(
         "EDM",
         {name: _inside(state, inside[0]) for name, state in states.items()},
-        sigma_data=_number(whole.state, "sigma_data", 0.5),
+        levels={"sigma_data": _number(whole.state, "sigma_data", 0.5)},
         head_channels=arguments.get("channels_per_head", PER_HEAD),
     )
     tcm = "emb_norm" in network.state or _is_module(value.get("loss_fn"))
@@ -143,7 +143,7 @@ def _nvidia(content: Content) -> Checkpoint | None:
             found.family, found.boundary = "TCM", False
         case "ECMPrecond", "model":
             found.family = "ECT" if "loss_fn" in value or label == "raw" else "CMT"
-            found.sigma_min = _number(whole.state, "sigma_min", 0.002)
+            found.levels = {**found.levels, "sigma_min": _number(whole.state, "sigma_min", 0.002)}
         case name, _:
             raise Refused(f"preconditioning {name[:80]}, not EDMPrecond, ECMPrecond or EDM2's Precond")
     if found.consistency:
@@ -193,7 +193,7 @@ def _inside(state: Stored, attribute: str) -> Stored:
     return {f"network.{name}": t for name, t in inside.items() if not name.startswith("map_augment.")}
 
 
-# --- VCT: checkpoints of Lightning ----------------------------------------------------------------------------
+# --- VCT: checkpoints of Lightning -----------------------------------------------------------------
 
 
 def _lightning(content: Content) -> Checkpoint | None:
@@ -241,7 +241,7 @@ def _lightning(content: Content) -> Checkpoint | None:
         kernel=kernels[kernel],
         coupling=settings,
         head_channels=setting("network", "channels_per_head", default=PER_HEAD),
-        **numbers,
+        levels=numbers,
     )
 
 
@@ -260,20 +260,14 @@ def _vct_weights(state: Any, prefix: str) -> Stored:
     weights: dict[str, StoredTensor | Tensor] = {}
     for part, name in (("net.", "network."), ("encoder.", "encoder.")):
         tensors = _tensors(state, prefix + part)
-        inside = (
-            "unet."
-            if "unet.out_gain" in tensors
-            else "model."
-            if "model.map_layer0.weight" in tensors
-            else ""
-        )
+        inside = "unet." if "unet.out_gain" in tensors else ""  # of EDM2's preconditioning
         for key, tensor in tensors.items():
             if key.startswith(inside) and not key.startswith(f"{inside}map_augment."):
                 weights[name + key.removeprefix(inside)] = tensor
     return weights
 
 
-# --- state dicts ----------------------------------------------------------------------------------------------
+# --- state dicts -----------------------------------------------------------------------------------
 
 
 def _gc(content: Content) -> Checkpoint | None:
@@ -314,19 +308,18 @@ def _state_dict(content: Content) -> Checkpoint | None:
     return None
 
 
-OPENAI = {"boundary": True, "clip": True, "reduced": True}
-
-
 def _openai(value: dict[Any, Any]) -> Checkpoint:
-    levels = 1 + sum(1 for name in value if str(name).startswith("output_blocks.")
-                     and str(name).split(".")[2] in ("1", "2") and str(name).endswith("in_layers.0.weight"))  # fmt: skip
+    upsampling = re.compile(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight")
+    levels = 1 + sum(bool(upsampling.fullmatch(str(name))) for name in value)
     resolution = {4: 64, 6: 256}.get(levels)  # ImageNet and LSUN
-    index = 22 if resolution == 64 else 17
+    index = 17 if resolution == 256 else 22
     mid = karras_level(index, 40)
     return Checkpoint(
         "OpenAI consistency model",
         {"weights": {f"network.{name}": tensor for name, tensor in _tensors(value).items()}},
         mid_sigmas=(mid,),
+        clip=True,
+        reduced=True,
         quantise="truncate",
         network={"noise_scale": 1000.0, "channels_per_group": 1},
         resolution=resolution,
@@ -336,7 +329,6 @@ def _openai(value: dict[Any, Any]) -> Checkpoint:
             f"{resolution} pixels" if resolution else "",
             f"second evaluation at {mid:.4f} (index {index} of 40)",
         ],
-        **OPENAI,
     )
 
 
@@ -346,7 +338,7 @@ def karras_level(index: int, count: int, sigma_min: float = 0.002, sigma_max: fl
     return float((high + index / (count - 1) * (low - high)) ** 7)
 
 
-# --- diffusers ------------------------------------------------------------------------------------------------
+# --- diffusers -------------------------------------------------------------------------------------
 
 UNET = {
     "_class_name": "UNet2DModel",
@@ -410,7 +402,7 @@ def _diffusers(folder: Path) -> Checkpoint:
         clip=scheduler.get("clip_denoised", True) is not False,
         reduced=True,
         assumed=[f"second evaluation at {mid[0]:.4f} (index {second} of {steps})"] if mid else [],
-        **numbers,
+        levels=numbers,
     )
 
 

@@ -41,6 +41,10 @@ class Refused(Exception):
     """A file is not what was expected; the text says what was found."""
 
 
+class Needed(Refused):
+    """An option is missing or wrong."""
+
+
 class Content(NamedTuple):
     """What a file holds."""
 
@@ -51,7 +55,7 @@ class Content(NamedTuple):
 
 
 def read(path: Path) -> Content:
-    """Read a pickle, a file of torch.save or a safetensors file. Tensors stay in the file until they are read.
+    """Read a pickle, a file of torch.save or a safetensors file. Tensors stay in the file until read.
 
     Raises:
         Refused: the file is none of them.
@@ -67,7 +71,8 @@ def read(path: Path) -> Content:
     if beginning.startswith(_ZIP):
         return Content(_torch_zip(path), {})
     if beginning[8:9] == b"{":
-        return Content(*reversed(_safetensors(path)))
+        texts, tensors = _safetensors(path)
+        return Content(tensors, texts)
     return Content(pickles.load(path.read_bytes()), {})
 
 

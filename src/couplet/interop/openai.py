@@ -149,7 +149,7 @@ def _renamed(
         target = outer.get(stem) or next(
             (
                 f"{blocks[block]}.{layer}" if layer else blocks[block]
-                for block, layer in _splits(stem, residual | attention)
+                for block, layer in _splits(stem, {**residual, **attention})
                 if block in blocks
             ),
             stem,

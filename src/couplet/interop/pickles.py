@@ -219,7 +219,7 @@ def load(content: bytes, storage: Callable[[Any], Any] = lambda pid: pid) -> Any
     return _Unpickler(BytesIO(content), NAMES, storage).load()
 
 
-NAMES = {
+NAMES: dict[tuple[str, str], Any] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): Module,
     ("torch_utils.persistence_edm2", "_reconstruct_persistent_obj"): Module,  # VCT's copy of EDM2's
     ("torch.nn.modules.container", "ModuleDict"): Module,
