@@ -63,7 +63,7 @@ def import_model(source: str, out: Path, options: Options = NO_OPTIONS) -> str:
     try:
         checkpoint = recognise(path)
         label, tensors = _weights(checkpoint, options)
-        found, saved = _described(source, path, checkpoint, label, tensors, options)
+        found, saved = _described(source, path, checkpoint, label=label, tensors=tensors, options=options)
         tensors = _checked(tensors, saved, source)
     except UserError:
         raise
@@ -76,7 +76,7 @@ def import_model(source: str, out: Path, options: Options = NO_OPTIONS) -> str:
             raise UserError(f"{source}: {printable}") from None
         raise UserError(f"{source}: found {printable}; {EXPECTED}") from error
     write(out, tensors, saved)
-    return "\n".join(_summary(source, out, checkpoint, label, found, saved))
+    return "\n".join(_summary(source, out, checkpoint, label=label, found=found, saved=saved))
 
 
 def _weights(checkpoint: Checkpoint, options: Options) -> tuple[str, dict[str, Tensor]]:
@@ -99,6 +99,7 @@ def _described(
     source: str,
     path: Path,
     checkpoint: Checkpoint,
+    *,
     label: str,
     tensors: dict[str, Tensor],
     options: Options,
@@ -196,6 +197,7 @@ def _summary(
     source: str,
     out: Path,
     checkpoint: Checkpoint,
+    *,
     label: str,
     found: Architecture,
     saved: Saved,

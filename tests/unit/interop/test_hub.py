@@ -50,6 +50,11 @@ class Hub(BaseHTTPRequestHandler):
         if path.startswith("/api/models/owner/name/revision/"):
             siblings = [{"rfilename": name} for name in self.content]
             content = json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode()
+        elif path.startswith("/api/models/owner/name/tree/"):
+            entries = [
+                {"type": "file", "path": n, "size": len(c), "oid": COMMIT} for n, c in self.content.items()
+            ]
+            content = json.dumps(entries).encode()
         elif name in self.content:
             content = self.content[name]
         else:
