@@ -142,7 +142,8 @@ def _nvidia(content: Content) -> Checkpoint | None:
         case "ECMPrecond", "model" if tcm:
             found.family, found.boundary = "TCM", False
         case "ECMPrecond", "model":
-            found.family = "ECT" if "loss_fn" in value or label == "raw" else "CMT"
+            cmt = "net_ref" in value if label == "raw" else "loss_fn" not in value
+            found.family = "CMT" if cmt else "ECT"
             found.levels = {**found.levels, "sigma_min": _number(whole.state, "sigma_min", 0.002)}
         case name, _:
             raise Refused(f"preconditioning {name[:80]}, not EDMPrecond, ECMPrecond or EDM2's Precond")
