@@ -58,6 +58,7 @@ def run(
     split: str = "train",
     seed: int = 0,
     nfe: int = 0,
+    origin: Digests | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> list[Score]:
     """Write the numbers with their protocol to the file ``out``, and its record; return them.
@@ -70,13 +71,14 @@ def run(
         extractors: settings of published ones, or output folders of `couplet features`.
         split: of a reference with splits.
         seed, nfe: decide the random numbers of metrics, as in `couplet evaluate`; 0 for unknown NFE.
+        origin: files with their SHA-256 that the samples come from, recorded in place of them.
         about: further facts about the samples, such as their model.
 
     Raises:
         UserError: there are no such images, too few, or they do not fit an extractor.
     """
     folders = [each for each in extractors if isinstance(each, Path)]
-    inputs = {**_files(samples), **_files(reference, split), **digests(*folders)}
+    inputs = {**(origin or _files(samples)), **_files(reference, split), **digests(*folders)}
     loaded = [_extractor(each, context) for each in extractors]
     metrics = {name: metric.model_dump(mode="json") for name, metric in settings.metrics.items()}
     chosen = {
