@@ -128,7 +128,7 @@ def score(
             found = find_model(samples)
             images = _images_out(keep or Path(context.ranks.gather(folder)[0], "images.npz"), "--keep")
             options |= {"count": count, "nfe": nfe, "seed": seed, "batch": batch}
-            about = {"model": str(samples), **run(context, found, out=images, **options)}
+            about = {"path": str(samples), **run(context, found, out=images, **options)}
             more |= {"nfe": nfe, "about": about, "origin": None if keep else found.inputs}
         elif given := next((name for name, value in of_model.items() if value is not None), None):
             raise UserError(f"--{given.replace('_', '-')}: belongs to a model, {samples} is none")

@@ -92,13 +92,15 @@ def check_images(array: NDArray[Any], place: object) -> None:
 
 
 def is_npz(path: Path) -> bool:
-    """Whether ``path`` is a zip of arrays."""
+    """Whether ``path`` is a zip of arrays; UserError if its name alone says so."""
     if not path.is_file():
         return False
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, zipfile.BadZipFile) as error:
+        if path.suffix == ".npz":
+            raise UserError(f"{path}: cannot be read as a zip of arrays ({error})") from None
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
 

@@ -91,6 +91,7 @@ def run(
     variants = [*(each.config for each in loaded), *variants_in(settings)]
     code = sorted({*NUMERICS, *map(name_of, variants)})
     record = FreeRecorder("score", chosen, out, context.device, inputs=inputs, numerics=code)
+    named = {"path": str(samples), **(about or {})}
     scores: list[Score] = []
     with ExitStack() as stack:
         pixels = pixels_at(samples, "train", stack)
@@ -102,7 +103,7 @@ def run(
             )
         widths = [_width(each, pixels, samples) for each in loaded]
         total = len(loaded) * (len(pixels) + real.to_measure)
-        with context.counting(f"score {samples}", total) as advance:
+        with context.counting(f"score {named['path']}", total) as advance:
             for extractor, width in zip(loaded, widths, strict=True):
                 target = real.measured(extractor, width, context, advance)
                 rows = evaluate(
@@ -121,7 +122,7 @@ def run(
         raise UserError(f"{reference}: none of the metrics {asked} can be computed from it; choose others")
     content = {
         "key": record.key,
-        "samples": {"path": str(samples), "shape": shape, **({"nfe": nfe} if nfe else {}), **(about or {})},
+        "samples": {**named, "shape": shape},
         "reference": {"path": str(reference), **real.described},
         "extractors": {each.config.label: {"name": each.name, "sha256": each.digest} for each in loaded},
         "settings": chosen,
@@ -248,5 +249,6 @@ def lines(scores: Sequence[Score]) -> Iterator[tuple[str, str, str]]:
     for score in scores:
         number = described(score.extractor.number(score.metric))
         arrow = "↓" if number.lower_is_better else "↑"
-        words = (f"{name.replace('_', ' ')} {value}" for name, value in score.protocol.items())
+        facts = {name.replace("_", " "): value for name, value in score.protocol.items()}
+        words = (f"{name} {'not stated' if value is None else value}" for name, value in facts.items())
         yield f"{number.heading} {arrow}", f"{score.value:.{number.decimals}f}", ", ".join(words)
