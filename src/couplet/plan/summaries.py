@@ -32,7 +32,13 @@ FIGURE = ("couplet.figures.base:Cells",)
 PAGE = ("couplet.reporting.page:page",)
 """Definitions that decide a summary, besides those of variants."""
 
-TABLE_FILES = ("reporting/couplet.mplstyle", "reporting/page.html.j2", "reporting/published.csv")
+TABLE_FILES = (
+    "reporting/couplet.mplstyle",
+    "reporting/page.html.j2",
+    "reporting/published.csv",
+    "reporting/published.json",
+)
+
 FIGURE_FILES = ("reporting/couplet.mplstyle",)
 PAGE_FILES = ("reporting/page.html.j2",)
 """Files of the package that decide a summary."""

@@ -6,18 +6,26 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from couplet.config.cells import Training
+from couplet.config.cells import Measurement, Training
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.metrics import described
 from couplet.reporting.page import render
-from couplet.reporting.published import COLUMNS as PUBLISHED
-from couplet.reporting.published import reported
+from couplet.reporting.published import (
+    Published,
+    counted,
+    difference,
+    extractors,
+    of_number,
+    protocol,
+    reported,
+)
 
 
 class Result(NamedTuple):
     """One cell, measured with one extractor; or a missing one, in a table of the others."""
 
     training: Training
+    measurement: Measurement
     extractor: str
     """Its name in the parameter file."""
     features: ExtractorConfig
@@ -86,7 +94,9 @@ def table(results: Iterable[Result]) -> Table:
     has no numbers. Every row has the columns of all metrics of the table, blank where its extractor has
     none: numbers of different extractors share neither a row nor a column. replaced_gradients, the number of
     steps whose non-finite gradients were replaced, is a column only where a recipe allows that.
-    ``published_*`` is the paper's number, ``*_difference`` measured minus published in units of its std.
+    ``published_*`` is the paper's number, where it was measured in the same protocol. ``*_difference`` is
+    measured minus published, ``*_difference_in_std`` the same in units of our std over seeds. Where the
+    protocols differ, ``published_otherwise`` says how, and nothing is subtracted.
     """
     import pandas as pd
 
@@ -102,13 +112,14 @@ def table(results: Iterable[Result]) -> Table:
                 "column": result.features.metric(number["metric"]),
                 "metric": number["metric"],
                 "heading": _heading(number["metric"], result.features),
+                "label": result.features.label,
                 "value": number["value"],
             }
             for name, result in measured
             for number in result.evaluation["numbers"]
             if not described(number["metric"]).is_spread
         ),
-        columns=["row", "nfe", "column", "metric", "heading", "value"],
+        columns=["row", "nfe", "column", "metric", "heading", "label", "value"],
     )
     rows = []
     for name, members in groups.items():
@@ -117,9 +128,18 @@ def table(results: Iterable[Result]) -> Table:
         for nfe in sorted(planned | set(own["nfe"])):
             row = {"nfe": str(nfe), **_shared(members)}
             by_metric = own[own["nfe"] == nfe].groupby(["column", "metric"], sort=False)["value"]
+            first = next((member for member in members if not member.missing), None)
+            otherwise: dict[tuple[str, str], list[str]] = {}
             for (column, metric), values in by_metric:
-                training = members[0].training
-                row = _statistics(values.tolist(), training, nfe, column=column, metric=metric) | row
+                published = _published(first, nfe, metric) if first else []
+                same = next((number for number, how in published if not any(how)), None)
+                row = _statistics(values.tolist(), same, column=column, metric=metric) | row
+                for number, how in () if same else published:
+                    otherwise.setdefault(how, []).append(number.name)
+            row["published_otherwise"] = "; ".join(
+                f"published {', '.join(names)}: {theirs}, here: {ours}"
+                for (theirs, ours), names in otherwise.items()
+            )
             rows.append(row)
     columns = [
         Column("data set", "dataset"),
@@ -129,8 +149,12 @@ def table(results: Iterable[Result]) -> Table:
     ]
     if len(measured) < sum(map(len, groups.values())):
         columns.append(Column("missing", "missing"))
-    for column, heading in numbers[["column", "heading"]].drop_duplicates().itertuples(index=False):
-        columns += _columns(column, heading)
+    for column, heading, label in (
+        numbers[["column", "heading", "label"]].drop_duplicates().itertuples(index=False)
+    ):
+        columns += _columns(column, heading, label)
+    if any(row["published_otherwise"] for row in rows):
+        columns.append(Column("published in another protocol", "published_otherwise"))
     columns += [Column("training (s)", "train_seconds"), Column("images/s", "images_per_second")]
     if any(
         each.training.recipe.nonfinite_gradients != "stop" or each.record["replaced_gradients"]
@@ -170,32 +194,42 @@ def _shared(members: Sequence[Result]) -> dict[str, str]:
     return row
 
 
+def _published(result: Result, nfe: int, metric: str) -> list[tuple[Published, tuple[str, str]]]:
+    """What papers report for a cell, and how their protocol differs from the cell's."""
+    images = result.evaluation["reference"]["images"]
+    here = counted(result.features.label, images, result.measurement.sample.samples)
+    here |= of_number(metric, protocol(result.training, result.measurement))
+    return [(number, difference(number.protocol, here)) for number in reported(result.training, nfe, metric)]
+
+
 def _statistics(
-    values: Sequence[float], training: Training, nfe: int, *, column: str, metric: str
+    values: Sequence[float], paper: Published | None, *, column: str, metric: str
 ) -> dict[str, str]:
-    """The texts of a metric's columns, from a value per seed."""
-    paper = reported(training, nfe, column)
-    mean = statistics.fmean(values)
-    numbers = {
-        f"{column}_mean": mean,
-        f"{column}_std": statistics.stdev(values) if len(values) > 1 else None,
-        f"published_{column}": paper.value,
-        f"published_{column}_std": paper.std,
-    }
+    """The texts of a metric's columns, from a value per seed and the paper's number in the same protocol."""
+    mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    numbers = {f"{column}_mean": mean, f"{column}_std": std}
+    row = {}
+    if paper is not None:
+        numbers |= {f"published_{column}": paper.value, f"published_{column}_spread": paper.spread}
+        row = {"published_spread_of": paper.spread_of, "published_source": paper.source}
     decimals = described(metric).decimals
-    row = {name: f"{value:.{decimals}f}" for name, value in numbers.items() if value is not None}
-    if paper.value is not None and paper.std:
-        row[f"{column}_difference"] = f"{(mean - paper.value) / paper.std:+.1f}"
-    return row | ({"published_source": paper.source} if paper.source else {})
+    row |= {name: f"{value:.{decimals}f}" for name, value in numbers.items() if value is not None}
+    if paper is not None:
+        row[f"{column}_difference"] = f"{mean - paper.value:+.{decimals}f}"
+        if std:
+            row[f"{column}_difference_in_std"] = f"{(mean - paper.value) / std:+.1f}"
+    return row
 
 
-def _columns(column: str, heading: str) -> list[Column]:
-    """The columns of a metric; those that papers report have the published number next to them."""
+def _columns(column: str, heading: str, label: str) -> list[Column]:
+    """The columns of a metric; in features that papers use, the published number is next to them."""
     columns = [Column(heading, f"{column}_mean", f"{column}_std")]
-    if column in PUBLISHED:
+    if label in extractors():
         columns += [
-            Column(f"published {heading}", f"published_{column}", f"published_{column}_std"),
-            Column(f"{heading} minus published, in its std", f"{column}_difference"),
+            Column(f"published {heading}", f"published_{column}", f"published_{column}_spread"),
+            Column(f"{heading} minus published", f"{column}_difference"),
+            Column(f"{heading} minus published, in our std over seeds", f"{column}_difference_in_std"),
+            Column("published ± is of", "published_spread_of"),
             Column("source", "published_source"),
         ]
     return columns

@@ -94,6 +94,7 @@ def _result(chains: Chains, cell: Cell, extractor: str, missing: str | None) -> 
     layout, params = chains.layout, chains.layout.params
     result = Result(
         training=params.training(cell),
+        measurement=params.measurement(cell),
         extractor=extractor,
         features=params.extractor_named(extractor),
         scale=params.scale or "",
