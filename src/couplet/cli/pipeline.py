@@ -202,7 +202,7 @@ def train(
     settings = Settings.of(
         checked.training(trained),
         measurement=checked.measurement(trained),
-        extractor=checked.extractor_of(trained),
+        extractor=checked.extractor_named(checked.selector(trained)),
     )
     with process(threads, device, processes) as context:
         from couplet.live import observed

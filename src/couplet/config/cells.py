@@ -43,7 +43,8 @@ class Grid(Closed):
     couplings: NonEmpty[str]
     seeds: NonEmpty[NonNegativeInt]
     extractors: NonEmpty[str] | None = None
-    """Extractors to measure each cell with, one row each; null is the experiment's."""
+    """Extractors to measure each cell with, one row each; null is the experiment's. The snapshot is selected
+    in the features of the first, and all measure the same samples."""
 
     @model_validator(mode="after")
     def _no_name_twice(self) -> Self:

@@ -39,6 +39,8 @@ class Settings(NamedTuple):
     training: Training = None  # type: ignore[assignment]
     measurement: Measurement = None  # type: ignore[assignment]
     probe: ProbeConfig = None  # type: ignore[assignment]
+    selector: ExtractorConfig | None = None
+    """The extractor in whose features the snapshot is selected, if that is another one."""
 
     @classmethod
     def of(cls, training: Training, **more: Any) -> Settings:
@@ -224,6 +226,9 @@ RUN = tuple(name for name in STAGES if name != "probe")
 """The stages from data to numbers: those of `couplet run` and of `dvc repro`."""
 
 
+SELECTION = ("select", "sample")
+"""The stages whose output is one for all extractors that a cell is measured with."""
+
 RECORD = "record.json"
 RECORD_SUFFIX = ".record.json"
 
@@ -296,6 +301,8 @@ def keys_of(settings: Settings, stage: str) -> dict[str, str]:
     keys: dict[str, str] = {}
 
     def add(name: str) -> str:
+        if name not in keys and name in SELECTION and settings.selector is not None:
+            keys[name] = key_of(name, settings._replace(extractor=settings.selector, selector=None))
         if name not in keys:
             inputs = {read: add(read) for read in STAGES[name].reads}
             keys[name] = key_from(ingredients(name, settings), inputs)

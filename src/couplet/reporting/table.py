@@ -82,7 +82,10 @@ class Table(NamedTuple):
     def html(self, title: str) -> str:
         """The table for reading, as a page."""
         headings, rows = self.reading()
-        lead = "Mean ± standard deviation over training seeds; arrows point to better values."
+        lead = (
+            "Mean ± standard deviation over training seeds; ± of a published number is what its column says. "
+            "Arrows point to better values."
+        )
         return render(title, lead, table={"columns": headings, "rows": rows})
 
 
