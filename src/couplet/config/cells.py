@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from couplet.config.base import Closed, Invalid, Listed, NonEmpty, named
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
+from couplet.config.designs import Design, SamplerConfig
 from couplet.config.metrics import MetricConfig
 from couplet.config.recipes import KernelConfig, Recipe
 
@@ -128,6 +129,26 @@ class Training(Closed):
         frozen = None if self.frozen_run is None else self.frozen_run.with_seed(seed)
         cell = self.cell.model_copy(update={"seed": seed})
         return self.model_copy(update={"cell": cell, "frozen_run": frozen})
+
+    @property
+    def design(self) -> Design:
+        """What rebuilds the model."""
+        recipe = self.recipe
+        return Design(
+            network=recipe.network,
+            kernel=self.kernel,
+            coupling=self.coupling,
+            conditional=recipe.conditional,
+            sigma_min=recipe.sigma_min,
+            sigma_max=recipe.sigma_max,
+            sigma_data=recipe.sigma_data,
+        )
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """How the recipe makes images; a table may quantise them in another way."""
+        recipe = self.recipe
+        return SamplerConfig(levels=(recipe.sigma_max, *recipe.mid_sigmas), boundary=recipe.boundary.sampling)
 
     @property
     def snapshot_steps(self) -> tuple[int, ...]:

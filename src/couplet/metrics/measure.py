@@ -15,8 +15,9 @@ from torch import from_numpy
 
 from couplet.config.cells import EvaluateConfig
 from couplet.config.variants import build
+from couplet.data.pixels import ImageArray
 from couplet.errors import UserError
-from couplet.metrics.extractor.base import Extractor, Pixels
+from couplet.metrics.extractor.base import Extractor
 from couplet.ranks import ALONE, Ranks
 from couplet.tensors import load_tensors, save_tensors, seed_of
 
@@ -118,7 +119,7 @@ class Measured(NamedTuple):
     moments: Moments
     """Of all images."""
     features: NDArray[np.float32]
-    """Of evenly spaced images [k, d]."""
+    """Of evenly spaced images [k, d]; none, k = 0, where only moments are known."""
     logits: NDArray[np.float32] | None = None
     """Of all images [n, c]; None unless they were asked for and the extractor has them."""
     described: Mapping[str, Any] = {}
@@ -127,7 +128,7 @@ class Measured(NamedTuple):
 
 def measure(
     extractor: Extractor,
-    images: Pixels,
+    images: ImageArray,
     advance: Callable[[int], None],
     *,
     most: int = MOST_FEATURES,
@@ -205,7 +206,7 @@ def load_reference(path: Path, extractor: Extractor) -> Measured:
 
 def evaluate(
     extractor: Extractor,
-    images: Mapping[int, Pixels],
+    images: Mapping[int, ImageArray],
     reference: Measured,
     settings: EvaluateConfig,
     *,
@@ -228,6 +229,8 @@ def evaluate(
         samples = measure(extractor, pixels, advance, logits=logits, ranks=ranks)
         for name, metric in settings.metrics.items():
             if metric.needs_logits and samples.logits is None:
+                continue
+            if metric.needs_features and not len(reference.features):
                 continue
             numbers = build(metric, samples, reference, seed=seed_of(seed, metric.kind, nfe) % 2**32)
             rows += [

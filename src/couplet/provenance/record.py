@@ -21,7 +21,7 @@ from couplet.config.cells import Cell
 from couplet.config.fit import Facts, check_fit
 from couplet.errors import UserError
 from couplet.files import read_json, sha256, write_json
-from couplet.plan.code import current
+from couplet.plan.code import current, definitions
 from couplet.plan.content import ABSENT, content_of
 from couplet.plan.layout import Layout
 from couplet.plan.stages import (
@@ -74,11 +74,7 @@ class Recorder:
         folder = not Path(STAGES[stage].output).suffix
         if output.exists() and output.is_dir() != folder:
             raise UserError(f"{output}: is a {kinds[not folder]}, `couplet {stage}` writes a {kinds[folder]}")
-        held = stage
-        with suppress(UserError):  # no record, or a damaged one
-            held = read_record(record_of(stage, output)).stage
-        if held != stage:
-            raise UserError(f"{output}: is an output of `couplet {held}`; choose another name")
+        check_own(stage, output, record_of(stage, output))
         keys, made_of = check_inputs(reads, settings), ingredients(stage, settings)
         self._path, self.key = record_of(stage, output), key_from(made_of, keys)
         self._begin(device, stage=stage, keys=keys, **made_of)
@@ -99,6 +95,47 @@ class SummaryRecorder(Recorder):
     def __init__(self, stage: str, settings: Any, output: Path, key: str) -> None:
         self._path, self.key = beside(output), key
         self._begin(stage=stage, settings=settings, code={})
+
+
+class FreeRecorder(Recorder):
+    """A recorder for an output of a command on any files, which belongs to no cell."""
+
+    def __init__(
+        self,
+        command: str,
+        settings: Any,
+        output: Path,
+        device: torch.device,
+        *,
+        inputs: Digests,
+        numerics: Sequence[str],
+    ) -> None:
+        """Check that ``output`` is not that of another command.
+
+        Args:
+            inputs: the files that the command reads, which :meth:`write` records.
+            numerics: ``module:name`` of the functions and classes that decide the output.
+        """
+        self._path, self._inputs = beside(output), inputs
+        check_own(command, output, self._path)
+        code = definitions(*numerics)
+        self.key = key_from(
+            {"settings": settings, "code": code}, {"files": " ".join(sorted(inputs.values()))}
+        )
+        self._begin(device, stage=command, settings=settings, code=code)
+
+    def finish(self, *outputs: Path, **more: Any) -> None:
+        """Write the record of these outputs, files or folders, with ``more`` content."""
+        self.write(inputs=self._inputs, outputs=digests(*outputs), **more)
+
+
+def check_own(stage: str, output: Path, record: Path) -> None:
+    """Raise UserError if the record in the place of that of ``output`` is of another stage."""
+    held = stage
+    with suppress(UserError):  # no record, or a damaged one
+        held = read_record(record).stage
+    if held != stage:
+        raise UserError(f"{output}: is an output of `couplet {held}`; choose another name")
 
 
 def write_record(path: Path, content: Mapping[str, Any], inputs: Digests, outputs: Digests) -> None:

@@ -189,7 +189,7 @@ def initial_weights(path, training, shape):
 
     from couplet.model import build
 
-    save_file(build(training, shape).network.state_dict(), path)
+    save_file(build(training.design, shape).network.state_dict(), path)
 
 
 def test_no_definition_that_a_stage_calls_is_missing_from_its_key(tmp_path):

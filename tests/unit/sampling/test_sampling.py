@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from couplet.config.couplings import CouplingConfig
+from couplet.config.designs import SamplerConfig
 from couplet.config.recipes import KernelConfig
 from couplet.config.variants import build as build_variant
 from couplet.couplings.base import Setting
@@ -15,6 +16,7 @@ from couplet.sampling import generate, multistep, sample_noise, to_uint8
 
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
 LEVELS = [80.0, 0.821, 0.3]
+SAMPLER = SamplerConfig(levels=LEVELS)
 COUPLINGS = ["independent", "ot", "sinkhorn", "projected", "swaps", "vae", "generator", "vae_generator"]
 
 
@@ -47,11 +49,9 @@ def images_of(model, nfe=(1, 2), count=50, batch=16, **changes):
     settings = {
         "seed": 0,
         "purpose": "sample",
-        "levels": LEVELS,
-        "boundary": True,
         "conditional": False,
     } | changes
-    parts = list(generate(model, SHAPE, count=count, batch=batch, nfe=nfe, **settings))
+    parts = list(generate(model, SHAPE, SAMPLER, count=count, batch=batch, nfe=nfe, **settings))
     return {n: np.concatenate([part[n] for part in parts]) for n in nfe}
 
 
@@ -60,7 +60,7 @@ def trained(make_training):
     """A model of each coupling whose weights are far from their initial zeros."""
 
     def make(kind, **recipe):
-        model = build(make_training(kind, **recipe), SHAPE)
+        model = build(make_training(kind, **recipe).design, SHAPE)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(0, 0.3)
@@ -117,6 +117,22 @@ def test_multistep_follows_its_definition(kernel, boundary):
     assert len(found) == 3
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == torch.float64
+        torch.testing.assert_close(one.float(), other)
+
+
+def test_clipped_images_and_reduced_noise_follow_openai_s_definition():
+    """Each image is clamped, and noise of sqrt(t² - sigma_min²) is added, while the network is told t."""
+    model = stub()
+    model.kernel.sigma_min = 0.2
+    noises = list(torch.randn(3, 4, 1, 8, 8))
+    x = model(80 * noises[0], torch.tensor([80.0]), None, boundary=True).clamp(-1, 1)
+    wanted = [x]
+    for z, level in zip(noises[1:], LEVELS[1:], strict=True):
+        noisy = x + (level**2 - 0.2**2) ** 0.5 * z
+        x = model(noisy, torch.tensor([level]), None, boundary=True).clamp(-1, 1)
+        wanted.append(x)
+    found = list(multistep(model, noises, LEVELS, None, boundary=True, clip=True, renoise="reduced"))
+    for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one.float(), other)
 
 
