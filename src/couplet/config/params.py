@@ -13,6 +13,7 @@ from couplet.config.cells import (
     EvaluateConfig,
     Grid,
     Measurement,
+    ReferenceConfig,
     SampleConfig,
     SelectConfig,
     TrainConfig,
@@ -83,6 +84,7 @@ class Params(Closed):
     set: dict[Literal["recipes", "couplings"], dict[str, Any]] = {}
     """Settings of recipes and couplings from the command line, which win over everything else."""
     train: TrainConfig = TrainConfig()
+    reference: ReferenceConfig = ReferenceConfig()
     select: SelectConfig = SelectConfig()
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -255,7 +257,8 @@ class Params(Closed):
         for section, nfe in (("select", self.select.nfe), *(("sample", nfe) for nfe in self.sample.nfe)):
             if not 1 <= nfe <= levels:
                 raise Invalid((section, "nfe"), nfe, f"must lie between 1 and {levels}: {allowed}")
-        sections: dict[str, Any] = {key: getattr(self, key) for key in ("select", "sample", "evaluate")}
+        names = ("reference", "select", "sample", "evaluate")
+        sections: dict[str, Any] = {key: getattr(self, key) for key in names}
         return Measurement(mid_sigmas=recipe.mid_sigmas, boundary=recipe.boundary.sampling, **sections)
 
     def probes_of(self, cell: Cell) -> list[str]:

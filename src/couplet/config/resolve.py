@@ -51,7 +51,7 @@ def settings_with_origins(
         "recipe": (training.recipe, recipe),
         "features": (params.extractor_named(params.extractor), below(layers, "features", params.extractor)),
     }
-    for name in ("train", "select", "sample", "evaluate"):
+    for name in ("train", "reference", "select", "sample", "evaluate"):
         parts[name] = (getattr(params, name), below(layers, name))
     rows: list[tuple[str, Any, str]] = []
     for name, (model, own) in parts.items():

@@ -74,47 +74,63 @@ def identity(training: Training) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def protocol(training: Training, measurement: Measurement) -> Protocol:
-    """The protocol of a cell's numbers, besides what is counted: extractor, real images and samples.
+def measuring(training: Training, measurement: Measurement) -> dict[str, Any]:
+    """The settings of a cell on which its numbers depend besides those that :func:`identity` is of.
 
-    Settings that change no number, or nothing but its rounding, are left out.
+    Settings that change no number, or nothing but its rounding, are left out, and so is what is counted.
     """
+    sampling = {"samples", "nfe", "batch", "repeats"}
     settings = {
         "train": training.train.model_dump(mode="json", include={"snapshots", "precision"}),
         "select": measurement.select.model_dump(mode="json"),
-        "sample": measurement.sample.model_dump(mode="json", exclude={"samples", "nfe", "batch"}),
-        "evaluate": {
-            kind: metric.model_dump(mode="json", exclude={"kind"})
-            for kind, metric in measurement.evaluate.metrics.items()
-            if kind == metric.kind
-        },
+        "sample": measurement.sample.model_dump(mode="json", exclude=sampling),
     }
-    return {".".join(keys): value for keys, value in leaves(settings) if value != {}}
+    return {".".join(keys): value for keys, value in leaves(settings)}
 
 
-def counted(extractor: str, images: int, samples: int) -> dict[str, Any]:
-    """The part of a protocol that is counted: extractor, real images and samples."""
-    return {"extractor": extractor, "reference images": images, "samples": samples}
+def protocol(
+    metric: MetricConfig,
+    settings: Mapping[str, Any],
+    *,
+    extractor: str,
+    samples: int,
+    images: int,
+    conditional: bool,
+) -> Protocol:
+    """The protocol of a number.
+
+    Args:
+        metric: what gives the number.
+        settings: as :func:`measuring` gives them.
+        extractor: its label.
+        samples: images in a set of samples.
+        images: real images.
+        conditional: whether the model is given classes.
+    """
+    others = {name: value for name, value in settings.items() if conditional or name != "sample.labels"}
+    counted = metric.protocol(samples, images)
+    return {"extractor": extractor, **counted, **others}
 
 
 def difference(published: Protocol, here: Protocol) -> tuple[str, str]:
     """How two protocols differ, in the words of each; blank if they are the same."""
     names = [name for name in {**published, **here} if published.get(name) != here.get(name)]
-    first, second = (", ".join(_said(name, each.get(name)) for name in names) for each in (published, here))
+    first, second = (", ".join(said(name, each.get(name)) for name in names) for each in (published, here))
     return first, second
 
 
-def _said(name: str, value: Any) -> str:
+def said(name: str, value: Any) -> str:
+    """A part of a protocol in words: ``50,000 reference images``, ``k 3``."""
+    words = name.replace("_", " ")
     if name == "extractor":
         return str(value)
-    return f"{value:,} {name}" if name in counted("", 0, 0) else f"{name} {value}"
+    return f"{value:,} {words}" if name in ("samples", "reference_images") and value else f"{words} {value}"
 
 
-def of_number(number: str, settings: Protocol) -> dict[str, Any]:
-    """A protocol without the settings of metrics that do not give ``number``."""
-    family: dict[str, Any] = MetricConfig.family
-    others = tuple(f"evaluate.{kind}." for kind, metric in family.items() if number not in metric.numbers)
-    return {name: value for name, value in settings.items() if not name.startswith(others)}
+def metric_of(number: str, measurement: Measurement) -> MetricConfig | None:
+    """The metric that gives a number of this name; None for one with a name of its own."""
+    own = (metric for name, metric in measurement.evaluate.metrics.items() if name == metric.kind)
+    return next((metric for metric in own if number in metric.numbers), None)
 
 
 @cache
@@ -140,18 +156,19 @@ def reported(training: Training, nfe: int, number: str) -> list[Published]:
         name, unit = METRICS[line["metric"]]
         if (name, str(nfe)) != (number, line["nfe"]) or known["rows"].get(_row(line)) != mine:
             continue
-        images, samples = int(line["reference_images"]), int(line["samples"])
-        settings = of_number(number, known["files"][line["file"]])
-        found.append(
-            Published(
-                f"{line['metric']} {line['value']}",
-                unit * float(line["value"]),
-                unit * float(line["spread"]) if line["spread"] else None,
-                line["spread_of"],
-                counted(line["extractor"], images, samples) | settings,
-                line["source"],
-            )
+        measured = known["files"][line["file"]]
+        metrics = map(MetricConfig.parse, measured["metrics"].values())
+        measured_in = protocol(
+            next(metric for metric in metrics if number in metric.numbers),
+            measured["settings"],
+            extractor=line["extractor"],
+            samples=int(line["samples"]),
+            images=int(line["reference_images"]),
+            conditional=training.recipe.conditional,
         )
+        spread = unit * float(line["spread"]) if line["spread"] else None
+        said, value = f"{line['metric']} {line['value']}", unit * float(line["value"])
+        found.append(Published(said, value, spread, line["spread_of"], measured_in, line["source"]))
     return found
 
 
@@ -173,7 +190,12 @@ def resolved(workflow: Path) -> dict[str, Any]:
             if line["file"] == file:
                 cell = Cell.model_validate({key: line[key] for key in WHO})
                 rows[row] = identity(params.training(cell))
-        protocols[file] = protocol(params.training(params.experiment), params.measurement(params.experiment))
+        training, measurement = params.training(params.experiment), params.measurement(params.experiment)
+        metrics = measurement.evaluate.metrics.items()
+        protocols[file] = {
+            "metrics": {name: each.model_dump(mode="json") for name, each in metrics if name == each.kind},
+            "settings": measuring(training, measurement),
+        }
     return {"rows": rows, "files": protocols}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from couplet.config.cells import Measurement, Training
 from couplet.config.extractors import ExtractorConfig
@@ -12,13 +12,17 @@ from couplet.config.metrics import described
 from couplet.reporting.page import render
 from couplet.reporting.published import (
     Published,
-    counted,
     difference,
     extractors,
-    of_number,
+    measuring,
+    metric_of,
     protocol,
     reported,
+    said,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Result(NamedTuple):
@@ -117,12 +121,13 @@ def table(results: Iterable[Result]) -> Table:
                 "heading": _heading(number["metric"], result.features),
                 "label": result.features.label,
                 "value": number["value"],
+                "resampling_std": number.get("resampling_std"),
             }
             for name, result in measured
             for number in result.evaluation["numbers"]
             if not described(number["metric"]).is_spread
         ),
-        columns=["row", "nfe", "column", "metric", "heading", "label", "value"],
+        columns=["row", "nfe", "column", "metric", "heading", "label", "value", "resampling_std"],
     )
     rows = []
     for name, members in groups.items():
@@ -130,15 +135,15 @@ def table(results: Iterable[Result]) -> Table:
         planned = {nfe for member in members if member.missing for nfe in member.nfe}
         for nfe in sorted(planned | set(own["nfe"])):
             row = {"nfe": str(nfe), **_shared(members)}
-            by_metric = own[own["nfe"] == nfe].groupby(["column", "metric"], sort=False)["value"]
-            first = next((member for member in members if not member.missing), None)
             otherwise: dict[tuple[str, str], list[str]] = {}
-            for (column, metric), values in by_metric:
-                published = _published(first, nfe, metric) if first else []
-                same = next((number for number, how in published if not any(how)), None)
-                row = _statistics(values.tolist(), same, column=column, metric=metric) | row
-                for number, how in () if same else published:
-                    otherwise.setdefault(how, []).append(number.name)
+            by_metric = own[own["nfe"] == nfe].groupby(["column", "metric"], sort=False)
+            for (column, metric), measures in by_metric:
+                first = next(member for member in members if not member.missing)
+                same, others = _published(first, nfe, metric)
+                row = _statistics(measures, same, column=column, metric=metric) | row
+                row |= _stated(first, metric)
+                for name, how in others:
+                    otherwise.setdefault(how, []).append(name)
             row["published_otherwise"] = "; ".join(
                 f"published {', '.join(names)}: {theirs}, here: {ours}"
                 for (theirs, ours), names in otherwise.items()
@@ -152,10 +157,12 @@ def table(results: Iterable[Result]) -> Table:
     ]
     if len(measured) < sum(map(len, groups.values())):
         columns.append(Column("missing", "missing"))
-    for column, heading, label in (
-        numbers[["column", "heading", "label"]].drop_duplicates().itertuples(index=False)
-    ):
-        columns += _columns(column, heading, label)
+    measures = numbers[["column", "heading", "label"]].drop_duplicates()
+    for column, heading, label in measures.itertuples(index=False):
+        columns += _columns(column, heading, label, rows)
+    for name in dict.fromkeys(name for row in rows for name in row if name.endswith("_protocol")):
+        metrics = name.removesuffix("_protocol").replace("_", " and ")
+        columns.append(Column(f"{metrics} of", name))
     if any(row["published_otherwise"] for row in rows):
         columns.append(Column("published in another protocol", "published_otherwise"))
     columns += [Column("training (s)", "train_seconds"), Column("images/s", "images_per_second")]
@@ -197,20 +204,48 @@ def _shared(members: Sequence[Result]) -> dict[str, str]:
     return row
 
 
-def _published(result: Result, nfe: int, metric: str) -> list[tuple[Published, tuple[str, str]]]:
-    """What papers report for a cell, and how their protocol differs from the cell's."""
-    images = result.evaluation["reference"]["images"]
-    here = counted(result.features.label, images, result.measurement.sample.samples)
-    here |= of_number(metric, protocol(result.training, result.measurement))
-    return [(number, difference(number.protocol, here)) for number in reported(result.training, nfe, metric)]
+def _published(
+    result: Result, nfe: int, number: str
+) -> tuple[Published | None, list[tuple[str, tuple[str, str]]]]:
+    """The paper's number in the same protocol as a cell's; else those in others, and how these differ."""
+    metric = metric_of(number, result.measurement)
+    if metric is None:
+        return None, []
+    here = protocol(
+        metric,
+        measuring(result.training, result.measurement),
+        extractor=result.features.label,
+        samples=result.measurement.sample.samples,
+        images=result.evaluation["reference"]["images"],
+        conditional=result.training.recipe.conditional,
+    )
+    others = []
+    for published in reported(result.training, nfe, number):
+        how = difference(published.protocol, here)
+        if not any(how):
+            return published, []
+        others.append((published.name, how))
+    return None, others
+
+
+def _stated(result: Result, number: str) -> dict[str, str]:
+    """The protocol of a metric whose number means nothing without it, as text of its column."""
+    metric = metric_of(number, result.measurement)
+    if metric is None or not metric.states_protocol:
+        return {}
+    counts = result.measurement.sample.samples, result.evaluation["reference"]["images"]
+    parts = {"extractor": result.features.label, **metric.protocol(*counts)}
+    return {f"{metric.kind}_protocol": ", ".join(said(*part) for part in parts.items())}
 
 
 def _statistics(
-    values: Sequence[float], paper: Published | None, *, column: str, metric: str
+    measures: pd.DataFrame, paper: Published | None, *, column: str, metric: str
 ) -> dict[str, str]:
-    """The texts of a metric's columns, from a value per seed and the paper's number in the same protocol."""
+    """The texts of a metric's columns, from a line per seed and the paper's number in the same protocol."""
+    values, spreads = measures["value"].tolist(), measures["resampling_std"].dropna().tolist()
     mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
     numbers = {f"{column}_mean": mean, f"{column}_std": std}
+    numbers[f"{column}_resampling_std"] = statistics.fmean(spreads) if spreads else None
     row = {}
     if paper is not None:
         numbers |= {f"published_{column}": paper.value, f"published_{column}_spread": paper.spread}
@@ -224,9 +259,11 @@ def _statistics(
     return row
 
 
-def _columns(column: str, heading: str, label: str) -> list[Column]:
+def _columns(column: str, heading: str, label: str, rows: Sequence[Mapping[str, str]]) -> list[Column]:
     """The columns of a metric; in features that papers use, the published number is next to them."""
     columns = [Column(heading, f"{column}_mean", f"{column}_std")]
+    if any(f"{column}_resampling_std" in row for row in rows):
+        columns.append(Column(f"{heading}, std over samples of one model", f"{column}_resampling_std"))
     if label in extractors():
         columns += [
             Column(f"published {heading}", f"published_{column}", f"published_{column}_spread"),

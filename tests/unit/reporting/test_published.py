@@ -17,7 +17,7 @@ WORKFLOW = ROOT / "workflow"
 FILES = [
     ROOT / "params.yaml",
     *sorted(WORKFLOW.glob("papers/*.yaml")),
-    *sorted(WORKFLOW.glob("studies/*.yaml")),
+    *sorted(WORKFLOW.glob("studies/[!_]*.yaml")),
 ]
 IMAGES = {
     "celeba64": 162_770,
@@ -50,13 +50,15 @@ def settings(training):
     return training.dataset, training.kernel, training.coupling, recipe
 
 
-def row(checked, cell, extractor, **changed):
-    """The table's one row of a cell at NFE 2 or 1, measured as its settings say."""
+def rows(checked, cell, extractor):
+    """The table's rows of a cell, measured as its settings say."""
     measurement, features = checked.measurement(cell), checked.extractor_named(extractor)
     numbers = [
-        {"metric": name, "nfe": nfe, "value": 1.0}
-        for name in ("fd", "kid", "is")
+        {"metric": number, "nfe": nfe, "value": 1.0}
+        for metric in measurement.evaluate.metrics.values()
+        for number in metric.numbers
         for nfe in measurement.sample.nfe
+        if number not in ("fid", "is_std")
     ]
     evaluation = {
         "numbers": numbers,
@@ -64,14 +66,17 @@ def row(checked, cell, extractor, **changed):
         "reference": {"split": "train", "images": images_of(checked, cell)},
     }
     record = {"seconds": 1.0, "images_per_second": 1.0, "replaced_gradients": 0}
-    result = Result(
-        checked.training(cell), measurement, extractor, features, record=record, evaluation=evaluation
-    )
-    return table([result._replace(**changed)]).rows
+    result = Result(checked.training(cell), measurement, extractor, features)
+    return table([result._replace(record=record, evaluation=evaluation)]).rows
 
 
 def images_of(checked, cell):
-    return IMAGES[checked.training(cell).dataset.kind]
+    """The number of real images that samples of a cell are compared with."""
+    return checked.reference.images or IMAGES[checked.training(cell).dataset.kind]
+
+
+def name_of(line):
+    return " ".join(line[key] for key in (*KEYS, "nfe", "metric"))
 
 
 def test_the_rows_are_those_of_the_parameter_files():
@@ -79,9 +84,7 @@ def test_the_rows_are_those_of_the_parameter_files():
     assert stored == resolved(WORKFLOW), "run `make generate`"
 
 
-@pytest.mark.parametrize(
-    "line", LINES, ids=lambda line: " ".join(line[key] for key in (*KEYS, "nfe", "metric"))
-)
+@pytest.mark.parametrize("line", LINES, ids=name_of)
 def test_a_line_says_what_and_how(line):
     assert float(line["value"]) > 0
     assert line["source"]
@@ -99,9 +102,7 @@ def test_no_number_is_listed_twice():
     assert len(set(rows.values())) == len(rows), "two rows of the papers have the same settings"
 
 
-@pytest.mark.parametrize(
-    "line", PLACED, ids=lambda line: " ".join(line[key] for key in (*KEYS, "nfe", "metric"))
-)
+@pytest.mark.parametrize("line", PLACED, ids=name_of)
 def test_a_row_of_a_paper_has_its_number_at_scale_paper(line):
     checked = params(WORKFLOW / f"{line['file']}.yaml", "paper")
     names = {key: line[key] for key in KEYS[1:]}
@@ -112,7 +113,7 @@ def test_a_row_of_a_paper_has_its_number_at_scale_paper(line):
         and checked.extractor_named(extractor).label == line["extractor"]
     )
     assert checked.selector(cell, extractor) == extractor
-    (found,) = (each for each in row(checked, cell, extractor) if each["nfe"] == line["nfe"])
+    (found,) = (each for each in rows(checked, cell, extractor) if each["nfe"] == line["nfe"])
     number, unit = METRICS[line["metric"]]
     column = checked.extractor_named(extractor).metric(number)
     assert float(found[f"published_{column}"]) == pytest.approx(unit * float(line["value"]))
@@ -125,9 +126,11 @@ def test_no_number_stands_in_a_row_of_other_settings_or_of_another_protocol(path
     """Over all files and scales, judged by the settings themselves and not by their digest."""
     for scale in [None, *scales(path)]:
         checked = params(path, scale)
-        for cell, extractor in checked.measured():
+        for cell, extractor in {
+            f"{cell.name} {name}": (cell, name) for cell, name in checked.measured()
+        }.values():
             features, training = checked.extractor_named(extractor), checked.training(cell)
-            for made in row(checked, cell, extractor):
+            for made in rows(checked, cell, extractor):
                 shown = {name for name, text in made.items() if name.startswith("published_") and text}
                 if not shown:
                     continue
@@ -198,7 +201,7 @@ def test_a_number_belongs_to_every_setting_of_its_row(paper, names, nfe, changes
 )
 def test_what_decides_nothing_takes_no_number_away(change):
     checked = resolve(WORKFLOW / "papers/gc.yaml", "paper", [change])
-    made = row(checked, checked.experiment, "inception-legacy")[0]
+    (made,) = rows(checked, checked.experiment, "inception-legacy")
     assert made["fid_legacy_tensorflow_difference"] == "-4.950"
 
 

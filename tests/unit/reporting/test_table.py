@@ -11,6 +11,7 @@ from couplet.config.extractors import ClassifierConfig, DinoV2Config, InceptionC
 from couplet.config.resolve import resolve
 from couplet.reporting.table import Result, table
 
+FID = "fid_legacy_tensorflow"
 PAPERS = Path(__file__).parents[3] / "workflow/papers"
 LEGACY = InceptionConfig(mode="legacy_tensorflow")
 
@@ -67,10 +68,7 @@ def test_seeds_are_averaged_and_nfe_are_rows(result):
             result({("fd", 1): 6.2, ("kid", 1): 0.004, ("fd", 2): 5.0, ("kid", 2): 0.001}, seed=1),
         ]
     )
-    assert [
-        (row["nfe"], row["seeds"], row["fid_legacy_tensorflow_mean"], row["fid_legacy_tensorflow_std"])
-        for row in made
-    ] == [
+    assert [(row["nfe"], row["seeds"], row[f"{FID}_mean"], row[f"{FID}_std"]) for row in made] == [
         ("1", "2", "6.100", "0.141"),
         ("2", "2", "5.000", "0.000"),
     ]
@@ -117,7 +115,7 @@ def test_the_difference_is_in_fid_and_in_our_std_over_seeds_never_in_the_paper_s
         ({"images": 1_281_167}, "50,000 reference images", "1,281,167 reference images"),
         ({"changes": ["sample.samples=5000"]}, "50,000 samples", "5,000 samples"),
         ({"changes": ["sample.quantise=round"]}, "sample.quantise truncate", "sample.quantise round"),
-        ({"changes": ["select.split=test"]}, "select.split train", "select.split test"),
+        ({"changes": ["select.samples=500"]}, "select.samples 50000", "select.samples 500"),
         ({"changes": ["train.snapshots=7"]}, "train.snapshots 20", "train.snapshots 7"),
         ({"changes": ["train.precision=bf16"]}, "train.precision float32", "train.precision bf16"),
     ],
@@ -137,8 +135,7 @@ def test_numbers_whose_protocols_differ_alike_share_a_clause(result):
     (row,) = rows([result({("fd", 1): 6.1, ("kid", 1): 0.0024, ("is", 1): 9.0}, changes=changes)])
     assert row["published_otherwise"] == (
         "published FID 5.95, IS 9.10: 50,000 samples, here: 5,000 samples; "
-        "published KIDx100 0.26: 50,000 samples, evaluate.kid.subset_size 1000, "
-        "here: 5,000 samples, evaluate.kid.subset_size 500"
+        "published KIDx100 0.26: subset size 1000, 50,000 samples, here: subset size 500, 5,000 samples"
     )
 
 
@@ -152,7 +149,7 @@ def test_numbers_whose_protocols_differ_alike_share_a_clause(result):
 )
 def test_what_no_paper_reports_stays_blank(result, settings):
     (row,) = rows([result({("fd", 1): 6.10}, **settings)])
-    assert row["fid_legacy_tensorflow_mean"] == "6.100"
+    assert row[f"{FID}_mean"] == "6.100"
     assert not any(value for name, value in row.items() if "published" in name or "difference" in name)
 
 
@@ -164,16 +161,16 @@ def test_extractors_share_neither_row_nor_column(result):
         ]
     )
     assert [row["extractor"] for row in made] == ["inception-0", "classifier-0123abcd"]
-    assert [(row["fid_legacy_tensorflow_mean"], row["fd_classifier_mean"]) for row in made] == [
+    assert [(row[f"{FID}_mean"], row["fd_classifier_mean"]) for row in made] == [
         ("6.000", ""),
         ("", "0.500"),
     ]
-    assert [row["published_fid_legacy_tensorflow"] for row in made] == ["5.950", ""]
+    assert [row[f"published_{FID}"] for row in made] == ["5.950", ""]
 
 
 def test_other_modes_of_an_extractor_have_columns_of_their_own(result):
     clean, legacy = (table([result({("fd", 1): 6.0}, features=each)]) for each in (InceptionConfig(), LEGACY))
-    assert (clean.rows[0]["fid_mean"], legacy.rows[0]["fid_legacy_tensorflow_mean"]) == ("6.000", "6.000")
+    assert (clean.rows[0]["fid_mean"], legacy.rows[0][f"{FID}_mean"]) == ("6.000", "6.000")
     assert "| FID ↓ |" in clean.markdown()
     assert "| FID ↓ (legacy_tensorflow) | published FID ↓ (legacy_tensorflow) |" in legacy.markdown()
     assert (
@@ -225,10 +222,7 @@ def test_missing_cells_are_named_and_not_averaged_away(result):
         ]
     )
     made = partial.rows
-    shown = [
-        (row["coupling"], row["nfe"], row["seeds"], row["missing"], row["fid_legacy_tensorflow_mean"])
-        for row in made
-    ]
+    shown = [(row["coupling"], row["nfe"], row["seeds"], row["missing"], row[f"{FID}_mean"]) for row in made]
     assert shown == [
         ("generator", "1", "1 of 2", "seed 1: not trained", "6.000"),
         ("generator", "2", "1 of 2", "seed 1: not trained", "5.000"),
@@ -237,8 +231,8 @@ def test_missing_cells_are_named_and_not_averaged_away(result):
         ("ot", "1", "1", "", "4.000"),
         ("ot", "2", "1", "", "3.000"),
     ]
-    assert made[0]["fid_legacy_tensorflow_std"] == ""
-    assert (made[2]["published_fid_legacy_tensorflow"], made[2]["runs"], made[2]["reference"]) == ("", "", "")
+    assert made[0][f"{FID}_std"] == ""
+    assert (made[2][f"published_{FID}"], made[2]["runs"], made[2]["reference"]) == ("", "", "")
     assert (made[2]["extractor"], made[2]["scale"]) == ("inception-0", "small")
     assert len({tuple(row) for row in made}) == 1
     assert "| 0 of 1 | seed 0: no samples |" in partial.markdown()
@@ -256,3 +250,24 @@ def test_steps_with_replaced_gradients_are_shown_where_a_recipe_allows_them(resu
     assert [row["replaced_gradients"] for row in made.rows] == ["0", "1.5"]
     assert "| steps with replaced gradients |" in made.markdown()
     assert rows([result(numbers, replaced=2)])[0]["replaced_gradients"] == "2"
+
+
+def test_a_spread_over_samples_of_one_model_has_a_column_of_its_own(result):
+    numbers = {("fd", 1): 6.0, ("kid", 1): 0.002}
+    made = table([result(numbers, spreads=(0.04, 1e-5)), result(numbers, seed=1, spreads=(0.06, 3e-5))])
+    (row,) = made.rows
+    assert (row[f"{FID}_std"], row[f"{FID}_resampling_std"]) == ("0.000", "0.050")
+    assert row["kid_legacy_tensorflow_resampling_std"] == "0.00002"
+    assert "| FID ↓ (legacy_tensorflow), std over samples of one model |" in made.markdown()
+    assert "6.000 ± 0.000" in made.markdown()
+    assert f"{FID}_resampling_std" not in rows([result(numbers)])[0]
+
+
+def test_precision_and_recall_say_in_what_and_of_how_many(result):
+    changes = ["evaluate.metrics.precision_recall={k: 5, images: 20000}", "sample.samples=15000"]
+    made = table([result({("precision", 1): 0.7, ("recall", 1): 0.6}, changes=changes)])
+    stated = "inception_legacy_tensorflow, k 5, 15,000 samples, 20,000 reference images"
+    assert made.rows[0]["precision_recall_protocol"] == stated
+    assert "| precision and recall of |" in made.markdown()
+    assert stated in made.markdown()
+    assert "precision_recall_protocol" not in rows([result({("fd", 1): 6.0})])[0]
