@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -84,15 +85,27 @@ def to_uint8(images: Tensor, quantise: Literal["round", "truncate"] = "round") -
     return (images * 127.5 + offset).clamp(0, 255).to(torch.uint8)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Classes drawn as often as each is in a data set."""
+
+    counts: Sequence[int]
+    """Images of each class."""
+
+
 Labels = Literal["balanced", "uniform"] | tuple[int, ...]
 """How classes are dealt to samples: in turn, drawn for each, or these ones in turn."""
 
 
-def class_indices(labels: Labels, classes: int, seed: int, purpose: str, indices: range) -> Tensor:
+def class_indices(labels: Labels | Drawn, classes: int, seed: int, purpose: str, indices: range) -> Tensor:
     """Classes of the samples ``indices``, int64 [n]: that of a sample depends on no other sample."""
     if labels == "uniform":
+        labels = Drawn((1,) * classes)
+    if isinstance(labels, Drawn):
+        bounds = torch.tensor(labels.counts).cumsum(0)
         streams = (generator(CPU, seed, purpose, i, "class") for i in indices)
-        return torch.cat([torch.randint(classes, (1,), generator=stream) for stream in streams])
+        places = [torch.randint(int(bounds[-1]), (1,), generator=stream) for stream in streams]
+        return torch.searchsorted(bounds, torch.cat(places), right=True)
     listed = tuple(range(classes)) if labels == "balanced" else labels
     return torch.tensor([listed[i % len(listed)] for i in indices])
 
@@ -108,7 +121,7 @@ def generate(
     batch: int,
     nfe: Sequence[int],
     conditional: bool,
-    labels: Labels = "balanced",
+    labels: Labels | Drawn = "balanced",
     ranks: Ranks = ALONE,
     then: Callable[[Images], Any] = lambda images: images,
 ) -> Iterator[Any]:
@@ -162,7 +175,12 @@ def generate(
 def samples_of(
     training: Training, measurement: Measurement, network: ConsistencyModel, shape: ImageShape, **options: Any
 ) -> Iterator[Any]:
-    """Samples of a trained ``network`` with a cell's settings; ``options`` as in :func:`generate`."""
+    """Samples of a trained ``network`` with a cell's settings; ``options`` as in :func:`generate`.
+
+    With `sample.labels: data` the option ``labels`` is :class:`Drawn`.
+    """
+    if measurement.sample.labels != "data":
+        options["labels"] = measurement.sample.labels
     sampler = SamplerConfig(
         levels=(training.recipe.sigma_max, *measurement.mid_sigmas),
         boundary=measurement.boundary,

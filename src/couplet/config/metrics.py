@@ -29,6 +29,8 @@ class MetricConfig(Variant):
     """Whether the metric applies only to extractors that classify."""
     needs_features: ClassVar[bool] = False
     """Whether it compares single images, not moments."""
+    states_protocol: ClassVar[bool] = False
+    """Whether tables print features, settings and counts beside its numbers."""
 
     @property
     def least_images(self) -> int:
@@ -115,6 +117,7 @@ class PrecisionRecallConfig(MetricConfig):
         "recall": Number("recall", 4, lower_is_better=False),
     }
     needs_features: ClassVar[bool] = True
+    states_protocol: ClassVar[bool] = True
     kind: Literal["precision_recall"] = "precision_recall"
     k: int = Field(3, ge=1)
     """Neighbours that span the manifold; 3 in the paper."""
@@ -147,6 +150,6 @@ def described(name: str) -> Number:
     return numbers[longest]._replace(heading=heading)
 
 
-def column(number: str, extractor: ExtractorConfig, nfe: int) -> str:
-    """Name of a number in metrics.json: ``fid_nfe1``, ``fd_classifier_nfe2``."""
-    return f"{extractor.metric(number)}_nfe{nfe}"
+def column(number: str, extractor: ExtractorConfig, nfe: int, of: str = "") -> str:
+    """Name of a number, or of its spread, in metrics.json: ``fid_nfe1``, ``fd_classifier_nfe2``."""
+    return f"{extractor.metric(number)}{of}_nfe{nfe}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -166,13 +166,68 @@ def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
     return np.arange(few) * count // max(few, 1)
 
 
-def save_reference(path: Path, measured: Measured, *, split: str, extractor: Extractor) -> None:
-    """Write features and moments of the images of a split as safetensors."""
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Some of many images, read slice by slice."""
+
+    images: NDArray[np.uint8]
+    indices: NDArray[np.int64]
+    """Rising."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.indices), *self.images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        return self.images[self.indices[part]]
+
+
+def real_images(images: NDArray[np.uint8], wanted: int | None, number: int) -> ImageArray:
+    """The first ``wanted`` of shuffled images, in their own order; all of them for None.
+
+    Each ``number`` is another shuffle, which depends on nothing else than the number of images.
+
+    Raises:
+        UserError: there are fewer images.
+    """
+    if wanted is not None and wanted > len(images):
+        raise UserError(f"reference.images = {wanted}: there are {len(images)} training images; null is all")
+    if wanted in (None, len(images)):
+        return images
+    shuffled = np.random.default_rng(seed_of("reference", number)).permutation(len(images))
+    return Chosen(images, np.sort(shuffled[:wanted]))
+
+
+def statistics_name(split: str, number: int = 0) -> str:
+    """File name of the statistics of a split, or of a further set of its images."""
+    return f"{split}-{number}.safetensors" if number else f"{split}.safetensors"
+
+
+def save_reference(
+    path: Path,
+    measured: Measured,
+    *,
+    split: str,
+    extractor: Extractor,
+    counts: NDArray[np.int64],
+    **more: int,
+) -> None:
+    """Write features and moments of images of a split as safetensors.
+
+    Args:
+        counts: images of each class in the whole split [k].
+        more: further facts to describe the images by.
+    """
     moments = measured.moments
     arrays = {"features": measured.features, "mean": moments.mean, "covariance": moments.covariance}
+    arrays |= {"label_counts": counts} if len(counts) > 1 else {}
     described = {
         "split": split,
         "images": moments.count,
+        **more,
         "features": len(measured.features),
         "ddof": 1,
         "extractor": extractor.name,
@@ -202,6 +257,30 @@ def load_reference(path: Path, extractor: Extractor) -> Measured:
             f"({extractor.digest[:16]}); run `couplet reference` again"
         )
     return Measured(moments, features, described=described)
+
+
+def label_counts(path: Path) -> list[int]:
+    """The images of each class in the split of a file of :func:`save_reference`; UserError without them."""
+    try:
+        return [int(count) for count in load_tensors(path)[1]["label_counts"]]
+    except (OSError, KeyError, SafetensorError):
+        advice = "run `couplet reference` again, or set sample.labels: balanced"
+        raise UserError(f"{path}: holds no numbers of images by class; {advice}") from None
+
+
+def over_sets(sets: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of :func:`evaluate` of several sets of samples of a model as one: their means.
+
+    ``resampling_std`` is the standard deviation over sets; one set has none, and its rows stay as they are.
+    """
+    if len(sets) == 1:
+        return sets[0]
+    rows = []
+    for same in zip(*sets, strict=True):
+        values = [row["value"] for row in same]
+        spread = {"value": float(np.mean(values)), "resampling_std": float(np.std(values, ddof=1))}
+        rows.append({**same[0], **spread})
+    return rows
 
 
 def evaluate(

@@ -27,6 +27,7 @@ from couplet.plan.layout import Layout
 from couplet.plan.stages import (
     RECORD,
     RECORD_SUFFIX,
+    SELECTION,
     STAGES,
     Settings,
     beside,
@@ -159,7 +160,9 @@ def check_inputs(reads: Mapping[str, Path], settings: Settings) -> dict[str, str
     records = {read: record_with(read, path, settings) for read, path in reads.items()}
     known: dict[str, tuple[str, Path]] = {}
     for read, record in records.items():
-        for stage, key in {**record["keys"], read: record["key"]}.items():
+        # Samples may be measured in other features than their snapshot was selected in.
+        passed = {stage: key for stage, key in record["keys"].items() if read != "select" or stage == "train"}
+        for stage, key in {**passed, read: record["key"]}.items():
             first, other = known.setdefault(stage, (key, reads[read]))
             if first != key:
                 raise UserError(
@@ -430,6 +433,9 @@ class Chains:
             UserError: a record does not fit the parameters, the others, or the small files of its stage.
         """
         measured_by = {"probe" if stage == "probe" else "extractor": name}
+        shared = stage != "probe" and (selector := self.layout.params.selector(cell, name)) != name
+        if shared and stage not in SELECTION:
+            self.run(cell, selector, SELECTION[-1])
         records: dict[str, Record] = {}
         for each, key in keys_of(self.layout.settings(cell, **measured_by), stage).items():
             path = record_of(each, self.layout.output(each, cell, name))
@@ -444,7 +450,7 @@ class Chains:
             if "train" in STAGES[each].reads:
                 self._numbers |= record.outputs
         for after in records.values():
-            for read in STAGES[after.stage].reads:
+            for read in () if shared and after.stage in SELECTION else STAGES[after.stage].reads:
                 _check_link(records[read], after)
         return records["train"].content
 
