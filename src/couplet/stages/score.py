@@ -19,17 +19,9 @@ from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics.extractor.base import Extractor, load_extractor
 from couplet.metrics.measure import MOST_FEATURES, Measured, Moments, evaluate, load_reference, measure
+from couplet.plan.published import SCORE
 from couplet.process import Context
 from couplet.provenance.record import Digests, FreeRecorder, archive_digests, digests
-
-NUMERICS = (
-    "couplet.data.pixels:pixels_at",
-    "couplet.metrics.extractor.base:load_extractor",
-    "couplet.metrics.measure:load_reference",
-    "couplet.metrics.measure:measure",
-    "couplet.metrics.measure:evaluate",
-)
-"""Definitions that decide the numbers, besides those of extractors and metrics."""
 
 STATISTICS = ("mu", "sigma")
 """Arrays of a file of moments, as clean-fid, EDM and OpenAI write it."""
@@ -89,7 +81,7 @@ def run(
         "nfe": nfe,
     }
     variants = [*(each.config for each in loaded), *variants_in(settings)]
-    code = sorted({*NUMERICS, *map(name_of, variants)})
+    code = sorted({*SCORE, *map(name_of, variants)})
     record = FreeRecorder("score", chosen, out, context.device, inputs=inputs, numerics=code)
     named = {"path": str(samples), **(about or {})}
     scores: list[Score] = []
