@@ -186,26 +186,36 @@ class _Reference:
 
     def measured(self, extractor: Extractor, width: int, context: Context, advance: Any) -> Measured:
         """The reference in features of length ``width``."""
-        if self.pixels is None and self.moments is None:
-            found = load_reference(self.statistics, extractor)
+        known = self._known(extractor, width)
+        if known is not None:
+            own = known.moments.mean.size
         else:
-            found = Measured(self.moments, np.empty((0, width), np.float32))  # type: ignore[arg-type]
-        if self.pixels is not None:
-            _width(extractor, self.pixels, self.path)
-            found = measure(extractor, self.pixels, advance, ranks=context.ranks)
-        if self.moments is not None:
-            found = found._replace(moments=self.moments)
-        if found.moments.mean.size != width:
+            assert self.pixels is not None
+            own = _width(extractor, self.pixels, self.path)
+        if own != width:
             raise UserError(
-                f"{self.path}: has {found.moments.mean.size} features in {extractor.name}, "
-                f"the samples have {width}; give images or statistics that fit"
+                f"{self.path}: has {own} features in {extractor.name}, the samples have {width}; "
+                "give images or statistics that fit"
             )
-        return found
+        if self.pixels is None:
+            assert known is not None
+            return known
+        measured = measure(extractor, self.pixels, advance, ranks=context.ranks)
+        return measured if known is None else measured._replace(moments=known.moments)
+
+    def _known(self, extractor: Extractor, width: int) -> Measured | None:
+        """What files say of the reference in these features."""
+        if self.moments is not None:
+            return Measured(self.moments, np.empty((0, width), np.float32))
+        return load_reference(self.statistics, extractor) if self.pixels is None else None
 
 
 def _moments(path: Path) -> Moments:
     """The moments `mu` and `sigma` in an .npz file, whose number of images is not stated."""
-    mean, covariance = (np.asarray(npz_array(path, name), np.float64) for name in STATISTICS)
+    found = [npz_array(path, name) for name in STATISTICS]
+    if any(array.dtype.kind not in "fiu" for array in found):
+        raise UserError(f"{path}: mu and sigma must be numbers, not {found[0].dtype} and {found[1].dtype}")
+    mean, covariance = (array.astype(np.float64) for array in found)
     if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
         given = f"mu{list(mean.shape)} and sigma{list(covariance.shape)}"
         raise UserError(f"{path}: holds {given}, must be a vector and a square matrix of its length")
