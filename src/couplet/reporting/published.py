@@ -166,9 +166,15 @@ def reported(training: Training, nfe: int, number: str) -> list[Published]:
             images=int(line["reference_images"]),
             conditional=training.recipe.conditional,
         )
-        spread = unit * float(line["spread"]) if line["spread"] else None
-        said, value = f"{line['metric']} {line['value']}", unit * float(line["value"])
-        found.append(Published(said, value, spread, line["spread_of"], measured_in, line["source"]))
+        published = Published(
+            name=f"{line['metric']} {line['value']}",
+            value=unit * float(line["value"]),
+            spread=unit * float(line["spread"]) if line["spread"] else None,
+            spread_of=line["spread_of"],
+            protocol=measured_in,
+            source=line["source"],
+        )
+        found.append(published)
     return found
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from conftest import run_stage
+from couplet.config.base import validated
 from couplet.config.params import Params
 from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError
@@ -13,10 +13,8 @@ from couplet.files import read_json
 from couplet.metrics.extractor.base import load_extractor
 from couplet.metrics.measure import evaluate, load_reference, measure, real_images
 from couplet.plan.layout import Layout
-from couplet.plan.stages import RUN, record_of
 from couplet.provenance.verify import verify
 from couplet.provenance.why import why
-from couplet.stages.table import run as run_table
 from couplet.tensors import CPU, seed_of
 
 SETS = {
@@ -25,34 +23,19 @@ SETS = {
 }
 
 
-@pytest.fixture(scope="module")
-def made(module_content, tmp_path_factory):
-    """A grid of one cell with two extractors, and its table."""
-    root = tmp_path_factory.mktemp("sets") / "results"
-    layout = Layout(Params.model_validate(module_content(**SETS)), root)
-    for cell, extractor in layout.params.measured():
-        outputs = layout.outputs(cell, extractor)
-        for stage in RUN:
-            if not record_of(stage, outputs[stage]).exists():
-                run_stage(stage, layout.settings(cell, extractor), outputs)
-    run_table(layout.params, root, root / "table1.csv")
-    return SimpleNamespace(layout=layout, root=root, cell=cell, outputs=outputs)
-
-
-@pytest.fixture(scope="module")
-def module_content():
+def changed(content, **sections):
     """Parameters of one conditional cell, measured with two extractors."""
-    from conftest import small
+    content["table1"] |= {"seeds": [0], "extractors": ["classifier", "values"]}
+    content["recipes"]["ict"]["conditional"] = True
+    return {**content, **{key: {**content.get(key, {}), **value} for key, value in sections.items()}}
 
-    def make(**sections):
-        content = small()
-        content["table1"] = {**content["table1"], "seeds": [0], "extractors": ["classifier", "values"]}
-        content["recipes"] = {
-            name: {**recipe, "conditional": True} for name, recipe in content["recipes"].items()
-        }
-        return {**content, **{key: {**content.get(key, {}), **value} for key, value in sections.items()}}
 
-    return make
+@pytest.fixture(scope="module")
+def made(finish, tmp_path_factory):
+    """A grid of one cell with two extractors, and its table."""
+    layout = finish(tmp_path_factory.mktemp("sets") / "results", lambda content: changed(content, **SETS))
+    (cell, _), (_, second) = layout.params.measured()
+    return SimpleNamespace(layout=layout, root=layout.root, cell=cell, outputs=layout.outputs(cell, second))
 
 
 def test_all_extractors_measure_the_same_samples_of_one_selection(made):
@@ -138,7 +121,7 @@ def test_numbers_are_means_over_sets_of_samples_each_with_its_set_of_real_images
     assert "fd_values_resampling_std" in header
 
 
-def test_classes_are_dealt_by_the_counts_that_selection_passes_on(made, tmp_path):
+def test_classes_are_dealt_by_the_counts_that_selection_passes_on(made, grid, tmp_path):
     labels = Archive(made.outputs["prepare"]).train.labels
     counts = np.bincount(labels, minlength=10).tolist()
     assert read_json(made.outputs["select"])["label_counts"] == counts
@@ -148,7 +131,7 @@ def test_classes_are_dealt_by_the_counts_that_selection_passes_on(made, tmp_path
     )
     settings = Layout(alone, made.root).settings(made.cell, "classifier")
     outputs = {**made.layout.outputs(made.cell, "classifier"), "sample": tmp_path / "samples"}
-    run_stage("sample", settings, outputs)
+    grid.run_stage("sample", settings, outputs)
     single = read_array(tmp_path / "samples/nfe1.npy")
     np.testing.assert_array_equal(single, read_array(made.outputs["sample"] / "nfe1.npy")[:40])
 
@@ -166,8 +149,6 @@ def test_classes_are_dealt_by_the_counts_that_selection_passes_on(made, tmp_path
         ({"sample": {"labels": "even"}}, r"sample.labels = \"even\": .*allowed: balanced, data, uniform"),
     ],
 )
-def test_sets_that_cannot_be_are_refused(module_content, sections, message):
-    from couplet.config.base import validated
-
+def test_sets_that_cannot_be_are_refused(grid_content, sections, message):
     with pytest.raises(UserError, match=message):
-        validated(Params, module_content(**sections), "params.yaml")
+        validated(Params, changed(grid_content, **sections), "params.yaml")
