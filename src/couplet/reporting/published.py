@@ -80,8 +80,10 @@ def measuring(training: Training, measurement: Measurement) -> dict[str, Any]:
     Settings that change no number, or nothing but its rounding, are left out, and so is what is counted.
     """
     sampling = {"samples", "nfe", "batch", "repeats"}
+    # The codes have TF32 or not as PyTorch's default is (docs/discrepancies.md 23).
+    precision = "bf16" if training.train.precision == "bf16" else "float32 or tf32"
     settings = {
-        "train": training.train.model_dump(mode="json", include={"snapshots", "precision"}),
+        "train": {"snapshots": training.train.snapshots, "precision": precision},
         "select": measurement.select.model_dump(mode="json"),
         "sample": measurement.sample.model_dump(mode="json", exclude=sampling),
     }
