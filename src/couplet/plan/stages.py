@@ -211,7 +211,14 @@ STAGES = {
         output="selection.json",
         reads=("train", "features", "reference"),
         settings=_select,
-        numerics=(EXTRACTOR, REFERENCE, "couplet.selection:score", "couplet.selection:best", LOAD),
+        numerics=(
+            EXTRACTOR,
+            REFERENCE,
+            "couplet.metrics.measure:label_counts",
+            "couplet.selection:score",
+            "couplet.selection:best",
+            LOAD,
+        ),
         absent="no snapshot selected",
     ),
     "sample": Stage(

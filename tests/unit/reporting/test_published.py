@@ -195,6 +195,8 @@ def test_a_number_belongs_to_every_setting_of_its_row(paper, names, nfe, changes
         "train.log_every=7",
         "train.save_every=7",
         "train.microbatch=32",
+        "train.precision=tf32",
+        "sample.repeats=1",
         "recipes.gc-ict.sources={steps: elsewhere}",
         "sample.batch=7",
     ],
