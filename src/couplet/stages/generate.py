@@ -142,7 +142,9 @@ def run(
     record = FreeRecorder("generate", settings, out, context.device, inputs=inputs, numerics=numerics)
     classes = None
     if classes_of is not None:
-        classes = class_indices(classes_of, saved.shape.num_classes, seed, PURPOSE, range(count)).numpy()
+        classes = class_indices(
+            classes_of, saved.shape.num_classes, range(count), seed=seed, purpose=PURPOSE
+        ).numpy()
     size = _call_size(side, context)
     images = _images(
         context,

@@ -48,7 +48,7 @@ def run(listed: PublishedList, scores: Sequence[Path], out: Path) -> str:
         raise UserError(f"{unknown[0]}: a score of no listed model; give the scores of one list")
     record = SummaryRecorder("published", listed.model_dump(mode="json"), out, table_key(listed, scores))
     rows = [
-        _row(name, model, reported, places.get((name, reported.nfe)), out.parent)
+        {"model": name, **_row(model, reported, places.get((name, reported.nfe)), out.parent)}
         for name, model in listed.models.items()
         for reported in model.reported
     ]
@@ -68,9 +68,7 @@ def run(listed: PublishedList, scores: Sequence[Path], out: Path) -> str:
     return f"{len(rows)} rows, {len(scores)} of them measured"
 
 
-def _row(
-    name: str, model: PublishedModel, reported: Reported, score: Path | None, folder: Path
-) -> dict[str, str]:
+def _row(model: PublishedModel, reported: Reported, score: Path | None, folder: Path) -> dict[str, str]:
     """A row of the table, all of its values as texts."""
     number = None if score is None else _number(score, model)
     measured, protocol = (None, {}) if number is None else (number["value"], number["protocol"])
@@ -83,7 +81,6 @@ def _row(
     if measured is not None and reported.value is not None and not model.differs:
         difference = f"{measured - reported.value:+.{decimals}f}"
     return {
-        "model": name,
         "method": model.method,
         "dataset": model.dataset or "",
         "nfe": str(reported.nfe),

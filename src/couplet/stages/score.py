@@ -107,7 +107,7 @@ def run(
                     advance=advance,
                     ranks=context.ranks,
                 )
-                scores += [_score(row, extractor, len(pixels), target, settings) for row in rows]
+                scores += [_score(row, extractor, settings, (len(pixels), target)) for row in rows]
         shape = list(pixels.shape)
     if not scores:
         asked = ", ".join(settings.metrics)
@@ -229,9 +229,10 @@ def _moments(path: Path) -> Moments:
 
 
 def _score(
-    row: Mapping[str, Any], extractor: Extractor, samples: int, target: Measured, settings: EvaluateConfig
+    row: Mapping[str, Any], extractor: Extractor, settings: EvaluateConfig, compared: tuple[int, Measured]
 ) -> Score:
-    """A row of :func:`evaluate` with its protocol."""
+    """A row of :func:`evaluate` with its protocol; ``compared``: number of samples, and the reference."""
+    samples, target = compared
     metric = next(
         metric
         for name, metric in settings.metrics.items()
