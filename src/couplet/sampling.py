@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -84,6 +85,31 @@ def to_uint8(images: Tensor, quantise: Literal["round", "truncate"] = "round") -
     return (images * 127.5 + offset).clamp(0, 255).to(torch.uint8)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Classes drawn as often as each is in a data set."""
+
+    counts: Sequence[int]
+    """Images of each class."""
+
+
+Labels = Literal["balanced", "uniform"] | tuple[int, ...]
+"""How classes are dealt to samples: in turn, drawn for each, or these ones in turn."""
+
+
+def class_indices(labels: Labels | Drawn, classes: int, indices: range, *, seed: int, purpose: str) -> Tensor:
+    """Classes of the samples ``indices``, int64 [n]: that of a sample depends on no other sample."""
+    if labels == "uniform":
+        labels = Drawn((1,) * classes)
+    if isinstance(labels, Drawn):
+        bounds = torch.tensor(labels.counts).cumsum(0)
+        streams = (generator(CPU, seed, purpose, i, "class") for i in indices)
+        places = [torch.randint(int(bounds[-1]), (1,), generator=stream) for stream in streams]
+        return torch.searchsorted(bounds, torch.cat(places), right=True)
+    listed = tuple(range(classes)) if labels == "balanced" else labels
+    return torch.tensor([listed[i % len(listed)] for i in indices])
+
+
 def generate(
     model: ConsistencyModel,
     shape: ImageShape,
@@ -95,6 +121,7 @@ def generate(
     batch: int,
     nfe: Sequence[int],
     conditional: bool,
+    labels: Labels | Drawn = "balanced",
     ranks: Ranks = ALONE,
     then: Callable[[Images], Any] = lambda images: images,
 ) -> Iterator[Any]:
@@ -108,7 +135,8 @@ def generate(
         batch: samples per network call; changes no sample. Ignored for a coupling whose samples share noise,
             which determines it.
         nfe: the numbers of evaluations wanted.
-        conditional: give classes to the model: sample i has class i mod k.
+        conditional: give classes to the model.
+        labels: the classes; balanced: sample i has class i mod k.
         ranks: the processes that share the work, batch by batch; each yields all batches, in order.
         then: function of a batch, called in the process that generated it; its result is yielded instead.
     """
@@ -121,15 +149,15 @@ def generate(
         chosen = range(start, min(start + batch, count))
         draw = partial(sample_noise, seed, purpose, chosen, shape=size)
         noises = [draw(evaluation=i).to(device) for i in range(len(levels))]
-        labels = None
+        classes = None
         if conditional:
-            classes = torch.tensor(chosen, device=device) % shape.num_classes
-            labels = F.one_hot(classes, shape.num_classes).float()
+            indices = class_indices(labels, shape.num_classes, chosen, seed=seed, purpose=purpose)
+            classes = F.one_hot(indices.to(device), shape.num_classes).float()
         images = multistep(
             model,
             noises,
             levels,
-            labels,
+            classes,
             boundary=sampler.boundary,
             clip=sampler.clip,
             renoise=sampler.renoise,
@@ -147,7 +175,12 @@ def generate(
 def samples_of(
     training: Training, measurement: Measurement, network: ConsistencyModel, shape: ImageShape, **options: Any
 ) -> Iterator[Any]:
-    """Samples of a trained ``network`` with a cell's settings; ``options`` as in :func:`generate`."""
+    """Samples of a trained ``network`` with a cell's settings; ``options`` as in :func:`generate`.
+
+    With `sample.labels: data` the option ``labels`` is :class:`Drawn`.
+    """
+    if measurement.sample.labels != "data":
+        options["labels"] = measurement.sample.labels
     sampler = SamplerConfig(
         levels=(training.recipe.sigma_max, *measurement.mid_sigmas),
         boundary=measurement.boundary,

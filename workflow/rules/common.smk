@@ -14,7 +14,7 @@ from couplet.errors import UserError
 from couplet.plan import summaries
 from couplet.plan.code import check_running
 from couplet.plan.layout import Layout
-from couplet.plan.stages import record_of
+from couplet.plan.stages import SELECTION, record_of
 from couplet.provenance.record import is_intact, read_record
 
 
@@ -37,8 +37,8 @@ if "scale" in config:
     stop(
         f"--config scale={scale}: belongs to the name of a target: results/table1-{scale}.csv"
     )
-if unknown := sorted(set(config) - {"params"}):
-    stop(f"--config {unknown[0]}: {choices(unknown[0], ['params'])}")
+if unknown := sorted(set(config) - {"params", "published"}):
+    stop(f"--config {unknown[0]}: {choices(unknown[0], ['params', 'published'])}")
 checked(check_running, Path())
 
 # A table per parameter file: results/table1.csv from params.yaml (`--config params=other.yaml` takes
@@ -132,6 +132,8 @@ def jobs(table, stage):
         pairs = [
             (cell, name) for cell in params.cells() for name in params.probes_of(cell)
         ]
+    if stage in SELECTION:
+        pairs = summaries.selected(params)
     found = (Job(table, cell, name) for cell, name in pairs)
     return {job.output(stage).as_posix(): job for job in found}
 
