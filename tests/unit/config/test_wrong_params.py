@@ -88,6 +88,8 @@ WRONG = {
     "bare kind": ("recipes.ict.optimizer", "adamw", 'optimizer.kind = "adamw"', ["'adam'", "radam"]),
     "bare kind of a weighting": ("recipes.ict.weighting", "uniforn", "weighting.kind", ["'uniform'"]),
     "sigma_min": ("recipes.ict.sigma_min", 90.0, "recipes.ict", ["90.0", "sigma_max = 80.0"]),
+    "teacher": ("recipes.ecm.teacher", "target", "recipes.ecm.teacher", ["N(k)", "continuous", "online"]),
+    "mu0": ("recipes.ict.teacher_mu0", 1.0, "recipes.ict.teacher_mu0", ["1.0", "less than 1"]),
     "mid_sigma": ("recipes.ict.mid_sigmas", [99.0], "recipes.ict", ["99.0", "sigma_max = 80.0"]),
     "s1 below s0": ("recipes.ict.schedule.s1", 5, "recipes.ict.schedule", ["5", "s0 = 10"]),
     "no test split": ("datasets.digits", {"kind": "ffhq64"}, "select.split", ["digits.test_images", "train"]),
