@@ -143,6 +143,13 @@ def test_wrong_value(case, params_content, refused):
         ([{"when": {"coupling": "vea"}, "steps": 3}], "vea"),
         ([{"when": {"coupling": ["vae", "vea"]}, "steps": 3}], "vea"),
         ([{"when": {"scale": "small"}, "steps": 3}], "small"),
+        (
+            [{"when": {"coupling_kind": "vea"}, "steps": 3}],
+            "when.coupling_kind = \"vea\": did you mean 'vae'",
+        ),
+        ([{"when": {"coupling_kind": ["vae", "ICT"]}, "steps": 3}], "ICT"),
+        ([{"when": {"coupling_kind": {"vae": 1}}, "steps": 3}], "coupling_kind"),
+        ([{"when": {"coupling_kind": None}, "steps": 3}], "coupling_kind"),
         ([{"when": {"coupling": "vae"}, "stepz": 3}], "stepz"),
         ([{"when": {"coupling": "vae"}, "coupling": {"kl_wait": 3}}], "coupling.kl_wait"),
         ([{"when": {"coupling": "vae"}, "coupling": {"kl_weight": -3}}], "coupling.kl_weight = -3"),
