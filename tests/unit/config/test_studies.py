@@ -208,14 +208,12 @@ def runs(path, scale):
 
 
 WITH_DROPOUT = {
-    ("gc", "gc-ect"): "ECT's hyper-parameters, as the paper says",
-    ("gc", "gc-ect-1hour"): "the same",
-    ("gc-ect", "gc-ect"): "the same",
-    ("gc-ect", "gc-ect-1hour"): "the same",
-    ("gc-dropout", "ict-dropout"): "what the study varies",
-    ("vct-gradient", "vct-ict"): "the same for all couplings, whose variances are compared",
+    "gc-ect": "ECT's hyper-parameters, as the paper says",
+    "gc-ect-1hour": "the same",
+    "ict-dropout": "what study gc-dropout varies",
+    "vct-ict": "the same for all couplings, whose variances vct-gradient compares",
 }
-"""Files and recipes whose generator-induced pairs have dropout on purpose."""
+"""Recipes whose generator-induced pairs have dropout on purpose."""
 
 
 def test_generator_induced_pairs_inherit_no_dropout_from_independent_ones():
@@ -226,7 +224,7 @@ def test_generator_induced_pairs_inherit_no_dropout_from_independent_ones():
             for run in runs(path, scale):
                 dropout = np.max(run.recipe.network.dropout)
                 if run.coupling.kind in ("generator", "vae_generator") and dropout > 0:
-                    found.add((path.stem, run.cell.recipe))
+                    found.add(run.cell.recipe)
     assert found == set(WITH_DROPOUT)
 
 
@@ -234,9 +232,9 @@ def test_variational_couplings_are_clipped_at_paper_scale_whatever_their_name():
     found = [
         run
         for path in FILES
-        if "paper" in scales(path) and path.stem != "vct-fig1"
+        if "paper" in scales(path)
         for run in runs(path, "paper")
-        if run.coupling.kind in ("vae", "vae_generator")
+        if run.coupling.kind in ("vae", "vae_generator") and run.cell.dataset != "mixture"
     ]
     assert len(found) > 20
     assert {run.recipe.clip_norm for run in found} == {200.0}
@@ -253,7 +251,7 @@ def test_denoisers_that_are_compared_differ_in_their_coupling_alone(scale):
 def test_ablations_of_ict_have_the_setting_of_its_section_3(name):
     for run in runs(ROOT / f"workflow/studies/ict-{name}.yaml", "paper"):
         assert (run.recipe.batch, run.recipe.ema.beta, run.recipe.published_as) == (512, 0.9999, "")
-        assert run.recipe.sources["batch"].startswith("assumed")
+        assert "assumed" in run.recipe.sources["batch"]
 
 
 def test_figure_5_compares_with_minibatch_ot():
