@@ -134,8 +134,8 @@ def test_network_that_does_not_fit_is_named(small, params_content):
 def test_parameters_are_those_of_the_published_networks(paper, name, parameters):
     """As counted in the papers' codes; with VCT's coupling, its small encoder as well.
 
-    iCT's ADM without adaptive normalisation lacks 769 weights for each of the 17,856 channels of its blocks: with
-    it, it has CM's 295,899,267.
+    iCT's ADM, without adaptive normalisation, lacks 769 weights for each of the 17,856 channels of its blocks;
+    CM's has 295,899,267.
     """
     params = resolve(PAPERS / f"{paper}.yaml", "paper")
     (cell,) = {cell.model_copy(update={"seed": 0}) for cell in params.cells(name)}
