@@ -134,7 +134,7 @@ def test_network_that_does_not_fit_is_named(small, params_content):
 def test_parameters_are_those_of_the_published_networks(paper, name, parameters):
     """As counted in the papers' codes; with VCT's coupling, its small encoder as well.
 
-    iCT's ADM, without adaptive normalisation, lacks 769 weights for each of the 17,856 channels of its blocks;
+    iCT's ADM, without adaptive normalisation, lacks 769 weights for each of its blocks' 17,856 channels;
     CM's has 295,899,267.
     """
     params = resolve(PAPERS / f"{paper}.yaml", "paper")
