@@ -28,11 +28,8 @@ ROWS = [
     # all that the papers train it with. The number of parameters of the network is that of the papers' codes.
     ("ict", "cifar10-ict-ve-independent", 56_395_523),
     ("ict", "cifar10-ict-deep-ve-independent", None),
-    (
-        "ict",
-        "imagenet64-ict-ve-independent",
-        282_168_003,
-    ),  # as CM's 295,899,267, without adaptive normalisation
+    # CM's ADM of 295,899,267 parameters without adaptive normalisation.
+    ("ict", "imagenet64-ict-ve-independent", 282_168_003),
     ("vct", "fashion_mnist-vct-ict-ve-vae", None),
     ("vct", "cifar10-vct-ict-li-ot", 55_732_739),
     ("vct", "ffhq64-vct-ict-ve-independent", 61_804_419),
