@@ -29,13 +29,21 @@ class ProbeConfig(Variant):
 
 
 class GradientConfig(ProbeConfig):
-    """How much gradients vary from batch to batch, at each snapshot (VCT)."""
+    """Gradients of minibatches at each snapshot: VCT's numbers, and how they vary from batch to batch."""
 
     implementation: ClassVar[str] = "couplet.probes.gradient:probe"
-    columns = ("step", "variance", "mean_norm2", "ratio")
+    columns = (
+        "step",
+        "grad_variance",
+        "x_grad_variance",
+        "grad_norm",
+        "covariance_trace",
+        "mean_norm2",
+        "ratio",
+    )
     kind: Literal["gradient"] = "gradient"
     batches: int = Field(32, ge=2, le=100_000)
-    """Minibatches of the run's size whose gradients are compared."""
+    """Minibatches of the run's size."""
 
     def images(self, training: Training) -> int:
         return len(training.snapshot_steps) * self.batches * training.recipe.batch

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from couplet.config.params import Params
+from couplet.config.study import ProbeFigureConfig
 from couplet.config.variants import build
 from couplet.errors import UserError
 from couplet.figures.base import Cells, Measured
@@ -130,6 +131,22 @@ def test_probe_rows_are_numbers(cells):
     assert kind.ylabel(made.params).startswith("transport cost")
     assert [statement.text.split(":")[0] for statement in kind.statements(rows, made.study)] == ["t = 80"]
     assert "pairs at each noise level; 2 seeds each" in kind.measured(made)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [(None, 2.0), ("grad_variance", 2.0), ("covariance_trace", 3.0)]
+)
+def test_probe_draws_the_column_that_its_figure_names(cells, column, value):
+    line = {"step": "10", "grad_variance": "2.0", "covariance_trace": "3.0"}
+    made = cells({"kind": "probe", "probe": "gradient", "column": column}, lambda coupling, seed: [line])
+    kind = build(made.study.figure)
+    assert kind.rows(made)["value"].tolist() == [value] * 4
+    assert ("trace" in kind.ylabel(made.params)) == (column == "covariance_trace")
+
+
+def test_column_of_a_probe_must_be_one_of_its_own():
+    with pytest.raises(ValueError, match=r"column.*must be a column of transport: mean, std_error"):
+        ProbeFigureConfig(probe="transport", column="grad_norm")
 
 
 def test_labels_must_be_different(cells):
