@@ -94,6 +94,17 @@ class PlaneConfig(FigureConfig):
     kind: Literal["plane"] = "plane"
 
 
+class TrajectoriesFigureConfig(FigureConfig):
+    """Trajectories of pairs of points of the plane beside the probability-flow ODE's; a column for each row.
+
+    The number that is compared is their mean squared distance at a noise level.
+    """
+
+    implementation: ClassVar[str] = "couplet.figures.trajectories:Trajectories"
+    needs = "trajectories"
+    kind: Literal["trajectories"] = "trajectories"
+
+
 class Comparison(Closed):
     """A statement of the paper, tested on the seeds: one of two names has the lower number."""
 
@@ -106,7 +117,7 @@ class Comparison(Closed):
     nfe: Listed[int] | None = None
     """Null: every NFE that is sampled."""
     at: Listed[float] | None = None
-    """In the figure of a probe: the noise levels (or steps) to compare at; null is the last one."""
+    """In the figure of a probe: the noise levels or steps to compare at; null is the last one."""
 
 
 Paper = Literal["iCT", "VCT", "GC", "couplet"]
