@@ -115,7 +115,7 @@ class TrajectoriesConfig(LevelsConfig):
     """Trajectories of pairs of points of the plane, and of the probability-flow ODE (GC, figure 1)."""
 
     implementation: ClassVar[str] = "couplet.probes.trajectories:probe"
-    columns = ("path", "component", "level", "x", "y", "ode_x", "ode_y")
+    columns = ("path", "component", "level", "x", "y", "ode_x", "ode_y", "deviation")
     kind: Literal["trajectories"] = "trajectories"
     pairs: int = Field(100, ge=2, le=100_000)
     """Pairs, at most: a trajectory each."""

@@ -97,7 +97,7 @@ class PlaneConfig(FigureConfig):
 class TrajectoriesFigureConfig(FigureConfig):
     """Trajectories of pairs of points of the plane beside the probability-flow ODE's; a column for each row.
 
-    The number that is compared is their mean squared distance at a noise level.
+    The number that is compared is the mean squared distance of a pair's velocity from the ODE's.
     """
 
     implementation: ClassVar[str] = "couplet.figures.trajectories:Trajectories"

@@ -14,6 +14,8 @@ from couplet.reporting.statements import DIMENSIONS
 
 PATHS = 16
 """Trajectories in a panel; more would be a tangle."""
+POINTS = {"x1": "x", "x2": "y", "ode_x1": "ode_x", "ode_x2": "ode_y"}
+"""Coordinates of a pair's x_t and of the ODE's solution, by column; those of the probe have shorter names."""
 ODE: dict[str, Any] = {"color": "0.35", "linestyle": (0, (1, 1.2)), "linewidth": 0.9}
 
 
@@ -24,31 +26,27 @@ class Trajectories(FigureKind):
     place = ("x", "t =")
 
     def rows(self, cells: Cells) -> pd.DataFrame:
-        """A row per trajectory and noise level, with the squared distance of the two positions."""
+        """A row per trajectory and noise level, with the deviation of the pair's velocity there."""
         return pd.DataFrame(
             {
                 **cells.names(member),
                 "path": int(line["path"]),
                 "component": int(line["component"]),
                 "x": float(line["level"]),
-                "value": (x - ode_x) ** 2 + (y - ode_y) ** 2,
-                "x1": x,
-                "x2": y,
-                "ode_x1": ode_x,
-                "ode_x2": ode_y,
+                "value": float(line["deviation"]),
+                **{name: float(line[column]) for name, column in POINTS.items()},
             }
             for member in cells.members
             for line in member.numbers
-            for x, y, ode_x, ode_y in [[float(line[key]) for key in ("x", "y", "ode_x", "ode_y")]]
         )
 
     def ylabel(self, params: object) -> str:
         return "x₂ (data units)"
 
     def compared(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-        """The mean over trajectories, of each seed at each level."""
+        """The mean over trajectories, of each seed at each level; levels rise."""
         means = rows.groupby([*DIMENSIONS, "row", "seed", "x"], sort=False)["value"].mean()
-        return means.reset_index(), ""
+        return means.reset_index().sort_values("x", kind="stable"), ""
 
     def table(self, rows: pd.DataFrame) -> dict[str, Any]:
         """At ten levels at most."""
@@ -58,8 +56,9 @@ class Trajectories(FigureKind):
     def measured(self, cells: Cells) -> str:
         probe: Any = cells.params.probe_named("trajectories")
         return (
-            f"Mean squared distance of x_t from the solution that starts at the same point, at t = "
-            f"{probe.levels[-1]:g}; at most {probe.pairs} pairs; {cells.seeds}. The picture is of the first."
+            f"E‖ẋ − v(x_t, t)‖² over {probe.pairs} pairs at most, with the velocity v of the "
+            f"probability-flow ODE of independent pairs; {cells.seeds}. The picture is of the first; both "
+            f"curves start at t = {probe.levels[-1]:g}."
         )
 
     def picture(self, rows: pd.DataFrame, ylabel: str) -> Figure:

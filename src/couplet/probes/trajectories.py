@@ -35,6 +35,8 @@ class Position(NamedTuple):
     ode_x: float
     ode_y: float
     """The solution of the probability-flow ODE."""
+    deviation: float
+    """``||dx_t/dt - v||²``: the pair's velocity against that of the ODE at the pair's own x_t."""
 
 
 def velocity(kernel: Kernel, data: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -74,19 +76,25 @@ def trajectories(
 ) -> Iterator[Position]:
     """x_t of every pair at each of the rising ``levels``, and the ODE's solution from x_t at the last one.
 
+    The ODE is that of independent pairs, whatever the coupling; a pair's velocity is ``(x_t - x̂)/t``, with
+    the data end x̂ that the coupling makes at t.
+
     ``classes`` [b] are those of the ``coupled`` points; ``data`` [n, c, 1, 1] are all points. The first
     of the ``models``, in evaluation mode, is also the running average.
     """
-    kernel, falling = objective.kernel, [*reversed(levels)]
-    points = []
+    kernel, falling, every = objective.kernel, [*reversed(levels)], data.flatten(1).double()
+    points, deviations = [], []
     for level in falling:
         t = torch.full((len(classes),), level, device=classes.device)
         batch, noise, uniform = coupled
         pair = couple(models, batch, noise, level=t, uniform=uniform, objective=objective, step=step)
-        points.append(kernel.noise(pair.data, pair.noise, t).flatten(1).double())
-    solution = flow(kernel, data.flatten(1).double(), points[0], falling)
-    for level, mine, theirs in zip(falling, points, solution, strict=True):
-        rows = torch.cat([mine, theirs], dim=1).tolist()
+        x = kernel.noise(pair.data, pair.noise, t).flatten(1).double()
+        slope = (x - pair.data.flatten(1).double()) / level
+        points.append(x)
+        deviations.append((slope - velocity(kernel, every, x, t[0].double())).square().sum(1, keepdim=True))
+    solution = flow(kernel, every, points[0], falling)
+    for level, x, ode, deviation in zip(falling, points, solution, deviations, strict=True):
+        rows = torch.cat([x, ode, deviation], dim=1).tolist()
         for path, (component, row) in enumerate(zip(classes.tolist(), rows, strict=True)):
             yield Position(path, component, level, *row)
 

@@ -149,6 +149,32 @@ def test_column_of_a_probe_must_be_one_of_its_own():
         ProbeFigureConfig(probe="transport", column="grad_norm")
 
 
+def test_trajectories_are_compared_by_the_mean_deviation(cells):
+    """vae: 1 and 3 at t = 1, 2 and 6 at t = 2; independent ten times that; the second seed a tenth more."""
+
+    def lines(coupling, seed):
+        scale = (1 if coupling == "vae" else 10) * (1 + 0.1 * seed)
+        places = [(path, level) for path in (0, 1) for level in (2.0, 1.0)]
+        return [
+            {"path": path, "component": path, "level": level, "deviation": scale * level * (1 + 2 * path)}
+            | dict.fromkeys(("x", "y", "ode_x", "ode_y"), 0.0)
+            for path, level in places
+        ]
+
+    compare = [{"lower": "vae", "than": "independent", "at": [1.0, 2.0]}]
+    made = cells("trajectories", lines, compare=compare)
+    kind = build(made.study.figure)
+    rows = kind.rows(made)
+    assert len(rows) == 2 * 2 * 4
+    caption = kind.caption(rows, made)
+    texts = [statement["text"] for statement in caption["statements"]]
+    assert [text.split(":")[0] for text in texts] == ["t = 1", "t = 2"]
+    assert "vae 2.1 ± 0.14 (2 seeds), independent 21 ± 1.4" in texts[0]
+    assert {statement["verdict"] for statement in caption["statements"]} == {"shown"}
+    assert caption["table"]["columns"] == ["", "x", "mean ± std"]
+    assert ["vae", "2", "4.2 ± 0.28 (2 seeds)"] in caption["table"]["rows"]
+
+
 def test_labels_must_be_different(cells):
     with pytest.raises(UserError, match=r"study.labels: .*have the same label 'mine'"):
         cells("dots", tidy, labels=dict.fromkeys(COUPLINGS, "mine"))

@@ -76,6 +76,10 @@ def test_trajectories_are_those_of_the_pairs_at_each_level(make_training, coupli
         if coupling != "independent":
             ends = model(points + level * noise, t, None, boundary=training.recipe.boundary.training).detach()
         found = torch.tensor([each[3:5] for each in positions[3 * number : 3 * number + 3]])
-        torch.testing.assert_close(found, (ends + level * noise).flatten(1))
-    assert all(each[3:5] == pytest.approx(each[5:]) for each in positions[:3])
-    assert any(each[3:5] != pytest.approx(each[5:], abs=0.01) for each in positions)
+        x = (ends + level * noise).flatten(1)
+        torch.testing.assert_close(found, x)
+        field = velocity(model.kernel, points.flatten(1).double(), x.double(), torch.tensor(level).double())
+        deviations = torch.tensor([each.deviation for each in positions[3 * number : 3 * number + 3]])
+        torch.testing.assert_close(deviations, (noise.flatten(1) - field).square().sum(1).float())
+    assert all(each[3:5] == pytest.approx(each[5:7]) for each in positions[:3])
+    assert any(each[3:5] != pytest.approx(each[5:7], abs=0.01) for each in positions)
