@@ -66,9 +66,10 @@ readme: table1 ## write the pipeline's table and pictures into README.md
 	snakemake --cores all results/paper/vct-fig1.csv
 	python workflow/scripts/update_readme.py
 
-generate: $(INSTALLED) ## write dvc.yaml, the schema of parameter files, the tables of results and systems
+generate: $(INSTALLED) ## write dvc.yaml, the schema of parameter files, published rows, the tables of results and systems
 	python -m couplet.plan.dvc > dvc.new && mv dvc.new dvc.yaml
 	python -m couplet.config.schema > schema.new && mv schema.new workflow/schemas/params.schema.json
+	python -m couplet.reporting.published > published.new && mv published.new src/couplet/reporting/published.json
 	python workflow/scripts/list_studies.py
 
 requirements: $(INSTALLED) ## pin the newest versions that fit pyproject.toml

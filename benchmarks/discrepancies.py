@@ -229,20 +229,19 @@ def recoupling(checkpoints: Sequence[Path]) -> Iterator[Row]:
     target = moments(features(classifier, train.images))
     for path in checkpoints:
         network, saved = model.load(path, torch.device("cpu"))
-        recipe, seed = saved.training.recipe, saved.training.cell.seed
+        seed = 0 if saved.training is None else saved.training.cell.seed
         for group in (500, None):
             network.coupling.joint_samples = group
             batches = list(
                 generate(
                     network,
                     saved.shape,
+                    saved.sampler,
                     seed=seed,
                     purpose="sample",
                     count=3000,
                     batch=500,
-                    levels=(recipe.sigma_max, *recipe.mid_sigmas),
                     nfe=(1, 2),
-                    boundary=recipe.boundary.sampling,
                     conditional=False,
                 )
             )

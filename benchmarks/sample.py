@@ -87,21 +87,19 @@ def measure(
 ) -> Row:
     """Samples and features, batch by batch; each has a clock of its own."""
     config = TrainConfig.model_validate({"precision": precision, "compile": options.compile})
-    recipe = settings.recipe
     growth = memory_growth(options.device)
     spent, images, features = {"sample": 0.0, "features": 0.0}, 0, []
     with computed([model], config, options.device):
         made = generate(
             model,
             shape,
+            settings.sampler,
             seed=0,
             purpose="sample",
             count=options.count + options.batch,
             batch=options.batch,
-            levels=(recipe.sigma_max, *recipe.mid_sigmas),
             nfe=(nfe,),
-            boundary=recipe.boundary.sampling,
-            conditional=recipe.conditional,
+            conditional=settings.recipe.conditional,
         )
         for number in range(sys.maxsize):
             began = time.perf_counter()

@@ -218,7 +218,7 @@ def measure(
     # Programs of another coupling's networks count towards torch's limit of programs for one function.
     torch.compiler.reset()
     device = options.device
-    frozen = build(settings, shape).to(device).eval() if settings.coupling.wants_frozen else None
+    frozen = build(settings.design, shape).to(device).eval() if settings.coupling.wants_frozen else None
     now = time.process_time if options.cpu_time else time.perf_counter
     runners = [Runner(settings, shape, way, device, now, frozen) for way in ways]
     for runner in runners:

@@ -43,7 +43,8 @@ def run_cell(
     with installed("couplet run"):
         from couplet.reporting.pictures import sample_grids
     cell = params.experiment
-    settings = Layout(params, out).settings(cell, params.extractor)
+    # One folder has one extractor.
+    settings = Layout(params, out).settings(cell, params.extractor)._replace(selector=None)
     data = Facts.of(cell.dataset, settings.dataset)
     with refused(out):
         check_fit(data, settings.training, settings.measurement, settings.extractor)

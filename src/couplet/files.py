@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,19 +29,26 @@ def reported(path: Path, verb: str) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path that replaces ``path`` when the block succeeds; UserError if it cannot."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Give a temporary path, for a file or a folder, that replaces ``path`` when the block succeeds.
+
+    Raises:
+        UserError: ``path`` cannot be written.
+    """
+    temporary, former = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "former.tmp"))
     try:
         with reported(path, "written"):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _sync(temporary)
+            if temporary.is_dir() and path.is_dir():
+                path.replace(former)
             temporary.replace(path)
+            shutil.rmtree(former, ignore_errors=True)
         with suppress(OSError):  # Some network disks cannot do this for a folder.
             _sync(path.parent)
     finally:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
@@ -54,8 +62,8 @@ def _sync(path: Path) -> None:
 
 def remove_temporary(folder: Path) -> None:
     """Delete temporary files of killed processes. Call only while holding the folder's lock."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink()
+    for path in [*folder.rglob(".*.tmp")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def append(path: Path, text: str) -> None:

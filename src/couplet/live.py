@@ -171,20 +171,19 @@ def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
 
     with default_stream(torch.device("cpu"), 0):
         network, saved = model.load(checkpoint, device)
-    recipe, side = saved.training.recipe, saved.shape.resolution
+    side = saved.shape.resolution
     image = (side, side, saved.shape.channels)
     count = panel_size(image)
     batches = generate(
         network,
         saved.shape,
-        seed=saved.training.cell.seed,
+        saved.sampler,
+        seed=0 if saved.training is None else saved.training.cell.seed,
         purpose="live",
         count=count,
         batch=count,
-        levels=[recipe.sigma_max],
         nfe=[1],
-        boundary=recipe.boundary.sampling,
-        conditional=recipe.conditional,
+        conditional=saved.conditional,
     )
     scale = 1 if is_plane(image) else -(-LEAST_SIDE // side)
     images = np.concatenate([batch[1] for batch in batches])

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from couplet.config.cells import Training
+from couplet.config.designs import Design, Imported, SamplerConfig
 from couplet.config.networks import NetworkConfig
 from couplet.config.variants import build as build_variant
 from couplet.couplings.base import Coupling, Setting
@@ -57,30 +58,29 @@ class ConsistencyModel(nn.Module):
                 module.normalize_weights_()
 
 
-def build(training: Training, shape: ImageShape) -> ConsistencyModel:
+def build(design: Design, shape: ImageShape, at: str = "network") -> ConsistencyModel:
     """Build a model with initial weights from torch's default generator.
 
     Raises:
-        UserError: the recipe's network does not fit the images.
+        UserError: the network, whose key is ``at``, does not fit the images.
     """
-    recipe = training.recipe
     sizes = {
         "in_channels": shape.channels,
         "resolution": shape.resolution,
-        "num_classes": shape.num_classes if recipe.conditional else 0,
+        "num_classes": shape.num_classes if design.conditional else 0,
     }
 
     def make_network(*, out_channels: int, model_channels: int, num_blocks: int) -> nn.Module:
-        config = resized(recipe.network, model_channels=model_channels, num_blocks=num_blocks)
+        config = resized(design.network, model_channels=model_channels, num_blocks=num_blocks)
         return build_variant(config, out_channels=out_channels, **sizes)
 
-    context = {"sigma_min": recipe.sigma_min, "sigma_max": recipe.sigma_max, "sigma_data": recipe.sigma_data}
+    context = {"sigma_min": design.sigma_min, "sigma_max": design.sigma_max, "sigma_data": design.sigma_data}
     try:
-        network = build_variant(recipe.network, out_channels=shape.channels, **sizes)
-        coupling = build_variant(training.coupling, Setting(shape.channels, recipe.sigma_data, make_network))
-        return ConsistencyModel(network, coupling, build_variant(training.kernel, **context))
+        network = build_variant(design.network, out_channels=shape.channels, **sizes)
+        coupling = build_variant(design.coupling, Setting(shape.channels, design.sigma_data, make_network))
+        return ConsistencyModel(network, coupling, build_variant(design.kernel, **context))
     except ValueError as error:
-        raise UserError(f"recipes.{training.cell.recipe}.network: {error}") from None
+        raise UserError(f"{at}: {error}") from None
 
 
 def resized(config: NetworkConfig, *, model_channels: int, num_blocks: int) -> NetworkConfig:
@@ -98,15 +98,32 @@ def resized(config: NetworkConfig, *, model_channels: int, num_blocks: int) -> N
 class Saved(NamedTuple):
     """Content of a model file besides the weights."""
 
-    training: Training
+    of: Training | Imported
+    """The run that trained it, or what is known of a model that others trained."""
     shape: ImageShape
-    step: int
+    step: int = 0
+    """Steps of the run; 0 for an imported model."""
+
+    @property
+    def training(self) -> Training | None:
+        """The run that trained it; None for an imported model."""
+        return self.of if isinstance(self.of, Training) else None
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """How its authors make images from it."""
+        return self.of.sampler
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network is given classes."""
+        return self.of.design.conditional
 
 
 def save(path: Path, model: ConsistencyModel, saved: Saved) -> None:
     """Write weights, and the configuration that rebuilds the model, as one safetensors file."""
     described = {
-        "training": saved.training.model_dump(mode="json"),
+        "imported" if saved.training is None else "training": saved.of.model_dump(mode="json"),
         "shape": saved.shape._asdict(),
         "step": saved.step,
     }
@@ -122,13 +139,17 @@ def load(path: Path, device: torch.device) -> tuple[ConsistencyModel, Saved]:
     try:
         texts, tensors = load_tensors(path, device)
         described: dict[str, Any] = json.loads(texts["couplet"])
-        training, shape = Training.model_validate(described["training"]), ImageShape(**described["shape"])
-        saved = Saved(training, shape, int(described["step"]))
+        of: Training | Imported
+        if "imported" in described:
+            of = Imported.model_validate(described["imported"])
+        else:
+            of = Training.model_validate(described["training"])
+        saved = Saved(of, ImageShape(**described["shape"]), int(described["step"]))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as safetensors ({error})") from None
     except (KeyError, ValueError, TypeError):
         raise UserError(f"{path}: not a model that couplet saved; expected its header") from None
-    model = build(training, shape).to(device)
+    model = build(saved.of.design, saved.shape, at=f"{path}: network").to(device)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

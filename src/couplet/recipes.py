@@ -54,8 +54,8 @@ def rows(files: Sequence[Path], scale: str | None = None) -> Iterator[Row]:
 def summary(row: Row, tflops: float) -> dict[str, str]:
     """A line of the list, by heading; UserError if the network does not fit the data set."""
     recipe, made = row.training.recipe, row.cost
-    published = {nfe: reported(row.training, nfe, "fid").value for nfe in row.nfe}
-    fid = [f"{value:.2f} (NFE {nfe})" for nfe, value in published.items() if value is not None]
+    published = ((nfe, each) for nfe in row.nfe for each in reported(row.training, nfe, "fd"))
+    fid = [f"{each.value:.2f} (NFE {nfe})" for nfe, each in published if each.name.startswith("FID")]
     return {
         "table": row.table,
         "data set": row.cell.dataset,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from couplet.config.cells import Measurement, Training
+from couplet.config.designs import SamplerConfig
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.ranks import ALONE, Ranks
 from couplet.tensors import CPU, generator
@@ -29,6 +31,8 @@ def multistep(
     labels: Tensor | None,
     *,
     boundary: bool,
+    clip: bool = False,
+    renoise: Literal["full", "reduced"] = "full",
 ) -> Iterator[Tensor]:
     """Generate images, yielding them after each network evaluation (CM, Algorithm 1; VCT).
 
@@ -41,7 +45,7 @@ def multistep(
         noises: standard normal, one [b, c, h, w] per evaluation.
         levels: sigma_max and the recipe's mid_sigmas, decreasing, one per evaluation.
         labels: one-hot classes [b, k], or None.
-        boundary: the recipe's ``boundary.sampling``.
+        boundary, clip, renoise: as in :class:`SamplerConfig`.
     """
     images = torch.zeros_like(noises[0], dtype=torch.float64)
     for i, (noise, level) in enumerate(zip(noises, levels, strict=True)):
@@ -50,8 +54,13 @@ def multistep(
         if i == 0:
             noisy = level * z
         else:
-            noisy = model.kernel.noise(images, model.coupling.renoise(images, z, labels), t)
+            z = model.coupling.renoise(images, z, labels)
+            if renoise == "reduced":
+                z = z * (1 - (model.kernel.sigma_min / level) ** 2) ** 0.5
+            noisy = model.kernel.noise(images, z, t)
         images = model(noisy, t, labels, boundary=boundary).double()
+        if clip:
+            images = images.clamp(-1, 1)
         yield images
 
 
@@ -76,52 +85,85 @@ def to_uint8(images: Tensor, quantise: Literal["round", "truncate"] = "round") -
     return (images * 127.5 + offset).clamp(0, 255).to(torch.uint8)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Classes drawn as often as each is in a data set."""
+
+    counts: Sequence[int]
+    """Images of each class."""
+
+
+Labels = Literal["balanced", "uniform"] | tuple[int, ...]
+"""How classes are dealt to samples: in turn, drawn for each, or these ones in turn."""
+
+
+def class_indices(labels: Labels | Drawn, classes: int, seed: int, purpose: str, indices: range) -> Tensor:
+    """Classes of the samples ``indices``, int64 [n]: that of a sample depends on no other sample."""
+    if labels == "uniform":
+        labels = Drawn((1,) * classes)
+    if isinstance(labels, Drawn):
+        bounds = torch.tensor(labels.counts).cumsum(0)
+        streams = (generator(CPU, seed, purpose, i, "class") for i in indices)
+        places = [torch.randint(int(bounds[-1]), (1,), generator=stream) for stream in streams]
+        return torch.searchsorted(bounds, torch.cat(places), right=True)
+    listed = tuple(range(classes)) if labels == "balanced" else labels
+    return torch.tensor([listed[i % len(listed)] for i in indices])
+
+
 def generate(
     model: ConsistencyModel,
     shape: ImageShape,
+    sampler: SamplerConfig,
     *,
     seed: int,
     purpose: str,
     count: int,
     batch: int,
-    levels: Sequence[float],
     nfe: Sequence[int],
-    boundary: bool,
     conditional: bool,
-    quantise: Literal["round", "truncate"] = "round",
+    labels: Labels | Drawn = "balanced",
     ranks: Ranks = ALONE,
     then: Callable[[Images], Any] = lambda images: images,
 ) -> Iterator[Any]:
     """Generate batches of samples for all NFE in one pass, uint8 [b, h, w, c].
 
     Args:
-        model, levels, boundary: as in :func:`multistep`, with at least max(nfe) levels.
+        model: in evaluation mode.
+        sampler: with at least max(nfe) levels.
         seed: determines a sample's noise, together with ``purpose`` and the sample's index.
         purpose: ``select`` and ``sample`` never share noise.
         batch: samples per network call; changes no sample. Ignored for a coupling whose samples share noise,
             which determines it.
         nfe: the numbers of evaluations wanted.
-        conditional: give classes to the model: sample i has class i mod k.
-        quantise: rounding to 8 bits, see :func:`to_uint8`.
+        conditional: give classes to the model.
+        labels: the classes; balanced: sample i has class i mod k.
         ranks: the processes that share the work, batch by batch; each yields all batches, in order.
         then: function of a batch, called in the process that generated it; its result is yielded instead.
     """
     device = next(model.parameters()).device
     size = (shape.channels, shape.resolution, shape.resolution)
-    levels = levels[: max(nfe)]
+    levels = sampler.levels[: max(nfe)]
     batch = model.coupling.joint_samples or batch
 
     def made(start: int) -> Images:
         chosen = range(start, min(start + batch, count))
         draw = partial(sample_noise, seed, purpose, chosen, shape=size)
         noises = [draw(evaluation=i).to(device) for i in range(len(levels))]
-        labels = None
+        classes = None
         if conditional:
-            classes = torch.tensor(chosen, device=device) % shape.num_classes
-            labels = F.one_hot(classes, shape.num_classes).float()
-        images = multistep(model, noises, levels, labels, boundary=boundary)
+            indices = class_indices(labels, shape.num_classes, seed, purpose, chosen)
+            classes = F.one_hot(indices.to(device), shape.num_classes).float()
+        images = multistep(
+            model,
+            noises,
+            levels,
+            classes,
+            boundary=sampler.boundary,
+            clip=sampler.clip,
+            renoise=sampler.renoise,
+        )
         return {
-            i: np.ascontiguousarray(to_uint8(image, quantise).permute(0, 2, 3, 1).cpu().numpy())
+            i: np.ascontiguousarray(to_uint8(image, sampler.quantise).permute(0, 2, 3, 1).cpu().numpy())
             for i, image in enumerate(images, start=1)
             if i in nfe
         }
@@ -133,15 +175,23 @@ def generate(
 def samples_of(
     training: Training, measurement: Measurement, network: ConsistencyModel, shape: ImageShape, **options: Any
 ) -> Iterator[Any]:
-    """Samples of a trained ``network`` with a cell's settings; ``options`` as in :func:`generate`."""
+    """Samples of a trained ``network`` with a cell's settings; ``options`` as in :func:`generate`.
+
+    With `sample.labels: data` the option ``labels`` is :class:`Drawn`.
+    """
+    if measurement.sample.labels != "data":
+        options["labels"] = measurement.sample.labels
+    sampler = SamplerConfig(
+        levels=(training.recipe.sigma_max, *measurement.mid_sigmas),
+        boundary=measurement.boundary,
+        quantise=measurement.sample.quantise,
+    )
     return generate(
         network,
         shape,
+        sampler,
         seed=training.cell.seed,
         batch=measurement.sample.batch,
-        levels=(training.recipe.sigma_max, *measurement.mid_sigmas),
-        boundary=measurement.boundary,
         conditional=training.recipe.conditional,
-        quantise=measurement.sample.quantise,
         **options,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,13 @@ def score(
     target: Measured,
     advance: Callable[[int], None],
     ranks: Ranks = ALONE,
+    **options: Any,
 ) -> dict[int, float]:
     """The Fréchet distance of a snapshot's samples to ``target``, by NFE.
 
     Seeds differ from those of the samples on which the run is reported. ``ranks`` share the work, and each
-    has the result. ``advance`` is called with the size of each batch.
+    has the result. ``advance`` is called with the size of each batch; ``options`` are those of
+    :func:`samples_of`.
 
     Raises:
         UserError: too few samples for the distance.
@@ -50,6 +53,7 @@ def score(
         nfe=measurement.selected_nfe,
         ranks=ranks,
         then=features_of,
+        **options,
     ):
         for nfe, values in batch.items():
             sums[nfe].add(values)

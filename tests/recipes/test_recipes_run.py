@@ -124,7 +124,7 @@ def test_a_row_trains_at_full_size(paper, name, size):
 def test_a_large_row_s_network_is_the_published_one(paper, name, between):
     training = training_of(paper, name)
     with torch.device("meta"):
-        model = build(training, native_shape(training.dataset))
+        model = build(training.design, native_shape(training.dataset))
     assert between[0] < parameters(model.network) < between[1]
 
 

@@ -49,7 +49,7 @@ def test_cost_is_that_of_the_model_that_is_trained(small, coupling):
     """Parameters of the real model; operations as torch's profiler counts them on the CPU, which leaves
     out the filters that double the resolution: a thousandth."""
     row = find([small], f"digits-ict-ve-{coupling}")
-    model = build(row.training, ImageShape(1, 8, 10))
+    model = build(row.training.design, ImageShape(1, 8, 10))
     assert row.cost.parameters == sum(p.numel() for p in model.parameters())
     forward = operations(model.network)
     own = sum(operations(m) for m in model.coupling.modules() if isinstance(m, Network))

@@ -14,7 +14,7 @@ from couplet.errors import UserError
 from couplet.plan import summaries
 from couplet.plan.code import check_running
 from couplet.plan.layout import Layout
-from couplet.plan.stages import record_of
+from couplet.plan.stages import SELECTION, record_of
 from couplet.provenance.record import is_intact, read_record
 
 
@@ -132,6 +132,8 @@ def jobs(table, stage):
         pairs = [
             (cell, name) for cell in params.cells() for name in params.probes_of(cell)
         ]
+    if stage in SELECTION:
+        pairs = summaries.selected(params)
     found = (Job(table, cell, name) for cell, name in pairs)
     return {job.output(stage).as_posix(): job for job in found}
 

@@ -21,7 +21,7 @@ from couplet.process import MOST_THREADS
 DEFAULT = Path("params.yaml")
 
 
-def _output(path: Path | None, option: str, folder: bool) -> Path | None:
+def checked_output(path: Path | None, option: str, folder: bool) -> Path | None:
     """The path of an output; UserError, before any work, if no file or folder can be made there."""
     if path is None:
         return None
@@ -40,7 +40,7 @@ def output(help: str, *, folder: bool, **more: Any) -> Any:
     """An option for a path to write: a ``folder`` or a file."""
 
     def checked(param: typer.CallbackParam, path: Path | None) -> Path | None:
-        return _output(path, param.opts[0], folder)
+        return checked_output(path, param.opts[0], folder)
 
     return typer.Option(help=help, callback=checked, **more)
 

@@ -12,7 +12,14 @@ import typer
 
 from couplet.cli import options as o
 from couplet.config.base import choices, refused
-from couplet.config.cells import EvaluateConfig, Measurement, SampleConfig, SelectConfig, Training
+from couplet.config.cells import (
+    EvaluateConfig,
+    Measurement,
+    ReferenceConfig,
+    SampleConfig,
+    SelectConfig,
+    Training,
+)
 from couplet.config.datasets import DatasetConfig, from_path
 from couplet.config.probes import ProbeConfig
 from couplet.config.resolve import resolve
@@ -71,7 +78,8 @@ def settings_for(
         if config is None:
             checked = checked or resolve(o.DEFAULT)
             config = located(params or o.DEFAULT, checked.extractor_named, extractor or checked.extractor)
-        return Settings(dataset_in(paths["data"]), config)
+        real = checked.reference if checked else ReferenceConfig()
+        return Settings(dataset_in(paths["data"]), config, real=real)
     training = training_in(paths["train"])
     if checked is not None:
         measurement = located(params, checked.measurement, training.cell)
@@ -91,12 +99,18 @@ def measured_as(training: Training, paths: dict[str, Path]) -> Measurement:
         made = _settings_of("select", paths["selection"])
         select = {key: made[key] for key in SelectConfig.model_fields}
         sampling = {key: made[key] for key in sampling}
-        sample = {"nfe": made["scored_nfe"], "quantise": made["quantise"]}
+        sample = {key: made[key] for key in ("quantise", "labels") if key in made}
+        sample["nfe"] = made["scored_nfe"]
     if "samples" in paths:
         made = _settings_of("sample", paths["samples"])
         sample = {key: made[key] for key in SampleConfig.model_fields if key in made}
+    real = _settings_of("reference", paths["reference"]) if "reference" in paths else {}
     return Measurement(
-        **sampling, select=SelectConfig(**select), sample=SampleConfig(**sample), evaluate=EvaluateConfig()
+        **sampling,
+        select=SelectConfig(**select),
+        sample=SampleConfig(**sample),
+        evaluate=EvaluateConfig(),
+        reference=ReferenceConfig(**real),
     )
 
 
@@ -202,7 +216,7 @@ def train(
     settings = Settings.of(
         checked.training(trained),
         measurement=checked.measurement(trained),
-        extractor=checked.extractor_of(trained),
+        extractor=checked.extractor_named(checked.selector(trained)),
     )
     with process(threads, device, processes) as context:
         from couplet.live import observed

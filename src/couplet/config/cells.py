@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from couplet.config.base import Closed, Invalid, Listed, NonEmpty, named
 from couplet.config.couplings import CouplingConfig
 from couplet.config.datasets import DatasetConfig
+from couplet.config.designs import Design, SamplerConfig
 from couplet.config.metrics import MetricConfig
 from couplet.config.recipes import KernelConfig, Recipe
 
@@ -43,7 +44,8 @@ class Grid(Closed):
     couplings: NonEmpty[str]
     seeds: NonEmpty[NonNegativeInt]
     extractors: NonEmpty[str] | None = None
-    """Extractors to measure each cell with, one row each; null is the experiment's."""
+    """Extractors to measure each cell with, one row each; null is the experiment's. The snapshot is selected
+    in the features of the first, and all measure the same samples."""
 
     @model_validator(mode="after")
     def _no_name_twice(self) -> Self:
@@ -58,6 +60,21 @@ class Grid(Closed):
             self.datasets, self.recipes, self.kernels, self.couplings, self.seeds
         ):
             yield Cell(dataset=dataset, recipe=recipe, kernel=kernel, coupling=coupling, seed=seed)
+
+
+class ReferenceConfig(Closed):
+    """The training images that samples are compared with."""
+
+    images: int | None = Field(None, ge=2, le=10_000_000)
+    """The first images of the shuffled training split (GC: 50,000); null is all of them, in any order."""
+    sets: int = Field(1, ge=1, le=100)
+    """Sets of so many images, each of another shuffle, for the sets of `sample.repeats` in turn."""
+
+    @model_validator(mode="after")
+    def _sets_of_some_images(self) -> Self:
+        if self.sets > 1 and self.images is None:
+            raise Invalid(("sets",), self.sets, "must be 1 where `images` is null: all images are one set")
+        return self
 
 
 class SelectConfig(Closed):
@@ -82,6 +99,11 @@ class SampleConfig(Closed):
     """Images per network call; changes speed and memory, not images."""
     quantise: Literal["round", "truncate"] = "round"
     """Round to the nearest of 256 values (EDM, ECT), or down (VCT, torchmetrics)."""
+    labels: Literal["balanced", "uniform", "data"] = "balanced"
+    """Classes for a conditional model: sample i has class i mod k; drawn with equal probability (VCT); drawn
+    as often as each is in the training split (ECT). For `select` as well."""
+    repeats: int = Field(1, ge=1, le=100)
+    """Sets of samples of one model (GC: 5). Numbers are means over sets, with the spread beside them."""
 
 
 class EvaluateConfig(Closed):
@@ -129,6 +151,26 @@ class Training(Closed):
         return self.model_copy(update={"cell": cell, "frozen_run": frozen})
 
     @property
+    def design(self) -> Design:
+        """What rebuilds the model."""
+        recipe = self.recipe
+        return Design(
+            network=recipe.network,
+            kernel=self.kernel,
+            coupling=self.coupling,
+            conditional=recipe.conditional,
+            sigma_min=recipe.sigma_min,
+            sigma_max=recipe.sigma_max,
+            sigma_data=recipe.sigma_data,
+        )
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """How the recipe makes images; a table may quantise them in another way."""
+        recipe = self.recipe
+        return SamplerConfig(levels=(recipe.sigma_max, *recipe.mid_sigmas), boundary=recipe.boundary.sampling)
+
+    @property
     def snapshot_steps(self) -> tuple[int, ...]:
         """Steps after which an EMA snapshot is saved, equally spaced up to the last."""
         count = min(self.train.snapshots, self.recipe.steps)
@@ -152,6 +194,7 @@ class Measurement(Closed):
     select: SelectConfig
     sample: SampleConfig
     evaluate: EvaluateConfig
+    reference: ReferenceConfig = ReferenceConfig()
 
     @property
     def selected_nfe(self) -> tuple[int, ...]:

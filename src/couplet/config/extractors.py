@@ -24,13 +24,22 @@ class ExtractorConfig(Variant):
         return None
 
     @property
+    def resize(self) -> str:
+        """How an image becomes the network's input, for the protocol of a number."""
+        return "none"
+
+    @property
     def label(self) -> str:
         """Kind, and other settings that decide features, where a file may use several: `dinov2_1a2b3c4d`."""
         return self.kind
 
+    def number(self, number: str) -> str:
+        """Name of a number in these features: `fid` for the `fd` of Inception."""
+        return number
+
     def metric(self, number: str) -> str:
         """Column of a number, never that of another extractor: `fd_classifier`; `fid` of clean-fid."""
-        return f"{number}_{self.label}"
+        return f"{self.number(number)}_{self.label}"
 
 
 class ClassifierConfig(ExtractorConfig):
@@ -123,12 +132,24 @@ class InceptionConfig(PublishedConfig):
     Give another only for a file that you trust: TorchScript, which two of the modes read, is a program."""
 
     @property
+    def resize(self) -> str:
+        resizing = {
+            "clean": "bicubic, antialiased",
+            "legacy_pytorch": "bilinear, PyTorch",
+            "legacy_tensorflow": "bilinear, TensorFlow 1",
+        }
+        return f"{resizing[self.mode]}, to 299×299"
+
+    @property
     def label(self) -> str:
         mode = "" if self.mode == "clean" else f"_{self.mode}"
         return self.kind + mode + _other(self.sha256, _inception(self.mode))
 
+    def number(self, number: str) -> str:
+        return "fid" if number == "fd" else number
+
     def metric(self, number: str) -> str:
-        return ("fid" if number == "fd" else number) + self.label.removeprefix(self.kind)
+        return self.number(number) + self.label.removeprefix(self.kind)
 
 
 def _inception(mode: str | None) -> str:
@@ -154,5 +175,15 @@ class DinoV2Config(PublishedConfig):
     """SHA-256 of the file; timm's .safetensors holds the same weights under another digest."""
 
     @property
+    def resize(self) -> str:
+        return "bicubic, PIL on 8 bits, to 224×224"
+
+    @property
     def label(self) -> str:
         return self.kind + _other(self.sha256, DINOV2)
+
+
+EVERYWHERE: dict[str, dict[str, str]] = {
+    "inception-legacy": {"kind": "inception", "mode": "legacy_tensorflow"}
+}
+"""Names that commands without a parameter file know besides the kinds: those of the papers' files."""

@@ -104,13 +104,16 @@ def _check_measurement(data: Facts, measurement: Measurement, extractor: Extract
             f"data set {data.name} has no {split} split; set train, as the papers do, or "
             f"datasets.{data.name}.test_images",
         )
+    images, count = measurement.reference.images, data.count("train")
+    if images is not None and count is not None and images > count:
+        expected = f"data set {data.name} has {count} training images; null takes all"
+        raise Invalid(("reference", "images"), images, expected)
     metrics: Mapping[str, MetricConfig] = measurement.evaluate.metrics
     for name, metric in metrics.items():
         counts = {"sample.samples": measurement.sample.samples}
         if not metric.needs_logits:
-            counts[f"number of training images of data set {data.name}"] = (
-                data.count("train") or metric.least_images
-            )
+            what = f"number of training images of data set {data.name}"
+            counts["reference.images" if images else what] = images or count or metric.least_images
         elif extractor is None or not extractor.has_logits:
             continue
         for what, count in counts.items():

@@ -27,11 +27,25 @@ class MetricConfig(Variant):
     numbers: ClassVar[Mapping[str, Number]]
     needs_logits: ClassVar[bool] = False
     """Whether the metric applies only to extractors that classify."""
+    needs_features: ClassVar[bool] = False
+    """Whether it compares single images, not moments."""
+    states_protocol: ClassVar[bool] = False
+    """Whether tables print features, settings and counts beside its numbers."""
 
     @property
     def least_images(self) -> int:
         """Least number of samples and of training images; of samples alone for a metric that needs logits."""
         return 2
+
+    def protocol(self, samples: int, reference: int | None) -> dict[str, Any]:
+        """Facts that stand beside the number of so many images, without which it compares with no other.
+
+        Args:
+            samples: images generated, or for a metric that compares single images those in memory.
+            reference: real images; None if nobody stated their number.
+        """
+        settings = self.model_dump(mode="json", exclude={"kind"})
+        return {**settings, "samples": samples, "reference_images": reference}
 
     def name_of(self, number: str, name: str) -> str:
         """Name of ``number`` where the metric is listed as ``name``: `kid`, or `small_kid` under `small`."""
@@ -49,17 +63,25 @@ class FrechetDistanceConfig(MetricConfig):
     }
     kind: Literal["fd"] = "fd"
 
+    def protocol(self, samples: int, reference: int | None) -> dict[str, Any]:
+        return {**super().protocol(samples, reference), "ddof": 1}
+
 
 class KernelDistanceConfig(MetricConfig):
     """Kernel distance of the features, averaged over random subsets (Bińkowski et al. 2018)."""
 
     implementation: ClassVar[str] = "couplet.metrics.distances:kid"
     numbers: ClassVar[Mapping[str, Number]] = {"kid": Number("KID", 5, lower_is_better=True)}
+    needs_features: ClassVar[bool] = True
     kind: Literal["kid"] = "kid"
     subsets: int = Field(100, ge=1, le=100_000)
     """Number of random subsets."""
     subset_size: int = Field(1000, ge=2)
     """Largest number of images in a subset."""
+
+    def protocol(self, samples: int, reference: int | None) -> dict[str, Any]:
+        size = min(self.subset_size, samples, reference or samples)
+        return {**super().protocol(samples, reference), "subset_size": size}
 
 
 class InceptionScoreConfig(MetricConfig):
@@ -82,6 +104,9 @@ class InceptionScoreConfig(MetricConfig):
     def least_images(self) -> int:
         return self.splits
 
+    def protocol(self, samples: int, reference: int | None) -> dict[str, Any]:
+        return {key: value for key, value in super().protocol(samples, None).items() if value is not None}
+
 
 class PrecisionRecallConfig(MetricConfig):
     """Improved precision and recall (Kynkäänniemi et al. 2019)."""
@@ -91,6 +116,8 @@ class PrecisionRecallConfig(MetricConfig):
         "precision": Number("precision", 4, lower_is_better=False),
         "recall": Number("recall", 4, lower_is_better=False),
     }
+    needs_features: ClassVar[bool] = True
+    states_protocol: ClassVar[bool] = True
     kind: Literal["precision_recall"] = "precision_recall"
     k: int = Field(3, ge=1)
     """Neighbours that span the manifold; 3 in the paper."""
@@ -100,6 +127,10 @@ class PrecisionRecallConfig(MetricConfig):
     @property
     def least_images(self) -> int:
         return self.k + 1
+
+    def protocol(self, samples: int, reference: int | None) -> dict[str, Any]:
+        used = super().protocol(min(samples, self.images), min(reference or self.images, self.images))
+        return {key: value for key, value in used.items() if key != "images"}
 
     @model_validator(mode="after")
     def _more_images_than_neighbours(self) -> Self:
@@ -119,6 +150,6 @@ def described(name: str) -> Number:
     return numbers[longest]._replace(heading=heading)
 
 
-def column(number: str, extractor: ExtractorConfig, nfe: int) -> str:
-    """Name of a number in metrics.json: ``fid_nfe1``, ``fd_classifier_nfe2``."""
-    return f"{extractor.metric(number)}_nfe{nfe}"
+def column(number: str, extractor: ExtractorConfig, nfe: int, of: str = "") -> str:
+    """Name of a number, or of its spread, in metrics.json: ``fid_nfe1``, ``fd_classifier_nfe2``."""
+    return f"{extractor.metric(number)}{of}_nfe{nfe}"

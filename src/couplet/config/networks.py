@@ -136,6 +136,11 @@ class ADMConfig(MultiHeadConfig):
     """Heights in pixels of the levels with self-attention, besides the first decoder block."""
     channel_mult_emb: Multiple = 4
     """Width of the embedding that all blocks see, in units of ``model_channels`` (EDM: 4)."""
+    adaptive_scale: bool = True
+    """The embedding scales and shifts the normalised features (AdaGN: EDM, CM on ImageNet); without, it is
+    added to them before they are normalised (iCT on ImageNet, CM on LSUN)."""
+    noise_scale: Positive = 1.0
+    """Factor on the noise label, ln(t)/4, before its sinusoids (EDM: 1; CM: 1000)."""
 
 
 class EDM2Config(MultiHeadConfig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidatorFunctionWrapHandler, WrapValidator, model_validator
@@ -12,6 +13,7 @@ from couplet.config.cells import (
     EvaluateConfig,
     Grid,
     Measurement,
+    ReferenceConfig,
     SampleConfig,
     SelectConfig,
     TrainConfig,
@@ -79,9 +81,10 @@ class Params(Closed):
     name(s)}, …settings}; `base` names the recipe that this one lies over."""
     every_recipe: Any = None
     """Settings laid over every recipe, after its own overrides: for scales."""
-    set: dict[Literal["recipes"], dict[str, Any]] = {}
-    """Settings of recipes from the command line, which win over everything else."""
+    set: dict[Literal["recipes", "couplings"], dict[str, Any]] = {}
+    """Settings of recipes and couplings from the command line, which win over everything else."""
     train: TrainConfig = TrainConfig()
+    reference: ReferenceConfig = ReferenceConfig()
     select: SelectConfig = SelectConfig()
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -91,6 +94,7 @@ class Params(Closed):
     """Figure or table of a paper that the file's cells reproduce, for `results/paper.html`."""
 
     _trainings: dict[Cell, Training] = PrivateAttr(default_factory=dict)
+    _extractors: dict[Cell, list[str]] = PrivateAttr(default_factory=dict)
 
     @property
     def experiment(self) -> Cell:
@@ -192,10 +196,17 @@ class Params(Closed):
         """The probe of that name; Invalid if there is none."""
         return self._lookup("probes", name, ("probe",))
 
-    def extractor_of(self, cell: Cell) -> ExtractorConfig:
-        """The first extractor that the table measures a cell with; of another cell, the experiment's."""
-        names = (name for each, name in self.measured() if each == cell)
-        return self.extractor_named(next(names, self.extractor))
+    def selector(self, cell: Cell, extractor: str | None = None) -> str:
+        """The extractor in whose features a cell's snapshot is selected: the first that the table has for it.
+
+        An ``extractor`` that the table does not measure the cell with selects for itself; the default is the
+        experiment's.
+        """
+        if not self._extractors:
+            for each, name in self.measured():
+                self._extractors.setdefault(each, []).append(name)
+        names = self._extractors.get(cell, [])
+        return names[0] if names and extractor in (None, *names) else extractor or self.extractor
 
     def training(self, cell: Cell) -> Training:
         """All settings that ``cell`` trains with; Invalid if a name is not defined or an override wrong."""
@@ -212,6 +223,8 @@ class Params(Closed):
         with located("recipes", cell.recipe):
             settings, changes = map(combined, written(cell, recipe_layers(self._layers, cell.recipe)))
             recipe = Recipe.model_validate(settings)
+            own = self.set.get("couplings", {}).get(cell.coupling)
+            changes = merge(changes, own) if isinstance(own, Mapping) else changes
             if changes:
                 with located("overrides", "coupling"):
                     coupling = coupling.parse(merge(coupling.model_dump(mode="json"), changes))
@@ -244,7 +257,8 @@ class Params(Closed):
         for section, nfe in (("select", self.select.nfe), *(("sample", nfe) for nfe in self.sample.nfe)):
             if not 1 <= nfe <= levels:
                 raise Invalid((section, "nfe"), nfe, f"must lie between 1 and {levels}: {allowed}")
-        sections: dict[str, Any] = {key: getattr(self, key) for key in ("select", "sample", "evaluate")}
+        names = ("reference", "select", "sample", "evaluate")
+        sections: dict[str, Any] = {key: getattr(self, key) for key in names}
         return Measurement(mid_sigmas=recipe.mid_sigmas, boundary=recipe.boundary.sampling, **sections)
 
     def probes_of(self, cell: Cell) -> list[str]:

@@ -43,14 +43,15 @@ def settings_with_origins(
     params, layers = resolve(path, scale, changes), _layers(path, scale, changes)
     cell, training = params.experiment, params.training(params.experiment)
     recipe, coupling = written(cell, recipe_layers(layers, cell.recipe))
+    given = below(layers, "set", "couplings", cell.coupling)
     parts: dict[str, tuple[Any, list[Layer]]] = {
         "dataset": (training.dataset, below(layers, "datasets", cell.dataset)),
         "kernel": (training.kernel, below(layers, "kernels", cell.kernel)),
-        "coupling": (training.coupling, below(layers, "couplings", cell.coupling) + coupling),
+        "coupling": (training.coupling, below(layers, "couplings", cell.coupling) + coupling + given),
         "recipe": (training.recipe, recipe),
         "features": (params.extractor_named(params.extractor), below(layers, "features", params.extractor)),
     }
-    for name in ("train", "select", "sample", "evaluate"):
+    for name in ("train", "reference", "select", "sample", "evaluate"):
         parts[name] = (getattr(params, name), below(layers, name))
     rows: list[tuple[str, Any, str]] = []
     for name, (model, own) in parts.items():
@@ -161,9 +162,12 @@ def _change(change: str, content: Mapping[str, Any]) -> dict[str, Any]:
         value = load_yaml(text)
     except yaml.YAMLError:
         raise UserError(f"--set {change}: the value is not YAML") from None
-    for part in reversed(["set", *parts] if parts[0] == "recipes" else parts):
+    for part in reversed(parts):
         value = {part: value}
-    return value
+    if parts[0] == "recipes":
+        return {"set": value}
+    # An override of a recipe may change a coupling; the command line wins over it.
+    return {**value, "set": value} if parts[0] == "couplings" else value
 
 
 def _parts(key: str, content: Mapping[str, Any]) -> list[str]:

@@ -57,7 +57,7 @@ class Cells:
             label, name = self.names(member)["row"], member.cell.name
             if (other := labels.setdefault(label, name)) != name:
                 raise UserError(f"study.labels: {other} and {name} have the same label {label!r}")
-        extractors = sorted({extractor for _, extractor in self.params.measured()})
+        extractors = sorted({self.params.selector(cell) for cell in self.params.cells()})
         if len(extractors) > 1 and self.study.needs in ("select", "evaluate"):
             raise UserError(f"table1.extractors = {extractors}: the figure of a study has one extractor")
 
@@ -171,7 +171,7 @@ class FigureKind(ABC):
 
     def measured(self, cells: Cells) -> str:
         """A sentence on features, samples and seeds."""
-        params, name = cells.params, cells.params.measured()[0][1]
+        params, name = cells.params, cells.params.selector(cells.params.cells()[0])
         kind = params.extractor_named(name).kind
         if cells.study.needs == "select":
             snapshot, split = f"{self.snapshots} snapshot", params.select.split

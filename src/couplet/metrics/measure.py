@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -15,8 +15,9 @@ from torch import from_numpy
 
 from couplet.config.cells import EvaluateConfig
 from couplet.config.variants import build
+from couplet.data.pixels import ImageArray
 from couplet.errors import UserError
-from couplet.metrics.extractor.base import Extractor, Pixels
+from couplet.metrics.extractor.base import Extractor
 from couplet.ranks import ALONE, Ranks
 from couplet.tensors import load_tensors, save_tensors, seed_of
 
@@ -118,7 +119,7 @@ class Measured(NamedTuple):
     moments: Moments
     """Of all images."""
     features: NDArray[np.float32]
-    """Of evenly spaced images [k, d]."""
+    """Of evenly spaced images [k, d]; none, k = 0, where only moments are known."""
     logits: NDArray[np.float32] | None = None
     """Of all images [n, c]; None unless they were asked for and the extractor has them."""
     described: Mapping[str, Any] = {}
@@ -127,7 +128,7 @@ class Measured(NamedTuple):
 
 def measure(
     extractor: Extractor,
-    images: Pixels,
+    images: ImageArray,
     advance: Callable[[int], None],
     *,
     most: int = MOST_FEATURES,
@@ -165,13 +166,63 @@ def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
     return np.arange(few) * count // max(few, 1)
 
 
-def save_reference(path: Path, measured: Measured, *, split: str, extractor: Extractor) -> None:
-    """Write features and moments of the images of a split as safetensors."""
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Some of many images, read slice by slice."""
+
+    images: NDArray[np.uint8]
+    indices: NDArray[np.int64]
+    """Rising."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.indices), *self.images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        return self.images[self.indices[part]]
+
+
+def real_images(images: NDArray[np.uint8], wanted: int | None, number: int) -> ImageArray:
+    """The first ``wanted`` of shuffled images, in their own order; all of them for None.
+
+    Each ``number`` is another shuffle, which depends on nothing else than the number of images.
+
+    Raises:
+        UserError: there are fewer images.
+    """
+    if wanted is not None and wanted > len(images):
+        raise UserError(f"reference.images = {wanted}: there are {len(images)} training images; null is all")
+    if wanted in (None, len(images)):
+        return images
+    shuffled = np.random.default_rng(seed_of("reference", number)).permutation(len(images))
+    return Chosen(images, np.sort(shuffled[:wanted]))
+
+
+def save_reference(
+    path: Path,
+    measured: Measured,
+    *,
+    split: str,
+    extractor: Extractor,
+    counts: NDArray[np.int64],
+    **more: int,
+) -> None:
+    """Write features and moments of images of a split as safetensors.
+
+    Args:
+        counts: images of each class in the whole split [k].
+        more: further facts to describe the images by.
+    """
     moments = measured.moments
     arrays = {"features": measured.features, "mean": moments.mean, "covariance": moments.covariance}
+    arrays |= {"label_counts": counts} if len(counts) > 1 else {}
     described = {
         "split": split,
         "images": moments.count,
+        **more,
         "features": len(measured.features),
         "ddof": 1,
         "extractor": extractor.name,
@@ -203,9 +254,33 @@ def load_reference(path: Path, extractor: Extractor) -> Measured:
     return Measured(moments, features, described=described)
 
 
+def label_counts(path: Path) -> list[int]:
+    """The images of each class in the split of a file of :func:`save_reference`; UserError without them."""
+    try:
+        return [int(count) for count in load_tensors(path)[1]["label_counts"]]
+    except (OSError, KeyError, SafetensorError):
+        advice = "run `couplet reference` again, or set sample.labels: balanced"
+        raise UserError(f"{path}: holds no numbers of images by class; {advice}") from None
+
+
+def over_sets(sets: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of :func:`evaluate` of several sets of samples of a model as one: their means.
+
+    ``resampling_std`` is the standard deviation over sets; one set has none, and its rows stay as they are.
+    """
+    if len(sets) == 1:
+        return sets[0]
+    rows = []
+    for same in zip(*sets, strict=True):
+        values = [row["value"] for row in same]
+        spread = {"value": float(np.mean(values)), "resampling_std": float(np.std(values, ddof=1))}
+        rows.append({**same[0], **spread})
+    return rows
+
+
 def evaluate(
     extractor: Extractor,
-    images: Mapping[int, Pixels],
+    images: Mapping[int, ImageArray],
     reference: Measured,
     settings: EvaluateConfig,
     *,
@@ -228,6 +303,8 @@ def evaluate(
         samples = measure(extractor, pixels, advance, logits=logits, ranks=ranks)
         for name, metric in settings.metrics.items():
             if metric.needs_logits and samples.logits is None:
+                continue
+            if metric.needs_features and not len(reference.features):
                 continue
             numbers = build(metric, samples, reference, seed=seed_of(seed, metric.kind, nfe) % 2**32)
             rows += [

@@ -24,6 +24,7 @@ class ADM(Network):
         super().__init__(**sizes)
         channels = config.model_channels
         emb_channels = channels * config.channel_mult_emb
+        self.noise_scale = config.noise_scale
         self.map_noise = PositionalEmbedding(channels, adm=True)
         self.map_layer0 = Linear(channels, emb_channels, init=INIT)
         self.map_layer1 = Linear(emb_channels, emb_channels, init=INIT)
@@ -39,7 +40,12 @@ class ADM(Network):
             if cell.role == "conv":
                 return Conv2d(cell.in_channels, cell.out_channels, 3, init=INIT)
             return UNetBlock(
-                cell, embedding=emb_channels, adaptive_scale=True, eps=EPS, init=INIT, init_last=INIT_LAST
+                cell,
+                embedding=emb_channels,
+                adaptive_scale=config.adaptive_scale,
+                eps=EPS,
+                init=INIT,
+                init_last=INIT_LAST,
             )
 
         self.enc = nn.ModuleDict({cell.name: module(cell) for cell in encoder})
@@ -60,7 +66,7 @@ class ADM(Network):
         return self.out_conv(F.silu(self.out_norm(x)))
 
     def _embed(self, noise_labels: Tensor, class_labels: Tensor | None) -> Tensor:
-        emb = self.map_layer1(F.silu(self.map_layer0(self.map_noise(noise_labels))))
+        emb = self.map_layer1(F.silu(self.map_layer0(self.map_noise(self.noise_scale * noise_labels))))
         if self.map_label is not None:
             emb = emb + self.map_label(self.label_rows(class_labels, like=emb))
         return F.silu(emb)

@@ -75,7 +75,8 @@ def write_plan(params: Params, out: Path) -> None:
     Raises:
         UserError: ``out`` cannot be written, or dvc.yaml does not depend on images that the data set names.
     """
-    settings = Layout(params, ROOT).settings(params.experiment, params.extractor)
+    # One folder has one extractor.
+    settings = Layout(params, ROOT).settings(params.experiment, params.extractor)._replace(selector=None)
     content = read_yaml(FILE) if FILE.exists() else None
     for path in _named(settings.dataset) if FILE.exists() else ():
         if not isinstance(content, dict) or path not in content["stages"][FIRST]["deps"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from couplet.config.cells import Cell
 from couplet.config.params import Params
-from couplet.plan.stages import RUN, STAGES, Settings, keys_of, record_of
+from couplet.plan.stages import RUN, SELECTION, STAGES, Settings, keys_of, record_of
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,13 @@ class Layout:
     def settings(self, cell: Cell, extractor: str | None = None, probe: str | None = None) -> Settings:
         """The settings of a cell, measured with an extractor or by a probe."""
         params = self.params
+        selector = extractor and params.selector(cell, extractor)
         return Settings.of(
             params.training(cell),
             extractor=None if extractor is None else params.extractor_named(extractor),
             measurement=None if extractor is None else params.measurement(cell),
             probe=None if probe is None else params.probe_named(probe),
+            selector=None if selector in (None, extractor) else params.extractor_named(selector),
         )
 
     def keys(self, cell: Cell, extractor: str | None = None, probe: str | None = None) -> dict[str, str]:
@@ -58,6 +60,8 @@ class Layout:
             return self.root / "data" / f"{cell.dataset}-{self.keys(cell)[stage]}"
         if stage == "train":
             return in_folder(self.run(cell), stage)
+        if stage in SELECTION and name is not None:
+            name = self.params.selector(cell, name)
         keys = self.keys(cell, probe=name) if stage == "probe" else self.keys(cell, name)
         if stage in ("features", "reference"):
             return self.root / stage / f"{cell.dataset}-{name}-{keys[stage]}"
@@ -80,3 +84,8 @@ def in_folder(out: Path, stage: str) -> Path:
 def checkpoint_name(step: int) -> str:
     """File name of the snapshot after ``step`` steps; names sort like steps."""
     return f"step-{step:08d}.safetensors"
+
+
+def statistics_name(split: str, number: int = 0) -> str:
+    """File name of the statistics of a split, or of a further set of its images."""
+    return f"{split}-{number}.safetensors" if number else f"{split}.safetensors"

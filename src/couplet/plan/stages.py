@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from couplet.config.base import Invalid, Variant
-from couplet.config.cells import Measurement, TrainConfig, Training
+from couplet.config.cells import Measurement, ReferenceConfig, SampleConfig, TrainConfig, Training
 from couplet.config.datasets import DatasetConfig
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.probes import ProbeConfig
@@ -39,6 +39,15 @@ class Settings(NamedTuple):
     training: Training = None  # type: ignore[assignment]
     measurement: Measurement = None  # type: ignore[assignment]
     probe: ProbeConfig = None  # type: ignore[assignment]
+    selector: ExtractorConfig | None = None
+    """The extractor in whose features the snapshot is selected, if that is another one."""
+    real: ReferenceConfig = ReferenceConfig()
+    """The real images, where there is no measurement."""
+
+    @property
+    def reference(self) -> ReferenceConfig:
+        """The real images that samples are compared with."""
+        return self.real if self.measurement is None else self.measurement.reference
 
     @classmethod
     def of(cls, training: Training, **more: Any) -> Settings:
@@ -101,14 +110,22 @@ def _train(settings: Settings) -> Any:
     return {**decide, "frozen_step": training.frozen_step}
 
 
+def _reference(settings: Settings) -> Any:
+    chosen = settings.reference
+    return {} if chosen.images is None else chosen.model_dump(mode="json")
+
+
 def _sampling(settings: Settings) -> dict[str, Any]:
     """The settings on which the samples of a snapshot depend; a batch size is none of them."""
     measurement = settings.measurement
-    return {
+    sampling = {
         "mid_sigmas": list(measurement.mid_sigmas),
         "boundary": measurement.boundary,
         "quantise": measurement.sample.quantise,
     }
+    if (labels := measurement.sample.labels) != SampleConfig.model_fields["labels"].default:
+        sampling["labels"] = labels
+    return sampling
 
 
 def _select(settings: Settings) -> Any:
@@ -117,7 +134,11 @@ def _select(settings: Settings) -> Any:
 
 
 def _sample(settings: Settings) -> Any:
-    return {**_sampling(settings), **settings.measurement.sample.model_dump(mode="json", exclude={"batch"})}
+    sample = settings.measurement.sample
+    chosen = sample.model_dump(mode="json", include={"samples", "nfe"})
+    if sample.repeats > 1:
+        chosen["repeats"] = sample.repeats
+    return {**_sampling(settings), **chosen}
 
 
 def _of_training(settings: Settings) -> list[Variant]:
@@ -156,8 +177,13 @@ STAGES = {
         option="reference",
         output="reference",
         reads=("prepare", "features"),
-        settings=lambda settings: {},
-        numerics=(EXTRACTOR, "couplet.metrics.measure:measure", "couplet.metrics.measure:save_reference"),
+        settings=_reference,
+        numerics=(
+            EXTRACTOR,
+            "couplet.metrics.measure:real_images",
+            "couplet.metrics.measure:measure",
+            "couplet.metrics.measure:save_reference",
+        ),
         absent="no reference statistics",
     ),
     "train": Stage(
@@ -185,7 +211,14 @@ STAGES = {
         output="selection.json",
         reads=("train", "features", "reference"),
         settings=_select,
-        numerics=(EXTRACTOR, REFERENCE, "couplet.selection:score", "couplet.selection:best", LOAD),
+        numerics=(
+            EXTRACTOR,
+            REFERENCE,
+            "couplet.metrics.measure:label_counts",
+            "couplet.selection:score",
+            "couplet.selection:best",
+            LOAD,
+        ),
         absent="no snapshot selected",
     ),
     "sample": Stage(
@@ -203,7 +236,12 @@ STAGES = {
         output="evaluation.json",
         reads=("train", "features", "reference", "select", "sample"),
         settings=lambda settings: settings.measurement.evaluate.model_dump(mode="json"),
-        numerics=(EXTRACTOR, REFERENCE, "couplet.metrics.measure:evaluate"),
+        numerics=(
+            EXTRACTOR,
+            REFERENCE,
+            "couplet.metrics.measure:evaluate",
+            "couplet.metrics.measure:over_sets",
+        ),
         variants=lambda settings: variants_in(settings.measurement.evaluate),
         absent="not evaluated",
     ),
@@ -223,6 +261,9 @@ STAGES = {
 RUN = tuple(name for name in STAGES if name != "probe")
 """The stages from data to numbers: those of `couplet run` and of `dvc repro`."""
 
+
+SELECTION = ("select", "sample")
+"""The stages whose output is one for all extractors that a cell is measured with."""
 
 RECORD = "record.json"
 RECORD_SUFFIX = ".record.json"
@@ -296,6 +337,8 @@ def keys_of(settings: Settings, stage: str) -> dict[str, str]:
     keys: dict[str, str] = {}
 
     def add(name: str) -> str:
+        if name not in keys and name in SELECTION and settings.selector is not None:
+            keys[name] = key_of(name, settings._replace(extractor=settings.selector, selector=None))
         if name not in keys:
             inputs = {read: add(read) for read in STAGES[name].reads}
             keys[name] = key_from(ingredients(name, settings), inputs)

@@ -32,7 +32,13 @@ FIGURE = ("couplet.figures.base:Cells",)
 PAGE = ("couplet.reporting.page:page",)
 """Definitions that decide a summary, besides those of variants."""
 
-TABLE_FILES = ("reporting/couplet.mplstyle", "reporting/page.html.j2", "reporting/published.csv")
+TABLE_FILES = (
+    "reporting/couplet.mplstyle",
+    "reporting/page.html.j2",
+    "reporting/published.csv",
+    "reporting/published.json",
+)
+
 FIGURE_FILES = ("reporting/couplet.mplstyle",)
 PAGE_FILES = ("reporting/page.html.j2",)
 """Files of the package that decide a summary."""
@@ -89,6 +95,11 @@ def table_key(layout: Layout, part: str = "") -> str:
     return digest([rows, params.scale, definitions(*TABLE), _contents(TABLE_FILES)])
 
 
+def selected(params: Params) -> list[tuple[Cell, str]]:
+    """The cells, each with the extractor in whose features its snapshot is selected; figures show these."""
+    return [(cell, params.selector(cell)) for cell in params.cells()]
+
+
 def study_of(layout: Layout) -> Study:
     """The study of a parameter file; Invalid if it has none."""
     if layout.params.study is None:
@@ -100,10 +111,10 @@ def figure_files(layout: Layout) -> list[Path]:
     """The files from which a study's figure is made; Invalid if there is no `study`."""
     needs, params = study_of(layout).needs, layout.params
     if needs == "evaluate":
-        return table_files(layout)
+        return _files(layout, selected(params), RUN)
     if needs == "select":
         unread = ("sample", "evaluate")
-        return _files(layout, params.measured(), [stage for stage in RUN if stage not in unread])
+        return _files(layout, selected(params), [stage for stage in RUN if stage not in unread])
     return _files(layout, [(cell, needs) for cell in params.cells()], ["prepare", "train", "probe"])
 
 

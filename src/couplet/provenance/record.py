@@ -21,12 +21,13 @@ from couplet.config.cells import Cell
 from couplet.config.fit import Facts, check_fit
 from couplet.errors import UserError
 from couplet.files import read_json, sha256, write_json
-from couplet.plan.code import current
+from couplet.plan.code import current, definitions
 from couplet.plan.content import ABSENT, content_of
 from couplet.plan.layout import Layout
 from couplet.plan.stages import (
     RECORD,
     RECORD_SUFFIX,
+    SELECTION,
     STAGES,
     Settings,
     beside,
@@ -73,11 +74,7 @@ class Recorder:
         folder = not Path(STAGES[stage].output).suffix
         if output.exists() and output.is_dir() != folder:
             raise UserError(f"{output}: is a {kinds[not folder]}, `couplet {stage}` writes a {kinds[folder]}")
-        held = stage
-        with suppress(UserError):  # no record, or a damaged one
-            held = read_record(record_of(stage, output)).stage
-        if held != stage:
-            raise UserError(f"{output}: is an output of `couplet {held}`; choose another name")
+        check_own(stage, output, record_of(stage, output))
         keys, made_of = check_inputs(reads, settings), ingredients(stage, settings)
         self._path, self.key = record_of(stage, output), key_from(made_of, keys)
         self._begin(device, stage=stage, keys=keys, **made_of)
@@ -98,6 +95,47 @@ class SummaryRecorder(Recorder):
     def __init__(self, stage: str, settings: Any, output: Path, key: str) -> None:
         self._path, self.key = beside(output), key
         self._begin(stage=stage, settings=settings, code={})
+
+
+class FreeRecorder(Recorder):
+    """A recorder for an output of a command on any files, which belongs to no cell."""
+
+    def __init__(
+        self,
+        command: str,
+        settings: Any,
+        output: Path,
+        device: torch.device,
+        *,
+        inputs: Digests,
+        numerics: Sequence[str],
+    ) -> None:
+        """Check that ``output`` is not that of another command.
+
+        Args:
+            inputs: the files that the command reads, which :meth:`write` records.
+            numerics: ``module:name`` of the functions and classes that decide the output.
+        """
+        self._path, self._inputs = beside(output), inputs
+        check_own(command, output, self._path)
+        code = definitions(*numerics)
+        self.key = key_from(
+            {"settings": settings, "code": code}, {"files": " ".join(sorted(inputs.values()))}
+        )
+        self._begin(device, stage=command, settings=settings, code=code)
+
+    def finish(self, *outputs: Path, **more: Any) -> None:
+        """Write the record of these outputs, files or folders, with ``more`` content."""
+        self.write(inputs=self._inputs, outputs=digests(*outputs), **more)
+
+
+def check_own(stage: str, output: Path, record: Path) -> None:
+    """Raise UserError if the record in the place of that of ``output`` is of another stage."""
+    held = stage
+    with suppress(UserError):  # no record, or a damaged one
+        held = read_record(record).stage
+    if held != stage:
+        raise UserError(f"{output}: is an output of `couplet {held}`; choose another name")
 
 
 def write_record(path: Path, content: Mapping[str, Any], inputs: Digests, outputs: Digests) -> None:
@@ -122,7 +160,9 @@ def check_inputs(reads: Mapping[str, Path], settings: Settings) -> dict[str, str
     records = {read: record_with(read, path, settings) for read, path in reads.items()}
     known: dict[str, tuple[str, Path]] = {}
     for read, record in records.items():
-        for stage, key in {**record["keys"], read: record["key"]}.items():
+        # Samples may be measured in other features than their snapshot was selected in.
+        passed = {stage: key for stage, key in record["keys"].items() if read != "select" or stage == "train"}
+        for stage, key in {**passed, read: record["key"]}.items():
             first, other = known.setdefault(stage, (key, reads[read]))
             if first != key:
                 raise UserError(
@@ -393,6 +433,9 @@ class Chains:
             UserError: a record does not fit the parameters, the others, or the small files of its stage.
         """
         measured_by = {"probe" if stage == "probe" else "extractor": name}
+        shared = stage != "probe" and (selector := self.layout.params.selector(cell, name)) != name
+        if shared and stage not in SELECTION:
+            self.run(cell, selector, SELECTION[-1])
         records: dict[str, Record] = {}
         for each, key in keys_of(self.layout.settings(cell, **measured_by), stage).items():
             path = record_of(each, self.layout.output(each, cell, name))
@@ -407,7 +450,7 @@ class Chains:
             if "train" in STAGES[each].reads:
                 self._numbers |= record.outputs
         for after in records.values():
-            for read in STAGES[after.stage].reads:
+            for read in () if shared and after.stage in SELECTION else STAGES[after.stage].reads:
                 _check_link(records[read], after)
         return records["train"].content
 

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from couplet.config.cells import Training
+from couplet.config.cells import Measurement, Training
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.metrics import described
 from couplet.reporting.page import render
-from couplet.reporting.published import COLUMNS as PUBLISHED
-from couplet.reporting.published import reported
+from couplet.reporting.published import (
+    Published,
+    difference,
+    extractors,
+    measuring,
+    metric_of,
+    protocol,
+    reported,
+    said,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Result(NamedTuple):
     """One cell, measured with one extractor; or a missing one, in a table of the others."""
 
     training: Training
+    measurement: Measurement
     extractor: str
     """Its name in the parameter file."""
     features: ExtractorConfig
@@ -74,7 +86,10 @@ class Table(NamedTuple):
     def html(self, title: str) -> str:
         """The table for reading, as a page."""
         headings, rows = self.reading()
-        lead = "Mean ± standard deviation over training seeds; arrows point to better values."
+        lead = (
+            "Mean ± standard deviation over training seeds; ± of a published number is what its column says. "
+            "Arrows point to better values."
+        )
         return render(title, lead, table={"columns": headings, "rows": rows})
 
 
@@ -86,7 +101,9 @@ def table(results: Iterable[Result]) -> Table:
     has no numbers. Every row has the columns of all metrics of the table, blank where its extractor has
     none: numbers of different extractors share neither a row nor a column. replaced_gradients, the number of
     steps whose non-finite gradients were replaced, is a column only where a recipe allows that.
-    ``published_*`` is the paper's number, ``*_difference`` measured minus published in units of its std.
+    ``published_*`` is the paper's number, where it was measured in the same protocol. ``*_difference`` is
+    measured minus published, ``*_difference_in_std`` the same in units of our std over seeds. Where the
+    protocols differ, ``published_otherwise`` says how, and nothing is subtracted.
     """
     import pandas as pd
 
@@ -102,13 +119,15 @@ def table(results: Iterable[Result]) -> Table:
                 "column": result.features.metric(number["metric"]),
                 "metric": number["metric"],
                 "heading": _heading(number["metric"], result.features),
+                "label": result.features.label,
                 "value": number["value"],
+                "resampling_std": number.get("resampling_std"),
             }
             for name, result in measured
             for number in result.evaluation["numbers"]
             if not described(number["metric"]).is_spread
         ),
-        columns=["row", "nfe", "column", "metric", "heading", "value"],
+        columns=["row", "nfe", "column", "metric", "heading", "label", "value", "resampling_std"],
     )
     rows = []
     for name, members in groups.items():
@@ -116,10 +135,19 @@ def table(results: Iterable[Result]) -> Table:
         planned = {nfe for member in members if member.missing for nfe in member.nfe}
         for nfe in sorted(planned | set(own["nfe"])):
             row = {"nfe": str(nfe), **_shared(members)}
-            by_metric = own[own["nfe"] == nfe].groupby(["column", "metric"], sort=False)["value"]
-            for (column, metric), values in by_metric:
-                training = members[0].training
-                row = _statistics(values.tolist(), training, nfe, column=column, metric=metric) | row
+            otherwise: dict[tuple[str, str], list[str]] = {}
+            by_metric = own[own["nfe"] == nfe].groupby(["column", "metric"], sort=False)
+            for (column, metric), measures in by_metric:
+                first = next(member for member in members if not member.missing)
+                same, others = _published(first, nfe, metric)
+                row = _statistics(measures, same, column=column, metric=metric) | row
+                row |= _stated(first, metric)
+                for name, how in others:
+                    otherwise.setdefault(how, []).append(name)
+            row["published_otherwise"] = "; ".join(
+                f"published {', '.join(names)}: {theirs}, here: {ours}"
+                for (theirs, ours), names in otherwise.items()
+            )
             rows.append(row)
     columns = [
         Column("data set", "dataset"),
@@ -129,8 +157,14 @@ def table(results: Iterable[Result]) -> Table:
     ]
     if len(measured) < sum(map(len, groups.values())):
         columns.append(Column("missing", "missing"))
-    for column, heading in numbers[["column", "heading"]].drop_duplicates().itertuples(index=False):
-        columns += _columns(column, heading)
+    measures = numbers[["column", "heading", "label"]].drop_duplicates()
+    for column, heading, label in measures.itertuples(index=False):
+        columns += _columns(column, heading, label, rows)
+    for name in dict.fromkeys(name for row in rows for name in row if name.endswith("_protocol")):
+        metrics = name.removesuffix("_protocol").replace("_", " and ")
+        columns.append(Column(f"{metrics} of", name))
+    if any(row["published_otherwise"] for row in rows):
+        columns.append(Column("published in another protocol", "published_otherwise"))
     columns += [Column("training (s)", "train_seconds"), Column("images/s", "images_per_second")]
     if any(
         each.training.recipe.nonfinite_gradients != "stop" or each.record["replaced_gradients"]
@@ -160,7 +194,10 @@ def _shared(members: Sequence[Result]) -> dict[str, str]:
     if results:
         evaluation = results[0].evaluation
         row["extractor"] = evaluation["extractor"]
-        row["reference"] = "{split}, {images} images".format(**evaluation["reference"])
+        real = evaluation["reference"]
+        of = f" of {real['of']}" if "of" in real else ""
+        sets = f", {real['sets']} sets" if real.get("sets", 1) > 1 else ""
+        row["reference"] = f"{real['split']}, {real['images']}{of} images{sets}"
         seconds, speed, replaced = (
             statistics.fmean(result.record[name] for result in results)
             for name in ("seconds", "images_per_second", "replaced_gradients")
@@ -170,32 +207,72 @@ def _shared(members: Sequence[Result]) -> dict[str, str]:
     return row
 
 
+def _published(
+    result: Result, nfe: int, number: str
+) -> tuple[Published | None, list[tuple[str, tuple[str, str]]]]:
+    """The paper's number in the same protocol as a cell's; else those in others, and how these differ."""
+    metric = metric_of(number, result.measurement)
+    if metric is None:
+        return None, []
+    here = protocol(
+        metric,
+        measuring(result.training, result.measurement),
+        extractor=result.features.label,
+        samples=result.measurement.sample.samples,
+        images=result.evaluation["reference"]["images"],
+        conditional=result.training.recipe.conditional,
+    )
+    others = []
+    for published in reported(result.training, nfe, number):
+        how = difference(published.protocol, here)
+        if not any(how):
+            return published, []
+        others.append((published.name, how))
+    return None, others
+
+
+def _stated(result: Result, number: str) -> dict[str, str]:
+    """The protocol of a metric whose number means nothing without it, as text of its column."""
+    metric = metric_of(number, result.measurement)
+    if metric is None or not metric.states_protocol:
+        return {}
+    counts = result.measurement.sample.samples, result.evaluation["reference"]["images"]
+    parts = {"extractor": result.features.label, **metric.protocol(*counts)}
+    return {f"{metric.kind}_protocol": ", ".join(said(*part) for part in parts.items())}
+
+
 def _statistics(
-    values: Sequence[float], training: Training, nfe: int, *, column: str, metric: str
+    measures: pd.DataFrame, paper: Published | None, *, column: str, metric: str
 ) -> dict[str, str]:
-    """The texts of a metric's columns, from a value per seed."""
-    paper = reported(training, nfe, column)
-    mean = statistics.fmean(values)
-    numbers = {
-        f"{column}_mean": mean,
-        f"{column}_std": statistics.stdev(values) if len(values) > 1 else None,
-        f"published_{column}": paper.value,
-        f"published_{column}_std": paper.std,
-    }
+    """The texts of a metric's columns, from a line per seed and the paper's number in the same protocol."""
+    values, spreads = measures["value"].tolist(), measures["resampling_std"].dropna().tolist()
+    mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    numbers = {f"{column}_mean": mean, f"{column}_std": std}
+    numbers[f"{column}_resampling_std"] = statistics.fmean(spreads) if spreads else None
+    row = {}
+    if paper is not None:
+        numbers |= {f"published_{column}": paper.value, f"published_{column}_spread": paper.spread}
+        row = {"published_spread_of": paper.spread_of, "published_source": paper.source}
     decimals = described(metric).decimals
-    row = {name: f"{value:.{decimals}f}" for name, value in numbers.items() if value is not None}
-    if paper.value is not None and paper.std:
-        row[f"{column}_difference"] = f"{(mean - paper.value) / paper.std:+.1f}"
-    return row | ({"published_source": paper.source} if paper.source else {})
+    row |= {name: f"{value:.{decimals}f}" for name, value in numbers.items() if value is not None}
+    if paper is not None:
+        row[f"{column}_difference"] = f"{mean - paper.value:+.{decimals}f}"
+        if std:
+            row[f"{column}_difference_in_std"] = f"{(mean - paper.value) / std:+.1f}"
+    return row
 
 
-def _columns(column: str, heading: str) -> list[Column]:
-    """The columns of a metric; those that papers report have the published number next to them."""
+def _columns(column: str, heading: str, label: str, rows: Sequence[Mapping[str, str]]) -> list[Column]:
+    """The columns of a metric; in features that papers use, the published number is next to them."""
     columns = [Column(heading, f"{column}_mean", f"{column}_std")]
-    if column in PUBLISHED:
+    if any(f"{column}_resampling_std" in row for row in rows):
+        columns.append(Column(f"{heading}, std over samples of one model", f"{column}_resampling_std"))
+    if label in extractors():
         columns += [
-            Column(f"published {heading}", f"published_{column}", f"published_{column}_std"),
-            Column(f"{heading} minus published, in its std", f"{column}_difference"),
+            Column(f"published {heading}", f"published_{column}", f"published_{column}_spread"),
+            Column(f"{heading} minus published", f"{column}_difference"),
+            Column(f"{heading} minus published, in our std over seeds", f"{column}_difference_in_std"),
+            Column("published ± is of", "published_spread_of"),
             Column("source", "published_source"),
         ]
     return columns

@@ -57,7 +57,7 @@ def _measured(chains: Chains, cell: Cell, needs: str) -> Measured:
     """A cell with the numbers that the study needs, from `select`, `evaluate` or the probe of that name."""
     layout, params = chains.layout, chains.layout.params
     column = {"select": "scores", "evaluate": "numbers"}.get(needs)
-    stage, name = ("probe", needs) if column is None else (needs, params.measured()[0][1])
+    stage, name = ("probe", needs) if column is None else (needs, params.selector(cell))
     trained = chains.run(cell, name, stage)
     path = layout.output(stage, cell, name)
     numbers = read_json(path)[column] if column else [*csv.DictReader(path.read_text().splitlines())]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from couplet.files import read_json, replacing
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, digests
-from couplet.sampling import samples_of
+from couplet.sampling import Drawn, samples_of
 
 
 def samples_name(nfe: int) -> str:
@@ -33,13 +32,18 @@ def selected(selection: Path) -> dict[str, Any]:
 
 
 def run(context: Context, settings: Settings, *, train: Path, selection: Path, out: Path) -> str:
-    """Write uint8 [n, h, w, c] arrays, one per NFE, to the folder ``out``, batch by batch."""
+    """Write uint8 [n, h, w, c] arrays, one per NFE, to the folder ``out``, batch by batch.
+
+    An array holds the sets of `sample.repeats` one after the other.
+    """
     training, measurement = settings.training, settings.measurement
     reads = {"train": train, "select": selection}
     record = Recorder("sample", settings, out, context.device, reads=reads)
     checkpoint = train / "checkpoints" / selected(selection)["checkpoint"]
     network, saved = model.load(checkpoint, context.device)
-    count, nfes = measurement.sample.samples, measurement.sample.nfe
+    count, nfes = measurement.sample.samples * measurement.sample.repeats, measurement.sample.nfe
+    drawn = read_json(selection).get("label_counts")
+    options: dict[str, Any] = {} if drawn is None else {"labels": Drawn(drawn)}
     shape = (count, saved.shape.resolution, saved.shape.resolution, saved.shape.channels)
     with ExitStack() as stack:
         arrays = {}
@@ -47,9 +51,16 @@ def run(context: Context, settings: Settings, *, train: Path, selection: Path, o
             path = stack.enter_context(replacing(out / samples_name(nfe)))
             arrays[nfe] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
         advance = stack.enter_context(context.counting(f"sample {training.cell}", count))
-        draw = partial(samples_of, purpose="sample", count=count, nfe=nfes, ranks=context.ranks)
+        drawing = samples_of(
+            *(training, measurement, network, saved.shape),
+            purpose="sample",
+            count=count,
+            nfe=nfes,
+            ranks=context.ranks,
+            **options,
+        )
         start = 0
-        for batch in draw(training, measurement, network, saved.shape):
+        for batch in drawing:
             size = len(batch[nfes[0]])
             for nfe, array in arrays.items():
                 array[start : start + size] = batch[nfe]

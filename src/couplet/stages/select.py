@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from couplet import model
 from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics.extractor.base import load_extractor
-from couplet.metrics.measure import load_reference
-from couplet.plan.layout import checkpoint_name
+from couplet.metrics.measure import label_counts, load_reference
+from couplet.plan.layout import checkpoint_name, statistics_name
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, digests
+from couplet.sampling import Drawn
 from couplet.selection import best, score
 
 
@@ -30,18 +32,24 @@ def run(
     record = Recorder("select", settings, out, context.device, reads=reads)
     extractor = load_extractor(features, context.device)
     split = measurement.select.split
-    statistics = reference / f"{split}.safetensors"
+    statistics = reference / statistics_name(split)
     if not statistics.exists():
         raise UserError(
             f"{statistics}: cannot be read (no such file): `couplet reference` writes it for a data set with "
             f"a {split} split; for one without, set select.split: train"
         )
     target = load_reference(statistics, extractor)
+    read = {statistics}
+    drawn: dict[str, Any] = {}
+    if training.recipe.conditional and measurement.sample.labels == "data":
+        read.add(of_training := reference / statistics_name("train"))
+        drawn["label_counts"] = label_counts(of_training)
     checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
     images = len(checkpoints) * measurement.select.samples
     scores = {}
     with context.counting(f"select {training.cell}", images) as advance:
         fd = partial(score, extractor=extractor, target=target, advance=advance, ranks=context.ranks)
+        fd = partial(fd, labels=Drawn(drawn["label_counts"])) if drawn else fd
         for step, path in checkpoints.items():
             network, saved = model.load(path, context.device)
             scores[step] = fd(training, measurement, network, saved.shape)
@@ -52,6 +60,7 @@ def run(
         "split": target.described["split"],
         "images": target.moments.count,
         "samples": measurement.select.samples,
+        **drawn,
         "extractor": extractor.name,
         "selected": {"step": chosen, "checkpoint": checkpoint_name(chosen)},
         "scores": [
@@ -63,7 +72,7 @@ def run(
         write_json(out, content)
         record.write(
             cell=training.cell.model_dump(),
-            inputs=digests(train / "config.json", *checkpoints.values(), features, statistics),
+            inputs=digests(train / "config.json", *checkpoints.values(), features, *read),
             outputs=digests(out),
         )
     return f"step {chosen}, Fréchet distance {scores[chosen][nfe]:.3f}"

@@ -74,6 +74,8 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
     # A picture for the couplings and seeds of one data set, recipe, kernel and extractor.
     groups: dict[str, list[Measured]] = {}
     for cell, extractor in finished:
+        if extractor != params.selector(cell, extractor):
+            continue  # the same samples, selected by the same distances
         group = f"{cell.dataset}-{cell.recipe}-{cell.kernel}-{extractor}"
         groups.setdefault(group, []).append((cell, extractor))
     figures = []
@@ -94,6 +96,7 @@ def _result(chains: Chains, cell: Cell, extractor: str, missing: str | None) -> 
     layout, params = chains.layout, chains.layout.params
     result = Result(
         training=params.training(cell),
+        measurement=params.measurement(cell),
         extractor=extractor,
         features=params.extractor_named(extractor),
         scale=params.scale or "",

@@ -66,7 +66,7 @@ def initial_state(
         UserError: ``weights`` do not fit the network.
     """
     with default_stream(CPU, seed_of(training.cell.seed, "initial weights")):
-        model = build(training, shape)
+        model = build(training.design, shape, at=f"recipes.{training.cell.recipe}.network")
     loaded = None if weights is None else initialise(model.network, weights)
     model.to(device).train()
     return State(

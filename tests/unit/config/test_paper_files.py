@@ -1,9 +1,7 @@
 """The papers' parameter files: every row resolves at every scale, and every setting says where it is from."""
 
-import csv
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from itertools import product
 from pathlib import Path
 
@@ -11,14 +9,11 @@ import pytest
 
 from couplet.config.resolve import resolve
 from couplet.config.yaml12 import read_yaml
-from couplet.reporting.published import COLUMNS, Published, reported
 
 PAPERS = {path.stem: path for path in sorted((Path(__file__).parents[3] / "workflow/papers").glob("*.yaml"))}
 SCALES = ["paper", "small", "smoke"]
 OURS = {"sources", "overrides", "when", "published_as"}
 """Keys of a recipe that are no settings of a method."""
-UNREACHED = {("ECT ECM", "1", "FD_DINOv2"), ("ECT ECM", "2", "FD_DINOv2")}
-"""Numbers whose training the source does not name, so that no row can stand beside them."""
 
 
 @cache
@@ -131,30 +126,6 @@ def test_every_setting_has_a_source_and_every_source_a_setting(where, base, laye
     for source in sources:
         told = keys or list(leaves(base))
         assert any(covers(source, key) for key in told), f"{where}: no setting {source}"
-
-
-def test_every_published_number_is_next_to_a_row():
-    with files("couplet.reporting").joinpath("published.csv").open() as file:
-        published = list(csv.DictReader(file))
-    assert all(float(row["value"]) > 0 and row["source"] for row in published)
-    keys = ("published_as", "dataset", "kernel", "coupling", "settings", "nfe", "metric")
-    assert len({tuple(row[key] for key in keys) for row in published}) == len(published)
-    units = {paper_name: (column, unit) for column, (paper_name, unit) in reversed(COLUMNS.items())}
-    reached = {
-        (str(nfe), metric, reported(t, nfe, column))
-        for paper in PAPERS
-        for t in trainings(paper).values()
-        for nfe in params(paper).sample.nfe
-        for metric, (column, _) in units.items()
-    }
-    missing = set()
-    for row in published:
-        unit = units.get(row["metric"], ("", 1.0))[1]
-        std = unit * float(row["std"]) if row["std"] else None
-        number = Published(unit * float(row["value"]), std, row["source"])
-        if (row["nfe"], row["metric"], number) not in reached:
-            missing.add((row["published_as"], row["nfe"], row["metric"]))
-    assert missing == UNREACHED
 
 
 @pytest.mark.parametrize("scale", ["small", "smoke"])

@@ -606,7 +606,7 @@ def test_colours_are_those_of_the_images(tmp_path, content, channels):
 def test_mixed_colours_are_refused_unless_chosen(tmp_path):
     path = grown(tmp_path / "x", {"1.png": png(COLOUR), "2.png": png(GREY)})
     message = refused(tmp_path, path)
-    assert "2.png: 1 channels, the first image has 3; set channels: 3 or 1" in message
+    assert "2.png: 1 channels, the first image has 3; make them alike, or" in message
     assert prepared(tmp_path, path, channels=3)[0].counts == {"train": 2}
 
 

@@ -182,7 +182,13 @@ def test_labels_must_be_different(cells):
 
 def test_a_figure_has_one_extractor(cells, params_content):
     table1 = {"datasets": ["digits"], "recipes": ["ict"], "couplings": ["vae"], "seeds": [0]}
-    changes = {"table1": table1 | {"extractors": ["classifier", "values"]}}
+    selecting = [
+        table1 | {"extractors": ["classifier", "values"]},
+        table1 | {"seeds": [1], "extractors": ["values"]},
+    ]
+    shown = cells("dots", tidy, changes={"table1": selecting[:1]})
+    assert "of the extractor classifier;" in build(shown.study.figure).measured(shown)
+    changes = {"table1": selecting}
     with pytest.raises(UserError, match=r"table1.extractors = \['classifier', 'values'\]"):
         cells("dots", tidy, changes=changes)
     figure = {"kind": "probe", "probe": "transport"}

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from couplet.config.couplings import IndependentConfig
+from couplet.config.designs import Imported, SamplerConfig
 from couplet.config.networks import DDPMPlusPlusConfig, EDM2Config
 from couplet.config.recipes import KernelConfig
 from couplet.config.variants import build as build_variant
@@ -96,7 +97,7 @@ def test_normalising_edm2_weights_twice_changes_nothing(make_training):
         "num_blocks": 1,
         "channels_per_head": 8,
     }
-    model = build(make_training(network=network), SHAPE)
+    model = build(make_training(network=network).design, SHAPE)
     assert isinstance(model.network, EDM2)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -112,14 +113,14 @@ def test_normalising_edm2_weights_twice_changes_nothing(make_training):
 
 @pytest.mark.parametrize("conditional", [True, False])
 def test_build_gives_classes_only_to_conditional_networks(make_training, conditional):
-    model = build(make_training("vae", conditional=conditional), SHAPE)
+    model = build(make_training("vae", conditional=conditional).design, SHAPE)
     wanted = 3 if conditional else 0
     assert model.network.num_classes == model.coupling.encoder.num_classes == wanted
     assert (model.network.out_channels, model.coupling.encoder.out_channels) == (1, 2)
 
 
 def test_build_takes_the_kernel_of_the_cell(make_training):
-    model = build(make_training(kernel="li", sigma_min=0.01, sigma_max=9.0), SHAPE)
+    model = build(make_training(kernel="li", sigma_min=0.01, sigma_max=9.0).design, SHAPE)
     assert isinstance(model.kernel, LinearInterpolation)
     assert (model.kernel.sigma_min, model.kernel.sigma_max, model.kernel.sigma_data) == (0.01, 9.0, 0.5)
 
@@ -147,7 +148,7 @@ def scrambled(model):
 @pytest.mark.parametrize("kind", COUPLINGS)
 def test_file_round_trip_is_exact(make_training, tmp_path, kind):
     training = make_training(kind, conditional=True)
-    model = scrambled(build(training, SHAPE))
+    model = scrambled(build(training.design, SHAPE))
     path = tmp_path / "deep" / "model.safetensors"
     save(path, model, Saved(training, SHAPE, 17))
     loaded, saved = load(path, CPU)
@@ -161,9 +162,23 @@ def test_file_round_trip_is_exact(make_training, tmp_path, kind):
     assert any(name.startswith("coupling.") for name in theirs) == (kind in ("vae", "vae_generator"))
 
 
+def test_a_model_of_others_is_a_file_of_the_same_kind(make_training, tmp_path):
+    design = make_training("vae", conditional=True, sigma_min=0.01).design
+    sampler = SamplerConfig(levels=(80.0, 1.5), boundary=False, clip=True, renoise="reduced")
+    model, path = scrambled(build(design, SHAPE)), tmp_path / "model.safetensors"
+    save(path, model, Saved(Imported(design=design, sampler=sampler, source={"family": "ours"}), SHAPE))
+    loaded, saved = load(path, CPU)
+    assert (saved.training, saved.step, saved.conditional, saved.sampler) == (None, 0, True, sampler)
+    assert saved.of.source == {"family": "ours"}
+    assert vars(loaded.kernel) == vars(model.kernel)
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in (model, loaded)), strict=True)
+    )
+
+
 def test_same_model_gives_the_same_bytes(make_training, tmp_path):
     training = make_training("vae")
-    model = build(training, SHAPE)
+    model = build(training.design, SHAPE)
     for name in ("one", "two"):
         save(tmp_path / name, model, Saved(training, SHAPE, 1))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
@@ -182,7 +197,7 @@ def refused(path):
 def saved_file(make_training, tmp_path):
     training = make_training()
     path = tmp_path / "model.safetensors"
-    save(path, build(training, SHAPE), Saved(training, SHAPE, 1))
+    save(path, build(training.design, SHAPE), Saved(training, SHAPE, 1))
     return path
 
 
@@ -238,14 +253,14 @@ def test_header_that_does_not_fit_is_refused(make_training, tmp_path, edit):
     header = {"training": training.model_dump(mode="json"), "shape": SHAPE._asdict(), "step": 1}
     edit(header)
     path = tmp_path / "edited.safetensors"
-    save_file(build(training, SHAPE).state_dict(), path, {"couplet": json.dumps(header)})
+    save_file(build(training.design, SHAPE).state_dict(), path, {"couplet": json.dumps(header)})
     refused(path)
 
 
 def test_missing_weight_is_named(make_training, tmp_path):
     training = make_training()
     header = {"training": training.model_dump(mode="json"), "shape": SHAPE._asdict(), "step": 1}
-    weights = build(training, SHAPE).state_dict()
+    weights = build(training.design, SHAPE).state_dict()
     gone = sorted(weights)[0]
     del weights[gone]
     path = tmp_path / "thin.safetensors"
@@ -257,6 +272,6 @@ def test_full_disk_is_refused_and_leaves_nothing(make_training, tmp_path, full_d
     training = make_training()
     path = tmp_path / "model.safetensors"
     with full_disk(), pytest.raises(UserError, match="cannot be written") as caught:
-        save(path, build(training, SHAPE), Saved(training, SHAPE, 1))
+        save(path, build(training.design, SHAPE), Saved(training, SHAPE, 1))
     assert str(path) in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -66,6 +66,70 @@ def test_adm_attention_and_skips() -> None:
     assert "map_label.bias" not in keys
 
 
+PLAIN: dict[str, Any] = {**SMALL, "attn_resolutions": (), "channels_per_head": 16}
+
+
+def test_adm_without_adaptive_scale_has_the_same_keys_and_half_the_affine_outputs() -> None:
+    adaptive, plain = (
+        make(ADMConfig(**PLAIN, adaptive_scale=choice)).state_dict() for choice in (True, False)
+    )
+    assert adaptive.keys() == plain.keys()
+    changed = {key for key in plain if plain[key].shape != adaptive[key].shape}
+    assert changed == {key for key in plain if ".affine." in key}
+    assert all(2 * plain[key].shape[0] == adaptive[key].shape[0] for key in changed)
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_adm_parameters_counted_by_hand(adaptive: bool) -> None:
+    emb = 4 * 16
+
+    def block(inputs: int, outputs: int) -> int:
+        skip = 0 if inputs == outputs else inputs * outputs + outputs
+        affine = (emb + 1) * outputs * (2 if adaptive else 1)
+        convolutions = (9 * inputs + 1) * outputs + (9 * outputs + 1) * outputs
+        return 2 * inputs + 2 * outputs + convolutions + affine + skip
+
+    embedding = (16 + 1) * emb + (emb + 1) * emb
+    encoder = (9 * 3 + 1) * 16 + block(16, 16) + block(16, 16) + block(16, 32)
+    attention = 2 * 32 + (32 + 1) * 96 + (32 + 1) * 32
+    # Skip connections: 32 of the lower block, 16 of its down block; 16 of the upper block, 16 of the input.
+    lower = block(32, 32) + attention + block(32, 32) + block(32 + 32, 32) + block(32 + 16, 32)
+    upper = block(32, 32) + block(32 + 16, 16) + block(16 + 16, 16)
+    last = 2 * 16 + (9 * 16 + 1) * 3
+    made = make(ADMConfig(**PLAIN, adaptive_scale=adaptive))
+    count = sum(parameter.numel() for parameter in made.parameters())
+    assert count == embedding + encoder + lower + upper + last
+
+
+def test_adm_without_adaptive_scale_adds_the_embedding_before_the_normalisation() -> None:
+    made = make(ADMConfig(**PLAIN, adaptive_scale=False)).eval()
+    block = made.get_submodule("enc.8x8_block0")
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    own = dict(block.named_parameters())
+    x, emb = torch.randn(2, 16, 8, 8), torch.randn(2, 64)
+
+    def normalised(h: torch.Tensor, name: str) -> torch.Tensor:
+        return F.silu(F.group_norm(h, 4, own[f"{name}.weight"], own[f"{name}.bias"], eps=1e-5))
+
+    h = F.conv2d(normalised(x, "norm0"), own["conv0.weight"], own["conv0.bias"], padding=1)
+    h = h + (emb @ own["affine.weight"].T + own["affine.bias"])[:, :, None, None]
+    expected = x + F.conv2d(normalised(h, "norm1"), own["conv1.weight"], own["conv1.bias"], padding=1)
+    torch.testing.assert_close(block(x, emb), expected)
+
+
+def test_adm_noise_scale_multiplies_the_noise_label() -> None:
+    once, thousand = (make(ADMConfig(**PLAIN, noise_scale=scale)).eval() for scale in (1.0, 1000.0))
+    for made in (once, thousand):
+        torch.manual_seed(1)
+        for parameter in made.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    x, level = torch.randn(2, 3, 8, 8), torch.tensor([0.3, -1.2])
+    torch.testing.assert_close(thousand(x, level), once(x, 1000 * level), rtol=0, atol=0)
+    assert not torch.allclose(thousand(x, level), once(x, level), rtol=0, atol=1e-2)
+
+
 def test_edm2_keys() -> None:
     made = make(EDM2Config(**SMALL, attn_resolutions=(8,), channels_per_head=16), num_classes=2)
     keys = set(made.state_dict())

@@ -163,7 +163,8 @@ def grid(path):
         "recipes": recipes,
         "train": {"snapshots": 2, "save_every": 1},
         "select": {"samples": 8, "nfe": 2, "split": "train"},
-        "sample": {"samples": 8},
+        "reference": {"images": 10, "sets": 2},
+        "sample": {"samples": 8, "repeats": 2, "labels": "data"},
         "evaluate": {"metrics": {"fd": None, "kid": {"subsets": 2, "subset_size": 8}, "is": {"splits": 2}}},
         "probes": {
             "gradient": {"batches": 2},
@@ -189,7 +190,7 @@ def initial_weights(path, training, shape):
 
     from couplet.model import build
 
-    save_file(build(training, shape).network.state_dict(), path)
+    save_file(build(training.design, shape).network.state_dict(), path)
 
 
 def test_no_definition_that_a_stage_calls_is_missing_from_its_key(tmp_path):

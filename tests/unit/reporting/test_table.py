@@ -3,15 +3,17 @@
 import csv
 import io
 import re
+from pathlib import Path
 
 import pytest
 
 from couplet.config.extractors import ClassifierConfig, DinoV2Config, InceptionConfig
-from couplet.config.params import Params
-from couplet.reporting.published import reported
+from couplet.config.resolve import resolve
 from couplet.reporting.table import Result, table
 
-INCEPTION = InceptionConfig()
+FID = "fid_legacy_tensorflow"
+PAPERS = Path(__file__).parents[3] / "workflow/papers"
+LEGACY = InceptionConfig(mode="legacy_tensorflow")
 
 
 def rows(results):
@@ -19,48 +21,39 @@ def rows(results):
 
 
 @pytest.fixture
-def result(params_content):
-    """A made-up measurement of a cell of GC's table, or of other settings."""
+def result():
+    """A made-up measurement of a row of GC's table on CIFAR-10, or of other settings."""
 
     def make(
         metrics,
         *,
         seed=0,
         extractor="inception-0",
-        features=INCEPTION,
+        features=LEGACY,
         coupling="generator",
-        dataset=None,
+        file="gc",
+        changes=(),
+        images=50_000,
         scale="",
         replaced=0,
         missing="",
-        dropout=0.0,
-        settings=None,
-        **recipe,
+        spreads=(),
     ):
-        content = dict(params_content)
-        content["couplings"] = {
-            **content["couplings"],
-            coupling: {**content["couplings"][coupling], **(settings or {})},
-        }
-        content["datasets"] = {"cifar10": dataset or {"kind": "cifar10"}}
-        network = {**content["recipes"]["ict"]["network"], "dropout": dropout}
-        recipe = {"published_as": "GC iCT", "network": network, **recipe}
-        content["recipes"] = {"gc": {**content["recipes"]["ict"], **recipe}}
-        names = {"dataset": "cifar10", "recipe": "gc", "kernel": "ve", "coupling": coupling, "seed": seed}
-        content |= names
-        content["table1"] = {f"{key}s": [value] for key, value in names.items()}
-        params = Params.model_validate(content)
+        names = [f"coupling={coupling}", f"seed={seed}"]
+        params = resolve(PAPERS / f"{file}.yaml", "paper", [*names, *changes])
         evaluation = {
             "numbers": [
                 {"metric": metric, "extractor": extractor, "nfe": nfe, "seed": seed, "value": value}
                 for (metric, nfe), value in metrics.items()
             ],
             "extractor": extractor,
-            "reference": {"split": "train", "images": 50000},
+            "reference": {"split": "train", "images": images},
         }
+        for number, spread in zip(evaluation["numbers"], spreads, strict=False):
+            number["resampling_std"] = spread
         record = {"seconds": 10.0 + seed, "images_per_second": 100.0, "replaced_gradients": replaced}
-        training = params.training(params.experiment)
-        made = Result(training, extractor, features, scale)
+        training, measurement = params.training(params.experiment), params.measurement(params.experiment)
+        made = Result(training, measurement, extractor, features, scale)
         if missing:
             return made._replace(nfe=(1, 2), missing=missing)
         return made._replace(run=f"run-{seed}", record=record, evaluation=evaluation)
@@ -75,83 +68,89 @@ def test_seeds_are_averaged_and_nfe_are_rows(result):
             result({("fd", 1): 6.2, ("kid", 1): 0.004, ("fd", 2): 5.0, ("kid", 2): 0.001}, seed=1),
         ]
     )
-    assert [(row["nfe"], row["seeds"], row["fid_mean"], row["fid_std"]) for row in made] == [
+    assert [(row["nfe"], row["seeds"], row[f"{FID}_mean"], row[f"{FID}_std"]) for row in made] == [
         ("1", "2", "6.100", "0.141"),
         ("2", "2", "5.000", "0.000"),
     ]
-    assert made[0]["kid_mean"] == "0.00300"
+    assert made[0]["kid_legacy_tensorflow_mean"] == "0.00300"
     assert made[0]["train_seconds"] == "10.5"
     assert made[0]["runs"] == "run-0 run-1"
 
 
-def test_published_number_stands_beside_with_the_difference_in_its_std(result):
+def test_a_published_number_stands_beside_one_of_the_same_protocol(result):
     """GC, Table 1: FID 5.95 ± 0.05, KID 0.26 ± 0.02 hundredths, IS 9.10 ± 0.05 at mu = 0.5."""
-    (row,) = rows([result({("fd", 1): 6.10, ("kid", 1): 0.0024, ("is", 1): 9.0, ("is_std", 1): 0.1})])
-    assert (row["published_fid"], row["published_fid_std"], row["fid_difference"]) == (
+    numbers = {("fd", 1): 6.10, ("kid", 1): 0.0024, ("is", 1): 9.0, ("is_std", 1): 0.1}
+    (row,) = rows([result(numbers)])
+    legacy = {name.replace("_legacy_tensorflow", ""): value for name, value in row.items()}
+    assert (legacy["published_fid"], legacy["published_fid_spread"], legacy["fid_difference"]) == (
         "5.950",
         "0.050",
-        "+3.0",
+        "+0.150",
     )
-    assert (row["published_kid"], row["kid_difference"]) == ("0.00260", "-1.0")
-    assert (row["published_is"], row["is_difference"]) == ("9.100", "-2.0")
+    assert (legacy["published_kid"], legacy["kid_difference"]) == ("0.00260", "-0.00020")
+    assert (legacy["published_is"], legacy["is_difference"]) == ("9.100", "-0.100")
+    assert row["published_spread_of"] == "5 resamplings of one model"
     assert "arXiv 2406.09570" in row["published_source"]
     assert not any(name.startswith("is_std_") for name in row)
+    assert "published_otherwise" not in row
+
+
+def test_the_difference_is_in_fid_and_in_our_std_over_seeds_never_in_the_paper_s(result):
+    one = rows([result({("fd", 1): 6.10})])[0]
+    assert one["fid_legacy_tensorflow_difference"] == "+0.150"
+    assert one["fid_legacy_tensorflow_difference_in_std"] == ""
+    (two,) = rows([result({("fd", 1): 6.0}), result({("fd", 1): 6.4}, seed=1)])
+    assert two["fid_legacy_tensorflow_difference"] == "+0.250"
+    assert two["fid_legacy_tensorflow_difference_in_std"] == "+0.9"  # 0.25 of 0.283
+    (same,) = rows([result({("fd", 1): 6.0}), result({("fd", 1): 6.0}, seed=1)])
+    assert same["fid_legacy_tensorflow_difference_in_std"] == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "theirs", "ours"),
+    [
+        ({"features": InceptionConfig()}, "inception_legacy_tensorflow", "inception"),
+        ({"features": InceptionConfig(mode="legacy_pytorch")}, *2 * ["inception_legacy_"]),
+        ({"features": ClassifierConfig()}, "inception_legacy_tensorflow", "classifier"),
+        ({"images": 1_281_167}, "50,000 reference images", "1,281,167 reference images"),
+        ({"changes": ["sample.samples=5000"]}, "50,000 samples", "5,000 samples"),
+        ({"changes": ["sample.quantise=round"]}, "sample.quantise truncate", "sample.quantise round"),
+        ({"changes": ["select.samples=500"]}, "select.samples 50000", "select.samples 500"),
+        ({"changes": ["train.snapshots=7"]}, "train.snapshots 20", "train.snapshots 7"),
+        ({"changes": ["train.precision=bf16"]}, "train.precision float32 or tf32", "train.precision bf16"),
+    ],
+)
+def test_of_another_protocol_one_cell_says_how_and_nothing_is_subtracted(result, settings, theirs, ours):
+    made = table([result({("fd", 1): 6.10}, **settings), result({("fd", 1): 6.20}, seed=1, **settings)])
+    (row,) = made.rows
+    assert re.fullmatch(rf"published FID 5\.95: {theirs}.*, here: {ours}.*", row["published_otherwise"])
+    assert [
+        name for name in row if re.search("_difference|published_fid|published_source", name) and row[name]
+    ] == []
+    assert row["published_otherwise"] in made.markdown()
+
+
+def test_numbers_whose_protocols_differ_alike_share_a_clause(result):
+    changes = ["evaluate.metrics.kid.subset_size=500", "sample.samples=5000"]
+    (row,) = rows([result({("fd", 1): 6.1, ("kid", 1): 0.0024, ("is", 1): 9.0}, changes=changes)])
+    assert row["published_otherwise"] == (
+        "published FID 5.95, IS 9.10: 50,000 samples, here: 5,000 samples; "
+        "published KIDx100 0.26: subset size 1000, 50,000 samples, here: subset size 500, 5,000 samples"
+    )
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         {"coupling": "vae"},
-        {"dataset": {"kind": "images", "path": "cifar10-jpeg", "resolution": 32}},
+        {"changes": ["datasets.cifar10={kind: images, path: cifar10-jpeg, resolution: 32}"]},
     ],
     ids=["no paper has this coupling", "a folder of images called cifar10 is not CIFAR-10"],
 )
 def test_what_no_paper_reports_stays_blank(result, settings):
     (row,) = rows([result({("fd", 1): 6.10}, **settings)])
-    assert row["fid_mean"] == "6.100"
-    assert row["published_fid"] == row["published_fid_std"] == row["fid_difference"] == ""
-    assert row["published_source"] == ""
-
-
-def test_difference_needs_a_published_std(result):
-    made = result({("fd", 1): 3.0}, coupling="independent", published_as="iCT iCT", dropout=0.3)
-    (row,) = rows([made])
-    assert (row["published_fid"], row["fid_difference"]) == ("2.830", "")
-
-
-def test_published_number_of_another_nfe_or_metric_is_not_taken(result):
-    training = result({}).training
-    assert reported(training, 1, "fid").value == 5.95
-    assert reported(training, 1, "fid_legacy_tensorflow").value == 5.95
-    assert reported(training, 1, "fid_589f637b").value is None
-    assert reported(training, 2, "fid").value is None
-    assert reported(training, 1, "precision").value is None
-    assert reported(training, 1, "fd_classifier").value is None
-
-
-@pytest.mark.parametrize(
-    ("coupling", "change"),
-    [
-        ("generator", {"settings": {"predictor": "online"}}),
-        ("generator", {"settings": {"mu": 0.7}}),
-        ("generator", {"settings": {"mu_end": 0.9}}),
-        ("generator", {"dropout": 0.3}),
-        ("ot", {"settings": {"parts": 2}}),
-        ("ot", {"settings": {"recouple_when_sampling": False}}),
-        ("vae", {"settings": {"kl_weight": 30.0}}),
-        ("vae", {"settings": {"encoder": {"model_channels": 32, "num_blocks": 2}}}),
-        ("vae", {"dropout": 0.1}),
-    ],
-)
-def test_published_number_belongs_to_the_settings_that_its_row_names(result, coupling, change):
-    vae = {"kl_weight": 10.0, "encoder": {"model_channels": 32, "num_blocks": 1}}
-    published = {"published_as": "VCT ECM", "dropout": 0.2, "settings": vae} if coupling == "vae" else {}
-    nfe = 2 if coupling == "vae" else 1
-    same = result({}, coupling=coupling, **published).training
-    other = {**published, **change}
-    other["settings"] = {**published.get("settings", {}), **change.get("settings", {})}
-    assert reported(same, nfe, "fid").value is not None
-    assert reported(result({}, coupling=coupling, **other).training, nfe, "fid").value is None
+    assert row[f"{FID}_mean"] == "6.100"
+    assert not any(value for name, value in row.items() if "published" in name or "difference" in name)
 
 
 def test_extractors_share_neither_row_nor_column(result):
@@ -162,16 +161,18 @@ def test_extractors_share_neither_row_nor_column(result):
         ]
     )
     assert [row["extractor"] for row in made] == ["inception-0", "classifier-0123abcd"]
-    assert [(row["fid_mean"], row["fd_classifier_mean"]) for row in made] == [("6.000", ""), ("", "0.500")]
-    assert [row["published_fid"] for row in made] == ["5.950", ""]
+    assert [(row[f"{FID}_mean"], row["fd_classifier_mean"]) for row in made] == [
+        ("6.000", ""),
+        ("", "0.500"),
+    ]
+    assert [row[f"published_{FID}"] for row in made] == ["5.950", ""]
 
 
 def test_other_modes_of_an_extractor_have_columns_of_their_own(result):
-    legacy = InceptionConfig(mode="legacy_tensorflow")
-    made = table([result({("fd", 1): 6.0, ("kid", 1): 0.002}, features=legacy)])
-    (row,) = made.rows
-    assert (row["fid_legacy_tensorflow_mean"], row["published_fid_legacy_tensorflow"]) == ("6.000", "5.950")
-    assert "| FID ↓ (legacy_tensorflow) | published FID ↓ (legacy_tensorflow) |" in made.markdown()
+    clean, legacy = (table([result({("fd", 1): 6.0}, features=each)]) for each in (InceptionConfig(), LEGACY))
+    assert (clean.rows[0]["fid_mean"], legacy.rows[0][f"{FID}_mean"]) == ("6.000", "6.000")
+    assert "| FID ↓ |" in clean.markdown()
+    assert "| FID ↓ (legacy_tensorflow) | published FID ↓ (legacy_tensorflow) |" in legacy.markdown()
     assert (
         "Fréchet distance ↓ (classifier)"
         in table([result({("fd", 1): 6.0}, features=ClassifierConfig())]).markdown()
@@ -195,9 +196,9 @@ def test_markdown_joins_mean_and_std_and_drops_empty_columns(result):
     head, _, line = text.splitlines()
     assert "6.100 ± 0.141" in line
     assert "5.950 ± 0.050" in line
-    assert "| FID ↓ |" in head
-    assert "| published FID ↓ |" in head
-    for absent in ("scale", "run-0", "_mean", "_std", "KID"):
+    assert "| FID ↓ (legacy_tensorflow) |" in head
+    assert "| published FID ↓ (legacy_tensorflow) |" in head
+    for absent in ("scale", "run-0", "_mean", "_std |", "KID"):
         assert absent not in text
 
 
@@ -221,7 +222,7 @@ def test_missing_cells_are_named_and_not_averaged_away(result):
         ]
     )
     made = partial.rows
-    shown = [(row["coupling"], row["nfe"], row["seeds"], row["missing"], row["fid_mean"]) for row in made]
+    shown = [(row["coupling"], row["nfe"], row["seeds"], row["missing"], row[f"{FID}_mean"]) for row in made]
     assert shown == [
         ("generator", "1", "1 of 2", "seed 1: not trained", "6.000"),
         ("generator", "2", "1 of 2", "seed 1: not trained", "5.000"),
@@ -230,8 +231,8 @@ def test_missing_cells_are_named_and_not_averaged_away(result):
         ("ot", "1", "1", "", "4.000"),
         ("ot", "2", "1", "", "3.000"),
     ]
-    assert made[0]["fid_std"] == ""
-    assert (made[2]["published_fid"], made[2]["runs"], made[2]["reference"]) == ("", "", "")
+    assert made[0][f"{FID}_std"] == ""
+    assert (made[2][f"published_{FID}"], made[2]["runs"], made[2]["reference"]) == ("", "", "")
     assert (made[2]["extractor"], made[2]["scale"]) == ("inception-0", "small")
     assert len({tuple(row) for row in made}) == 1
     assert "| 0 of 1 | seed 0: no samples |" in partial.markdown()
@@ -241,11 +242,32 @@ def test_steps_with_replaced_gradients_are_shown_where_a_recipe_allows_them(resu
     numbers = {("fd", 1): 6.0}
     stopping = [result(numbers), result(numbers, seed=1)]
     assert "replaced_gradients" not in rows(stopping)[0]
+    allowing = ["recipes.gc-ict.nonfinite_gradients=zero"]
     zeroing = [
-        result(numbers, coupling="ot", seed=seed, replaced=3 * seed, nonfinite_gradients="zero")
-        for seed in (0, 1)
+        result(numbers, coupling="ot", seed=seed, replaced=3 * seed, changes=allowing) for seed in (0, 1)
     ]
     made = table([*stopping, *zeroing])
     assert [row["replaced_gradients"] for row in made.rows] == ["0", "1.5"]
     assert "| steps with replaced gradients |" in made.markdown()
     assert rows([result(numbers, replaced=2)])[0]["replaced_gradients"] == "2"
+
+
+def test_a_spread_over_samples_of_one_model_has_a_column_of_its_own(result):
+    numbers = {("fd", 1): 6.0, ("kid", 1): 0.002}
+    made = table([result(numbers, spreads=(0.04, 1e-5)), result(numbers, seed=1, spreads=(0.06, 3e-5))])
+    (row,) = made.rows
+    assert (row[f"{FID}_std"], row[f"{FID}_resampling_std"]) == ("0.000", "0.050")
+    assert row["kid_legacy_tensorflow_resampling_std"] == "0.00002"
+    assert "| FID ↓ (legacy_tensorflow), std over samples of one model |" in made.markdown()
+    assert "6.000 ± 0.000" in made.markdown()
+    assert f"{FID}_resampling_std" not in rows([result(numbers)])[0]
+
+
+def test_precision_and_recall_say_in_what_and_of_how_many(result):
+    changes = ["evaluate.metrics.precision_recall={k: 5, images: 20000}", "sample.samples=15000"]
+    made = table([result({("precision", 1): 0.7, ("recall", 1): 0.6}, changes=changes)])
+    stated = "inception_legacy_tensorflow, k 5, 15,000 samples, 20,000 reference images"
+    assert made.rows[0]["precision_recall_protocol"] == stated
+    assert "| precision and recall of |" in made.markdown()
+    assert stated in made.markdown()
+    assert "precision_recall_protocol" not in rows([result({("fd", 1): 6.0})])[0]

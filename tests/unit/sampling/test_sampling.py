@@ -6,15 +6,17 @@ import torch
 from torch import nn
 
 from couplet.config.couplings import CouplingConfig
+from couplet.config.designs import SamplerConfig
 from couplet.config.recipes import KernelConfig
 from couplet.config.variants import build as build_variant
 from couplet.couplings.base import Setting
 from couplet.couplings.minibatch import assignment
 from couplet.model import ConsistencyModel, ImageShape, build
-from couplet.sampling import generate, multistep, sample_noise, to_uint8
+from couplet.sampling import Drawn, class_indices, generate, multistep, sample_noise, to_uint8
 
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
 LEVELS = [80.0, 0.821, 0.3]
+SAMPLER = SamplerConfig(levels=LEVELS)
 COUPLINGS = ["independent", "ot", "sinkhorn", "projected", "swaps", "vae", "generator", "vae_generator"]
 
 
@@ -47,11 +49,9 @@ def images_of(model, nfe=(1, 2), count=50, batch=16, **changes):
     settings = {
         "seed": 0,
         "purpose": "sample",
-        "levels": LEVELS,
-        "boundary": True,
         "conditional": False,
     } | changes
-    parts = list(generate(model, SHAPE, count=count, batch=batch, nfe=nfe, **settings))
+    parts = list(generate(model, SHAPE, SAMPLER, count=count, batch=batch, nfe=nfe, **settings))
     return {n: np.concatenate([part[n] for part in parts]) for n in nfe}
 
 
@@ -60,7 +60,7 @@ def trained(make_training):
     """A model of each coupling whose weights are far from their initial zeros."""
 
     def make(kind, **recipe):
-        model = build(make_training(kind, **recipe), SHAPE)
+        model = build(make_training(kind, **recipe).design, SHAPE)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(0, 0.3)
@@ -117,6 +117,22 @@ def test_multistep_follows_its_definition(kernel, boundary):
     assert len(found) == 3
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == torch.float64
+        torch.testing.assert_close(one.float(), other)
+
+
+def test_clipped_images_and_reduced_noise_follow_openai_s_definition():
+    """Each image is clamped, and noise of sqrt(t² - sigma_min²) is added, while the network is told t."""
+    model = stub()
+    model.kernel.sigma_min = 0.2
+    noises = list(torch.randn(3, 4, 1, 8, 8))
+    x = model(80 * noises[0], torch.tensor([80.0]), None, boundary=True).clamp(-1, 1)
+    wanted = [x]
+    for z, level in zip(noises[1:], LEVELS[1:], strict=True):
+        noisy = x + (level**2 - 0.2**2) ** 0.5 * z
+        x = model(noisy, torch.tensor([level]), None, boundary=True).clamp(-1, 1)
+        wanted.append(x)
+    found = list(multistep(model, noises, LEVELS, None, boundary=True, clip=True, renoise="reduced"))
+    for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one.float(), other)
 
 
@@ -278,3 +294,18 @@ def test_truncation_takes_the_lower_value():
     images = torch.tensor([-1.2, -1.0, -0.997, 0.0, 0.997, 1.0, 1.2], dtype=torch.float64)
     assert to_uint8(images, "truncate").tolist() == [0, 0, 0, 127, 254, 255, 255]
     assert to_uint8(images, "round").tolist() == [0, 0, 0, 128, 255, 255, 255]
+
+
+@pytest.mark.parametrize(("labels", "counts"), [("uniform", (1, 1, 1)), (Drawn((5, 0, 15)), (5, 0, 15))])
+def test_drawn_classes_depend_on_no_other_sample_and_come_as_often_as_they_should(labels, counts):
+    every = class_indices(labels, 3, 7, "sample", range(3000))
+    parts = [class_indices(labels, 3, 7, "sample", range(start, start + 1000)) for start in (0, 1000, 2000)]
+    assert torch.equal(every, torch.cat(parts))
+    shares = torch.bincount(every, minlength=3) / 3000
+    expected = torch.tensor(counts) / sum(counts)
+    assert torch.allclose(shares, expected, atol=4 * 0.5 / 3000**0.5)
+    assert not torch.equal(every, class_indices(labels, 3, 7, "select", range(3000)))
+
+
+def test_balanced_classes_take_turns():
+    assert class_indices("balanced", 3, 0, "sample", range(4, 9)).tolist() == [1, 2, 0, 1, 2]

@@ -132,7 +132,7 @@ def stream(
     images: Stream[Image.Image],
     where: str,
     *,
-    resolution: int,
+    resolution: int | tuple[int, int],
     crop: Crop | None,
     channels: Channels,
     convert: bool = True,
@@ -140,11 +140,13 @@ def stream(
     """The images of ``images``, called ``where`` in messages, as pixels, decoded on demand.
 
     Args:
-        resolution: height and width of the result.
+        resolution: height and width of the result, which are equal if there is a crop.
         crop: crop to that size; None: images must have it.
         channels: channels of the result.
         convert: whether to convert images with other channels or to refuse them.
     """
+
+    height, width = resolution if isinstance(resolution, tuple) else (resolution, resolution)
 
     def image(index: int) -> NDArray[np.uint8]:
         opened = images.image(index)
@@ -155,14 +157,15 @@ def stream(
             raise UserError(f"{name}: more than 8 bits per channel ({opened.mode}); convert it first")
         if not convert and _channels(opened) != channels:
             raise UserError(
-                f"{name}: {_channels(opened)} channels, the first image has {channels}; set channels: 3 or 1"
+                f"{name}: {_channels(opened)} channels, the first image has {channels}; make them alike, or "
+                "`couplet prepare` them with channels: 3 or 1"
             )
-        if crop is None and opened.size != (resolution, resolution):
+        if crop is None and opened.size != (width, height):
             size = "×".join(map(str, opened.size))
-            raise UserError(f"{name}: {size} pixels, must be {resolution}×{resolution}")
+            raise UserError(f"{name}: {size} pixels, must be {width}×{height}")
         coloured = _coloured(opened, channels)
-        cut = coloured if crop is None else CROPS[crop][0](coloured, resolution)
-        return np.asarray(cut).reshape(resolution, resolution, channels)
+        cut = coloured if crop is None else CROPS[crop][0](coloured, height)
+        return np.asarray(cut).reshape(height, width, channels)
 
     return Stream(images.names, images.labels, image, images.classes)
 
@@ -174,9 +177,15 @@ def words(resolution: int, crop: Crop, channels: Channels) -> str:
 
 def channels_of(images: Stream[Image.Image], where: str) -> Channels:
     """The number of channels of the first image that can be opened."""
+    return first_shape(images, where)[2]
+
+
+def first_shape(images: Stream[Image.Image], where: str) -> tuple[int, int, Channels]:
+    """Height, width and channels of the first image that can be opened."""
     for index in range(len(images)):
         with suppress(CorruptImage):
-            return _channels(images.image(index))
+            opened = images.image(index)
+            return opened.height, opened.width, _channels(opened)
     raise UserError(f"{where}: none of {len(images)} images can be opened, such as {images.names[0]}")
 
 

@@ -23,6 +23,7 @@ from couplet.config.base import Invalid
 from couplet.config.extractors import ADDRESSES, DinoV2Config, ExtractorConfig, InceptionConfig
 from couplet.config.variants import build
 from couplet.data.archive import Archive, prefetched
+from couplet.data.pixels import ImageArray
 from couplet.errors import UserError
 from couplet.files import read_json
 from couplet.ranks import ALONE, Ranks
@@ -79,7 +80,7 @@ class Extractor(ABC):
     def network(self, prepared: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute features [b, d] and logits [b, k] or None of a prepared batch on the extractor's device."""
 
-    def batches(self, images: Pixels, ranks: Ranks = ALONE) -> Iterator[Features]:
+    def batches(self, images: ImageArray, ranks: Ranks = ALONE) -> Iterator[Features]:
         """Yield features batch by batch, in order: each of ``ranks`` computes its share and yields all.
 
         No more than two prepared batches are in memory. TensorFloat32 is off.
@@ -94,7 +95,7 @@ class Extractor(ABC):
             values, logits = self.network(prepared.to(self.device))
         return Features(values.cpu().numpy(), None if logits is None else logits.cpu().numpy())
 
-    def __call__(self, images: Pixels) -> Features:
+    def __call__(self, images: ImageArray) -> Features:
         """Compute features of all ``images``, batch by batch."""
         values, logits = zip(*self.batches(images), strict=True)
         return Features(np.concatenate(values), None if logits[0] is None else np.concatenate(logits))

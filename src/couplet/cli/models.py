@@ -1,0 +1,197 @@
+"""Commands on any model and any images: generate, score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from couplet.cli import options as o
+from couplet.cli.inspection import print_table
+from couplet.config.base import choices
+from couplet.config.cells import EvaluateConfig
+from couplet.config.extractors import EVERYWHERE, ExtractorConfig
+from couplet.config.resolve import resolve
+from couplet.config.variants import load_plugins
+from couplet.errors import UserError
+from couplet.process import process
+
+METRICS = ("fd", "kid", "is", "precision_recall")
+EXTRACTORS = ("inception-legacy", "inception")
+"""What is measured unless options say otherwise: each where it applies."""
+MOST = 10_000_000
+FILES = (".npz", ".png")
+"""Suffixes of single files that `generate` writes; its other outputs are folders."""
+NO_FOLDER = (".npy", ".zip", ".tar", ".jpg", ".jpeg", ".gif", ".webp", ".safetensors")
+"""Suffixes by which other files may be meant."""
+
+Seed = Annotated[int, typer.Option(help="Decides the noise of every image.", min=0, max=2**62)]
+Nfe = Annotated[int, typer.Option(help="Network evaluations per image.", min=1, max=10_000)]
+Batch = Annotated[int, typer.Option(help="Images handed on at once; changes no pixel.", min=1, max=1_000_000)]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        help="Classes for a conditional model: balanced, uniform (drawn), or numbers in turn: 3 or 3,5.",
+        show_default="balanced",
+    ),
+]
+MidSigmas = Annotated[
+    str | None,
+    typer.Option(help="Noise levels after the first: 0.821 or 20,3.", show_default="the model's own"),
+]
+
+
+def generate(
+    model: Annotated[
+        Path, typer.Argument(help="A file of `couplet import`, the folder of a run, or a checkpoint.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="A folder for image files, an .npz file (arr_0), or a .png file for all.")
+    ],
+    count: Annotated[int, typer.Option(help="Number of images.", min=1, max=MOST)] = 64,
+    nfe: Nfe = 1,
+    seed: Seed = 0,
+    labels: Labels = None,
+    mid_sigmas: MidSigmas = None,
+    batch: Batch = 256,
+    threads: o.Threads = None,
+    device: o.Device = "auto",
+    processes: o.Processes = 1,
+) -> None:
+    """Generate images with any model: of a run, or of others after `couplet import`.
+
+    A run's folder stands for its selected snapshot, or without a selection for the last one.
+    """
+    options = {"labels": _labels(labels), "mid_sigmas": _levels(mid_sigmas)}
+    checked = _images_out(out, "--out")
+    with process(threads, device, processes) as context:
+        from couplet.stages.generate import described, find_model, run
+
+        more: dict[str, Any] = {"count": count, "nfe": nfe, "seed": seed, "batch": batch, **options}
+        settings = run(context, find_model(model), out=checked, **more)
+        typer.echo(f"{out}: {described(settings)}")
+
+
+def score(
+    samples: Annotated[
+        Path,
+        typer.Argument(help="A folder, zip, .npz or .npy file of images, a prepared data set, or a model."),
+    ],
+    reference: Annotated[
+        Path,
+        typer.Option(
+            help="Real images, equally; an output of `couplet reference`; an .npz file of mu and sigma."
+        ),
+    ],
+    out: Annotated[Path, o.output("The JSON file to write.", folder=False)] = Path("score.json"),
+    split: Annotated[str, typer.Option(help="Split of a reference that has splits.")] = "train",
+    extractor: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name, or an output of `couplet features`; may be repeated.",
+            show_default="inception-legacy, inception",
+        ),
+    ] = None,
+    params: Annotated[
+        Path | None, typer.Option(help="A parameter file, for names in its `features` and for its metrics.")
+    ] = None,
+    scale: o.Scale = None,
+    count: Annotated[int, typer.Option(help="Of a model: number of images.", min=2, max=MOST)] = 50_000,
+    nfe: Nfe = 1,
+    seed: Seed = 0,
+    labels: Labels = None,
+    mid_sigmas: MidSigmas = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Of a model: folder or .npz file that keeps the images.")
+    ] = None,
+    batch: Batch = 256,
+    threads: o.Threads = None,
+    device: o.Device = "auto",
+    processes: o.Processes = 1,
+) -> None:
+    """Compare images with real ones: FID, KID, IS, precision and recall, each with its protocol."""
+    if out.suffix != ".json":
+        raise UserError(f"--out {out}: must end in .json")
+    if split not in ("train", "test"):
+        raise UserError(f"--split {split}: {choices(split, ['train', 'test'])}")
+    options: dict[str, Any] = {"labels": _labels(labels), "mid_sigmas": _levels(mid_sigmas)}
+    of_model = {**options, "keep": keep}
+    settings, extractors = _measuring(params, scale, extractor)
+    with process(threads, device, processes) as context, TemporaryDirectory(prefix="couplet-") as folder:
+        from couplet.stages import score as scoring
+        from couplet.stages.generate import find_model, is_model, run
+
+        more: dict[str, Any] = {"seed": seed, "split": split, "reference": reference}
+        if is_model(samples):
+            found = find_model(samples)
+            images = _images_out(keep or Path(context.ranks.gather(folder)[0], "images.npz"), "--keep")
+            options |= {"count": count, "nfe": nfe, "seed": seed, "batch": batch}
+            about = {"model": str(samples), **run(context, found, out=images, **options)}
+            more |= {"nfe": nfe, "about": about, "origin": None if keep else found.inputs}
+        elif given := next((name for name, value in of_model.items() if value is not None), None):
+            raise UserError(f"--{given.replace('_', '-')}: belongs to a model, {samples} is none")
+        else:
+            images = samples
+        scores = scoring.run(context, settings, samples=images, extractors=extractors, out=out, **more)
+        context.ranks.wait()  # another process may still read the images
+        if context.ranks.first:
+            print_table(scoring.lines(scores), ("metric", "value", "protocol"))
+            typer.echo(f"\n{out}: {len(scores)} numbers; `couplet why {out}` says where they come from")
+
+
+def _images_out(out: Path, option: str) -> Path:
+    """The path of generated images, checked before any work."""
+    if out.suffix.lower() in NO_FOLDER:
+        raise UserError(f"{option} {out}: must be a folder, or end in {' or '.join(FILES)}")
+    checked = o.checked_output(out, option, folder=out.suffix not in FILES)
+    assert checked is not None
+    return checked
+
+
+def _labels(text: str | None) -> Any:
+    """The classes that --labels asks for."""
+    if text in (None, "balanced", "uniform"):
+        return text
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
+        raise UserError(f"--labels {text}: must be balanced, uniform or class numbers such as 3 or 3,5")
+    return tuple(map(int, parts))
+
+
+def _levels(text: str | None) -> tuple[float, ...] | None:
+    """The noise levels that --mid-sigmas asks for."""
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError:
+        raise UserError(f"--mid-sigmas {text}: must be numbers, such as 0.821 or 20,3") from None
+
+
+def _measuring(
+    params: Path | None, scale: str | None, names: list[str] | None
+) -> tuple[EvaluateConfig, list[ExtractorConfig | Path]]:
+    """The metrics, and the extractors of these names, kinds or folders."""
+    load_plugins()
+    known = {name: ExtractorConfig.parse(content) for name, content in EVERYWHERE.items()}
+    settings = EvaluateConfig.model_validate({"metrics": {name: {} for name in METRICS}})
+    if params is not None:
+        checked = resolve(params, scale)
+        known |= checked.features
+        settings = checked.evaluate
+    elif scale is not None:
+        raise UserError(f"--scale {scale}: belongs to --params FILE")
+    found: list[ExtractorConfig | Path] = []
+    for name in names or EXTRACTORS:
+        if name in known:
+            found.append(known[name])
+        elif name in ExtractorConfig.family:
+            found.append(ExtractorConfig.parse(name))
+        elif Path(name).is_dir():
+            found.append(Path(name))
+        else:
+            allowed = choices(name, {*known, *ExtractorConfig.family})
+            raise UserError(f"--extractor {name}: {allowed}; or an output folder of `couplet features`")
+        if found[-1] in found[:-1]:
+            raise UserError(f"--extractor {name}: given twice")
+    return settings, found
