@@ -77,7 +77,8 @@ def test_rows_are_those_of_the_papers():
             ["vct-ict", "vct-ecm"],
             ["ve", "li"],
             ["independent", "ot", "vae"],
-        ),
+        )
+        | grid(["mnist"], ["vct-ict"], ["ve"], ["independent", "ot", "vae"]),
         "gc": grid(
             ["cifar10", "imagenet32", "celeba64", "church64"],
             ["gc-ict"],
