@@ -13,6 +13,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/summaries.smk"
+include: "workflow/rules/common_published.smk"
 include: "workflow/rules/published.smk"
 
 
