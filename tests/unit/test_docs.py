@@ -76,7 +76,6 @@ def test_named_setting_is_one(setting: str, params_content: dict) -> None:
     ((key, value),) = yaml.safe_load(setting).items()
     recipe = params_content["recipes"]["ict"]
     places = [
-        params_content,
         recipe,
         recipe["network"],
         recipe["schedule"],

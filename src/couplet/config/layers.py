@@ -92,8 +92,8 @@ def written(cell: Cell | None, layers: Sequence[Layer]) -> tuple[list[Layer], li
     coupling: list[Layer] = []
     for origin, layer in layers:
         if "base" in layer:
-            # A published number and its sources belong to the base alone.
-            recipe = [(each, without(settings, "published_as", "sources")) for each, settings in recipe]
+            # Sources belong to the base alone.
+            recipe = [(each, without(settings, "sources")) for each, settings in recipe]
         recipe.append((origin, without(layer, "overrides", "base")))
         for override in overrides(layer):
             if cell is not None and all(

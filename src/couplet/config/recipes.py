@@ -304,8 +304,6 @@ class EMAPyTorchConfig(EMAConfig):
 class Recipe(Closed):
     """A paper's method on one data set, complete but for kernel and coupling."""
 
-    published_as: str = ""
-    """The method's name in published.csv; empty if no published number is comparable."""
     sources: dict[str, str] = {}
     """Sources of values by dotted key: a table of a paper, official code, or an assumption."""
     steps: int = Field(400_000, ge=1, le=1_000_000_000)

@@ -12,7 +12,7 @@ from couplet.config.yaml12 import read_yaml
 
 PAPERS = {path.stem: path for path in sorted((Path(__file__).parents[3] / "workflow/papers").glob("*.yaml"))}
 SCALES = ["paper", "small", "smoke"]
-OURS = {"sources", "overrides", "when", "published_as"}
+OURS = {"sources", "overrides", "when"}
 """Keys of a recipe that are no settings of a method."""
 
 
@@ -146,7 +146,6 @@ def test_a_scale_changes_the_size_and_not_the_method(paper, scale):
         if hasattr(ours.coupling, "encoder"):
             assert ours.coupling.encoder.model_channels < ours.recipe.network.model_channels
         assert ours.recipe.init_from is None
-        assert ours.recipe.published_as == ""
 
 
 def test_iCT_deep_is_twice_as_deep_at_every_scale():

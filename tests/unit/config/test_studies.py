@@ -92,8 +92,8 @@ def test_recipe_over_another_lies_over_its_overrides_and_has_none_of_its_sources
     params = resolve(write())
     mine = training(params, recipe="mine", coupling="vae").recipe
     assert (mine.network.dropout, mine.batch, mine.steps) == (0.1, 8, 1500)
-    assert (mine.published_as, mine.sources) == ("", {})
-    assert training(params).recipe.published_as == "iCT iCT"
+    assert mine.sources == {}
+    assert training(params).recipe.sources == {"steps": "a paper"}
     following = training(params, recipe="next", coupling="vae").recipe
     assert (following.network.dropout, following.steps) == (0.1, 5)
 

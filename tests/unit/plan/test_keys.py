@@ -57,7 +57,6 @@ WEIGHTS = {
 """Settings that decide the weights, or which of them are saved, each with another value."""
 
 REST = {
-    "recipe.published_as": "iCT",
     "recipe.sources": {"steps": "Table 6"},
     "recipe.mid_sigmas": [0.5],
     "recipe.boundary.sampling": False,
@@ -219,7 +218,6 @@ RUN = {"train", "probe", *MEASURED}
         ("train.snapshots", 5, RUN),
         ("threads", 2, set()),
         ("gpus", 2, set()),
-        ("recipes.ict.published_as", "ECM", set()),
         ("table1.seeds", [5], set()),
         ("table1.couplings", ["vae"], set()),
         ("study", None, set()),
@@ -319,7 +317,7 @@ def test_frozen_run_has_the_seed_of_its_cell(layout):
         ("table1.seeds", [5], True),
         ("couplings.vae.kl_weight", 5.0, True),
         ("evaluate.metrics.kid.subsets", 5, True),
-        ("recipes.ict.published_as", "ECT ECM", True),  # a column
+        ("recipes.ict.sources", {"steps": "a paper"}, False),
         ("recipes.ecm.steps", 5, False),  # of no cell
         ("threads", 2, False),
         ("coupling", "vae", False),
