@@ -79,7 +79,9 @@ def gradient_statistics(
         raise ValueError(f"{len(each)} batches: a variance needs two at least")
     variance, x_variance, norm = torch.stack(each).mean(0).tolist()
     trace = squares / (len(each) - 1)
-    return GradientStatistics(variance, x_variance, norm, trace, float(mean @ mean))
+    return GradientStatistics(
+        variance, x_variance, norm, covariance_trace=trace, mean_norm2=float(mean @ mean)
+    )
 
 
 def _gradients(

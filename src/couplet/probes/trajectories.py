@@ -68,9 +68,9 @@ def trajectories(
     models: Models,
     coupled: Coupled,
     classes: Tensor,
+    *,
     data: Tensor,
     levels: Sequence[float],
-    *,
     objective: Objective,
     step: int,
 ) -> Iterator[Position]:
@@ -107,8 +107,8 @@ def probe(config: TrajectoriesConfig, subject: Subject) -> Iterator[Position]:
         models,
         coupled,
         classes,
-        to_float(subject.archive.train.images[:], subject.device),
-        config.levels,
+        data=to_float(subject.archive.train.images[:], subject.device),
+        levels=config.levels,
         objective=subject.objective(models),
         step=subject.last - 1,
     )

@@ -294,16 +294,6 @@ def test_places_in_the_page_are_different():
     assert len(set(orders)) == len(orders)
 
 
-def test_index_of_results_names_every_study_and_its_figure():
-    index = (ROOT / "docs/results.md").read_text()
-    for path in STUDIES:
-        study = resolve(path).study
-        line = next(line for line in index.splitlines() if f"`results/paper/{path.stem}.csv`" in line)
-        assert study.title in line
-        assert study.result in line
-        assert study.figure.kind in line
-
-
 def test_a_file_without_a_study_has_no_figure(write):
     with pytest.raises(Invalid, match="figure"):
         figure_files(Layout(resolve(write()), Path("results")))

@@ -60,8 +60,8 @@ def test_trajectories_are_those_of_the_pairs_at_each_level(make_training, coupli
             Models(model, model, None),
             Coupled(Batch(points, None), noise, torch.zeros(3)),
             CLASSES,
-            points,
-            LEVELS,
+            data=points,
+            levels=LEVELS,
             objective=objective,
             step=3,
         )
