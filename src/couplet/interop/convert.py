@@ -13,9 +13,10 @@ from torch import Tensor
 
 from couplet.config.base import refused
 from couplet.config.designs import Design, Imported, SamplerConfig
+from couplet.config.networks import MultiHeadConfig
 from couplet.errors import UserError
 from couplet.files import reported, sha256
-from couplet.interop.architecture import Architecture, architecture, head_width
+from couplet.interop.architecture import PER_HEAD, Architecture, architecture, head_width
 from couplet.interop.families import PLAIN, SHIFTED, Checkpoint, recognise
 from couplet.interop.files import Needed, Refused
 from couplet.interop.hub import download
@@ -76,15 +77,18 @@ def import_model(source: str, out: Path, options: Options = NO_OPTIONS) -> str:
             raise UserError(f"{source}: {printable}") from None
         raise UserError(f"{source}: found {printable}; {EXPECTED}") from error
     write(out, tensors, saved)
-    return "\n".join(_summary(source, out, checkpoint, label=label, found=found, saved=saved))
+    return "\n".join(
+        _summary(source, out, checkpoint, label=label, found=found, saved=saved, options=options)
+    )
 
 
 def _weights(checkpoint: Checkpoint, options: Options) -> tuple[str, dict[str, Tensor]]:
     """The chosen set of weights, read."""
-    available = list(checkpoint.weights)
-    label = options.weights or next(iter(available), "")
+    if not checkpoint.weights:
+        raise Refused("a checkpoint without weights")
+    label = options.weights or next(iter(checkpoint.weights))
     if label not in checkpoint.weights:
-        raise Needed(f"--weights {label}: this file has: {', '.join(available) or 'none'}")
+        raise Needed(f"--weights {label}: this file has: {', '.join(checkpoint.weights)}")
     stored = checkpoint.weights[label]
     claimed: dict[int, int] = {}  # by storage
     for tensor in stored.values():
@@ -201,6 +205,7 @@ def _summary(
     label: str,
     found: Architecture,
     saved: Saved,
+    options: Options,
 ) -> Iterator[str]:
     design, settings = saved.of.design, found.settings
     yield f"{source}: {checkpoint.family}"
@@ -220,8 +225,12 @@ def _summary(
     yield f"coupling: {design.coupling.kind}"
     others = [name for name in checkpoint.weights if name != label]
     yield f"weights: {label}" + (f" (also in the file: {', '.join(others)})" if others else "")
-    for assumed in filter(None, checkpoint.assumed):
-        yield f"not in the file, assumed: {assumed}"
+    assumed = dict(checkpoint.assumed)
+    if isinstance(design.network, MultiHeadConfig) and found.attended and checkpoint.head_channels is None:
+        assumed["head_channels"] = f"attention heads of {PER_HEAD} channels"
+    for option, text in assumed.items():
+        if getattr(options, option, None) is None:
+            yield f"not in the file, assumed: {text}"
     with torch.device("meta"):
         model = build(design, saved.shape)
     counts = {

@@ -73,6 +73,8 @@ def read(path: Path) -> Content:
     if beginning[8:9] == b"{":
         texts, tensors = _safetensors(path)
         return Content(tensors, texts)
+    if not beginning.startswith(b"\x80"):
+        raise Refused("a file of no known kind")
     return Content(pickles.load(path.read_bytes()), {})
 
 

@@ -1,4 +1,4 @@
-"""Architectures inferred from names and shapes: of couplet's networks, and of OpenAI's by its code's rules."""
+"""Architectures inferred from names and shapes: of couplet's networks, and of OpenAI's by its own rules."""
 
 from __future__ import annotations
 
@@ -202,6 +202,10 @@ def test_levels_tell_the_data_set(levels: int, resolution: int, second: float, t
     )
     found = list(levels_of(state, tmp_path / "x.pt", head_channels=32))
     assert found == pytest.approx([80.0, second])
+
+
+def test_other_levels_need_the_resolution(tmp_path: Path) -> None:
+    short = openai(image_size=8, num_channels=32, num_res_blocks=1, channel_mult=(1, 1), attention_ds=())
+    made = levels_of(short, tmp_path / "y.pt", head_channels=32)
     with pytest.raises(UserError, match="give --resolution"):
-        short = openai(image_size=8, num_channels=32, num_res_blocks=1, channel_mult=(1, 1), attention_ds=())
-        list(levels_of(short, tmp_path / "y.pt", head_channels=32))
+        next(made)

@@ -265,6 +265,9 @@ def test_what_no_file_tells_is_said() -> None:
     report = import_model("x.pt", Path("model"), SIZES)
     assert "not in the file, assumed: second evaluation at 1.3824" in report
     assert "355,235 parameters" in report
+    report = import_model("x.pt", Path("model"), SIZES._replace(mid_sigmas=(1.0,)))
+    assert "second evaluation" not in report
+    assert "sampling: 80, 1" in report
     assert refusal(Path("x.pt").absolute(), Options(head_channels=16)).endswith("give --resolution")
     assert refusal(Path("x.pt").absolute(), Options(resolution=8)).endswith("give --head-channels")
 
@@ -518,6 +521,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     for name in ("absent.pkl", "../up/down", "a/b/c", "https://x.y/z"):
         with pytest.raises(UserError, match=f"^{name}: no such file or folder"):
             import_model(name, tmp_path / "model")
+    assert "a file of no known kind" in refused(bytes(range(100)))
     (tmp_path / "empty").mkdir()
     assert "a folder without model_index.json" in refusal(tmp_path / "empty")
 
@@ -526,6 +530,8 @@ def test_a_model_of_couplet_needs_no_import() -> None:
     Path("x.pt").write_bytes(stored(GC))
     import_model("x.pt", Path("model"))
     assert "a model of couplet already" in refusal(Path("model").absolute())
+    Path("run/checkpoints").mkdir(parents=True)
+    assert "a run of couplet" in refusal(Path("run").absolute())
 
 
 def test_one_line_and_exit_code_2(
