@@ -37,6 +37,7 @@ WEIGHTS = {
     "recipe.distance.c": 0.06,
     "recipe.weighting": "karras",
     "recipe.teacher": "ema",
+    "recipe.teacher_mu0": 0.95,
     "recipe.network.dropout": 0.1,
     "recipe.network.model_channels": 16,
     "recipe.optimizer.lr": 2e-3,
