@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +112,11 @@ class Saved(NamedTuple):
 
     @property
     def sampler(self) -> SamplerConfig:
-        """How its authors make images from it."""
+        """How its authors make images from it; UserError for a diffusion model."""
+        if self.of.sampler is None:
+            raise UserError(
+                "a diffusion model, which makes no images in a few steps (a recipe's init_from takes it)"
+            )
         return self.of.sampler
 
     @property
@@ -121,13 +126,18 @@ class Saved(NamedTuple):
 
 
 def save(path: Path, model: ConsistencyModel, saved: Saved) -> None:
+    """Write a model as one safetensors file."""
+    write(path, model.state_dict(), saved)
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], saved: Saved) -> None:
     """Write weights, and the configuration that rebuilds the model, as one safetensors file."""
     described = {
         "imported" if saved.training is None else "training": saved.of.model_dump(mode="json"),
         "shape": saved.shape._asdict(),
         "step": saved.step,
     }
-    save_tensors(path, model.state_dict(), couplet=json.dumps(described, sort_keys=True))
+    save_tensors(path, tensors, couplet=json.dumps(described, sort_keys=True))
 
 
 def load(path: Path, device: torch.device) -> tuple[ConsistencyModel, Saved]:

@@ -104,12 +104,29 @@ def adopt(
             typer.echo(take_over(context, folder, data=data, out=out, steps=steps, frozen=frozen))
 
 
-def import_edm(
-    file: Annotated[Path, typer.Argument(help="A network snapshot (.pkl) of EDM, EDM2 or ECT.")],
+def import_(
+    source: Annotated[str, typer.Argument(help="A file, a folder, or owner/name on the Hugging Face hub.")],
     out: Annotated[Path, o.output("The safetensors file to write.", folder=False)],
+    weights: Annotated[
+        str | None, typer.Option(help="Which of the file's weights; default: those the authors evaluate.")
+    ] = None,
+    head_channels: Annotated[
+        int | None, typer.Option(min=1, help="Channels of an attention head, where the file does not tell.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Height of the images, where the file does not tell.")
+    ] = None,
+    mid_sigma: Annotated[
+        list[float] | None,
+        typer.Option(min=1e-6, max=1e6, help="Level of a further evaluation; repeat."),
+    ] = None,
 ) -> None:
-    """Turn a published snapshot of EDM, EDM2 or ECT into safetensors, without executing any of it."""
-    start(1)
-    from couplet.interop import import_edm as convert
+    """Turn a published model into a file of couplet, without executing any of it.
 
-    typer.echo(convert(file, out))
+    Families: EDM, EDM2, ECT, TCM, CMT, VCT, GC, OpenAI's consistency models, diffusers' pipelines of them.
+    """
+    start(1)
+    from couplet.interop.convert import Options, import_model
+
+    mid = None if mid_sigma is None else tuple(mid_sigma)
+    typer.echo(import_model(source, out, Options(weights, head_channels, resolution, mid)))

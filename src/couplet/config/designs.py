@@ -43,6 +43,7 @@ class Imported(Closed):
     """A model that others trained."""
 
     design: Design
-    sampler: SamplerConfig
+    sampler: SamplerConfig | None = None
+    """Null for a diffusion model, which makes no images in a few steps."""
     source: dict[str, str]
     """Where it comes from, such as the file's name, its SHA-256 and the family."""

@@ -141,6 +141,8 @@ class ADMConfig(MultiHeadConfig):
     added to them before they are normalised (iCT on ImageNet, CM on LSUN)."""
     noise_scale: Positive = 1.0
     """Factor on the noise label, ln(t)/4, before its sinusoids (EDM: 1; CM: 1000)."""
+    channels_per_group: Channels = 4
+    """Fewest channels of a normalisation group, of which there are at most 32 (EDM: 4; CM: 1)."""
 
 
 class EDM2Config(MultiHeadConfig):

@@ -338,7 +338,7 @@ class Recipe(Closed):
     nonfinite_gradients: Literal["stop", "zero", "large"] = "stop"
     """Stop; or replace by 0 (VCT, ECT on ImageNet); or NaN by 0, infinities by ±1e5 (ECT on CIFAR-10)."""
     init_from: Place | None = None
-    """Initial weights of the network: a file written by `couplet import-edm`."""
+    """Initial weights of the network: a file of `couplet import`, or any model of couplet."""
     frozen_from: Place | None = None
     """A checkpoint of this project, for couplings with a frozen predictor."""
 

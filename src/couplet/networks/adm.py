@@ -44,13 +44,14 @@ class ADM(Network):
                 embedding=emb_channels,
                 adaptive_scale=config.adaptive_scale,
                 eps=EPS,
+                group_width=config.channels_per_group,
                 init=INIT,
                 init_last=INIT_LAST,
             )
 
         self.enc = nn.ModuleDict({cell.name: module(cell) for cell in encoder})
         self.dec = nn.ModuleDict({cell.name: module(cell) for cell in decoder})
-        self.out_norm = group_norm(decoder[-1].out_channels, EPS)
+        self.out_norm = group_norm(decoder[-1].out_channels, EPS, config.channels_per_group)
         self.out_conv = Conv2d(decoder[-1].out_channels, self.out_channels, 3, init=INIT_LAST)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:

@@ -118,17 +118,17 @@ class Conv2d(nn.Module):
         return F.conv2d(x, weight, groups=channels, stride=2, padding=padding)
 
 
-def group_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """Return group normalisation with at most 32 groups of at least 4 channels.
+def group_norm(channels: int, eps: float, width: int = 4) -> nn.GroupNorm:
+    """Return group normalisation with at most 32 groups of at least ``width`` channels.
 
     Raises:
         ValueError: the channels cannot be divided into the groups.
     """
-    groups = min(32, channels // 4)
+    groups = min(32, channels // width)
     if groups == 0 or channels % groups:
         raise ValueError(
-            f"{channels} channels cannot be normalised in groups: up to 128 channels must be a "
-            "multiple of 4 and more than that a multiple of 32, also where skip connections are "
+            f"{channels} channels cannot be normalised in groups: up to {32 * width} channels must be a "
+            f"multiple of {width} and more than that a multiple of 32, also where skip connections are "
             "concatenated; choose another model_channels"
         )
     return nn.GroupNorm(groups, channels, eps=eps)
@@ -143,6 +143,7 @@ class UNetBlock(nn.Module):
         adaptive_scale: whether the embedding scales and shifts the normalised features; otherwise it is
             added before.
         eps: epsilon of the group normalisations.
+        group_width: fewest channels of a normalisation group.
         init: initialisation of most layers.
         init_last: initialisation of the layers that end a residual branch.
         init_attention: initialisation of the layer that makes queries, keys and values; ``init`` if None.
@@ -158,6 +159,7 @@ class UNetBlock(nn.Module):
         embedding: int,
         adaptive_scale: bool,
         eps: float,
+        group_width: int = 4,
         init: Init,
         init_last: Init,
         init_attention: Init | None = None,
@@ -171,10 +173,10 @@ class UNetBlock(nn.Module):
         self.heads, self.dropout = cell.heads, cell.dropout
         self.skip_scale, self.adaptive_scale = skip_scale, adaptive_scale
 
-        self.norm0 = group_norm(inputs, eps)
+        self.norm0 = group_norm(inputs, eps, group_width)
         self.conv0 = Conv2d(inputs, outputs, 3, init=init, resampling=resampling, taps=taps)
         self.affine = Linear(embedding, outputs * (2 if adaptive_scale else 1), init=init)
-        self.norm1 = group_norm(outputs, eps)
+        self.norm1 = group_norm(outputs, eps, group_width)
         self.conv1 = Conv2d(outputs, outputs, 3, init=init_last)
 
         self.skip: nn.Module = nn.Identity()
@@ -183,7 +185,7 @@ class UNetBlock(nn.Module):
             self.skip = Conv2d(inputs, outputs, kernel, init=init, resampling=resampling, taps=taps)
 
         if self.heads:
-            self.norm2 = group_norm(outputs, eps)
+            self.norm2 = group_norm(outputs, eps, group_width)
             self.qkv = Conv2d(outputs, 3 * outputs, 1, init=init_attention or init)
             self.proj = Conv2d(outputs, outputs, 1, init=init_last)
 

@@ -14,15 +14,18 @@ from couplet.errors import UserError
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file that `couplet import-edm` wrote, by name.
+    """Read a network's tensors by name, of a model file or of a file of the network alone.
 
     Raises:
         UserError: the file is missing or is not safetensors.
     """
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as safetensors ({error})") from None
+    # A model also has the parameters of its coupling, which names of the network alone never begin with.
+    inside = {name: tensor for name, tensor in tensors.items() if not name.startswith("coupling.")}
+    return {name.removeprefix("network."): tensor for name, tensor in inside.items()}
 
 
 @dataclass(frozen=True)

@@ -409,7 +409,7 @@ def chain(end: Record) -> Sequence[Record]:
                 waiting.append(before)
     for record in records.values():
         check_small_files(record)
-    order = [*STAGES, *(record.stage for record in records.values())]
+    order = [*STAGES, *(record.stage for record in reversed([*records.values()]))]
     return sorted(records.values(), key=lambda record: order.index(record.stage), reverse=True)
 
 

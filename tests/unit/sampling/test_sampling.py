@@ -298,14 +298,17 @@ def test_truncation_takes_the_lower_value():
 
 @pytest.mark.parametrize(("labels", "counts"), [("uniform", (1, 1, 1)), (Drawn((5, 0, 15)), (5, 0, 15))])
 def test_drawn_classes_depend_on_no_other_sample_and_come_as_often_as_they_should(labels, counts):
-    every = class_indices(labels, 3, 7, "sample", range(3000))
-    parts = [class_indices(labels, 3, 7, "sample", range(start, start + 1000)) for start in (0, 1000, 2000)]
+    every = class_indices(labels, 3, range(3000), seed=7, purpose="sample")
+    parts = [
+        class_indices(labels, 3, range(start, start + 1000), seed=7, purpose="sample")
+        for start in (0, 1000, 2000)
+    ]
     assert torch.equal(every, torch.cat(parts))
     shares = torch.bincount(every, minlength=3) / 3000
     expected = torch.tensor(counts) / sum(counts)
     assert torch.allclose(shares, expected, atol=4 * 0.5 / 3000**0.5)
-    assert not torch.equal(every, class_indices(labels, 3, 7, "select", range(3000)))
+    assert not torch.equal(every, class_indices(labels, 3, range(3000), seed=7, purpose="select"))
 
 
 def test_balanced_classes_take_turns():
-    assert class_indices("balanced", 3, 0, "sample", range(4, 9)).tolist() == [1, 2, 0, 1, 2]
+    assert class_indices("balanced", 3, range(4, 9), seed=0, purpose="sample").tolist() == [1, 2, 0, 1, 2]

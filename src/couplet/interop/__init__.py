@@ -1,0 +1,1 @@
+"""Models that other projects published, read without executing anything in them."""
