@@ -96,7 +96,7 @@ def _train(settings: Settings) -> Any:
     training = settings.training
     decide = training.model_dump(mode="json", exclude={"frozen_run", "dataset"})
     recipe, train = decide["recipe"], decide["train"]
-    for name in ("published_as", "sources", "mid_sigmas"):
+    for name in ("sources", "mid_sigmas"):
         del recipe[name]
     del recipe["boundary"]["sampling"], train["log_every"], train["save_every"], train["microbatch"]
     for name in ("precision", "compile"):

@@ -58,7 +58,7 @@ def identity(training: Training) -> str:
     Everything that decides weights and samples of a kind of run counts, apart from the seed, from names, and
     from the settings of the computation. A file counts by its name alone, a frozen run by its own identity.
     """
-    recipe = training.recipe.model_dump(mode="json", exclude={"published_as", "sources"})
+    recipe = training.recipe.model_dump(mode="json", exclude={"sources"})
     coupling = training.coupling.model_dump(mode="json")
     for key in ("init_from", "frozen_from"):
         recipe[key] = recipe[key] and Path(recipe[key]).name

@@ -193,7 +193,6 @@ EDITS = {
     "`recipes.ict.optimizer.lr`": put(recipes__ict__optimizer__lr=1e-3),
     "`recipes.ecm.steps`, which no cell of the grid has": put(recipes__ecm__steps=5),
     "`recipes.ict.mid_sigmas`": put(recipes__ict__mid_sigmas=[0.5]),
-    "`recipes.ict.published_as`": put(recipes__ict__published_as="ECT ECM"),
     "`couplings.vae.kl_weight`": put(couplings__vae__kl_weight=5.0),
     "`datasets.digits.test_images`": put(datasets__digits__test_images=301),
     "`features.classifier.steps`": put(features__classifier__steps=5),

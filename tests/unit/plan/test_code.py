@@ -126,7 +126,8 @@ def grid(path):
             "batch": 4,
             "network": network,
             **parts,
-            "teacher": ["online", "ema"][i % 2],
+            # The third kind of schedule is the one that has the N(k) of a target.
+            "teacher": ["online", "ema", "target"][i % 3],
             "conditional": bool(i % 3),
             "flip": bool(i % 2),
             "clip_norm": [None, 1.0][i % 2],

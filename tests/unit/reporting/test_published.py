@@ -46,7 +46,7 @@ def params(path, scale):
 
 def settings(training):
     """A training without its seed, its names, and what computes it."""
-    recipe = training.recipe.model_copy(update={"sources": {}, "published_as": ""})
+    recipe = training.recipe.model_copy(update={"sources": {}})
     return training.dataset, training.kernel, training.coupling, recipe
 
 
