@@ -151,3 +151,14 @@ def test_repository_list_plans_without_network(clone):
         rules = Counter(clone.rules(TABLE))
     assert rules["published_download"] == rules["published_import"] == 7
     assert rules["published_sample"] == rules["published_score"] == 14
+
+
+def test_page_in_place_of_a_file_is_refused(clone, tmp_path):
+    (tmp_path / "page").write_text("\n<!DOCTYPE html><html>scan warning</html>")
+    address = (tmp_path / "page").as_uri()
+    done = clone.run("python", "workflow/scripts/download.py", address, tmp_path / "out", ok=False)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        f"couplet: {address}: answers with a page; download the file and give its path as `file`"
+    )
+    assert not (tmp_path / "out").exists()

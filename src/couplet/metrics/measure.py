@@ -207,18 +207,19 @@ def save_reference(
     *,
     split: str,
     extractor: Extractor,
-    counts: NDArray[np.int64],
+    counts: Sequence[int] = (),
     **more: int,
 ) -> None:
     """Write features and moments of images of a split as safetensors.
 
     Args:
-        counts: images of each class in the whole split [k].
+        counts: images of each class in the whole split; empty without classes.
         more: further facts to describe the images by.
     """
     moments = measured.moments
     arrays = {"features": measured.features, "mean": moments.mean, "covariance": moments.covariance}
-    arrays |= {"label_counts": counts} if len(counts) > 1 else {}
+    if counts:
+        arrays["label_counts"] = np.array(counts, np.int64)
     described = {
         "split": split,
         "images": moments.count,

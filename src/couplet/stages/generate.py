@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -230,7 +231,7 @@ def _check_free(out: Path) -> None:
     """Raise UserError if ``out`` is a folder with other files than an earlier call wrote."""
     if out.suffix in WRITERS or not out.exists():
         return
-    present = {file for file in out.rglob("*") if not file.is_dir()}
+    present = {Path(os.path.normpath(file)) for file in out.rglob("*") if not file.is_dir()}
     record = beside(out)
     written = {*read_record(record).outputs} if record.exists() else set[Path]()
     if others := sorted(present - written):

@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from couplet.config.metrics import described
+from couplet.config.metrics import described, words
 from couplet.config.published import PublishedList, PublishedModel, Reported
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
@@ -73,9 +73,9 @@ def _row(model: PublishedModel, reported: Reported, score: Path | None, folder: 
     number = None if score is None else _number(score, model)
     measured, protocol = (None, {}) if number is None else (number["value"], number["protocol"])
     decimals = described(model.metric).decimals
-    words = [f"published: {model.protocol}", *([f"measured: {_listed(protocol)}"] if protocol else [])]
+    texts = [f"published: {model.protocol}", *([f"measured: {words(protocol)}"] if protocol else [])]
     if model.differs:
-        words.append(f"they differ: {model.differs}")
+        texts.append(f"they differ: {model.differs}")
     unmeasured = f"not measured: {model.missing or 'no score is given'}" if score is None else ""
     difference = ""
     if measured is not None and reported.value is not None and not model.differs:
@@ -89,7 +89,7 @@ def _row(model: PublishedModel, reported: Reported, score: Path | None, folder: 
         "published": "" if reported.value is None else f"{reported.value:g}",
         "measured": "" if measured is None else f"{measured:.{decimals}f}",
         "difference": difference,
-        "protocol": "; ".join(words),
+        "protocol": "; ".join(texts),
         "note": "; ".join(filter(None, [unmeasured, model.note])),
         "source": model.source,
         "score": "" if score is None else os.path.relpath(score, folder),
@@ -102,7 +102,3 @@ def _number(score: Path, model: PublishedModel) -> Mapping[str, Any]:
         return next(each for each in read_json(score)["numbers"] if each["metric"] == model.metric)
     except (KeyError, TypeError, StopIteration):
         raise UserError(f"{score}: has no {model.metric}; run `couplet score` again") from None
-
-
-def _listed(protocol: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in protocol.items())

@@ -43,7 +43,7 @@ def run(context: Context, settings: Settings, *, data: Path, features: Path, out
                     measured,
                     split=split,
                     extractor=extractor,
-                    counts=np.bincount(archive.split(split).labels, minlength=len(archive.card.classes)),
+                    counts=_counts(archive, split),
                     **(more if split == "train" else {}),
                 )
     if context.ranks.first:
@@ -51,3 +51,9 @@ def run(context: Context, settings: Settings, *, data: Path, features: Path, out
             stale.unlink()  # of an earlier archive that had this split, or of more sets
         record.write(inputs={**archive_digests(archive), **digests(features)}, outputs=digests(out))
     return "reference statistics of " + ", ".join(f"{count} {split}" for split, count in counts.items())
+
+
+def _counts(archive: Archive, split: str) -> list[int]:
+    """The images of each class in a split; none without classes."""
+    classes = len(archive.card.classes)
+    return np.bincount(archive.split(split).labels, minlength=classes).tolist() if classes else []

@@ -11,7 +11,7 @@ import numpy as np
 
 from couplet.config.cells import EvaluateConfig
 from couplet.config.extractors import ExtractorConfig
-from couplet.config.metrics import described
+from couplet.config.metrics import described, words
 from couplet.config.variants import build, implementation, name_of, variants_in
 from couplet.data.archive import ARRAYS, Archive
 from couplet.data.pixels import ImageArray, is_npz, npz_array, npz_names, pixels_at
@@ -252,6 +252,4 @@ def lines(scores: Sequence[Score]) -> Iterator[tuple[str, str, str]]:
     for score in scores:
         number = described(score.extractor.number(score.metric))
         arrow = "↓" if number.lower_is_better else "↑"
-        facts = {name.replace("_", " "): value for name, value in score.protocol.items()}
-        words = (f"{name} {'not stated' if value is None else value}" for name, value in facts.items())
-        yield f"{number.heading} {arrow}", f"{score.value:.{number.decimals}f}", ", ".join(words)
+        yield f"{number.heading} {arrow}", f"{score.value:.{number.decimals}f}", words(score.protocol)
