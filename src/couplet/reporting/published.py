@@ -129,12 +129,6 @@ def said(name: str, value: Any) -> str:
     return f"{value:,} {words}" if name in ("samples", "reference_images") and value else f"{words} {value}"
 
 
-def metric_of(number: str, measurement: Measurement) -> MetricConfig | None:
-    """The metric that gives a number of this name; None for one with a name of its own."""
-    own = (metric for name, metric in measurement.evaluate.metrics.items() if name == metric.kind)
-    return next((metric for metric in own if number in metric.numbers), None)
-
-
 @cache
 def _lines() -> list[dict[str, str]]:
     with files("couplet.reporting").joinpath("published.csv").open() as file:
