@@ -13,6 +13,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/summaries.smk"
+include: "workflow/rules/published.smk"
 
 
 localrules:
@@ -21,6 +22,7 @@ localrules:
     table,
     figure,
     paper,
+    published,
 
 
 rule all:

@@ -111,7 +111,8 @@ class Clone:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    root = tmp_path_factory.mktemp("clone")
+    root = tmp_path_factory.mktemp("clone") / "a clön"  # people's paths have spaces
+    root.mkdir()
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=REPOSITORY,

@@ -72,7 +72,7 @@ def described(value: Any) -> str:
     """What an unknown file holds."""
     if not isinstance(value, dict):
         return f"a saved {type(value).__name__.lstrip('_')}"
-    names = [str(name)[:40] for name in list(value)[:5]]
+    names = [_shown(name) for name in list(value)[:5]]
     return f"a dict of {len(value)} entries: {', '.join(names)}{', …' if len(value) > 5 else ''}"
 
 
@@ -142,7 +142,8 @@ def _nvidia(content: Content) -> Checkpoint | None:
         case "ECMPrecond", "model" if tcm:
             found.family, found.boundary = "TCM", False
         case "ECMPrecond", "model":
-            found.family = "ECT" if "loss_fn" in value or label == "raw" else "CMT"
+            cmt = "net_ref" in value if label == "raw" else "loss_fn" not in value
+            found.family = "CMT" if cmt else "ECT"
             found.levels = {**found.levels, "sigma_min": _number(whole.state, "sigma_min", 0.002)}
         case name, _:
             raise Refused(f"preconditioning {name[:80]}, not EDMPrecond, ECMPrecond or EDM2's Precond")
@@ -159,7 +160,7 @@ def _arguments(module: Module, defaults: dict[str, Any]) -> dict[str, Any]:
 def _fixed(settings: Mapping[Any, Any]) -> None:
     for name, expected in FIXED.items():
         if name in settings and settings[name] != expected:
-            raise Refused(f"a network with {name} = {str(settings[name])[:40]}, where couplet has {expected}")
+            raise Refused(f"a network with {name} = {_shown(settings[name])}, where couplet has {expected}")
 
 
 def _is_module(value: Any) -> bool:
@@ -169,7 +170,7 @@ def _is_module(value: Any) -> bool:
 def _number(state: Mapping[Any, Any], name: str, default: float) -> float:
     value = state.get(name, default)
     if type(value) not in (int, float) or not 0 < value < math.inf:
-        raise Refused(f"a model with {name} = {str(value)[:40]}")
+        raise Refused(f"a model with {name} = {_shown(value)}")
     return float(value)
 
 
@@ -253,7 +254,10 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return repr(str(value)[:40]) if value is not None else "unknown"
+    """A short text for a value; of a container, which may hold itself, its type alone."""
+    return (
+        repr(value)[:60] if isinstance(value, str | int | float | None) else type(value).__name__.lstrip("_")
+    )
 
 
 def _vct_weights(state: Any, prefix: str) -> Stored:

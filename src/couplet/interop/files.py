@@ -107,6 +107,7 @@ def _torch_zip(path: Path) -> Any:
     if "byteorder" in parts and bytes(parts["byteorder"]()) != b"little":
         raise UnpicklingError("numbers are not in little-endian order")
 
+    @cache
     def storage(pid: Any) -> Storage:
         tag, dtype, key, _, count = pid
         if tag != "storage" or dtype not in STORAGES.values() or type(count) is not int:

@@ -11,8 +11,8 @@ PATTERNS = [
     "model_index.json",
     "scheduler/scheduler_config.json",
     "unet/config.json",
-    "unet/diffusion_pytorch_model.safetensors",
 ]
+WEIGHTS = [f"unet/diffusion_pytorch_model.{ending}" for ending in ("safetensors", "bin")]
 
 
 def download(name: str) -> Path:
@@ -29,7 +29,11 @@ def download(name: str) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     try:
-        return Path(snapshot_download(name, allow_patterns=PATTERNS))
+        for weights in WEIGHTS:
+            folder = Path(snapshot_download(name, allow_patterns=[*PATTERNS, weights]))
+            if (folder / weights).exists():
+                break
+        return folder
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         cause = " ".join(str(error).split())[:300]
         raise UserError(f"{name}: cannot be fetched from the Hugging Face hub ({cause})") from None

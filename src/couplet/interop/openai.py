@@ -86,7 +86,7 @@ def from_openai(tensors: Mapping[str, Tensor], resolution: int) -> dict[str, Ten
                 name = f"{at(sizes[level - 1])}_up" if up else f"{at(size)}_block{i}"
                 blocks[f"output_blocks.{place}.{part}"] = f"dec.{name}"
             place += 1
-    return _renamed(tensors, blocks, RESIDUAL, ATTENTION, OUTER)
+    return _renamed(tensors, blocks, layers={**RESIDUAL, **ATTENTION}, outer=OUTER)
 
 
 def from_diffusers(tensors: Mapping[str, Tensor], resolution: int) -> dict[str, Tensor]:
@@ -119,7 +119,9 @@ def from_diffusers(tensors: Mapping[str, Tensor], resolution: int) -> dict[str, 
         if any(part is None for part in parts):
             raise Refused(f"a network without keys or values beside {name}")
         joined[name.replace(".to_q.", ".qkv.")] = torch.cat(parts)  # type: ignore[arg-type]
-    return _renamed(joined, blocks, DIFFUSERS_RESIDUAL, DIFFUSERS_ATTENTION, DIFFUSERS_OUTER)
+    return _renamed(
+        joined, blocks, layers={**DIFFUSERS_RESIDUAL, **DIFFUSERS_ATTENTION}, outer=DIFFUSERS_OUTER
+    )
 
 
 def _numbers(tensors: Mapping[str, Tensor], prefix: str) -> set[int]:
@@ -138,8 +140,8 @@ def _sizes(resolution: int, levels: int) -> list[int]:
 def _renamed(
     tensors: Mapping[str, Tensor],
     blocks: Mapping[str, str],
-    residual: Mapping[str, str],
-    attention: Mapping[str, str],
+    *,
+    layers: Mapping[str, str],
     outer: Mapping[str, str],
 ) -> dict[str, Tensor]:
     """Tensors under EDM's names; a name that is in no table stays, and so has no place in the network."""
@@ -149,7 +151,7 @@ def _renamed(
         target = outer.get(stem) or next(
             (
                 f"{blocks[block]}.{layer}" if layer else blocks[block]
-                for block, layer in _splits(stem, {**residual, **attention})
+                for block, layer in _splits(stem, layers)
                 if block in blocks
             ),
             stem,

@@ -201,11 +201,6 @@ def real_images(images: NDArray[np.uint8], wanted: int | None, number: int) -> I
     return Chosen(images, np.sort(shuffled[:wanted]))
 
 
-def statistics_name(split: str, number: int = 0) -> str:
-    """File name of the statistics of a split, or of a further set of its images."""
-    return f"{split}-{number}.safetensors" if number else f"{split}.safetensors"
-
-
 def save_reference(
     path: Path,
     measured: Measured,

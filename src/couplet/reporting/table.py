@@ -194,7 +194,10 @@ def _shared(members: Sequence[Result]) -> dict[str, str]:
     if results:
         evaluation = results[0].evaluation
         row["extractor"] = evaluation["extractor"]
-        row["reference"] = "{split}, {images} images".format(**evaluation["reference"])
+        real = evaluation["reference"]
+        of = f" of {real['of']}" if "of" in real else ""
+        sets = f", {real['sets']} sets" if real.get("sets", 1) > 1 else ""
+        row["reference"] = f"{real['split']}, {real['images']}{of} images{sets}"
         seconds, speed, replaced = (
             statistics.fmean(result.record[name] for result in results)
             for name in ("seconds", "images_per_second", "replaced_gradients")

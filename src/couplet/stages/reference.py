@@ -8,7 +8,8 @@ import numpy as np
 
 from couplet.data.archive import Archive
 from couplet.metrics.extractor.base import load_extractor
-from couplet.metrics.measure import measure, real_images, save_reference, statistics_name
+from couplet.metrics.measure import measure, real_images, save_reference
+from couplet.plan.layout import statistics_name
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, archive_digests, digests

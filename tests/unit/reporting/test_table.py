@@ -117,7 +117,7 @@ def test_the_difference_is_in_fid_and_in_our_std_over_seeds_never_in_the_paper_s
         ({"changes": ["sample.quantise=round"]}, "sample.quantise truncate", "sample.quantise round"),
         ({"changes": ["select.samples=500"]}, "select.samples 50000", "select.samples 500"),
         ({"changes": ["train.snapshots=7"]}, "train.snapshots 20", "train.snapshots 7"),
-        ({"changes": ["train.precision=bf16"]}, "train.precision float32", "train.precision bf16"),
+        ({"changes": ["train.precision=bf16"]}, "train.precision float32 or tf32", "train.precision bf16"),
     ],
 )
 def test_of_another_protocol_one_cell_says_how_and_nothing_is_subtracted(result, settings, theirs, ours):

@@ -33,7 +33,7 @@ TENSORS = json.loads((FOLDER / "tensors.json").read_text())
 FILES = [(group["name"], case) for group in GROUPS.values() for case in group["cases"]]
 DOUBLE = {"rtol": 1e-9, "atol": 1e-11}
 IN_FLOAT32 = {"rtol": 1e-6, "atol": 5e-6}
-"""For double-precision samples of OpenAI's code and diffusers, whose levels are numbers of float32 even so."""
+"""For double-precision samples of OpenAI's code and diffusers, whose levels are numbers of float32 still."""
 
 
 @functools.cache
