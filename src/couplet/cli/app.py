@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from couplet.cli.everyday import adopt, import_edm, run, watch
+from couplet.cli.everyday import adopt, import_edm, init, run, watch
 from couplet.cli.inspection import check, recipes, settings, show, verify, why
 from couplet.cli.pipeline import commands
 from couplet.errors import Stopped, UserError
@@ -38,7 +38,7 @@ app = typer.Typer(
 
 for _name, _command in commands():
     app.command(_name, rich_help_panel="Pipeline")(_command)
-for _command in (run, watch, adopt, import_edm):
+for _command in (init, run, watch, adopt, import_edm):
     app.command(rich_help_panel="Everyday")(_command)
 for _command in (check, settings, show, why, verify, recipes):
     app.command(rich_help_panel="Inspection")(_command)

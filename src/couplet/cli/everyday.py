@@ -113,3 +113,20 @@ def import_edm(
     from couplet.interop import import_edm as convert
 
     typer.echo(convert(file, out))
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the project; new, or empty.")],
+) -> None:
+    """Begin a project of your own: Snakefile, dvc.yaml, params.yaml, workflow/ and a README."""
+    from couplet.project import create
+
+    entries = create(folder)
+    typer.echo(f"{folder}: {', '.join(entries)}\n")
+    print_table(
+        [
+            ("next", f"cd {shlex.quote(str(folder))}"),
+            ("", "snakemake --cores all results/table1-smoke.csv"),
+            ("to read", f"{folder}/README.md"),
+        ]
+    )
