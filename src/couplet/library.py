@@ -180,7 +180,7 @@ class Model:
         chosen = self._checked(labels)
         if not self.classes:
             return None
-        classes = class_indices(chosen or "balanced", self.classes, 0, PURPOSE, range(count))
+        classes = class_indices(chosen or "balanced", self.classes, range(count), seed=0, purpose=PURPOSE)
         return F.one_hot(classes.to(self.device), self.classes).float()
 
     def _checked(self, labels: Labels | None) -> Any:
