@@ -12,7 +12,7 @@ from couplet.cli import options as o
 from couplet.cli.inspection import print_table
 from couplet.config.base import choices
 from couplet.config.cells import EvaluateConfig
-from couplet.config.extractors import EVERYWHERE, ExtractorConfig
+from couplet.config.extractors import ExtractorConfig, extractors_named
 from couplet.config.resolve import resolve
 from couplet.config.variants import load_plugins
 from couplet.errors import UserError
@@ -178,25 +178,12 @@ def _measuring(
 ) -> tuple[EvaluateConfig, list[ExtractorConfig | Path]]:
     """The metrics, and the extractors of these names, kinds or folders."""
     load_plugins()
-    known = {name: ExtractorConfig.parse(content) for name, content in EVERYWHERE.items()}
+    known = dict[str, ExtractorConfig]()
     settings = EvaluateConfig.model_validate({"metrics": {name: {} for name in METRICS}})
     if params is not None:
         checked = resolve(params, scale)
-        known |= checked.features
+        known = checked.features
         settings = checked.evaluate
     elif scale is not None:
         raise UserError(f"--scale {scale}: belongs to --params FILE")
-    found: list[ExtractorConfig | Path] = []
-    for name in names or EXTRACTORS:
-        if name in known:
-            found.append(known[name])
-        elif name in ExtractorConfig.family:
-            found.append(ExtractorConfig.parse(name))
-        elif Path(name).is_dir():
-            found.append(Path(name))
-        else:
-            allowed = choices(name, {*known, *ExtractorConfig.family})
-            raise UserError(f"--extractor {name}: {allowed}; or an output folder of `couplet features`")
-        if found[-1] in found[:-1]:
-            raise UserError(f"--extractor {name}: given twice")
-    return settings, found
+    return settings, extractors_named(names or EXTRACTORS, known)

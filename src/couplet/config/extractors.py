@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from couplet.config.base import Place, Variant
+from couplet.config.base import Place, Variant, choices
 from couplet.config.networks import Channels, Levels
+from couplet.errors import UserError
 
 if TYPE_CHECKING:
     from couplet.config.fit import Facts
@@ -187,3 +190,29 @@ EVERYWHERE: dict[str, dict[str, str]] = {
     "inception-legacy": {"kind": "inception", "mode": "legacy_tensorflow"}
 }
 """Names that commands without a parameter file know besides the kinds: those of the papers' files."""
+
+
+def extractors_named(
+    names: Sequence[str], known: Mapping[str, ExtractorConfig] | None = None
+) -> list[ExtractorConfig | Path]:
+    """Extractors by name, kind or folder of `couplet features`; ``known`` are those of a parameter file.
+
+    Raises:
+        UserError: a name is none of these, or is given twice.
+    """
+    everywhere = {name: ExtractorConfig.parse(content) for name, content in EVERYWHERE.items()}
+    known = everywhere | dict(known or {})
+    found: list[ExtractorConfig | Path] = []
+    for name in names:
+        if name in known:
+            found.append(known[name])
+        elif name in ExtractorConfig.family:
+            found.append(ExtractorConfig.parse(name))
+        elif Path(name).is_dir():
+            found.append(Path(name))
+        else:
+            allowed = choices(name, {*known, *ExtractorConfig.family})
+            raise UserError(f"extractor {name}: {allowed}; or an output folder of `couplet features`")
+        if found[-1] in found[:-1]:
+            raise UserError(f"extractor {name}: given twice")
+    return found

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from couplet import model
@@ -146,7 +147,7 @@ def run(
         classes = class_indices(
             classes_of, saved.shape.num_classes, range(count), seed=seed, purpose=PURPOSE
         ).numpy()
-    size = _call_size(side, context)
+    size = call_size(side, context.device)
     images = _images(
         context,
         nfe,
@@ -238,12 +239,12 @@ def _check_free(out: Path) -> None:
         raise UserError(f"{out}: has other files, such as {others[0].name}; choose another folder")
 
 
-def _call_size(resolution: int, context: Context) -> int:
+def call_size(resolution: int, device: torch.device) -> int:
     """Images in a network call: a number that suits the device, the same for every batch size.
 
     The rounding of a network's sums depends on it, and with that a pixel in some ten thousands.
     """
-    pixels = GPU_PIXELS if context.device.type == "cuda" else CPU_PIXELS
+    pixels = GPU_PIXELS if device.type == "cuda" else CPU_PIXELS
     return max(1, min(MOST_IMAGES, pixels // resolution**2))
 
 
