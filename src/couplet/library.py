@@ -28,10 +28,12 @@ from couplet.interop.convert import import_model
 from couplet.model import ConsistencyModel, ImageShape, Saved
 from couplet.plan.stages import Settings
 from couplet.process import Context, find
+from couplet.project import origin
 from couplet.provenance.record import check_inputs
 from couplet.sampling import class_indices, generate, sample_noise, to_uint8
 from couplet.stages import score as scoring
 from couplet.stages.generate import PURPOSE, call_size, find_model, is_model
+from couplet.stages.prepare import run as prepare
 from couplet.stages.score import Score
 from couplet.stages.train import Weights
 from couplet.training.loop import Progress, loader_of, run, shape_of
@@ -232,9 +234,9 @@ class Run(Iterator[Progress]):
 
 
 def train(
-    params: str | Path = "params.yaml",
+    params: str | Path | None = None,
     *,
-    data: str | Path,
+    data: str | Path | None = None,
     scale: str | None = None,
     changes: Mapping[str, Any] | None = None,
     frozen: str | Path | None = None,
@@ -242,13 +244,14 @@ def train(
 ) -> Run:
     """Begin a training for a loop of one's own; the weights are those of `couplet train`.
 
-        for step in (run := couplet.train(data="data/digits", changes={"coupling": "vae"})):
-            print(step.step, step.loss)
+        run = couplet.train(changes={"coupling": "vae", "recipes.ict.steps": 300})
+        losses = [step.loss for step in run]
         images = run.model.sample(16)
 
     Args:
-        params: a parameter file, whose experiment is trained.
-        data: a folder of `couplet prepare`.
+        params: a parameter file, whose experiment is trained; by default the one that comes with couplet, of
+            a small network on scikit-learn's digits.
+        data: a folder of `couplet prepare`; by default ``data/NAME``, prepared if it is not there.
         scale: a name from the file's `scales`.
         changes: values by dotted key, which win over the file.
         frozen: the run of a `pretrained` predictor.
@@ -258,9 +261,13 @@ def train(
         UserError: a setting is not allowed, or ``data`` is another data set than the settings say.
     """
     listed = [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()]
-    checked = resolve(Path(params), scale, listed)
-    training, folder = checked.training(checked.experiment), Path(data)
-    check_inputs({"prepare": folder}, Settings.of(training))
+    checked = resolve(origin() / "params.yaml" if params is None else Path(params), scale, listed)
+    training = checked.training(checked.experiment)
+    settings, name = Settings.of(training), checked.dataset
+    folder = Path("data", name) if data is None else Path(data)
+    if data is None:
+        prepare(Context(find("cpu")), settings, name=name, out=folder, raw=Path(checked.raw))
+    check_inputs({"prepare": folder}, settings)
     weights = Weights.of(training, folder, None if frozen is None else Path(frozen))
     return Run(training, Archive(folder), find(device), weights)
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jupytext
+import nbclient
 import pytest
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -19,3 +21,19 @@ def distance(steps):
 @pytest.mark.slow
 def test_two_moons_are_learnt():
     assert distance(300) < 0.5 * distance(1)
+
+
+@pytest.mark.slow
+def test_the_notebook_is_the_script_and_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    script, notebook = (jupytext.read(EXAMPLES / name) for name in ("quickstart.py", "quickstart.ipynb"))
+    assert [cell.source for cell in notebook.cells] == [cell.source for cell in script.cells]
+    monkeypatch.chdir(tmp_path)
+    nbclient.NotebookClient(script, timeout=900, kernel_name="python3").execute()
+    pictures = [
+        output
+        for cell in script.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 11
+    assert (tmp_path / "digits-ot.safetensors").exists()
