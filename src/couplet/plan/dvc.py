@@ -46,7 +46,7 @@ SOURCES = ["params.yaml", "src/couplet", "workflow/papers", "workflow/studies"]
 MORE_OPTIONS = {
     "prepare": ["--workers 2"],
     "features": ["--threads ${threads}"],
-    "train": ["--threads ${threads}", "--processes ${gpus}", f"--live {LIVE}"],
+    "train": ["--threads ${threads}", "--processes ${gpus}", f"--track dvc={LIVE}"],
 }
 """Options of a stage besides parameters and paths; by default, threads and GPUs."""
 
