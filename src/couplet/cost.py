@@ -45,7 +45,7 @@ PEAKS: dict[str, dict[str, float]] = {
     "NVIDIA H100 PCIe": {"float32": 51, "tf32": 378, "bf16": 756},
     "NVIDIA H200": {"float32": 67, "tf32": 494, "bf16": 989},
 }
-"""TFLOP/s of GPUs by how torch's name begins and `train.precision`: NVIDIA's data sheets, without sparsity."""
+"""TFLOP/s of GPUs by the beginning of their name and `train.precision`; NVIDIA's data sheets, dense."""
 
 
 def peak_tflops(device: str, precision: str) -> float | None:

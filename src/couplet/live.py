@@ -182,7 +182,7 @@ class View:
                 self._complain(track, error)
 
     def _id(self, training: Training) -> str:
-        """The run's id: no secret, no time, and nothing that may change when it resumes."""
+        """The run's id, made of nothing that may change when it resumes."""
         made_of = ingredients("train", Settings.of(training))
         return f"{training.cell}-{digest([str(self.train.absolute()), made_of])}"
 
@@ -251,12 +251,7 @@ def observed(
         view.close()
 
 
-def follow(
-    train: Path,
-    tracks: Sequence[Track],
-    context: Context,
-    seconds: float,
-) -> None:
+def follow(train: Path, tracks: Sequence[Track], context: Context, seconds: float) -> None:
     """Show the run of another process until it is finished, with an update every so many ``seconds``.
 
     Raises:

@@ -69,7 +69,7 @@ class Seen(NamedTuple):
 
 
 Sink = Generator[None, Seen, None]
-"""Shows a run. It shows what it was called with when it is started, and all that it is sent until it is closed."""
+"""Shows a run: when it is started, what it was called with; then whatever it is sent, until it is closed."""
 
 
 def ready(tracks: Iterable[Track]) -> None:
@@ -230,8 +230,10 @@ def mlflow_run(place: str, seen: Seen) -> Sink:
     shown = {metric.step for metric in client.get_metric_history(run, "loss")}
     names = (Path(file.path).name for file in client.list_artifacts(run, "images"))
     drawn = {int(found[1]) for found in map(re.compile(r"samples\Wstep\W(\d+)").match, names) if found}
-    params = [Param(".".join(keys), str(value)[:5000]) for keys, value in leaves(seen.training.model_dump())]
-    for part in _parts(params, 100):
+    settings = {".".join(keys): str(value) for keys, value in leaves(seen.training.model_dump(mode="json"))}
+    # MLflow refuses another value; those that may differ when a run resumes decide no number.
+    new = settings.keys() - client.get_run(run).data.params
+    for part in _parts([Param(key, settings[key][:6000]) for key in sorted(new)], 100):
         client.log_batch(run, params=part)
     try:
         while True:

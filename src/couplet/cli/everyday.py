@@ -33,7 +33,7 @@ def run(
     recipe = resolve(params, scale, changes).recipe
     changes += [f"recipes.{recipe}.{change}" for change in o.changes_of(steps=steps, batch=batch)]
     checked = resolve(params, scale, changes)
-    text, tracks = standalone(params, scale, changes), o.tracks(track, checked)
+    text, tracks = standalone(params, scale, changes), o.tracks(track, checked.track)
     with process(threads, device) as context:
         from couplet.adhoc import run_cell
 
@@ -60,7 +60,7 @@ def watch(
 ) -> None:
     """Show the run of another process, on another node or under Snakemake, until it is finished."""
     if not track:
-        raise UserError(f"couplet watch: give --track {' or '.join(o.FORMS.values())}")
+        raise UserError(f"couplet watch: give --track with one of {', '.join(o.FORMS.values())}")
     if not 0.1 <= every <= 86400:
         raise UserError(f"--every {every}: must lie between 0.1 and 86400 seconds")
     with process(threads, device) as context:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,6 @@ import typer
 
 from couplet.config.base import Invalid
 from couplet.config.datasets import DatasetConfig
-from couplet.config.params import Params
 from couplet.config.resolve import dataset_names
 from couplet.config.track import FORMS, Track
 from couplet.config.variants import load_plugins
@@ -167,6 +166,6 @@ def changes_of(more: list[str] | None = None, **given: str | int | None) -> list
     return [*(f"{key}={value}" for key, value in given.items() if value is not None), *(more or ())]
 
 
-def tracks(given: list[Track] | None, params: Params) -> list[Track]:
-    """The trackers of a command line and of a parameter file, each once."""
-    return list(dict.fromkeys((*(given or ()), *map(track, params.track))))
+def tracks(given: list[Track] | None, more: Iterable[str]) -> list[Track]:
+    """The trackers of a command line, and ``more`` of a parameter file, each once."""
+    return list(dict.fromkeys((*(given or ()), *map(track, more))))

@@ -196,7 +196,7 @@ def train(
     params, scale, changes = o.chosen(**cell)
     changes = [*o.from_prepared(cell["dataset"], data, params, scale), *changes]
     checked = resolve(params, scale, changes)
-    trained, tracks = checked.experiment, o.tracks(track, checked)
+    trained, tracks = checked.experiment, o.tracks(track, checked.track)
     # Measuring decides no weight; that it cannot be done is to be known before.
     settings = Settings.of(
         checked.training(trained),

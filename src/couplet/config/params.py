@@ -72,7 +72,8 @@ class Params(Closed):
     """Trackers that show every run, besides those of `--track`: `tensorboard=FOLDER`, `wandb[=PROJECT]`,
     `mlflow[=URI or EXPERIMENT]`."""
     peak_tflops: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """TFLOP/s that one GPU or CPU can do in `train.precision`, to log the utilisation; null knows some GPUs."""
+    """TFLOP/s that one GPU or CPU can do in `train.precision`, of which the utilisation is logged; null knows
+    some GPUs and logs none for others."""
     table1: Annotated[
         tuple[Grid, ...],
         Field(strict=False, min_length=1),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from couplet.config.base import Invalid
@@ -29,7 +29,8 @@ class Track(NamedTuple):
         kind, given, place = text.partition("=")
         if kind not in FORMS or not (place or (not given and "[" in FORMS[kind])):
             raise Invalid((), text, f"must be one of {', '.join(FORMS.values())}")
-        return cls(kind, os.path.expanduser(place))
+        in_folder = "FOLDER" in FORMS[kind]
+        return cls(kind, str(Path(place).expanduser()) if in_folder else place)
 
     @property
     def in_folder(self) -> bool:
