@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from couplet.config.cells import Training
 from couplet.config.layers import leaves
-from couplet.config.track import Track
+from couplet.config.track import Track, without_password
 from couplet.errors import UserError, installed
 from couplet.files import remove_temporary, replacing, write_json
 
@@ -37,6 +37,15 @@ PATIENCE = 30.0
 
 PROJECT = "couplet"
 """Project or experiment where none is named."""
+
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "WANDB_SILENT": "true",
+}
+"""Variables that keep packages from reporting to their makers and from printing, unless they are set."""
 
 
 class Seen(NamedTuple):
@@ -81,9 +90,8 @@ def ready(tracks: Iterable[Track]) -> None:
     for track in tracks:
         with installed(f"--track {track}"):
             import_module("couplet.reporting.pictures")
-            # What a package reports to its makers is not the tracker's business.
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+            for name, value in ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
             package = import_module({"dvc": "PIL"}.get(track.kind, track.kind))
         if track.kind == "dvc":
             _refuse_other(track)
@@ -111,7 +119,7 @@ def opened(track: Track, seen: Seen) -> Sink:
 def ways_to_look(tracks: Iterable[Track]) -> Iterator[str]:
     """A line for each tracker on how to look at it."""
     for track in tracks:
-        yield f"live view: {LOOKS[track.kind](track.place)}"
+        yield f"live view: {LOOKS[track.kind](without_password(track.place))}"
 
 
 def dvc_files(folder: str, seen: Seen) -> Sink:
@@ -201,7 +209,10 @@ def wandb_run(project: str, seen: Seen) -> Sink:
         resume="allow",
         reinit="create_new",
         settings=wandb.Settings(
-            console="off", silent=True, finish_timeout=PATIENCE * 2 / 3, finish_timeout_raises=True
+            console="off",
+            init_timeout=PATIENCE,
+            finish_timeout=PATIENCE * 2 / 3,
+            finish_timeout_raises=True,
         ),
     )
     try:
@@ -318,7 +329,7 @@ def in_background(sink: Callable[[str, Seen], Sink], place: str, seen: Seen) -> 
 
 def reason(error: BaseException) -> str:
     """What an error says, in one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = without_password(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) < 300 else text[:297] + "..."
 
 

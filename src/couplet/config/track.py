@@ -38,8 +38,13 @@ class Track(NamedTuple):
         return "FOLDER" in FORMS[self.kind]
 
     def __str__(self) -> str:
-        """As it is written, without name and password in a URI."""
-        return self.kind + (self.place and "=" + re.sub("//[^/@]*@", "//", self.place))
+        """As it is written, without a password."""
+        return self.kind + (self.place and f"={without_password(self.place)}")
+
+
+def without_password(text: str) -> str:
+    """A text without name and password in URIs."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def of_every_run(text: str) -> str:
