@@ -124,6 +124,7 @@ class View:
         self.partial = train.with_name(f"{train.name}.partial")
         self.stamp: tuple[Path, int, int] | None = None
         self.id = ""
+        self.training: Training | None = None
         self.sinks: dict[Track, Sink] = {}
         self.measured: dict[int, dict[str, float]] = {}
         self.grid = cache(self._grid)
@@ -151,17 +152,18 @@ class View:
         head, lines = lines_of(folder / "curve.csv")
         if not lines:
             return
-        training = training_in(folder)
-        if (id := self._id(training)) != self.id:
-            self.close()
-            self.id, self.measured, self.grid = id, {}, cache(self._grid)
+        if (training := training_in(folder)) != self.training:
+            self.training = training
+            if (id := self._id(training)) != self.id:  # another run in this folder
+                self.close()
+                self.id, self.measured, self.grid = id, {}, cache(self._grid)
         if values := measure():
             self.measured[max(lines)] = values
         # Later snapshots are of a process that was killed; the resumed run writes them again.
         checkpoints = (folder / "checkpoints").glob("step-*.safetensors")
         steps = (int(path.stem.removeprefix("step-")) for path in checkpoints)
         seen = Seen(
-            id=id,
+            id=self.id,
             training=training,
             head=head,
             lines=lines,

@@ -1,7 +1,8 @@
 """Trackers: a function each that shows a run in DVC, TensorBoard, Weights & Biases or MLflow.
 
 Each is given the whole run so far, again and again, and finds out by itself what is new. So a view is
-complete at any time, however often the run was resumed and whoever shows it.
+complete at any time, however often the run was resumed and whoever shows it. Another tracker is a function
+here, and an entry in :data:`SINKS`, in :data:`LOOKS` and in ``couplet.config.track.FORMS``.
 """
 
 from __future__ import annotations
