@@ -13,6 +13,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from functools import partial
 from importlib import import_module
@@ -287,24 +288,34 @@ def _parts(items: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
 def in_background(sink: Callable[[str, Seen], Sink], place: str, seen: Seen) -> Sink:
     """Run a sink in a thread of its own, so that a slow or silent machine delays no step.
 
-    A sink that is slower than the run skips to the newest.
+    A sink that is slower than the run skips to the newest. The grids that it asks for are drawn by the
+    caller, because another thread would disturb the training's generators.
     """
     box: Queue[Seen] = Queue(1)
+    asked: Queue[tuple[int, Future[NDArray[np.uint8]]]] = Queue()
     ended = Event()
     failed: list[str] = []
+
+    def ask(step: int) -> NDArray[np.uint8]:
+        grid: Future[NDArray[np.uint8]] = Future()
+        asked.put((step, grid))
+        return grid.result()
+
+    def draw() -> None:
+        while not asked.empty():
+            step, grid = asked.get()
+            try:
+                grid.set_result(seen.grid(step))
+            except Exception as error:
+                grid.set_exception(error)
 
     def work() -> None:
         try:
             with closing(sink(place, box.get())) as showing:
                 next(showing)
-                while True:
-                    try:
-                        newest = box.get(timeout=0.1)
-                    except Empty:
-                        if ended.is_set():
-                            return
-                    else:
-                        showing.send(newest)
+                while not (ended.is_set() and box.empty()):
+                    with suppress(Empty):
+                        showing.send(box.get(timeout=0.1))
         except BaseException as error:  # also a package that ends the process
             failed.append(reason(error))
 
@@ -312,16 +323,17 @@ def in_background(sink: Callable[[str, Seen], Sink], place: str, seen: Seen) -> 
     thread.start()
     try:
         while not failed:
-            # Drawn here: another thread would disturb the training's generators.
-            for step in seen.snapshots:
-                seen.grid(step)
+            draw()
             with suppress(Empty):
                 box.get_nowait()
-            box.put(seen)
+            box.put(seen._replace(grid=ask))
             seen = yield
     finally:
         ended.set()
-        thread.join(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        while thread.is_alive() and time.monotonic() < deadline:
+            draw()
+            thread.join(0.05)
         if thread.is_alive():
             failed.append(f"no answer within {PATIENCE:g} seconds")
         if failed:

@@ -306,6 +306,43 @@ class TestInBackground:
         assert line == f"--track dvc={tmp_path}/live: ends, the run continues: no answer within 0.2 seconds"
         assert content_of(tmp_path / "run") == content_of(tmp_path / "plain")
 
+    def test_grids_are_drawn_by_the_training_itself_and_only_if_asked_for(
+        self, go, settings, tmp_path, monkeypatch
+    ):
+        drawn, got = [], []
+
+        def draw(path, device):
+            drawn.append((path.stem, threading.current_thread()))
+            return sample_grid(path, device)
+
+        def modest(place, seen):
+            while True:
+                if 6 in seen.snapshots:
+                    got.append(seen.grid(6))
+                seen = yield
+
+        monkeypatch.setattr(live, "sample_grid", draw)
+        monkeypatch.setitem(trackers.SINKS, "dvc", partial(trackers.in_background, modest))
+        assert go(settings, tmp_path / "run", tmp_path / "live") == []
+        assert drawn == [("step-00000006", threading.main_thread())]
+        assert np.array_equal(
+            got[0], sample_grid(tmp_path / f"run/checkpoints/{drawn[0][0]}.safetensors", CPU)
+        )
+
+    def test_grid_that_cannot_be_drawn_is_a_line(self, go, settings, tmp_path, monkeypatch):
+        def eager(place, seen):
+            while True:
+                seen.grid(3)
+                seen = yield
+
+        def draw(path, device):
+            raise UserError(f"{path.name}: damaged")
+
+        monkeypatch.setattr(live, "sample_grid", draw)
+        monkeypatch.setitem(trackers.SINKS, "dvc", partial(trackers.in_background, eager))
+        [line] = go(settings, tmp_path / "run", tmp_path / "live")
+        assert line.endswith("/live: ends, the run continues: step-00000003.safetensors: damaged")
+
     @pytest.mark.parametrize("error", [ConnectionError("//me:secret@gone"), SystemExit("//gone")])
     def test_error_is_a_line_once(self, go, settings, tmp_path, monkeypatch, error):
         def broken(place, seen):
