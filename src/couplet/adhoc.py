@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from couplet.config.base import refused
 from couplet.config.cells import Training
 from couplet.config.fit import Facts, check_fit
 from couplet.config.params import Params
+from couplet.config.track import Track
 from couplet.cost import parameters
 from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError, installed
 from couplet.files import replacing
-from couplet.live import observed
+from couplet.live import meter, observed
 from couplet.plan.layout import Layout, in_folder
 from couplet.plan.stages import RUN, STAGES, Settings, key_of, keys_of, record_of
 from couplet.process import Context
@@ -29,12 +31,11 @@ def run_cell(
     out: Path,
     *,
     text: str,
-    live: Path | None = None,
-    tensorboard: Path | None = None,
+    tracks: Sequence[Track] = (),
 ) -> None:
     """Run every stage of the experiment in ``params``, into the folder ``out``, and draw its samples.
 
-    ``text`` is the content of ``out/params.yaml``; ``live`` and ``tensorboard`` are folders of live views.
+    ``text`` is the content of ``out/params.yaml``; ``tracks`` show the training.
 
     Raises:
         Stopped: a signal came; the state is saved.
@@ -59,7 +60,8 @@ def run_cell(
             record_with(stage, outputs[stage], settings, advice="give another --out")
     keys = keys_of(settings, RUN[-1])
     more: dict[str, dict[str, Any]] = {"prepare": {"name": cell.dataset, "raw": Path(params.raw)}}
-    with observed(outputs["train"], context, live=live, tensorboard=tensorboard) as observe:
+    measure = meter(settings.training, outputs["prepare"], context, params.peak_tflops)
+    with observed(outputs["train"], context, tracks, measure) as observe:
         with replacing(out / "params.yaml") as temporary:
             temporary.write_text(text)
         for stage in RUN:

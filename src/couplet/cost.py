@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import NamedTuple
 
@@ -36,6 +37,21 @@ class Cost(NamedTuple):
         """Hours of the run at a throughput of ``tflops`` TFLOP/s: modelled, not measured."""
         images = training.recipe.steps * training.recipe.batch
         return self.flops * images / (tflops * 1e12) / 3600
+
+
+PEAKS: dict[str, dict[str, float]] = {
+    "NVIDIA A100": {"float32": 19.5, "tf32": 156, "bf16": 312},
+    "NVIDIA H100 80GB HBM3": {"float32": 67, "tf32": 494, "bf16": 989},
+    "NVIDIA H100 PCIe": {"float32": 51, "tf32": 378, "bf16": 756},
+    "NVIDIA H200": {"float32": 67, "tf32": 494, "bf16": 989},
+}
+"""TFLOP/s of GPUs by the beginning of their name and `train.precision`; NVIDIA's data sheets, dense."""
+
+
+def peak_tflops(device: str, precision: str) -> float | None:
+    """TFLOP/s that the GPU of that name can do in a precision; None where that is not known."""
+    known = [peaks[precision] for name, peaks in PEAKS.items() if re.match(rf"{name}(?!\s*NVL)\b", device)]
+    return known[0] if known else None
 
 
 def native_shape(dataset: DatasetConfig) -> ImageShape | None:

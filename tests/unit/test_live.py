@@ -4,6 +4,7 @@ import csv
 import sys
 import threading
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,22 @@ import pytest
 import torch
 from PIL import Image
 
-from couplet import live, model
+from couplet import live, model, trackers
 from couplet.config.datasets import MixtureConfig
+from couplet.config.track import Track
+from couplet.cost import cost
+from couplet.data.archive import Archive
 from couplet.errors import Stopped, UserError
 from couplet.files import read_json
-from couplet.live import follow, observed, sample_grid, sinks, ways_to_look
+from couplet.live import follow, meter, observed, sample_grid
 from couplet.plan.stages import Settings
 from couplet.process import Context
+from couplet.ranks import Ranks
 from couplet.reporting.pictures import scatter
 from couplet.sampling import sample_noise, to_uint8
 from couplet.stages import prepare, train
-from couplet.training.loop import Progress
+from couplet.trackers import MEASURES, ways_to_look
+from couplet.training.loop import Progress, shape_of
 
 CPU = torch.device("cpu")
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -52,14 +58,17 @@ class Killed(Exception):
 def go(archive):
     """Trains into ``out`` with a live view and returns the lines that a person reads."""
 
-    def run(settings, out, folder=None, tensorboard=None, *, kill=None, stop=None, each=None):
+    def run(settings, out, folder=None, tensorboard=None, *, kill=None, stop=None, each=None, peak=None):
         lines, came = [], []
+        given = (("dvc", folder), ("tensorboard", tensorboard))
+        tracks = [Track(kind, str(place)) for kind, place in given if place is not None]
 
         def signals():
             return nullcontext(lambda: came[0] if came else None)
 
         context = Context(say=lines.append, signals=signals)
-        with observed(out, context, folder, tensorboard) as view:
+        measure = meter(settings, archive, context, peak)
+        with observed(out, context, tracks, measure) as view:
 
             def observe(progress, rate):
                 if progress.step == kill:
@@ -71,8 +80,8 @@ def go(archive):
                 view(progress, rate)
 
             train.run(context, Settings.of(settings), data=archive, out=out, observe=observe)
-        looks = [line for line in lines if line.startswith("live view in ")]
-        assert looks == [*ways_to_look(folder, tensorboard)]
+        looks = [line for line in lines if line.startswith("live view: ")]
+        assert looks == [*ways_to_look(tracks)]
         return [line for line in lines if line not in looks]
 
     return run
@@ -130,6 +139,8 @@ def test_curve_has_the_trainings_numbers_and_metrics_the_last_of_them(go, settin
     speed = rows(tmp_path / "live", "speed.csv")
     assert [row["step"] for row in speed] == [row["step"] for row in shown]
     assert all(float(row["images_per_second"]) > 0 for row in speed)
+    assert all(float(row["peak_memory_mib"]) > 10 for row in speed)
+    assert {row["flops_utilisation"] for row in speed} == {""}, "not logged: no peak is known"
     metrics = read_json(tmp_path / "live/metrics.json")
     assert metrics == {"step": 6, "loss": float(shown[-1]["loss"])}
 
@@ -212,25 +223,204 @@ def test_view_that_fails_is_named_once_and_the_training_goes_on(go, settings, tm
             (folder / "samples").write_text("in the way")
 
     [line] = go(settings, tmp_path / "run", folder, each=obstruct)
-    assert line.startswith(f"the live view ends, the run continues: {folder}/samples/3.png: cannot be ")
+    begin = f"--track dvc={folder}: ends, the run continues: {folder}/samples/3.png: cannot be "
+    assert line.startswith(begin)
     assert content_of(tmp_path / "run") == content_of(tmp_path / "plain")
 
 
+def test_tracker_that_fails_leaves_the_others_alone(go, settings, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+
+    def broken(place, seen):
+        yield
+        raise ZeroDivisionError("a bug\nin a package " + 500 * "x")
+
+    monkeypatch.setitem(trackers.SINKS, "tensorboard", broken)
+    [line] = go(settings, tmp_path / "run", tmp_path / "live", tmp_path / "events")
+    begin = f"--track tensorboard={tmp_path}/events: ends, the run continues: a bug in a package xxx"
+    assert line.startswith(begin)
+    assert line.endswith("x...")
+    assert steps(tmp_path / "live") == [1, 2, 3, 4, 6]
+
+
+def test_error_at_the_end_of_a_tracker_is_a_line_too(go, settings, tmp_path, monkeypatch):
+    def full(place, seen):
+        try:
+            while True:
+                yield
+        finally:
+            raise OSError("No space left on device")
+
+    monkeypatch.setitem(trackers.SINKS, "dvc", full)
+    [line] = go(settings, tmp_path / "run", tmp_path / "live")
+    assert line == f"--track dvc={tmp_path}/live: ends, the run continues: No space left on device"
+
+
+def test_settings_that_cannot_be_read_end_the_view_only(go, settings, tmp_path):
+    go(settings, tmp_path / "plain")
+
+    def spoil(step):
+        if step == 3:
+            (tmp_path / "run.partial/config.json").write_text("{}")
+
+    [line] = go(settings, tmp_path / "run", tmp_path / "live", each=spoil)
+    assert line.startswith("the live view ends, the run continues: ")
+    assert "config.json: not written by this version" in line
+    assert steps(tmp_path / "live") == [1]
+
+
+class TestInBackground:
+    """Trackers on other machines, which may be slow, silent or gone."""
+
+    @pytest.fixture
+    def machine(self, monkeypatch):
+        """A tracker that shows nothing before it is allowed to, and then the steps that it was shown."""
+        shown, allowed = [], threading.Event()
+
+        def slow(place, seen):
+            while True:
+                allowed.wait(60)
+                shown.append((max(seen.lines), sorted(seen.measured)))
+                seen = yield
+
+        monkeypatch.setattr(trackers, "PATIENCE", 0.2)
+        monkeypatch.setitem(trackers.SINKS, "dvc", partial(trackers.in_background, slow))
+        yield shown, allowed
+        allowed.set()
+
+    def test_slow_machine_delays_no_step_and_gets_the_newest(self, go, settings, tmp_path, machine):
+        shown, allowed = machine
+
+        def each(step):
+            assert shown == [], "nobody waited"
+            if step == 6:
+                allowed.set()
+
+        assert go(settings, tmp_path / "run", tmp_path / "live", each=each) == []
+        assert shown[-1] == (6, [1, 2, 3, 4, 6]), "what was measured meanwhile is not lost"
+        assert len(shown) <= 3
+
+    def test_silent_machine_is_given_up_at_the_end(self, go, settings, tmp_path, machine):
+        go(settings, tmp_path / "plain")
+        [line] = go(settings, tmp_path / "run", tmp_path / "live")
+        assert line == f"--track dvc={tmp_path}/live: ends, the run continues: no answer within 0.2 seconds"
+        assert content_of(tmp_path / "run") == content_of(tmp_path / "plain")
+
+    def test_grids_are_drawn_by_the_training_itself_and_only_if_asked_for(
+        self, go, settings, tmp_path, monkeypatch
+    ):
+        drawn, got = [], []
+
+        def draw(path, device):
+            drawn.append((path.stem, threading.current_thread()))
+            return sample_grid(path, device)
+
+        def modest(place, seen):
+            while True:
+                if 6 in seen.snapshots:
+                    got.append(seen.grid(6))
+                seen = yield
+
+        monkeypatch.setattr(live, "sample_grid", draw)
+        monkeypatch.setitem(trackers.SINKS, "dvc", partial(trackers.in_background, modest))
+        assert go(settings, tmp_path / "run", tmp_path / "live") == []
+        assert drawn == [("step-00000006", threading.main_thread())]
+        assert np.array_equal(
+            got[0], sample_grid(tmp_path / f"run/checkpoints/{drawn[0][0]}.safetensors", CPU)
+        )
+
+    def test_grid_that_cannot_be_drawn_is_a_line(self, go, settings, tmp_path, monkeypatch):
+        def eager(place, seen):
+            while True:
+                seen.grid(3)
+                seen = yield
+
+        def draw(path, device):
+            raise UserError(f"{path.name}: damaged")
+
+        monkeypatch.setattr(live, "sample_grid", draw)
+        monkeypatch.setitem(trackers.SINKS, "dvc", partial(trackers.in_background, eager))
+        [line] = go(settings, tmp_path / "run", tmp_path / "live")
+        assert line.endswith("/live: ends, the run continues: step-00000003.safetensors: damaged")
+
+    @pytest.mark.parametrize("error", [ConnectionError("//me:secret@gone"), SystemExit("//gone")])
+    def test_error_is_a_line_once(self, go, settings, tmp_path, monkeypatch, error):
+        def broken(place, seen):
+            yield
+            raise error
+
+        monkeypatch.setitem(trackers.SINKS, "dvc", partial(trackers.in_background, broken))
+        [line] = go(settings, tmp_path / "run", tmp_path / "live")
+        assert line == f"--track dvc={tmp_path}/live: ends, the run continues: //gone"
+
+
+def test_id_stays_when_a_run_resumes_and_differs_between_folders_and_settings(
+    go, settings, make_training, tmp_path, monkeypatch
+):
+    ids = []
+
+    def note(place, seen):
+        while True:
+            ids.append(seen.id)
+            seen = yield
+
+    monkeypatch.setitem(trackers.SINKS, "dvc", note)
+    with pytest.raises(Killed):
+        go(settings, tmp_path / "run", tmp_path / "live", kill=4)
+    # May change when a run resumes.
+    train = settings.train.model_copy(update={"log_every": 1, "save_every": 1})
+    go(settings.model_copy(update={"train": train}), tmp_path / "run", tmp_path / "live")
+    [own] = set(ids)
+    assert own.startswith(f"{settings.cell}-")
+    go(settings, tmp_path / "other", tmp_path / "live")
+    settings = make_training("vae", steps=6, batch=3, train={"snapshots": 2, "log_every": 2, "save_every": 2})
+    go(settings, tmp_path / "third", tmp_path / "live")
+    assert len(set(ids)) == 3
+
+
+def test_utilisation_is_of_the_peak_that_is_named(go, settings, archive, tmp_path):
+    go(settings, tmp_path / "run", tmp_path / "live", peak=0.001)
+    flops = cost(settings, shape_of(Archive(archive))).flops
+    speed = rows(tmp_path / "live", "speed.csv")
+    wanted = [float(row["images_per_second"]) * flops / 1e9 for row in speed]
+    assert [float(row["flops_utilisation"]) for row in speed] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_several_processes_share_the_peak(settings, archive):
+    alone, two = (
+        meter(settings, archive, Context(ranks=Ranks(0, size)), 1.0)(100.0)["flops_utilisation"]
+        for size in (1, 2)
+    )
+    assert alone == pytest.approx(2 * two)
+
+
 def test_a_line_says_how_to_look_at_each_view():
-    live, board = ways_to_look(Path("a"), Path("b c"))
-    assert live == "live view in a: curve.csv, metrics.json and samples/STEP.png grow with the run"
-    assert board == "live view in b c: look with `tensorboard --logdir 'b c'`"
+    tracks = ["dvc=a", "tensorboard=b c", "wandb", "mlflow=http://me:secret@host"]
+    live, board, wandb, mlflow = ways_to_look(map(Track.parse, tracks))
+    assert live == "live view: a: curve.csv, metrics.json and samples/STEP.png grow with the run"
+    assert board == "live view: b c: look with `tensorboard --logdir 'b c'`"
+    assert wandb == "live view: Weights & Biases, project couplet"
+    assert mlflow == "live view: MLflow, http://host"
 
 
 def test_folder_of_something_else_is_refused_and_left_alone(archive):
-    with pytest.raises(UserError, match=r"--live \S+: holds something else than a live view; choose another"):
-        sinks(archive, None)
+    wanted = r"--track dvc=\S+: holds something else than a live view; choose another"
+    with pytest.raises(UserError, match=wanted):
+        trackers.ready([Track("dvc", str(archive))])
     assert (archive / "card.json").exists()
 
 
-@pytest.mark.parametrize(("option", "module"), [("--live", "matplotlib"), ("--tensorboard", "tensorboard")])
+@pytest.mark.parametrize(
+    ("track", "module"),
+    [
+        ("dvc=folder", "matplotlib"),
+        ("tensorboard=folder", "tensorboard"),
+        ("wandb", "wandb"),
+        ("mlflow=http://host", "mlflow"),
+    ],
+)
 @pytest.mark.parametrize("command", ["train", "run", "watch"])
-def test_missing_library_is_one_line_before_any_work(command, option, module, tmp_path, monkeypatch, couplet):
+def test_missing_library_is_one_line_before_any_work(command, track, module, tmp_path, monkeypatch, couplet):
     monkeypatch.delitem(sys.modules, "couplet.reporting.pictures", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.chdir(tmp_path)
@@ -239,10 +429,10 @@ def test_missing_library_is_one_line_before_any_work(command, option, module, tm
         "run": ["--out", "run", "--params", PARAMS],
         "watch": ["run"],
     }[command]
-    code, out, err = couplet(command, *arguments, option, "folder")
+    code, out, err = couplet(command, *arguments, "--track", track)
     assert (code, out) == (2, "")
     # `couplet run` needs matplotlib anyway.
-    needs = "couplet run" if (command, module) == ("run", "matplotlib") else f"{option} folder"
+    needs = "couplet run" if (command, module) == ("run", "matplotlib") else f"--track {track}"
     assert err == f"couplet: {needs}: {module} is not installed; pip install {module}\n"
     assert list(tmp_path.iterdir()) == []
 
@@ -306,7 +496,7 @@ def test_follower_shows_a_training_of_another_process_to_its_end(go, settings, t
             worker.join()
 
     monkeypatch.setattr(live.time, "sleep", sleep)
-    follow(out, sinks(tmp_path / "live", None), CPU, 10.0)
+    follow(out, [Track("dvc", str(tmp_path / "live"))], Context(), 10.0)
     assert looks == [[1, 2, 3, 4]] * 2
     assert steps(tmp_path / "live") == [1, 2, 3, 4, 6]
     assert sorted(pictures(tmp_path / "live")) == [3, 6]
@@ -315,7 +505,21 @@ def test_follower_shows_a_training_of_another_process_to_its_end(go, settings, t
 
 def test_follower_without_a_training_says_so(tmp_path):
     with pytest.raises(UserError, match=r"nowhere: no run here, nor in \S+/nowhere\.partial"):
-        follow(tmp_path / "nowhere", [], CPU, 1.0)
+        follow(tmp_path / "nowhere", [], Context(), 1.0)
+
+
+def test_follower_ends_when_no_tracker_is_left(go, settings, tmp_path, monkeypatch):
+    go(settings, tmp_path / "run")
+
+    def broken(place, seen):
+        yield from ()
+        raise OSError("full")
+
+    monkeypatch.setitem(trackers.SINKS, "dvc", broken)
+    lines, track = [], Track("dvc", str(tmp_path / "live"))
+    with pytest.raises(UserError, match="run: no tracker is left"):
+        follow(tmp_path / "run", [track], Context(say=lines.append), 10.0)
+    assert lines[1:] == [f"--track {track}: ends, the run continues: full"]
 
 
 def test_tensorboard_reads_every_step_once_after_a_restart(go, settings, tmp_path):
@@ -325,11 +529,15 @@ def test_tensorboard_reads_every_step_once_after_a_restart(go, settings, tmp_pat
     folder = tmp_path / "events"
     with pytest.raises(Killed):
         go(settings, tmp_path / "run", None, folder, kill=6)
-    go(settings, tmp_path / "run", None, folder)
-    assert len(list(folder.iterdir())) == 2
-    read = EventAccumulator(str(folder)).Reload()
+    go(settings, tmp_path / "run", None, folder, peak=1.0)
+    [own] = folder.iterdir()
+    assert own.name.startswith(f"{settings.cell}-")
+    assert len(list(own.iterdir())) == 2
+    read = EventAccumulator(str(own)).Reload()
     tags = read.Tags()
-    assert set(tags["scalars"]) == {*Progress._fields[1:], "images_per_second"}
+    assert set(tags["scalars"]) == {*Progress._fields[1:], *MEASURES}
+    *_, text = read.Tensors("settings/text_summary")
+    assert b'"coupling": "vae"' in text.tensor_proto.string_val[0]
     losses = read.Scalars("loss")
     assert [event.step for event in losses] == [1, 2, 3, 4, 6]
     with (tmp_path / "run/curve.csv").open() as file:

@@ -65,7 +65,7 @@ def test_dvc_and_snakemake_give_the_same_options(planned, clone, stage):
     command = re.sub(r"\$\{(\w+)\}", lambda name: str(getattr(params, name[1])), command)
     dvc, grid = options(command), options(planned[stage])
     # A person looks at a live view while one experiment runs; a grid has `couplet watch`.
-    assert dvc.pop("live", str(LIVE)) == str(LIVE)
+    assert dvc.pop("track", f"dvc={LIVE}") == f"dvc={LIVE}"
     assert dvc.keys() == grid.keys()
     paths = {STAGES[read].option for read in STAGES[stage].reads} | {"out"}
     assert {name: value for name, value in dvc.items() if name not in paths} == {

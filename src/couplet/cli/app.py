@@ -25,6 +25,8 @@ RANK_PATIENCE = 10.0
 """Seconds before a process other than the first one prints its error."""
 
 ELSEWHERE = {
+    "--live": " It is now: --track dvc=FOLDER.",
+    "--tensorboard": " It is now: --track tensorboard=FOLDER.",
     "--config": " It is one of snakemake; here: --params FILE, --scale NAME, --set KEY=VALUE.",
     "-S": " It is one of `dvc exp run`; here: --set KEY=VALUE.",
 }

@@ -21,8 +21,7 @@ def run(
     out: Annotated[Path, o.output("Folder for all results of this run.", folder=True)],
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per training step.")] = None,
-    live: o.Live = None,
-    tensorboard: o.TensorBoard = None,
+    track: o.Tracks = None,
     threads: o.Threads = None,
     device: o.Device = "auto",
     **cell: Any,
@@ -34,12 +33,12 @@ def run(
     recipe = resolve(params, scale, changes).recipe
     changes += [f"recipes.{recipe}.{change}" for change in o.changes_of(steps=steps, batch=batch)]
     checked = resolve(params, scale, changes)
-    text = standalone(params, scale, changes)
+    text, tracks = standalone(params, scale, changes), o.tracks(track, checked.track)
     with process(threads, device) as context:
         from couplet.adhoc import run_cell
 
         with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), context.say):
-            run_cell(context, checked, out, text=text, live=live, tensorboard=tensorboard)
+            run_cell(context, checked, out, text=text, tracks=tracks)
     show(out)
     quoted = shlex.quote(str(out))
     typer.echo()
@@ -54,25 +53,20 @@ def run(
 
 def watch(
     train: Annotated[Path, typer.Argument(help="Output folder of a `couplet train` at work.")],
-    live: o.Live = None,
-    tensorboard: o.TensorBoard = None,
+    track: o.Tracks = None,
     every: Annotated[float, typer.Option(help="Seconds between updates.")] = 10.0,
     threads: o.Threads = None,
     device: o.Device = "cpu",
 ) -> None:
     """Show the run of another process, on another node or under Snakemake, until it is finished."""
-    if live is None and tensorboard is None:
-        raise UserError("couplet watch: give --live FOLDER or --tensorboard FOLDER")
+    if not track:
+        raise UserError(f"couplet watch: give --track with one of {', '.join(o.FORMS.values())}")
     if not 0.1 <= every <= 86400:
         raise UserError(f"--every {every}: must lie between 0.1 and 86400 seconds")
-    chosen = start(threads, device)
-    from couplet.live import follow, sinks, ways_to_look
+    with process(threads, device) as context:
+        from couplet.live import follow
 
-    def say() -> None:
-        for line in ways_to_look(live, tensorboard):
-            typer.echo(line, err=True)
-
-    follow(train, sinks(live, tensorboard), chosen, every, begin=say)
+        follow(train, track, context, every)
 
 
 def adopt(

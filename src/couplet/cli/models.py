@@ -146,9 +146,7 @@ def _images_out(out: Path, option: str) -> Path:
     """The path of generated images, checked before any work."""
     if out.suffix.lower() in NO_FOLDER:
         raise UserError(f"{option} {out}: must be a folder, or end in {' or '.join(FILES)}")
-    checked = o.checked_output(out, option, folder=out.suffix not in FILES)
-    assert checked is not None
-    return checked
+    return o.checked_output(out, f"{option} {out}", folder=out.suffix not in FILES)
 
 
 def _labels(text: str | None) -> Any:

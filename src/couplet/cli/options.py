@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from couplet.config.base import Invalid
 from couplet.config.datasets import DatasetConfig
 from couplet.config.resolve import dataset_names
+from couplet.config.track import FORMS, Track
 from couplet.config.variants import load_plugins
 from couplet.errors import UserError
 from couplet.plan.stages import dataset_in, record_of
@@ -21,18 +23,16 @@ from couplet.process import MOST_THREADS
 DEFAULT = Path("params.yaml")
 
 
-def checked_output(path: Path | None, option: str, folder: bool) -> Path | None:
+def checked_output(path: Path, shown: str, folder: bool) -> Path:
     """The path of an output; UserError, before any work, if no file or folder can be made there."""
-    if path is None:
-        return None
     if path.name in ("", ".."):
-        raise UserError(f"{option} {path}: must end in the name of a {'folder' if folder else 'file'}")
+        raise UserError(f"{shown}: must end in the name of a {'folder' if folder else 'file'}")
     above = next(each for each in path.absolute().parents if each.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {path}: {above} is no folder that can be written")
+        raise UserError(f"{shown}: {above} is no folder that can be written")
     if path.exists() and path.is_dir() != folder:
         found, wanted = ("a file", "folder") if folder else ("a folder", "file")
-        raise UserError(f"{option} {path}: is {found}; give another {wanted}")
+        raise UserError(f"{shown}: is {found}; give another {wanted}")
     return path
 
 
@@ -40,7 +40,7 @@ def output(help: str, *, folder: bool, **more: Any) -> Any:
     """An option for a path to write: a ``folder`` or a file."""
 
     def checked(param: typer.CallbackParam, path: Path | None) -> Path | None:
-        return checked_output(path, param.opts[0], folder)
+        return None if path is None else checked_output(path, f"{param.opts[0]} {path}", folder)
 
     return typer.Option(help=help, callback=checked, **more)
 
@@ -60,10 +60,28 @@ Processes = Annotated[
     int, typer.Option(help="Processes that share the work: one for each GPU.", min=1, max=MOST_THREADS)
 ]
 Data = Annotated[Path, typer.Option(help="Output of `couplet prepare`.")]
-Live = Annotated[
-    Path | None, output("Folder for a live view that DVC shows: curves, numbers, sample grids.", folder=True)
+
+
+def track(text: str) -> Track:
+    """A tracker that is given as ``text``; UserError, before any work, if it cannot be one."""
+    try:
+        found = Track.parse(text)
+    except Invalid as error:
+        raise UserError(f"--track {text}: {error.expected}") from None
+    if found.in_folder:
+        checked_output(Path(found.place), f"--track {found}", True)
+    return found
+
+
+Tracks = Annotated[
+    list[Track] | None,
+    typer.Option(
+        "--track",
+        parser=track,
+        metavar="KIND[=PLACE]",
+        help=f"Show curves and samples in a tracker, besides those of `track`: {', '.join(FORMS.values())}.",
+    ),
 ]
-TensorBoard = Annotated[Path | None, output("Folder for the live view as TensorBoard's events.", folder=True)]
 Frozen = Annotated[
     Path | None,
     typer.Option(help="For a coupling with a `pretrained` predictor: the folder of that `couplet train`."),
@@ -146,3 +164,8 @@ def from_prepared(name: str | None, folder: Path, params: Path, scale: str | Non
 def changes_of(more: list[str] | None = None, **given: str | int | None) -> list[str]:
     """What is ``given``, such as a cell's names, as changes of a parameter file, and ``more`` of them."""
     return [*(f"{key}={value}" for key, value in given.items() if value is not None), *(more or ())]
+
+
+def tracks(given: list[Track] | None, more: Iterable[str]) -> list[Track]:
+    """The trackers of a command line, and ``more`` of a parameter file, each once."""
+    return list(dict.fromkeys((*(given or ()), *map(track, more))))

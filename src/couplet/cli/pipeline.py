@@ -200,8 +200,7 @@ def _dataset(path: Path, scale: str | None, name: str | None) -> tuple[str, Any,
 def train(
     data: o.Data,
     out: o.Folder,
-    live: o.Live = None,
-    tensorboard: o.TensorBoard = None,
+    track: o.Tracks = None,
     frozen: o.Frozen = None,
     threads: o.Threads = None,
     device: o.Device = "auto",
@@ -212,7 +211,7 @@ def train(
     params, scale, changes = o.chosen(**cell)
     changes = [*o.from_prepared(cell["dataset"], data, params, scale), *changes]
     checked = resolve(params, scale, changes)
-    trained = checked.experiment
+    trained, tracks = checked.experiment, o.tracks(track, checked.track)
     # Measuring decides no weight; that it cannot be done is to be known before.
     settings = Settings.of(
         checked.training(trained),
@@ -220,11 +219,11 @@ def train(
         extractor=checked.extractor_named(checked.selector(trained)),
     )
     with process(threads, device, processes) as context:
-        from couplet.live import observed
+        from couplet.live import meter, observed
         from couplet.stages.train import run
 
-        folders = {"live": live, "tensorboard": tensorboard} if context.ranks.first else {}
-        with observed(out, context, **folders) as observe:
+        measure = meter(settings.training, data, context, checked.peak_tflops)
+        with observed(out, context, tracks if context.ranks.first else (), measure) as observe:
             message = run(context, settings, data=data, out=out, frozen=frozen, observe=observe)
         typer.echo(f"{out}: {message}")
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PrivateAttr,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
-from couplet.config.base import Closed, Invalid, Place, Variant, choices, located, named, path_safe
+from couplet.config.base import Closed, Invalid, Listed, Place, Variant, choices, located, named, path_safe
 from couplet.config.cells import (
     Cell,
     EvaluateConfig,
@@ -27,6 +34,7 @@ from couplet.config.layers import Layer, combined, merge, overrides, recipe_laye
 from couplet.config.probes import ProbeConfig
 from couplet.config.recipes import KernelConfig, Recipe
 from couplet.config.study import Study
+from couplet.config.track import of_every_run
 
 FAMILIES: dict[str, type[Variant]] = {
     "datasets": DatasetConfig,
@@ -62,6 +70,12 @@ class Params(Closed):
     rounding, and with dropout by the masks."""
     raw: Place = "raw"
     """Folder of data sets as their authors publish them, one folder per kind; `prepare` downloads to it."""
+    track: Listed[Annotated[str, AfterValidator(of_every_run)]] = ()
+    """Trackers that show every run, besides those of `--track`: `tensorboard=FOLDER`, `wandb[=PROJECT]`,
+    `mlflow[=URI or EXPERIMENT]`."""
+    peak_tflops: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """TFLOP/s that one GPU or CPU can do in `train.precision`, of which the utilisation is logged; null knows
+    some GPUs and logs none for others."""
     table1: Annotated[
         tuple[Grid, ...],
         Field(strict=False, min_length=1),

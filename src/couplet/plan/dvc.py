@@ -49,7 +49,7 @@ CODE = ("src/couplet", "requirements.txt")
 MORE_OPTIONS = {
     "prepare": ["--workers 2"],
     "features": ["--threads ${threads}"],
-    "train": ["--threads ${threads}", "--processes ${gpus}", f"--live {LIVE}"],
+    "train": ["--threads ${threads}", "--processes ${gpus}", f"--track dvc={LIVE}"],
 }
 """Options of a stage besides parameters and paths; by default, threads and GPUs."""
 

@@ -10,10 +10,14 @@ from couplet.cli.app import app
 
 COMMANDS = typer.main.get_command(app).commands
 OUTPUTS = [
-    (name, option)
+    (name, option) for name, command in COMMANDS.items() for option in command.params if option.name == "out"
+]
+FOLDERS = [
+    (name, option, kind)
     for name, command in COMMANDS.items()
     for option in command.params
-    if option.name in ("out", "live", "tensorboard")
+    if option.name == "track"
+    for kind in ("dvc=", "tensorboard=")
 ]
 
 
@@ -102,8 +106,31 @@ def test_keys_that_are_options_are_no_changes(couplet, change, advice):
     assert advice in err
 
 
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("/", "must end in the name of a folder"),
+        ("a/..", "must end in the name of a folder"),
+        ("", "must be one of dvc=FOLDER, "),
+        ("file/a/b", "file is no folder that can be written"),
+        ("file", "is a file; give another folder"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+@pytest.mark.parametrize(("name", "option", "kind"), FOLDERS, ids=lambda each: getattr(each, "name", each))
+def test_folder_of_a_tracker(refused, name, option, kind, value, why):
+    assert why in refused(name, option, f"{kind}{value}")
+
+
+@pytest.mark.parametrize("value", ["", "dvc", "tensorboard", "wandb=", "mlflow=", "wandb ", "comet=x", "=x"])
+def test_tracker_that_is_none(refused, value):
+    [option] = {option for name, option, _ in FOLDERS if name == "train"}
+    forms = "dvc=FOLDER, tensorboard=FOLDER, wandb[=PROJECT], mlflow[=URI or EXPERIMENT]"
+    assert refused("train", option, value) == f"couplet: --track {value}: must be one of {forms}\n"
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "1e300"])
 def test_time_between_updates(couplet, grid, value):
-    code, _, err = couplet("watch", grid.train, "--tensorboard", "events", "--every", value)
+    code, _, err = couplet("watch", grid.train, "--track", "tensorboard=events", "--every", value)
     assert (code, err.count("\n")) == (2, 1)
     assert not Path("events").exists()

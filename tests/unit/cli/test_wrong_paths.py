@@ -59,7 +59,7 @@ def test_other_commands_name_a_wrong_path(grid, wrong, refused, kind):
     path = wrong.get(kind, grid.features)
     for command in (
         ("adopt", path, "--data", grid.data),
-        ("watch", path, "--tensorboard", "events"),
+        ("watch", path, "--track", "tensorboard=events"),
         ("show", path),
         *([("verify", path), ("why", path)] if kind != "another stage" else ()),
         ("train", "--data", grid.data, "--params", path, "--out", "out"),
