@@ -1,0 +1,435 @@
+"""`couplet export`: a model as a folder that the Hugging Face Hub understands, complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from couplet import model
+from couplet.config.cells import EvaluateConfig, Training
+from couplet.config.designs import Imported
+from couplet.config.extractors import ExtractorConfig
+from couplet.config.fit import Facts
+from couplet.config.layers import leaves
+from couplet.config.metrics import described
+from couplet.config.params import Params
+from couplet.config.variants import name_of, variants_in
+from couplet.config.yaml12 import dump_yaml
+from couplet.data.archive import Archive
+from couplet.errors import Stopped, UserError, installed
+from couplet.files import read_json, replacing, sha256, write_json
+from couplet.interop.diffusers import Pipeline, pipeline
+from couplet.interop.files import Refused
+from couplet.interop.hub import CONFIG, FORMAT, LIBRARY, PIPELINE, WEIGHTS, is_exported
+from couplet.model import ConsistencyModel, Saved
+from couplet.plan.layout import checkpoint_name
+from couplet.plan.stages import RECORD, beside, record_of
+from couplet.process import Context
+from couplet.provenance.record import (
+    Digests,
+    FreeRecorder,
+    Record,
+    check_small_files,
+    digests,
+    maker,
+    read_record,
+)
+from couplet.reporting.card import Card, DataSet, Metric, card
+from couplet.sampling import generate
+from couplet.stages.generate import NUMERICS, PURPOSE, WRITERS, Model, call_size
+from couplet.stages.score import protocol_of
+from couplet.tensors import save_tensors
+
+CARD, SETTINGS, PICTURE = "README.md", "params.yaml", "samples.png"
+SEED = 0
+"""Seed of the pictures in the card."""
+
+FILES = {
+    WEIGHTS: "weights, with the settings that rebuild the model; read by `couplet.load`",
+    CONFIG: "the same settings, to be read by people",
+    SETTINGS: "parameter file that repeats the training",
+    PICTURE: "the samples above",
+    RECORD: "digests of all files, code, versions and inputs; read by `couplet verify` and `couplet why`",
+    "unet/, scheduler/, model_index.json": "the pipeline of diffusers",
+}
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    timesteps: tuple[int, ...] | None
+    """Argument of diffusers' pipeline; None without one."""
+    places: tuple[str, ...]
+    """Paths of this machine that the published settings name."""
+
+
+def run(
+    context: Context,
+    source: Model,
+    *,
+    out: Path,
+    title: str,
+    licence: str | None = None,
+    scores: Sequence[Path] = (),
+    diffusers: bool = False,
+) -> Exported:
+    """Write the folder ``out``, with its record inside.
+
+    Args:
+        source: the weights, and what led to them.
+        title: name of the model in its card: `owner/name`, or the folder's.
+        licence: identifier of the hub, such as `apache-2.0`.
+        scores: files of `couplet score` on this model, besides the evaluations of its run.
+        diffusers: whether to write the pipeline of diffusers too.
+
+    Raises:
+        Stopped: a signal came; nothing is written.
+        UserError: there is no model, ``out`` has files, a number is of another model, or the pipeline cannot
+            express the model.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: is not empty; choose another folder")
+    path = source.checkpoint
+    if is_exported(path.parent) and path.name == WEIGHTS:
+        raise UserError(f"{path.parent}: is exported already; copy the folder")
+    network, saved = model.load(path, context.device)
+    if saved.of.sampler is None:
+        raise UserError(f"{path}: a diffusion model, which makes no images in a few steps")
+    made, inputs = _Made.of(path), dict(source.inputs)
+    metrics: list[Metric] = []
+    for file, found in (*_evaluations(made, path), *_scores(scores, inputs[path])):
+        metrics += found
+        inputs |= digests(file)
+    dataset = None
+    if made is not None:
+        dataset, files = made.dataset()
+        inputs |= files
+    converted = _converted(path, network, saved) if diffusers else None
+    settings = {
+        "title": title,
+        "licence": licence,
+        "diffusers": diffusers,
+        "design": saved.of.design.model_dump(mode="json"),
+    }
+    numerics = sorted({*NUMERICS, *map(name_of, variants_in(saved.of.design))})
+    if converted is not None:
+        numerics.append("couplet.interop.diffusers:pipeline")
+    with replacing(out) as folder:
+        folder.mkdir()
+        record = FreeRecorder(
+            "export",
+            settings,
+            out,
+            context.device,
+            inputs=inputs,
+            numerics=numerics,
+            path=folder / RECORD,
+        )
+        shutil.copyfile(path, folder / WEIGHTS)
+        written = [WEIGHTS, CONFIG, PICTURE]
+        write_json(folder / CONFIG, _config(saved, inputs[path]))
+        if saved.training is not None:
+            (folder / SETTINGS).write_text(dump_yaml(repeated(saved.training)))
+            written.append(SETTINGS)
+        sampling = _picture(context, network, saved, folder / PICTURE)
+        if converted is not None:
+            _write_pipeline(folder, converted)
+        text = card(
+            Card(
+                title=title,
+                licence=licence,
+                conditional=saved.conditional,
+                design=_design(network, saved),
+                origin=_origin(saved, made, inputs[path]),
+                commands=list(_commands(saved)),
+                dataset=dataset,
+                metrics=metrics,
+                sampling=sampling,
+                nfe=len(saved.sampler.levels),
+                timesteps=None if converted is None else converted.timesteps,
+                files={
+                    name: content
+                    for name, content in FILES.items()
+                    if name in (*written, RECORD) or ("unet/" in name and converted is not None)
+                },
+            )
+        )
+        # People edit the card, so that it is in no record.
+        record.finish(*sorted(folder.iterdir()))
+        (folder / CARD).write_text(text)
+    return Exported(None if converted is None else converted.timesteps, tuple(_places(saved)))
+
+
+class _Made(NamedTuple):
+    """The run that made a checkpoint."""
+
+    train: Path
+    record: Record
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> _Made | None:
+        """The run, by the record beside its checkpoints; UserError if the checkpoint was edited."""
+        place = Path(os.path.normpath(checkpoint))
+        record = maker(place)
+        if record is None or record.stage != "train":
+            return None
+        if (present := sha256(checkpoint)) != record.outputs[place]:
+            raise UserError(
+                f"{checkpoint}: has SHA-256 {present[:16]}, {record.path} says "
+                f"{record.outputs[place][:16]}: edited or damaged"
+            )
+        return cls(record.path.parent, record)
+
+    def dataset(self) -> tuple[DataSet | None, Digests]:
+        """The data set of the run, by its card, and the card's digest; None where it is not there any more."""
+        card = next((path for path in self.record.inputs if path.name == "card.json"), None)
+        if card is None or not card.is_file():
+            return None, {}
+        found = digests(card)
+        if found[card] != self.record.inputs[card]:
+            raise UserError(
+                f"{card}: has SHA-256 {found[card][:16]}, {self.record.path} says "
+                f"{self.record.inputs[card][:16]}: not the data set of the run"
+            )
+        facts = Archive(card.parent).card
+        return DataSet(facts.dataset, facts.source, facts.counts, facts.classes, facts.digest), found
+
+
+def _evaluations(made: _Made | None, checkpoint: Path) -> Iterator[tuple[Path, list[Metric]]]:
+    """The numbers of the run that were measured on this checkpoint, by file."""
+    root = None if made is None else made.train.parent
+    for path in [] if root is None else [root / "evaluation.json", *root.glob("evaluate-*/evaluation.json")]:
+        if not path.exists():
+            continue
+        record = read_record(record_of("evaluate", path))
+        check_small_files(record)
+        content = read_json(path)
+        assert made is not None
+        of_run = record.content["keys"].get("train") == made.record.content["key"]
+        if not of_run or content["selected"]["checkpoint"] != checkpoint.name:
+            continue
+        config = ExtractorConfig.parse(content["extractor_config"])
+        settings = EvaluateConfig.model_validate(content["settings"])
+        reference, metrics = content["reference"], []
+        for row in content["numbers"]:
+            protocol = protocol_of(
+                row["metric"],
+                settings,
+                config,
+                content["extractor"],
+                samples=content["samples"]["count"],
+                images=reference["images"],
+                features=reference["features"],
+            )
+            protocol |= {"reference_split": reference["split"], "training_seed": row["seed"]}
+            metrics.append(_metric(row["metric"], config, row["value"], row["nfe"], protocol, path))
+        yield path, metrics
+
+
+def _scores(paths: Sequence[Path], digest: str) -> Iterator[tuple[Path, list[Metric]]]:
+    """The numbers in files of `couplet score` that were measured on the model with this SHA-256, by file."""
+    for path in paths:
+        content, record = read_json(path), read_record(beside(path), "`couplet score` writes it")
+        check_small_files(record)
+        if record.stage != "score" or digest not in record.inputs.values():
+            raise UserError(f"--score {path}: is not of this model; give a file of `couplet score` on it")
+        configs = record.content["settings"]["extractors"]
+        extractors = {config.label: config for config in map(ExtractorConfig.parse, configs)}
+        protocol = {"reference": Path(content["reference"]["path"]).name}
+        yield path, [
+            _metric(
+                row["metric"],
+                extractors[row["extractor"]],
+                row["value"],
+                content["settings"]["nfe"],
+                {**row["protocol"], **protocol},
+                path,
+            )
+            for row in content["numbers"]
+        ]
+
+
+def _metric(
+    name: str, config: ExtractorConfig, value: float, nfe: int, protocol: dict[str, Any], source: Path
+) -> Metric:
+    """A number under the name that its extractor gives it."""
+    number = described(config.number(name))
+    heading = f"{number.heading} {'↓' if number.lower_is_better else '↑'}"
+    return Metric(config.metric(name), heading, value, number.decimals, nfe, protocol, source.name)
+
+
+def _converted(path: Path, network: ConsistencyModel, saved: Saved) -> Pipeline:
+    """The model for diffusers; UserError if it cannot be expressed."""
+    try:
+        return pipeline(network, saved)
+    except Refused as error:
+        raise UserError(
+            f"--diffusers: {path}: diffusers' ConsistencyModelPipeline cannot express {error}; leave it out"
+        ) from None
+
+
+def _write_pipeline(folder: Path, content: Pipeline) -> None:
+    """Write the files of a pipeline."""
+    for name in ("scheduler", "unet"):
+        (folder / name).mkdir()
+    for name, part in zip(PIPELINE[:3], (content.index, content.scheduler, content.unet), strict=True):
+        write_json(folder / name, part)
+    tensors = {name: tensor.cpu() for name, tensor in content.tensors.items()}
+    save_tensors(folder / PIPELINE[3], tensors, format="pt")
+
+
+def _config(saved: Saved, digest: str) -> dict[str, Any]:
+    """Content of config.json."""
+    content = {
+        "library_name": LIBRARY,
+        "format": FORMAT,
+        "couplet_version": version("couplet-cm"),
+        "weights": {"file": WEIGHTS, "sha256": digest},
+        "design": saved.of.design.model_dump(mode="json"),
+        "shape": saved.shape._asdict(),
+        "sampler": saved.sampler.model_dump(mode="json"),
+        "step": saved.step,
+    }
+    if isinstance(saved.of, Imported):
+        content["source"] = saved.of.source
+    return content
+
+
+def _picture(context: Context, network: ConsistencyModel, saved: Saved, path: Path) -> str:
+    """Draw samples; return how they are made."""
+    with installed("a picture of samples"):
+        from couplet.reporting.pictures import panel_size
+    side, channels, nfe = saved.shape.resolution, saved.shape.channels, len(saved.sampler.levels)
+    total = panel_size((side, side, channels))
+    with (
+        context.signals() as stopped,
+        WRITERS[path.suffix](path, (total, side, side, channels), None) as write,
+        context.counting("samples for the card", total) as advance,
+    ):
+        for images in generate(
+            network,
+            saved.shape,
+            saved.sampler,
+            seed=SEED,
+            purpose=PURPOSE,
+            count=total,
+            batch=call_size(side, context.device),
+            nfe=[nfe],
+            conditional=saved.conditional,
+        ):
+            if (signal := stopped()) is not None:
+                raise Stopped(f"stopped by {signal}; nothing is written")
+            write(images[nfe])
+            advance(len(images[nfe]))
+    classes = ", classes in turn" if saved.conditional else ""
+    made = f"couplet generate . --out {path.name} --count {total} --nfe {nfe} --seed {SEED}"
+    return f"The first {total} samples with seed {SEED}, NFE {nfe}{classes}, none left out: `{made}`."
+
+
+def _design(network: ConsistencyModel, saved: Saved) -> dict[str, str]:
+    """Rows of the table of the model."""
+    design, sampler, shape = saved.of.design, saved.sampler, saved.shape
+    counts = {
+        part: sum(weight.numel() for weight in module.parameters())
+        for part, module in (("network", network.network), ("coupling", network.coupling))
+    }
+    levels = ", ".join(f"{level:g}" for level in sampler.levels)
+    shift = "shifted so that f(x, sigma_min) = x" if sampler.boundary else "EDM's, without a shift"
+    return {
+        "network": f"{design.network.kind}, {counts['network']:,} parameters",
+        "images": f"{shape.resolution}×{shape.resolution}, {shape.channels} channels",
+        "classes": str(shape.num_classes) if saved.conditional else "none given to the network",
+        "kernel": design.kernel.kind,
+        "coupling": design.coupling.kind
+        + (f", {counts['coupling']:,} parameters" if counts["coupling"] else ""),
+        "noise levels": f"sigma_min {design.sigma_min:g}, sigma_max {design.sigma_max:g}, "
+        f"sigma_data {design.sigma_data:g}",
+        "preconditioning": shift,
+        "evaluations": f"at noise levels {levels}" + ("; clamped to [-1, 1]" if sampler.clip else ""),
+    }
+
+
+def _origin(saved: Saved, made: _Made | None, digest: str) -> dict[str, str]:
+    """Rows of the table of what is known of the training."""
+    rows = {"SHA-256 of the model file": f"`{digest}`"}
+    if isinstance(saved.of, Imported):
+        return rows | {f"imported {name}": value for name, value in saved.of.source.items()}
+    training = saved.of
+    cell, recipe = training.cell, training.recipe
+    rows |= {
+        "run": str(cell),
+        "training": f"{saved.step} of {recipe.steps} steps of {recipe.batch} images, {recipe.optimizer.kind}, "
+        f"averaged weights ({recipe.ema.kind})",
+    }
+    if made is None:
+        return rows | {"record": "none beside the checkpoint"}
+    content = made.record.content
+    commit = content["commit"] or "no repository"
+    device = content["cpu"] if content["device"] == "cpu" else content["device"]
+    versions = (f"{name} {number}" for name, number in content["packages"].items())
+    return rows | {
+        "commit of couplet": commit + (" with changes" if content["dirty"] else ""),
+        "cache key": content["key"],
+        "took": f"{content['seconds']:.0f} s on {device}, {content['processes']} process(es)",
+        "versions": ", ".join((f"Python {content['python']}", *versions)),
+    }
+
+
+def _commands(saved: Saved) -> Iterator[str]:
+    """Shell commands that make the model file, in this folder."""
+    if isinstance(saved.of, Imported):
+        source = saved.of.source
+        weights = f" --weights {shlex.quote(source['weights'])}" if source.get("weights") else ""
+        yield f"couplet import {shlex.quote(source.get('file', 'FILE'))}{weights} --out {WEIGHTS}"
+        return
+    training, common = saved.of, f"--params {SETTINGS}"
+    yield f"couplet prepare {shlex.quote(training.cell.dataset)} {common} --out data"
+    frozen = ""
+    if (teacher := training.frozen_run) is not None:
+        names = shlex.join(["--coupling", teacher.cell.coupling, "--recipe", teacher.cell.recipe])
+        yield f"couplet train {common} {names} --data data --out teacher"
+        frozen = " --frozen teacher"
+    yield f"couplet train {common} --data data{frozen} --out train"
+    yield f"cp train/checkpoints/{checkpoint_name(saved.step)} {WEIGHTS}"
+
+
+def repeated(training: Training) -> dict[str, Any]:
+    """A parameter file that trains with exactly these settings.
+
+    What it measures with is the least that any data set allows: the training is what it repeats.
+    """
+    cell = training.cell
+    runs = [training, *([training.frozen_run] if training.frozen_run else [])]
+    data = Facts.of(cell.dataset, training.dataset)
+    extractor = next(
+        name for name in ("values", "inception") if not ExtractorConfig.parse({"kind": name}).misfit(data)
+    )
+
+    def named(section: str) -> dict[str, Any]:
+        return {
+            getattr(run.cell, section): getattr(run, section).model_dump(mode="json") for run in reversed(runs)
+        }
+
+    content = {
+        **cell.model_dump(),
+        "extractor": extractor,
+        "table1": {f"{key}s": [value] for key, value in cell},
+        **{f"{section}s": named(section) for section in ("dataset", "kernel", "coupling", "recipe")},
+        "train": training.train.model_dump(mode="json"),
+        "select": {"split": "train"},
+        "sample": {"nfe": [1]},
+        "evaluate": {"metrics": {"fd": {}}},
+    }
+    assert Params.model_validate(content).training(cell) == training
+    return content
+
+
+def _places(saved: Saved) -> Iterator[str]:
+    """Absolute paths in the settings of a model, which a reader of the file sees."""
+    texts = (str(value) for _, value in leaves(saved.of.model_dump(mode="json")))
+    yield from dict.fromkeys(text for text in texts if text.startswith(("/", "~")))
