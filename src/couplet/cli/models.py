@@ -149,7 +149,8 @@ def export(
     ],
     to: Annotated[Path, o.output("The folder to write, new or empty.", folder=True)],
     name: Annotated[
-        str | None, typer.Option(help="OWNER/NAME of the repository-to-be, for the card.", show_default="--to")
+        str | None,
+        typer.Option(help="OWNER/NAME of the repository, for the card.", show_default="--to"),
     ] = None,
     license: Annotated[
         str | None, typer.Option(help="Licence as the hub writes it, such as mit.", show_default="unknown")

@@ -23,7 +23,7 @@ TOLERANCE = 1e-4
 class Pipeline(NamedTuple):
     """Content of a pipeline's folder."""
 
-    index: dict[str, Any]
+    model_index: dict[str, Any]
     """model_index.json."""
     unet: dict[str, Any]
     """unet/config.json."""
@@ -90,7 +90,8 @@ def pipeline(model: ConsistencyModel, saved: Saved) -> Pipeline:
     }
     classes = {"unet": UNET["_class_name"], "scheduler": SCHEDULER["_class_name"]}
     index = {**INDEX, **{part: ["diffusers", name] for part, name in classes.items()}}
-    tensors = to_diffusers(model.network.state_dict(), size, len(config.channel_mult), per_level)
+    sizes = {"resolution": size, "levels": len(config.channel_mult), "blocks": per_level}
+    tensors = to_diffusers(model.network.state_dict(), **sizes)
     return Pipeline(index, unet, scheduler, tensors, timesteps)
 
 

@@ -77,8 +77,9 @@ def from_openai(tensors: Mapping[str, Tensor], resolution: int) -> dict[str, Ten
             residual.append((f"input_blocks.{place}.0", f"enc.{at(size)}_block{i}"))
             attention.append((f"input_blocks.{place}.1", f"enc.{at(size)}_block{i}"))
             place += 1
-    residual += [("middle_block.0", f"dec.{at(sizes[-1])}_in0"), ("middle_block.2", f"dec.{at(sizes[-1])}_in1")]
-    attention.append(("middle_block.1", f"dec.{at(sizes[-1])}_in0"))
+    middle = f"dec.{at(sizes[-1])}"
+    residual += [("middle_block.0", f"{middle}_in0"), ("middle_block.2", f"{middle}_in1")]
+    attention.append(("middle_block.1", f"{middle}_in0"))
     place = 0
     for level, size in reversed(list(enumerate(sizes))):
         for i in range(per_level[level]):
@@ -110,7 +111,9 @@ def from_diffusers(tensors: Mapping[str, Tensor], resolution: int) -> dict[str, 
     return _to_edm(joined, _diffusers_names(_sizes(resolution, levels), blocks))
 
 
-def to_diffusers(tensors: Mapping[str, Tensor], resolution: int, levels: int, blocks: int) -> dict[str, Tensor]:
+def to_diffusers(
+    tensors: Mapping[str, Tensor], *, resolution: int, levels: int, blocks: int
+) -> dict[str, Tensor]:
     """The state dict of a ``UNet2DModel`` from tensors of ADM: the inverse of :func:`from_diffusers`.
 
     Args:

@@ -85,27 +85,22 @@ def _front(facts: Card) -> dict[str, Any]:
         front["datasets"] = [facts.dataset.name]
     if facts.metrics and facts.dataset is not None:
         front["metrics"] = sorted({metric.name for metric in facts.metrics})
-        described = {
+        dataset = {
             "name": facts.dataset.name,
             "type": facts.dataset.name,
             "args": {"images": dict(facts.dataset.counts), "digest": facts.dataset.digest},
         }
-        results = [
+        numbers = [
             {
-                "task": {"type": task},
-                "dataset": described,
-                "metrics": [
-                    {
-                        "type": metric.name,
-                        "name": f"{metric.heading}, NFE {metric.nfe}",
-                        "value": metric.value,
-                        "args": {"nfe": metric.nfe, **metric.protocol},
-                    }
-                ],
+                "type": metric.name,
+                "name": f"{metric.heading}, NFE {metric.nfe}",
+                "value": metric.value,
+                "args": {"nfe": metric.nfe, **metric.protocol},
             }
             for metric in facts.metrics
         ]
-        front["model-index"] = [{"name": facts.title, "results": results}]
+        result = {"task": {"type": task}, "dataset": dataset, "metrics": numbers}
+        front["model-index"] = [{"name": facts.title, "results": [result]}]
     return front
 
 
@@ -146,7 +141,7 @@ def _body(facts: Card) -> Iterator[str]:
         yield "## diffusers\n"
         yield "The same network as a pipeline of diffusers:\n"
         yield "```python\nfrom diffusers import ConsistencyModelPipeline\n"
-        yield f'pipe = ConsistencyModelPipeline.from_pretrained({quoted})'
+        yield f"pipe = ConsistencyModelPipeline.from_pretrained({quoted})"
         steps = "" if len(facts.timesteps) < 2 else f", timesteps={list(facts.timesteps)}"
         yield f"images = pipe(batch_size=16{steps}).images\n```\n"
         yield "It draws other noise than couplet and rounds to the nearest pixel value; from the same noise,"

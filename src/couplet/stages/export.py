@@ -186,7 +186,7 @@ class _Made(NamedTuple):
         return cls(record.path.parent, record)
 
     def dataset(self) -> tuple[DataSet | None, Digests]:
-        """The data set of the run, by its card, and the card's digest; None where it is not there any more."""
+        """The data set of the run, by its card, and the card's digest; None if it is gone."""
         card = next((path for path in self.record.inputs if path.name == "card.json"), None)
         if card is None or not card.is_file():
             return None, {}
@@ -241,17 +241,20 @@ def _scores(paths: Sequence[Path], digest: str) -> Iterator[tuple[Path, list[Met
         configs = record.content["settings"]["extractors"]
         extractors = {config.label: config for config in map(ExtractorConfig.parse, configs)}
         protocol = {"reference": Path(content["reference"]["path"]).name}
-        yield path, [
-            _metric(
-                row["metric"],
-                extractors[row["extractor"]],
-                row["value"],
-                content["settings"]["nfe"],
-                {**row["protocol"], **protocol},
-                path,
-            )
-            for row in content["numbers"]
-        ]
+        yield (
+            path,
+            [
+                _metric(
+                    row["metric"],
+                    extractors[row["extractor"]],
+                    row["value"],
+                    content["settings"]["nfe"],
+                    {**row["protocol"], **protocol},
+                    path,
+                )
+                for row in content["numbers"]
+            ],
+        )
 
 
 def _metric(
@@ -277,7 +280,7 @@ def _write_pipeline(folder: Path, content: Pipeline) -> None:
     """Write the files of a pipeline."""
     for name in ("scheduler", "unet"):
         (folder / name).mkdir()
-    for name, part in zip(PIPELINE[:3], (content.index, content.scheduler, content.unet), strict=True):
+    for name, part in zip(PIPELINE[:3], (content.model_index, content.scheduler, content.unet), strict=True):
         write_json(folder / name, part)
     tensors = {name: tensor.cpu() for name, tensor in content.tensors.items()}
     save_tensors(folder / PIPELINE[3], tensors, format="pt")
@@ -363,8 +366,8 @@ def _origin(saved: Saved, made: _Made | None, digest: str) -> dict[str, str]:
     cell, recipe = training.cell, training.recipe
     rows |= {
         "run": str(cell),
-        "training": f"{saved.step} of {recipe.steps} steps of {recipe.batch} images, {recipe.optimizer.kind}, "
-        f"averaged weights ({recipe.ema.kind})",
+        "training": f"{saved.step} of {recipe.steps} steps of {recipe.batch} images with "
+        f"{recipe.optimizer.kind}; averaged weights ({recipe.ema.kind})",
     }
     if made is None:
         return rows | {"record": "none beside the checkpoint"}
@@ -375,7 +378,7 @@ def _origin(saved: Saved, made: _Made | None, digest: str) -> dict[str, str]:
     return rows | {
         "commit of couplet": commit + (" with changes" if content["dirty"] else ""),
         "cache key": content["key"],
-        "took": f"{content['seconds']:.0f} s on {device}, {content['processes']} process(es)",
+        "took": f"{content['seconds']:.0f} s on {device}, {content['processes']} processes",
         "versions": ", ".join((f"Python {content['python']}", *versions)),
     }
 
@@ -411,9 +414,8 @@ def repeated(training: Training) -> dict[str, Any]:
     )
 
     def named(section: str) -> dict[str, Any]:
-        return {
-            getattr(run.cell, section): getattr(run, section).model_dump(mode="json") for run in reversed(runs)
-        }
+        pairs = ((getattr(run.cell, section), getattr(run, section)) for run in reversed(runs))
+        return {name: config.model_dump(mode="json") for name, config in pairs}
 
     content = {
         **cell.model_dump(),
