@@ -15,9 +15,10 @@ from couplet.interop.openai import to_diffusers
 from couplet.model import ConsistencyModel, Saved
 from couplet.networks.blocks import UNetBlock
 
-MOST_LEVELS = 4000
-TOLERANCE = 1e-4
-"""Relative error of a noise level, and of the noise that is added there: far below a step of 8-bit pixels."""
+MOST_LEVELS = 100_000
+LEVEL_ERROR, NOISE_ERROR = 1e-5, 1e-4
+"""Relative errors of a noise level, whose label OpenAI's networks see enlarged 1000 times, and of the noise
+that is added there: both change an image by less than a step of 8-bit pixels."""
 
 
 class Pipeline(NamedTuple):
@@ -127,15 +128,15 @@ def _timesteps(sigma_min: float, levels: tuple[float, ...], *, full: bool) -> tu
     The list is EDM's with rho = 7, which OpenAI's models have with 40 levels. Before a further evaluation at
     t the pipeline adds noise of standard deviation sqrt(t² - sigma_min²), not t.
     """
-    if full and any(1 - (1 - min(1.0, sigma_min / t) ** 2) ** 0.5 > TOLERANCE for t in levels[1:]):
+    if full and any(1 - (1 - min(1.0, sigma_min / t) ** 2) ** 0.5 > NOISE_ERROR for t in levels[1:]):
         raise Refused(f"a further evaluation at {levels[-1]:g} with noise of that standard deviation")
     for count in (40, *range(2, MOST_LEVELS)):
         places = [_place(level, count, sigma_min, levels[0]) for level in levels]
         made = [karras_level(place, count, sigma_min, levels[0]) for place in places]
-        if all(abs(each / level - 1) < TOLERANCE for each, level in zip(made, levels, strict=True)):
+        if all(abs(each / level - 1) < LEVEL_ERROR for each, level in zip(made, levels, strict=True)):
             return count, tuple(reversed(places))
     listed = ", ".join(f"{level:g}" for level in levels)
-    raise Refused(f"evaluations at {listed}, which no list of {MOST_LEVELS} levels has")
+    raise Refused(f"evaluations at {listed}, which no list of its levels has")
 
 
 def _place(level: float, count: int, sigma_min: float, sigma_max: float) -> int:

@@ -24,7 +24,7 @@ def is_exported(folder: Path) -> bool:
     """Whether ``folder`` is one of `couplet export`, by its config.json.
 
     Raises:
-        UserError: a later version of couplet wrote it, or the weights are missing.
+        UserError: a later version of couplet wrote it.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -56,7 +56,11 @@ def download(name: str) -> Path:
         folder = Path(snapshot_download(name, allow_patterns=[CONFIG]))
         needed = [WEIGHTS] if is_exported(folder) else PIPELINE
         # The folder's name is the commit, so that all files are of one.
-        return Path(snapshot_download(name, revision=folder.name, allow_patterns=needed))
+        folder = Path(snapshot_download(name, revision=folder.name, allow_patterns=needed))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         cause = " ".join(str(error).split())[:300]
         raise UserError(f"{name}: cannot be fetched from the Hugging Face hub ({cause})") from None
+    if not (folder / needed[0]).is_file():
+        expected = "expected a model of couplet or a ConsistencyModelPipeline of diffusers"
+        raise UserError(f"{name}: a repository without {needed[0]}; {expected}")
+    return folder
