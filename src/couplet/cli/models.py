@@ -179,10 +179,10 @@ def export(
         from couplet.stages.generate import find_model
 
         more: dict[str, Any] = {"title": title, "licence": license, "scores": score or ()}
-        done = run(context, find_model(model), out=to, diffusers=diffusers, **more)
+        places = run(context, find_model(model), out=to, diffusers=diffusers, **more)
     quoted = shlex.quote(str(to))
     typer.echo(f"{to}: {model} as a folder for the Hugging Face Hub")
-    for place in done.places:
+    for place in places:
         typer.echo(f"note: its settings name {place}, which everybody will read")
     if license is None:
         typer.echo(f"note: no licence chosen; give --license, or edit {to / 'README.md'}")

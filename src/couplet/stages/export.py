@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from torch import nn
 
 from couplet import model
 from couplet.config.cells import EvaluateConfig, Training
 from couplet.config.designs import Imported
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.fit import Facts
-from couplet.config.layers import leaves
+from couplet.config.layers import leaves, without
 from couplet.config.metrics import described
 from couplet.config.params import Params
 from couplet.config.variants import name_of, variants_in
@@ -27,45 +28,25 @@ from couplet.interop.diffusers import Pipeline, pipeline
 from couplet.interop.files import Refused
 from couplet.interop.hub import CONFIG, FORMAT, LIBRARY, PIPELINE, WEIGHTS, is_exported
 from couplet.model import ConsistencyModel, Saved
-from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import RECORD, beside, record_of
 from couplet.process import Context
 from couplet.provenance.record import (
     Digests,
     FreeRecorder,
     Record,
-    check_small_files,
+    chain,
     digests,
     maker,
     read_record,
 )
-from couplet.reporting.card import Card, DataSet, Metric, card
+from couplet.reporting.card import CARD, PICTURE, SETTINGS, DataSet, Metric, card
 from couplet.sampling import generate
 from couplet.stages.generate import NUMERICS, PURPOSE, WRITERS, Model, call_size
 from couplet.stages.score import protocol_of
 from couplet.tensors import save_tensors
 
-CARD, SETTINGS, PICTURE = "README.md", "params.yaml", "samples.png"
 SEED = 0
 """Seed of the pictures in the card."""
-
-FILES = {
-    WEIGHTS: "weights, with the settings that rebuild the model; read by `couplet.load`",
-    CONFIG: "the same settings, to be read by people",
-    SETTINGS: "parameter file that repeats the training",
-    PICTURE: "the samples above",
-    RECORD: "digests of all files, code, versions and inputs; read by `couplet verify` and `couplet why`",
-    "unet/, scheduler/, model_index.json": "the pipeline of diffusers",
-}
-
-
-class Exported(NamedTuple):
-    """What was written."""
-
-    timesteps: tuple[int, ...] | None
-    """Argument of diffusers' pipeline; None without one."""
-    places: tuple[str, ...]
-    """Paths of this machine that the published settings name."""
 
 
 def run(
@@ -77,8 +58,8 @@ def run(
     licence: str | None = None,
     scores: Sequence[Path] = (),
     diffusers: bool = False,
-) -> Exported:
-    """Write the folder ``out``, with its record inside.
+) -> list[str]:
+    """Write the folder ``out``, with its record inside; return paths of this machine that its settings name.
 
     Args:
         source: the weights, and what led to them.
@@ -121,48 +102,38 @@ def run(
         numerics.append("couplet.interop.diffusers:pipeline")
     with replacing(out) as folder:
         folder.mkdir()
+        place = folder / RECORD
         record = FreeRecorder(
-            "export",
-            settings,
-            out,
-            context.device,
-            inputs=inputs,
-            numerics=numerics,
-            path=folder / RECORD,
+            "export", settings, out, context.device, inputs=inputs, numerics=numerics, path=place
         )
-        shutil.copyfile(path, folder / WEIGHTS)
-        written = [WEIGHTS, CONFIG, PICTURE]
+        with replacing(folder / WEIGHTS) as temporary:
+            shutil.copyfile(path, temporary)
         write_json(folder / CONFIG, _config(saved, inputs[path]))
         if saved.training is not None:
             (folder / SETTINGS).write_text(dump_yaml(repeated(saved.training)))
-            written.append(SETTINGS)
-        sampling = _picture(context, network, saved, folder / PICTURE)
+        shown = _picture(context, network, saved, folder / PICTURE)
         if converted is not None:
             _write_pipeline(folder, converted)
-        text = card(
-            Card(
-                title=title,
-                licence=licence,
-                conditional=saved.conditional,
-                design=_design(network, saved),
-                origin=_origin(saved, made, inputs[path]),
-                commands=list(_commands(saved)),
-                dataset=dataset,
-                metrics=metrics,
-                sampling=sampling,
-                nfe=len(saved.sampler.levels),
-                timesteps=None if converted is None else converted.timesteps,
-                files={
-                    name: content
-                    for name, content in FILES.items()
-                    if name in (*written, RECORD) or ("unet/" in name and converted is not None)
-                },
-            )
-        )
         # People edit the card, so that it is in no record.
         record.finish(*sorted(folder.iterdir()))
+        text = card(
+            title,
+            saved,
+            licence=licence,
+            digest=inputs[path],
+            parameters={part: _size(getattr(network, part)) for part in ("network", "coupling")},
+            record=None if made is None else made.record.content,
+            dataset=dataset,
+            metrics=metrics,
+            shown=shown,
+            timesteps=None if converted is None else converted.timesteps,
+        )
         (folder / CARD).write_text(text)
-    return Exported(None if converted is None else converted.timesteps, tuple(_places(saved)))
+    return list(_places(saved))
+
+
+def _size(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
 
 
 class _Made(NamedTuple):
@@ -202,32 +173,25 @@ class _Made(NamedTuple):
 
 def _evaluations(made: _Made | None, checkpoint: Path) -> Iterator[tuple[Path, list[Metric]]]:
     """The numbers of the run that were measured on this checkpoint, by file."""
-    root = None if made is None else made.train.parent
-    for path in [] if root is None else [root / "evaluation.json", *root.glob("evaluate-*/evaluation.json")]:
-        if not path.exists():
-            continue
-        record = read_record(record_of("evaluate", path))
-        check_small_files(record)
-        content = read_json(path)
-        assert made is not None
+    if made is None:
+        return
+    root = made.train.parent
+    for path in filter(Path.exists, (root / "evaluation.json", *root.glob("evaluate-*/evaluation.json"))):
+        record, content = read_record(record_of("evaluate", path)), read_json(path)
+        records = chain(record)
         of_run = record.content["keys"].get("train") == made.record.content["key"]
         if not of_run or content["selected"]["checkpoint"] != checkpoint.name:
             continue
         config = ExtractorConfig.parse(content["extractor_config"])
         settings = EvaluateConfig.model_validate(content["settings"])
-        reference, metrics = content["reference"], []
+        reference, sampled = content["reference"], _sampled(records, "sample")
+        counts = {"images": reference["images"], "features": reference["features"]}
+        counts["samples"] = content["samples"]["count"]
+        metrics = []
         for row in content["numbers"]:
-            protocol = protocol_of(
-                row["metric"],
-                settings,
-                config,
-                content["extractor"],
-                samples=content["samples"]["count"],
-                images=reference["images"],
-                features=reference["features"],
-            )
-            protocol |= {"reference_split": reference["split"], "training_seed": row["seed"]}
-            metrics.append(_metric(row["metric"], config, row["value"], row["nfe"], protocol, path))
+            protocol = protocol_of(row["metric"], settings, config, content["extractor"], **counts)
+            protocol |= {"reference_split": reference["split"], "training_seed": row["seed"], **sampled}
+            metrics.append(_metric(row["metric"], config, row["value"], row["nfe"], protocol))
         yield path, metrics
 
 
@@ -235,12 +199,21 @@ def _scores(paths: Sequence[Path], digest: str) -> Iterator[tuple[Path, list[Met
     """The numbers in files of `couplet score` that were measured on the model with this SHA-256, by file."""
     for path in paths:
         content, record = read_json(path), read_record(beside(path), "`couplet score` writes it")
-        check_small_files(record)
-        if record.stage != "score" or digest not in record.inputs.values():
+        records = chain(record)
+        read = {
+            found for each in records if each.stage in ("score", "generate") for found in each.inputs.values()
+        }
+        if record.stage != "score" or digest not in read:
             raise UserError(f"--score {path}: is not of this model; give a file of `couplet score` on it")
         configs = record.content["settings"]["extractors"]
         extractors = {config.label: config for config in map(ExtractorConfig.parse, configs)}
+        about = {**_sampled(records, "generate"), **content["samples"]}
         protocol = {"reference": Path(content["reference"]["path"]).name}
+        if (split := content["reference"].get("split")) is not None:
+            protocol["reference_split"] = split
+        protocol |= {"levels": about["sampler"]["levels"][: about["nfe"]], "seed": about["seed"]}
+        if about["labels"] is not None:
+            protocol["labels"] = about["labels"]
         yield (
             path,
             [
@@ -248,22 +221,29 @@ def _scores(paths: Sequence[Path], digest: str) -> Iterator[tuple[Path, list[Met
                     row["metric"],
                     extractors[row["extractor"]],
                     row["value"],
-                    content["settings"]["nfe"],
+                    about["nfe"],
                     {**row["protocol"], **protocol},
-                    path,
                 )
                 for row in content["numbers"]
             ],
         )
 
 
+def _sampled(records: Sequence[Record], stage: str) -> dict[str, Any]:
+    """How the samples of a chain were made, without what a metric's protocol has of it."""
+    settings: dict[str, Any] = next(
+        (record.content["settings"] for record in records if record.stage == stage), {}
+    )
+    return without(settings, "samples", "count", *(("nfe",) if stage == "sample" else ()))
+
+
 def _metric(
-    name: str, config: ExtractorConfig, value: float, nfe: int, protocol: dict[str, Any], source: Path
+    name: str, config: ExtractorConfig, value: float, nfe: int, protocol: Mapping[str, Any]
 ) -> Metric:
     """A number under the name that its extractor gives it."""
     number = described(config.number(name))
     heading = f"{number.heading} {'↓' if number.lower_is_better else '↑'}"
-    return Metric(config.metric(name), heading, value, number.decimals, nfe, protocol, source.name)
+    return Metric(config.metric(name), heading, value, number.decimals, nfe, protocol)
 
 
 def _converted(path: Path, network: ConsistencyModel, saved: Saved) -> Pipeline:
@@ -332,73 +312,6 @@ def _picture(context: Context, network: ConsistencyModel, saved: Saved, path: Pa
     classes = ", classes in turn" if saved.conditional else ""
     made = f"couplet generate . --out {path.name} --count {total} --nfe {nfe} --seed {SEED}"
     return f"The first {total} samples with seed {SEED}, NFE {nfe}{classes}, none left out: `{made}`."
-
-
-def _design(network: ConsistencyModel, saved: Saved) -> dict[str, str]:
-    """Rows of the table of the model."""
-    design, sampler, shape = saved.of.design, saved.sampler, saved.shape
-    counts = {
-        part: sum(weight.numel() for weight in module.parameters())
-        for part, module in (("network", network.network), ("coupling", network.coupling))
-    }
-    levels = ", ".join(f"{level:g}" for level in sampler.levels)
-    shift = "shifted so that f(x, sigma_min) = x" if sampler.boundary else "EDM's, without a shift"
-    return {
-        "network": f"{design.network.kind}, {counts['network']:,} parameters",
-        "images": f"{shape.resolution}×{shape.resolution}, {shape.channels} channels",
-        "classes": str(shape.num_classes) if saved.conditional else "none given to the network",
-        "kernel": design.kernel.kind,
-        "coupling": design.coupling.kind
-        + (f", {counts['coupling']:,} parameters" if counts["coupling"] else ""),
-        "noise levels": f"sigma_min {design.sigma_min:g}, sigma_max {design.sigma_max:g}, "
-        f"sigma_data {design.sigma_data:g}",
-        "preconditioning": shift,
-        "evaluations": f"at noise levels {levels}" + ("; clamped to [-1, 1]" if sampler.clip else ""),
-    }
-
-
-def _origin(saved: Saved, made: _Made | None, digest: str) -> dict[str, str]:
-    """Rows of the table of what is known of the training."""
-    rows = {"SHA-256 of the model file": f"`{digest}`"}
-    if isinstance(saved.of, Imported):
-        return rows | {f"imported {name}": value for name, value in saved.of.source.items()}
-    training = saved.of
-    cell, recipe = training.cell, training.recipe
-    rows |= {
-        "run": str(cell),
-        "training": f"{saved.step} of {recipe.steps} steps of {recipe.batch} images with "
-        f"{recipe.optimizer.kind}; averaged weights ({recipe.ema.kind})",
-    }
-    if made is None:
-        return rows | {"record": "none beside the checkpoint"}
-    content = made.record.content
-    commit = content["commit"] or "no repository"
-    device = content["cpu"] if content["device"] == "cpu" else content["device"]
-    versions = (f"{name} {number}" for name, number in content["packages"].items())
-    return rows | {
-        "commit of couplet": commit + (" with changes" if content["dirty"] else ""),
-        "cache key": content["key"],
-        "took": f"{content['seconds']:.0f} s on {device}, {content['processes']} processes",
-        "versions": ", ".join((f"Python {content['python']}", *versions)),
-    }
-
-
-def _commands(saved: Saved) -> Iterator[str]:
-    """Shell commands that make the model file, in this folder."""
-    if isinstance(saved.of, Imported):
-        source = saved.of.source
-        weights = f" --weights {shlex.quote(source['weights'])}" if source.get("weights") else ""
-        yield f"couplet import {shlex.quote(source.get('file', 'FILE'))}{weights} --out {WEIGHTS}"
-        return
-    training, common = saved.of, f"--params {SETTINGS}"
-    yield f"couplet prepare {shlex.quote(training.cell.dataset)} {common} --out data"
-    frozen = ""
-    if (teacher := training.frozen_run) is not None:
-        names = shlex.join(["--coupling", teacher.cell.coupling, "--recipe", teacher.cell.recipe])
-        yield f"couplet train {common} {names} --data data --out teacher"
-        frozen = " --frozen teacher"
-    yield f"couplet train {common} --data data{frozen} --out train"
-    yield f"cp train/checkpoints/{checkpoint_name(saved.step)} {WEIGHTS}"
 
 
 def repeated(training: Training) -> dict[str, Any]:
