@@ -155,9 +155,7 @@ def _design(saved: Saved, parameters: Mapping[str, int]) -> dict[str, str]:
         "coupling": design.coupling.kind + owned,
         "noise levels": f"sigma_min {design.sigma_min:g}, sigma_max {design.sigma_max:g}, "
         f"sigma_data {design.sigma_data:g}",
-        "preconditioning": "shifted so that f(x, sigma_min) = x"
-        if sampler.boundary
-        else "EDM's, without a shift",
+        "preconditioning": shift,
         "evaluations": f"at noise levels {levels}" + ("; clamped to [-1, 1]" if sampler.clip else ""),
     }
 
