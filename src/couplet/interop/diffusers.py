@@ -93,7 +93,7 @@ def pipeline(model: ConsistencyModel, saved: Saved) -> Pipeline:
     index = {**INDEX, **{part: ["diffusers", name] for part, name in classes.items()}}
     sizes = {"resolution": size, "levels": len(config.channel_mult), "blocks": per_level}
     tensors = to_diffusers(model.network.state_dict(), **sizes)
-    return Pipeline(index, unet, scheduler, tensors, timesteps)
+    return Pipeline(index, unet=unet, scheduler=scheduler, tensors=tensors, timesteps=timesteps)
 
 
 def _attention(network: nn.Module, sizes: list[int]) -> list[bool]:

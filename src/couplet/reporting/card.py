@@ -69,7 +69,9 @@ def card(
         shown: how the picture is made.
         timesteps: argument of diffusers' pipeline for all noise levels; None without a pipeline.
     """
-    front = dump_yaml(_front(title, saved, licence, dataset, metrics, timesteps))
+    front = dump_yaml(
+        _front(title, saved, licence, piped=timesteps is not None, metrics=metrics, dataset=dataset)
+    )
     if licence is None:
         front = front.replace("license: unknown\n", f"license: unknown # choose one of {LICENCES}\n", 1)
     parts = [
@@ -100,12 +102,13 @@ def _front(
     title: str,
     saved: Saved,
     licence: str | None,
-    dataset: DataSet | None,
+    *,
+    piped: bool,
     metrics: Sequence[Metric],
-    timesteps: Sequence[int] | None,
+    dataset: DataSet | None,
 ) -> dict[str, Any]:
     """The front matter; metrics in the form of the hub's `model-index`."""
-    tags = ["consistency-models", "image-generation", *(["diffusers"] if timesteps is not None else [])]
+    tags = ["consistency-models", "image-generation", *(["diffusers"] if piped else [])]
     front: dict[str, Any] = {"library_name": "couplet", "license": licence or "unknown", "tags": tags}
     if not saved.conditional:  # the hub has no name for generation by class
         front["pipeline_tag"] = TASK

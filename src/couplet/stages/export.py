@@ -168,7 +168,8 @@ class _Made(NamedTuple):
                 f"{self.record.inputs[card][:16]}: not the data set of the run"
             )
         facts = Archive(card.parent).card
-        return DataSet(facts.dataset, facts.source, facts.counts, facts.classes, facts.digest), found
+        names = ("source", "counts", "classes", "digest")
+        return DataSet(facts.dataset, **{name: getattr(facts, name) for name in names}), found
 
 
 def _evaluations(made: _Made | None, checkpoint: Path) -> Iterator[tuple[Path, list[Metric]]]:
@@ -191,7 +192,7 @@ def _evaluations(made: _Made | None, checkpoint: Path) -> Iterator[tuple[Path, l
         for row in content["numbers"]:
             protocol = protocol_of(row["metric"], settings, config, content["extractor"], **counts)
             protocol |= {"reference_split": reference["split"], "training_seed": row["seed"], **sampled}
-            metrics.append(_metric(row["metric"], config, row["value"], row["nfe"], protocol))
+            metrics.append(_metric(row, config, row["nfe"], protocol))
         yield path, metrics
 
 
@@ -217,13 +218,7 @@ def _scores(paths: Sequence[Path], digest: str) -> Iterator[tuple[Path, list[Met
         yield (
             path,
             [
-                _metric(
-                    row["metric"],
-                    extractors[row["extractor"]],
-                    row["value"],
-                    about["nfe"],
-                    {**row["protocol"], **protocol},
-                )
+                _metric(row, extractors[row["extractor"]], about["nfe"], {**row["protocol"], **protocol})
                 for row in content["numbers"]
             ],
         )
@@ -237,13 +232,12 @@ def _sampled(records: Sequence[Record], stage: str) -> dict[str, Any]:
     return without(settings, "samples", "count", *(("nfe",) if stage == "sample" else ()))
 
 
-def _metric(
-    name: str, config: ExtractorConfig, value: float, nfe: int, protocol: Mapping[str, Any]
-) -> Metric:
-    """A number under the name that its extractor gives it."""
-    number = described(config.number(name))
+def _metric(row: Mapping[str, Any], config: ExtractorConfig, nfe: int, protocol: Mapping[str, Any]) -> Metric:
+    """A number, of a ``row`` with `metric` and `value`, under the name that its extractor gives it."""
+    number = described(config.number(row["metric"]))
     heading = f"{number.heading} {'↓' if number.lower_is_better else '↑'}"
-    return Metric(config.metric(name), heading, value, number.decimals, nfe, protocol)
+    name = config.metric(row["metric"])
+    return Metric(name, heading, row["value"], decimals=number.decimals, nfe=nfe, protocol=protocol)
 
 
 def _converted(path: Path, network: ConsistencyModel, saved: Saved) -> Pipeline:

@@ -115,7 +115,7 @@ def run(
                     advance=advance,
                     ranks=context.ranks,
                 )
-                scores += [_score(row, extractor, len(pixels), target, settings) for row in rows]
+                scores += [_score(row, extractor, target, settings, samples=len(pixels)) for row in rows]
         shape = list(pixels.shape)
     if not scores:
         asked = ", ".join(settings.metrics)
@@ -227,7 +227,12 @@ def _moments(path: Path) -> Moments:
 
 
 def _score(
-    row: Mapping[str, Any], extractor: Extractor, samples: int, target: Measured, settings: EvaluateConfig
+    row: Mapping[str, Any],
+    extractor: Extractor,
+    target: Measured,
+    settings: EvaluateConfig,
+    *,
+    samples: int,
 ) -> Score:
     """A row of :func:`evaluate` with its protocol."""
     counts = {"samples": samples, "images": target.moments.count, "features": len(target.features)}
