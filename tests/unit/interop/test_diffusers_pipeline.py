@@ -106,7 +106,6 @@ def classes_of(count, classes):
     return ",".join(str(index % classes) for index in range(count))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("levels", [[], [0.821]], ids=["one evaluation", "two evaluations"])
 def test_a_trained_adm_has_the_pixels_of_diffusers(levels, make_adm, couplet, tmp_path):
     network, saved = make_adm(recipe={"mid_sigmas": levels})
@@ -122,7 +121,6 @@ def test_a_trained_adm_has_the_pixels_of_diffusers(levels, make_adm, couplet, tm
     assert_same_pixels(tmp_path / "x/model.safetensors", images, noise)
 
 
-@pytest.mark.slow
 def test_an_imported_pipeline_is_exported_as_it_was(couplet, tmp_path, unpacked_pipeline):
     """From a folder of diffusers and back: the same settings and tensors; from the hub, the same pixels."""
     import_model(str(unpacked_pipeline), tmp_path / "own.safetensors")
