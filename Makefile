@@ -26,7 +26,7 @@ table1: $(INSTALLED) ## results/table1.csv, table1.md and figures, from nothing
 	snakemake --cores all results/table1.csv
 	@$(if $(INSTALLED),echo "For the commands in this shell: source $(VENV)/bin/activate")
 
-paper: $(INSTALLED) ## results/paper.html, all studies: forty minutes on two cores
+paper: $(INSTALLED) ## results/paper.html, all studies: an hour on two cores
 	snakemake --cores all results/paper.html
 
 report: table1 ## report.html: table, figures and captions as one file
@@ -43,8 +43,8 @@ pull: $(INSTALLED) ## fetch the results that were pushed with this commit
 	dvc --cd results pull
 	$(if $(wildcard dvc.lock),dvc pull --allow-missing)
 
-experiments: $(INSTALLED) ## list the changes and numbers of `dvc exp run`
-	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor|step|loss|images_per_second)$$'
+experiments: $(INSTALLED) ## list the changes and Fréchet distances of `dvc exp run`; `dvc exp show` has everything
+	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor|step|loss)$$|^kid_'
 
 test: $(TESTED) ## all tests
 	pytest -n auto --dist loadfile
@@ -66,7 +66,7 @@ readme: table1 ## write the pipeline's table and pictures into README.md
 	snakemake --cores all results/paper/vct-fig1.csv
 	python workflow/scripts/update_readme.py
 
-generate: $(INSTALLED) ## write dvc.yaml, the schema of parameter files, the rows of published numbers, the table of studies
+generate: $(INSTALLED) ## write dvc.yaml, the schema of parameter files, published rows, the tables of results and systems
 	python -m couplet.plan.dvc > dvc.new && mv dvc.new dvc.yaml
 	python -m couplet.config.schema > schema.new && mv schema.new workflow/schemas/params.schema.json
 	python -m couplet.reporting.published > published.new && mv published.new src/couplet/reporting/published.json

@@ -13,6 +13,8 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/summaries.smk"
+include: "workflow/rules/common_published.smk"
+include: "workflow/rules/published.smk"
 
 
 localrules:
@@ -21,6 +23,7 @@ localrules:
     table,
     figure,
     paper,
+    published,
 
 
 rule all:

@@ -36,8 +36,8 @@ from couplet.metrics.distances import frechet_distance
 from couplet.metrics.extractor.classifier import train_classifier
 from couplet.metrics.measure import Moments, MomentsAccumulator
 from couplet.sampling import generate, to_uint8
-from couplet.schedules import lognormal_probabilities, sigma_grid
-from couplet.training.ema import ema_pytorch_ramp, power_decay, power_exponent
+from couplet.schedules import lognormal_probabilities, sigma_grid, sigmoid_mapping
+from couplet.training.ema import ema_pytorch_ramp, power_decay, power_exponent, target
 
 SIGMA_MIN, SIGMA_MAX, SIGMA_DATA, RHO = 0.002, 80.0, 0.5, 7.0
 CIFAR = (3, 32, 32)
@@ -86,6 +86,34 @@ def gc_average() -> Iterator[Row]:
         yield Row("gc_ema", f"decay at step {steps}, applied every 5 steps", decay)
         yield Row("gc_ema", f"steps it looks back at step {steps}: 5 / (1 - decay)", 5 / (1 - decay))
     yield Row("gc_ema", "steps that a decay of 0.9999 after every step looks back", 1 / (1 - 0.9999))
+
+
+def target_average() -> Iterator[Row]:
+    """The decay of CM's target average on CIFAR-10, by N(k) and, as its codes have it, by N(k) - 1."""
+    steps = 800_000
+    config = recipes.DiscretisedConfig(curriculum="square_root", s0=2, s1=150)
+    levels = {"sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX, "max_level": SIGMA_MAX}
+    schedule = build(config, **levels, total_steps=steps)
+    decay = target(0.9, schedule)
+    for k in (0, steps - 1):
+        n = schedule.curriculum(k)
+        yield Row("target_ema", f"steps it looks back at N = {n}: 1 / (1 - decay)", 1 / (1 - decay(k)))
+        yield Row("target_ema", f"decay at N = {n}", decay(k))
+        yield Row("target_ema", f"decay at N = {n}, by the number of intervals", decay(k) ** (n / (n - 1)))
+
+
+def last_gaps() -> Iterator[Row]:
+    """t over the gap t - r of ECM's last stage at t = 80, by the number of stages of ratio 2."""
+    for stages in (4, 8, 16):
+        top = torch.tensor(SIGMA_MAX, dtype=torch.float64)
+        gap = SIGMA_MAX - float(sigmoid_mapping(top, stages - 1, q=2.0, k=8.0, b=1.0))
+        yield Row("stages", f"t over t - r at the end of {stages} stages", SIGMA_MAX / gap)
+
+
+def added_noise() -> Iterator[Row]:
+    """The noise that VCT and ECT add before a second evaluation, relative to CM's."""
+    tau = 0.821
+    yield Row("renoise", f"excess of tau over CM's, tau = {tau}", tau / math.sqrt(tau**2 - SIGMA_MIN**2) - 1)
 
 
 def single_precision() -> Iterator[Row]:
@@ -263,6 +291,9 @@ MEASUREMENTS = (
     distances,
     power_average,
     gc_average,
+    target_average,
+    last_gaps,
+    added_noise,
     single_precision,
     penalty,
     boundary,
@@ -279,7 +310,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
     parser.add_argument("--ot-models", type=Path, nargs="*", default=[], metavar="CHECKPOINT")
     arguments = parser.parse_args()
-    target = arguments.json
     found = [row for measure in MEASUREMENTS for row in measure()]
     found += recoupling(arguments.ot_models)
     rows = [Row(topic, what, float(value)) for topic, what, value in found]
@@ -288,8 +318,8 @@ def main() -> None:
         for row in rows:
             if row.topic == topic:
                 print(f"  {row.quantity:<78} {row.value:>12.6g}")
-    if target:
-        report.write(target, measurements=[row._asdict() for row in rows])
+    if arguments.json:
+        report.write(arguments.json, measurements=[row._asdict() for row in rows])
 
 
 if __name__ == "__main__":

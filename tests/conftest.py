@@ -218,18 +218,27 @@ def run_stage(stage, settings, outputs, **more):
 
 
 @pytest.fixture(scope="session")
-def made_grid(tmp_path_factory):
+def finish():
+    """Runs every stage of the cells of a small grid, changed as given, and its table; gives the layout."""
+
+    def finished(root, change=lambda content: content):
+        layout = Layout(Params.model_validate(change(small())), root)
+        for cell, extractor in layout.params.measured():
+            outputs = layout.outputs(cell, extractor)
+            for stage in RUN:
+                if not record_of(stage, outputs[stage]).exists():
+                    run_stage(stage, layout.settings(cell, extractor), outputs)
+        import_module("couplet.stages.table").run(layout.params, root, root / "table1.csv")
+        return layout
+
+    return finished
+
+
+@pytest.fixture(scope="session")
+def made_grid(tmp_path_factory, finish):
     """Parameters of two seeds of one coupling, and the folder of their results with a table."""
-    params = Params.model_validate(small())
-    root = tmp_path_factory.mktemp("grid") / "results"
-    layout = Layout(params, root)
-    for cell, extractor in params.measured():
-        outputs = layout.outputs(cell, extractor)
-        for stage in RUN:
-            if not record_of(stage, outputs[stage]).exists():
-                run_stage(stage, layout.settings(cell, extractor), outputs)
-    import_module("couplet.stages.table").run(params, root, root / "table1.csv")
-    return params, root
+    layout = finish(tmp_path_factory.mktemp("grid") / "results")
+    return layout.params, layout.root
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from couplet import editing
-    from couplet.library import Model, Run, load, score, train
+    from couplet.library import ConsistencyModel, Model, Run, load, make, score, train
 
-__all__ = ["Model", "Run", "editing", "load", "score", "train"]
+__all__ = ["ConsistencyModel", "Model", "Run", "editing", "load", "make", "score", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from couplet import model as files
+from couplet.config.base import Variant, choices, refused
 from couplet.config.cells import EvaluateConfig, Training
 from couplet.config.designs import SamplerConfig
 from couplet.config.extractors import extractors_named
 from couplet.config.resolve import resolve
+from couplet.config.variants import build, load_plugins
 from couplet.data.archive import Archive
 from couplet.data.pixels import check_images
 from couplet.errors import UserError
@@ -179,7 +181,7 @@ class Model:
         chosen = self._checked(labels)
         if not self.classes:
             return None
-        classes = class_indices(chosen or "balanced", self.classes, 0, PURPOSE, range(count))
+        classes = class_indices(chosen or "balanced", self.classes, range(count), seed=0, purpose=PURPOSE)
         return F.one_hot(classes.to(self.device), self.classes).float()
 
     def _checked(self, labels: Labels | None) -> Any:
@@ -332,3 +334,27 @@ def score(
             split=split,
             seed=seed,
         )
+
+
+def make(family: str, settings: str | Mapping[str, Any], /, *arguments: Any, **context: Any) -> Any:
+    """One part of a model or a training, to be used with tensors: a kernel, a coupling, a schedule, …
+
+        kernel = couplet.make("kernel", "ve", sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
+        noisy = kernel.noise(images, noise, t)
+
+    Args:
+        family: `kernel`, `coupling`, `network`, `schedule`, `distance`, `weighting`, `optimizer`, `ema`, …
+        settings: a kind, or a mapping with ``kind`` and its settings, as in a parameter file.
+        arguments, context: what the family's implementations are called with besides; CONTRIBUTING.md lists
+            them.
+
+    Raises:
+        UserError: there is no such family, kind or setting.
+    """
+    load_plugins()
+    families: dict[str, Any] = {each.noun: each for each in Variant.__subclasses__()}
+    if family not in families:
+        raise UserError(f"make({family!r}): {choices(family, families)}")
+    with refused(family):
+        config = families[family].parse(settings)
+    return build(config, *arguments, **context)

@@ -84,7 +84,7 @@ def dvc_files(folder: Path) -> Sink:
     """Make a sink that updates files for `dvc plots` and `dvc exp show`.
 
     curve.csv is that of the run; speed.csv has the images per second at the steps where they are known;
-    metrics.json has the last line of both; samples/STEP.png is the grid of a snapshot.
+    metrics.json has step and loss; samples/STEP.png is the grid of a snapshot.
 
     DVCLive writes the same formats, but reads all its files again after every line and initialises DVC in a
     Git repository that has none.
@@ -106,7 +106,6 @@ def _update(folder: Path, seen: Seen) -> None:
     metrics = {"step": last, "loss": seen.values(last)["loss"]}
     if seen.rate is not None:
         rates.setdefault(last, f"{last},{seen.rate:.1f}")
-        metrics["images_per_second"] = round(seen.rate, 1)
     files = {"curve.csv": (seen.head, seen.lines), "speed.csv": ("step,images_per_second", rates)}
     for name, (head, lines) in files.items():
         with replacing(folder / name) as temporary:

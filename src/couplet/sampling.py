@@ -97,7 +97,7 @@ Labels = Literal["balanced", "uniform"] | tuple[int, ...]
 """How classes are dealt to samples: in turn, drawn for each, or these ones in turn."""
 
 
-def class_indices(labels: Labels | Drawn, classes: int, seed: int, purpose: str, indices: range) -> Tensor:
+def class_indices(labels: Labels | Drawn, classes: int, indices: range, *, seed: int, purpose: str) -> Tensor:
     """Classes of the samples ``indices``, int64 [n]: that of a sample depends on no other sample."""
     if labels == "uniform":
         labels = Drawn((1,) * classes)
@@ -151,7 +151,7 @@ def generate(
         noises = [draw(evaluation=i).to(device) for i in range(len(levels))]
         classes = None
         if conditional:
-            indices = class_indices(labels, shape.num_classes, seed, purpose, chosen)
+            indices = class_indices(labels, shape.num_classes, chosen, seed=seed, purpose=purpose)
             classes = F.one_hot(indices.to(device), shape.num_classes).float()
         images = multistep(
             model,

@@ -15,6 +15,7 @@ from test_golden_schedules import NUMBER
 from torch import Tensor, nn
 
 from couplet.config import recipes
+from couplet.config.variants import build
 from couplet.training.ema import (
     Average,
     ema_pytorch_ramp,
@@ -73,7 +74,7 @@ def trajectory(config: recipes.EMAConfig, values: Tensor, first: int = 0) -> Ten
     ``values`` holds the initial parameters and then those at each update.
     """
     model = Vector(values[0])
-    average = Average(model, config)
+    average = Average(model, build(config))
     average.updates = first
     history = []
     for row in values[1:]:

@@ -28,7 +28,8 @@ ROWS = [
     # all that the papers train it with. The number of parameters of the network is that of the papers' codes.
     ("ict", "cifar10-ict-ve-independent", 56_395_523),
     ("ict", "cifar10-ict-deep-ve-independent", None),
-    ("ict", "imagenet64-ict-ve-independent", 295_899_267),
+    # CM's ADM of 295,899,267 parameters without adaptive normalisation.
+    ("ict", "imagenet64-ict-ve-independent", 282_168_003),
     ("vct", "fashion_mnist-vct-ict-ve-vae", None),
     ("vct", "cifar10-vct-ict-li-ot", 55_732_739),
     ("vct", "ffhq64-vct-ict-ve-independent", 61_804_419),
@@ -50,7 +51,7 @@ ROWS = [
 LARGE = [
     # More memory or time than a test may take: their networks are built without any of it. iCT-deep is about
     # twice iCT; the sizes of EDM2 are those that arXiv 2410.11081 prints: 498 M, 778 M and 1.1 B.
-    ("ict", "imagenet64-ict-deep-ve-independent", (1.5 * 295.9e6, 2.5 * 295.9e6)),
+    ("ict", "imagenet64-ict-deep-ve-independent", (1.5 * 282.2e6, 2.5 * 282.2e6)),
     ("ect", "imagenet64-ecm-m-ve-independent", (497e6, 499e6)),
     ("ect", "imagenet64-ecm-l-ve-independent", (777e6, 779e6)),
     ("ect", "imagenet64-ecm-xl-ve-independent", (1.05e9, 1.15e9)),
@@ -149,6 +150,6 @@ def test_no_recipe_is_left_out():
 @pytest.mark.parametrize(("row", "like"), [pytest.param(*item, id=item[0][1]) for item in SAME.items()])
 def test_rows_that_differ_in_numbers_alone(row, like):
     one, other = training_of(*row), training_of(row[0], like)
-    numbers = {"steps", "batch", "published_as", "sources"}
+    numbers = {"steps", "batch", "sources"}
     assert one.recipe.model_dump(exclude=numbers) == other.recipe.model_dump(exclude=numbers)
     assert one.coupling == other.coupling

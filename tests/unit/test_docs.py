@@ -145,7 +145,50 @@ def test_picture_of_the_pipeline_has_the_stages() -> None:
     }
 
 
-def test_table_of_studies_is_current() -> None:
-    script = runpy.run_path(str(ROOT / "workflow/scripts/list_studies.py"))
-    text = RESULTS.read_text(encoding="utf-8")
-    assert script["page"](text, ROOT / "workflow/studies") == text, "python workflow/scripts/list_studies.py"
+INDEX = runpy.run_path(str(ROOT / "workflow/scripts/list_studies.py"))
+
+
+def test_generated_tables_are_current() -> None:
+    for page, text in INDEX["pages"](ROOT):
+        assert page.read_text(encoding="utf-8") == text, "python workflow/scripts/list_studies.py"
+
+
+def test_index_names_every_study_and_the_tables_of_the_three_papers() -> None:
+    lines = [line for _, line in INDEX["items"]()]
+    studies = {path.stem for path in (ROOT / "workflow/studies").glob("[!_]*.yaml")}
+    assert {line["study"] for line in lines if "study" in line} == studies
+    assert {line["table"] for line in lines if "table" in line} == {"ict", "vct", "gc"}
+
+
+def test_every_target_of_the_index_is_one_of_the_workflow() -> None:
+    """And every item has a target, or a reason for none."""
+    text = RESULTS.read_text(encoding="utf-8").partition("| runs on |")[2].partition("<!--")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line]
+    found = [row for row in rows if set(row[0]) != {"-"}]
+    assert len(found) == len(list(INDEX["items"]()))
+    for _, item, content, target, place in found:
+        assert item
+        assert content
+        if target == "–":
+            assert re.fullmatch(r"could not be sourced: .{20,}", place)
+            continue
+        folder, name = re.fullmatch(r"`results/(paper/)?([\w-]+)\.csv`", target).groups()  # type: ignore[union-attr]
+        assert (ROOT / f"workflow/{'studies' if folder else 'papers'}/{name}.yaml").exists()
+        assert place.startswith("CPU: ") if folder else place == "needs a GPU"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{item: a, content: b}",
+        "{item: a, content: b, study: gc-mu, table: gc}",
+        "{item: a, content: b, missing: ''}",
+        "{content: b, table: gc}",
+        "{item: a, content: b, table: gc, colour: red}",
+    ],
+)
+def test_item_without_exactly_one_answer_is_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "list_studies.py").write_bytes((ROOT / "workflow/scripts/list_studies.py").read_bytes())
+    (tmp_path / "results.yaml").write_text(f"GC:\n  - {line}\n")
+    with pytest.raises(ValueError, match="one of"):
+        list(runpy.run_path(str(tmp_path / "list_studies.py"))["items"]())

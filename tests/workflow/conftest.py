@@ -44,14 +44,14 @@ class Planned(NamedTuple):
 class Clone:
     """A working copy with commands that return exit code and output."""
 
-    def __init__(self, root):
+    def __init__(self, root, modules="src"):
         self.root = root
+        self.modules = modules  # the folder in it with the code, which comes before other installations
 
     def run(self, *command, ok=True, **environment):
         # The interpreter's own scripts first: the tests need no activated environment.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        # The code in the clone.
-        modules = ["src", environment.get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
+        modules = [self.modules, environment.get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
         done = subprocess.run(
             command,
             cwd=self.root,
@@ -111,7 +111,8 @@ class Clone:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    root = tmp_path_factory.mktemp("clone")
+    root = tmp_path_factory.mktemp("clone") / "a clön"  # people's paths have spaces
+    root.mkdir()
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=REPOSITORY,

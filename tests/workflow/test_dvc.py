@@ -52,7 +52,7 @@ def test_metrics_lie_at_a_fixed_path(experiment):
 def test_live_view_is_read_by_dvc(experiment):
     [shown] = json.loads(experiment.run("dvc", "metrics", "show", "--json").stdout).values()
     [live] = [about["data"] for path, about in shown["data"].items() if "live" in path]
-    assert set(live) == {"step", "loss", "images_per_second"}
+    assert set(live) == {"step", "loss"}
     assert live["step"] == 4
     plots = json.loads(experiment.run("dvc", "plots", "show", "--json").stdout)
     assert not plots.get("errors")

@@ -18,6 +18,7 @@ FIGURES = {
     "transport": {"kind": "probe", "probe": "transport"},
     "regulariser": {"kind": "probe", "probe": "regulariser"},
     "plane": {"kind": "plane"},
+    "trajectories": {"kind": "trajectories"},
 }
 LENT = {"kind": "generator", "predictor": "frozen", "mu": 1.0}
 
@@ -45,6 +46,7 @@ def study(name, order):
             "gradient": {"batches": 2},
             "transport": {"pairs": 8, "levels": [0.5, 80.0]},
             "regulariser": {"pairs": 8, "levels": [0.5, 80.0]},
+            "trajectories": {"pairs": 8, "levels": [0.5, 80.0]},
         },
         "study": {
             "paper": "couplet",
@@ -68,7 +70,7 @@ def study(name, order):
         made["couplings"] = {"lent": {**LENT, "pretrained": {"recipe": "tiny", "coupling": "generator"}}}
         made["table1"] = grid | {"recipes": ["denoiser"], "couplings": ["lent"], "seeds": [0]}
         made["study"]["compare"] = []
-    if name == "plane":
+    if name in ("plane", "trajectories"):
         made |= {"dataset": "mixture", "recipe": "tiny", "coupling": "vae", "extractor": "values"}
         made["table1"] = grid | {"datasets": ["mixture"], "couplings": ["vae"], "seeds": [0]}
         made["study"]["compare"] = []
@@ -96,7 +98,9 @@ def test_figure_has_data_picture_and_caption(made, name):
     caption = json.loads((place / f"{name}.json").read_text())
     assert ElementTree.parse(place / f"{name}.svg").getroot().tag.endswith("svg")
     assert (place / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert {row["seed"] for row in rows} == ({"0"} if name in ("plane", "regulariser") else {"0", "1"})
+    assert {row["seed"] for row in rows} == (
+        {"0"} if name in ("plane", "regulariser", "trajectories") else {"0", "1"}
+    )
     assert len(caption["statements"]) == {
         "dots": 2,  # NFE 1 and 2
         "sweep": 2,

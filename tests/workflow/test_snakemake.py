@@ -250,6 +250,17 @@ def test_wrong_parameter_is_one_line_before_anything_runs(grid):
     ]
 
 
+def test_a_parameter_file_may_have_a_space_in_its_name(grid):
+    own = grid.root / "my params.yaml"
+    own.write_text((grid.root / "params.yaml").read_text().replace("subsets: 2", "subsets: 4"))
+    try:
+        grid.run("snakemake", "--cores", "1", TABLE, "--config", f"params={own.name}")
+        assert grid.plan(TABLE, "--config", f"params={own.name}") == []
+    finally:
+        own.unlink()
+        grid.run("snakemake", "--cores", "1", TABLE)
+
+
 def test_same_seed_gives_the_same_bytes(grid, tmp_path):
     """`couplet run` of a cell of the grid, elsewhere, repeats its metrics to the byte."""
     grid.run("couplet", "run", "--coupling", "vae", "--out", str(tmp_path / "again"))

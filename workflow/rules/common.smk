@@ -37,8 +37,8 @@ if "scale" in config:
     stop(
         f"--config scale={scale}: belongs to the name of a target: results/table1-{scale}.csv"
     )
-if unknown := sorted(set(config) - {"params"}):
-    stop(f"--config {unknown[0]}: {choices(unknown[0], ['params'])}")
+if unknown := sorted(set(config) - {"params", "published"}):
+    stop(f"--config {unknown[0]}: {choices(unknown[0], ['params', 'published'])}")
 checked(check_running, Path())
 
 # A table per parameter file: results/table1.csv from params.yaml (`--config params=other.yaml` takes

@@ -1,46 +1,90 @@
-"""Write the table of studies into docs/results.md."""
+"""Write the index of all results into docs/results.md, and the table of other systems into docs/field.md."""
 
+import csv
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from couplet.config.networks import MLPConfig
+import yaml
+
+from couplet.config.networks import UNetConfig
 from couplet.config.resolve import resolve
-from couplet.config.study import PAPERS, ProbeFigureConfig
+from couplet.config.study import PAPERS
 
-PAGE = Path("docs/results.md")
-HEAD = """| paper | result | title | target | figure | default scale |
-| --- | --- | --- | --- | --- | --- |
+ITEMS = Path(__file__).with_name("results.yaml")
+HEAD = """| paper | item | content | target | runs on |
+| --- | --- | --- | --- | --- |
 """
+ANSWERS = ("study", "table", "missing")
+"""The keys of a line of results.yaml, of which it has exactly one."""
 
 
-def row(path: Path) -> tuple[tuple[int, int], str]:
-    """A study's place in the table, and its line."""
-    params = resolve(path)
-    study, cell = params.study, params.cells()[0]
-    assert study is not None, path
-    network = "MLP" if isinstance(params.training(cell).recipe.network, MLPConfig) else "U-Net"
-    figure = study.figure.kind
-    if isinstance(study.figure, ProbeFigureConfig):
-        figure += f" of {study.figure.probe}"
-    cells = (
-        "beyond" if study.paper == "couplet" else study.paper,
-        study.result,
-        study.title,
-        f"`results/paper/{path.stem}.csv`",
-        figure,
-        f"{cell.dataset}, {network}",
-    )
-    return ([*PAPERS].index(study.paper), study.order), f"| {' | '.join(cells)} |\n"
+def items() -> Iterator[tuple[str, Mapping[str, str]]]:
+    """The lines of results.yaml, each with its paper.
+
+    Raises:
+        ValueError: a paper is unknown, or a line has not exactly one answer, or an unknown key.
+    """
+    for paper, lines in yaml.safe_load(ITEMS.read_text(encoding="utf-8")).items():
+        for line in lines:
+            answers = [key for key in ANSWERS if line.get(key)]
+            named = answers == ["study"] or {"item", "content"} <= line.keys()
+            known = paper in PAPERS and line.keys() <= {"item", "content", *ANSWERS}
+            if not (known and named and len(answers) == 1):
+                need = f"must have an item, a content and one of {', '.join(ANSWERS)}"
+                raise ValueError(f"{ITEMS.name}: {paper}: {line}: {need}")
+            yield paper, line
 
 
-def page(text: str, studies: Path) -> str:
-    """``text`` with the table of ``studies`` between its markers."""
-    rows = sorted(row(path) for path in studies.glob("[!_]*.yaml"))
-    table = HEAD + "".join(line for _, line in rows)
-    return re.sub(
-        r"(<!-- studies.*? -->\n).*?(<!-- /studies -->)", rf"\1\n{table}\n\2", text, flags=re.DOTALL
-    )
+def row(paper: str, line: Mapping[str, Any], workflow: Path) -> str:
+    """A line of the table."""
+    item, content = line.get("item"), line.get("content")
+    if "missing" in line:
+        target, place = "–", f"could not be sourced: {line['missing']}"
+    elif "table" in line:
+        resolve(workflow / "papers" / f"{line['table']}.yaml")
+        target, place = f"`results/{line['table']}.csv`", "needs a GPU"
+    else:
+        params = resolve(workflow / "studies" / f"{line['study']}.yaml")
+        assert params.study is not None, line
+        item, content = item or params.study.result, params.study.title
+        cell = params.cells()[0]
+        network = params.training(cell).recipe.network
+        target = f"`results/paper/{line['study']}.csv`"
+        place = f"CPU: {cell.dataset}, {'U-Net' if isinstance(network, UNetConfig) else 'MLP'}"
+    return f"| {' | '.join(('beyond' if paper == 'couplet' else paper, item, content, target, place))} |\n"
+
+
+def index(workflow: Path) -> str:
+    """The table of docs/results.md."""
+    return HEAD + "".join(row(paper, line, workflow) for paper, line in items())
+
+
+def field(path: Path) -> str:
+    """The table of docs/field.md: the columns and lines of ``path``."""
+    with path.open(encoding="utf-8") as file:
+        head, *lines = csv.reader(file)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *lines))
+
+
+def page(text: str, name: str, table: str) -> str:
+    """``text`` with ``table`` between the markers of that name."""
+    pattern = rf"(<!-- {name}:.*? -->\n).*?(<!-- /{name} -->)"
+    return re.sub(pattern, lambda found: f"{found[1]}\n{table}\n{found[2]}", text, flags=re.DOTALL)
+
+
+def pages(root: Path) -> Iterator[tuple[Path, str]]:
+    """The two pages, each with its new text."""
+    tables = {
+        "results": ("studies", index(root / "workflow")),
+        "field": ("field", field(root / "src/couplet/reporting/field.csv")),
+    }
+    for document, (name, table) in tables.items():
+        path = root / f"docs/{document}.md"
+        yield path, page(path.read_text(encoding="utf-8"), name, table)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(), Path("workflow/studies")))
+    for document, text in pages(Path()):
+        document.write_text(text, encoding="utf-8")

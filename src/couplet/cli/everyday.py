@@ -130,3 +130,20 @@ def import_(
 
     mid = None if mid_sigma is None else tuple(mid_sigma)
     typer.echo(import_model(source, out, Options(weights, head_channels, resolution, mid)))
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the project; new, or empty.")],
+) -> None:
+    """Begin a project of your own: Snakefile, dvc.yaml, params.yaml, workflow/ and a README."""
+    from couplet.project import create
+
+    entries = create(folder)
+    typer.echo(f"{folder}: {', '.join(entries)}\n")
+    print_table(
+        [
+            ("next", f"cd {shlex.quote(str(folder))}"),
+            ("", "snakemake --cores all results/table1-smoke.csv"),
+            ("to read", f"{folder}/README.md"),
+        ]
+    )

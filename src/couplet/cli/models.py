@@ -35,7 +35,8 @@ Batch = Annotated[int, typer.Option(help="Images handed on at once; changes no p
 Labels = Annotated[
     str | None,
     typer.Option(
-        help="Classes for a conditional model: balanced, uniform (drawn), or numbers in turn: 3 or 3,5.",
+        help="Classes for a conditional model: balanced, uniform (drawn), numbers in turn such as 3 or 3,5; "
+        "or a prepared data set, to draw its classes.",
         show_default="balanced",
     ),
 ]
@@ -207,9 +208,13 @@ def _labels(text: str | None) -> Any:
     """The classes that --labels asks for."""
     if text in (None, "balanced", "uniform"):
         return text
+    if Path(text).is_dir():
+        return Path(text)
     parts = text.split(",")
     if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
-        raise UserError(f"--labels {text}: must be balanced, uniform or class numbers such as 3 or 3,5")
+        raise UserError(
+            f"--labels {text}: must be balanced, uniform, class numbers such as 3,5, or a data set"
+        )
     return tuple(map(int, parts))
 
 

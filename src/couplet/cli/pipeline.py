@@ -22,6 +22,7 @@ from couplet.config.cells import (
 )
 from couplet.config.datasets import DatasetConfig, from_path
 from couplet.config.probes import ProbeConfig
+from couplet.config.published import published_list
 from couplet.config.resolve import resolve
 from couplet.config.variants import load_plugins
 from couplet.errors import UserError
@@ -34,7 +35,7 @@ def commands() -> list[tuple[str, Callable[..., None]]]:
     """Name and function of every command, in the order in which stages run."""
     own: dict[str, Callable[..., None]] = {"prepare": prepare, "train": train, "probe": probe}
     stages = ((name, own[name] if name in own else stage_command(name)) for name in STAGES)
-    return [*stages, ("table", table), ("figure", figure), ("paper", paper)]
+    return [*stages, ("table", table), ("figure", figure), ("paper", paper), ("published", published)]
 
 
 def stage_command(name: str) -> Callable[..., None]:
@@ -302,3 +303,20 @@ def paper(
     from couplet.stages.paper import run
 
     typer.echo(f"{out}: {run(captions, out, rebuild)}")
+
+
+def published(
+    models: Annotated[Path, typer.Argument(help="The list of models, such as workflow/published.yaml.")],
+    out: o.File,
+    score: Annotated[
+        list[Path] | None, typer.Option(help="A file of `couplet score` in a folder of the workflow; repeat.")
+    ] = None,
+) -> None:
+    """Put what others report of their models beside what is measured here."""
+    if out.suffix != ".csv":
+        raise UserError(f"--out {out}: must end in .csv")
+    listed = published_list(models)
+    start(1)
+    from couplet.stages.published import run
+
+    typer.echo(f"{out}: {run(listed, score or [], out)}")

@@ -7,13 +7,12 @@ from functools import reduce
 from typing import Any
 
 from couplet.config.base import Invalid, choices, located
-from couplet.config.cells import Cell
 
 Layer = tuple[str, Any]
 """The origin of settings, and the settings as they are written."""
 
-WHEN = ("dataset", "kernel", "coupling")
-"""Names of a cell on which an override may depend."""
+WHEN = ("dataset", "kernel", "coupling", "coupling_kind")
+"""What an override may depend on: names of a cell, and the kind of its coupling, whatever its name."""
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,19 +85,17 @@ def _drafts(layers: Sequence[Layer], *keys: str) -> list[Layer]:
     return drafts
 
 
-def written(cell: Cell | None, layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
-    """Settings of the recipe and, from overrides, of the coupling; without a cell no override holds."""
+def written(names: Mapping[str, Any], layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
+    """Settings of the recipe and, from overrides that hold for these :data:`WHEN`, of the coupling."""
     recipe: list[Layer] = []
     coupling: list[Layer] = []
     for origin, layer in layers:
         if "base" in layer:
-            # A published number and its sources belong to the base alone.
-            recipe = [(each, without(settings, "published_as", "sources")) for each, settings in recipe]
+            # Sources belong to the base alone.
+            recipe = [(each, without(settings, "sources")) for each, settings in recipe]
         recipe.append((origin, without(layer, "overrides", "base")))
         for override in overrides(layer):
-            if cell is not None and all(
-                getattr(cell, key) in _listed(names) for key, names in override["when"].items()
-            ):
+            if all(names.get(key) in _listed(wanted) for key, wanted in override["when"].items()):
                 recipe.append((origin, without(override, "when", "coupling")))
                 coupling.append((origin, override.get("coupling", {})))
     return recipe, coupling
@@ -124,7 +121,7 @@ def without(settings: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def overrides(layer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The overrides of a layer, or Invalid: mappings, each with conditions on the names of a cell."""
+    """The overrides of a layer, or Invalid: mappings, each with conditions on a cell."""
     listed = layer.get("overrides")
     if not isinstance(listed, list | None):
         raise Invalid(("overrides",), listed, "must be a list of mappings")

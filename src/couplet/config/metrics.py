@@ -150,6 +150,12 @@ def described(name: str) -> Number:
     return numbers[longest]._replace(heading=heading)
 
 
+def words(protocol: Mapping[str, Any]) -> str:
+    """A number's protocol for reading: ``samples 50000, reference images not stated``."""
+    facts = {name.replace("_", " "): value for name, value in protocol.items()}
+    return ", ".join(f"{name} {'not stated' if value is None else value}" for name, value in facts.items())
+
+
 def column(number: str, extractor: ExtractorConfig, nfe: int, of: str = "") -> str:
     """Name of a number, or of its spread, in metrics.json: ``fid_nfe1``, ``fd_classifier_nfe2``."""
     return f"{extractor.metric(number)}{of}_nfe{nfe}"

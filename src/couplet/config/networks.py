@@ -1,4 +1,4 @@
-"""Configuration of the networks: DDPM++, NCSN++, ADM, EDM2 and a multilayer perceptron.
+"""Configuration of the networks: DDPM++, NCSN++, ADM, EDM2 and two multilayer perceptrons.
 
 Fields have the names of the constructor arguments of NVlabs/edm and NVlabs/edm2. Defaults are those
 of the published models: CIFAR-10 for DDPM++ and NCSN++, ImageNet 64x64 for ADM and EDM2-S. In a list
@@ -167,3 +167,19 @@ class MLPConfig(NetworkConfig):
     """Probability that dropout inside a block zeroes an activation."""
     fourier_scale: Positive = 1.0
     """Standard deviation of the frequencies of the noise label, ln(t)/4, in cycles per unit of it."""
+
+
+class ConcatMLPConfig(NetworkConfig):
+    """The perceptron of GC's and VCT's experiments in the plane; defaults are theirs, 198,402 parameters.
+
+    The image's features beside those of the noise label (GC's notebook; shapes of VCT's `model_vae.pth`).
+    """
+
+    implementation: ClassVar[str] = "couplet.networks.mlp:ConcatMLP"
+    kind: Literal["concat_mlp"] = "concat_mlp"
+    model_channels: Channels = 256
+    """Width of the hidden layers, and the number of features of the noise label."""
+    num_blocks: Blocks = 2
+    """Hidden layers after the two kinds of features meet."""
+    dropout: Probability = 0.0
+    """Probability that dropout after one of these layers zeroes an activation."""

@@ -78,7 +78,7 @@ class Params(Closed):
     """Couplings by name."""
     recipes: dict[str, Any]
     """Recipes by name, each a mapping of settings. `overrides` lists {when: {dataset|kernel|coupling:
-    name(s)}, …settings}; `base` names the recipe that this one lies over."""
+    name(s), coupling_kind: kind(s)}, …settings}; `base` names the recipe that this one lies over."""
     every_recipe: Any = None
     """Settings laid over every recipe, after its own overrides: for scales."""
     set: dict[Literal["recipes", "couplings"], dict[str, Any]] = {}
@@ -162,12 +162,16 @@ class Params(Closed):
     def _check_recipe(self, name: str) -> None:
         """Raise Invalid if a recipe is wrong without its overrides, or one of these names nothing."""
         layers = recipe_layers(self._layers, name)
-        Recipe.model_validate(combined(written(None, layers)[0]))
+        Recipe.model_validate(combined(written({}, layers)[0]))
         for _, layer in layers:
             for i, override in enumerate(overrides(layer)):
                 for key, names in override["when"].items():
                     for each in names if isinstance(names, list) else [names]:
-                        self._lookup(f"{key}s", each, ("overrides", i, "when", key))
+                        at = ("overrides", i, "when", key)
+                        if key != "coupling_kind":
+                            self._lookup(f"{key}s", each, at)
+                        elif each not in [*CouplingConfig.family]:
+                            raise Invalid(at, each, choices(each, CouplingConfig.family))
 
     @property
     def _layers(self) -> list[Layer]:
@@ -216,12 +220,17 @@ class Params(Closed):
             self._trainings[first] = self._training(first)
         return self._trainings[first].with_seed(cell.seed)
 
+    def conditions(self, cell: Cell) -> dict[str, Any]:
+        """What overrides depend on in a cell."""
+        return {**dict(cell), "coupling_kind": self._lookup("couplings", cell.coupling, ("coupling",)).kind}
+
     def _training(self, cell: Cell) -> Training:
         keys = ("dataset", "recipe", "kernel", "coupling")
         parts = {key: self._lookup(f"{key}s", getattr(cell, key), (key,)) for key in keys}
         coupling = parts["coupling"]
         with located("recipes", cell.recipe):
-            settings, changes = map(combined, written(cell, recipe_layers(self._layers, cell.recipe)))
+            layers = recipe_layers(self._layers, cell.recipe)
+            settings, changes = map(combined, written(self.conditions(cell), layers))
             recipe = Recipe.model_validate(settings)
             own = self.set.get("couplings", {}).get(cell.coupling)
             changes = merge(changes, own) if isinstance(own, Mapping) else changes

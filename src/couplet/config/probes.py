@@ -29,13 +29,21 @@ class ProbeConfig(Variant):
 
 
 class GradientConfig(ProbeConfig):
-    """How much gradients vary from batch to batch, at each snapshot (VCT)."""
+    """Gradients of minibatches at each snapshot: VCT's numbers, and how they vary from batch to batch."""
 
     implementation: ClassVar[str] = "couplet.probes.gradient:probe"
-    columns = ("step", "variance", "mean_norm2", "ratio")
+    columns = (
+        "step",
+        "grad_variance",
+        "x_grad_variance",
+        "grad_norm",
+        "covariance_trace",
+        "mean_norm2",
+        "ratio",
+    )
     kind: Literal["gradient"] = "gradient"
     batches: int = Field(32, ge=2, le=100_000)
-    """Minibatches of the run's size whose gradients are compared."""
+    """Minibatches of the run's size."""
 
     def images(self, training: Training) -> int:
         return len(training.snapshot_steps) * self.batches * training.recipe.batch
@@ -44,7 +52,7 @@ class GradientConfig(ProbeConfig):
 class LevelsConfig(ProbeConfig):
     """Settings shared by probes that measure pairs at each noise level."""
 
-    columns = ("level", "mean", "std_error")
+    columns: ClassVar[tuple[str, ...]] = ("level", "mean", "std_error")
     pairs: int = Field(2000, ge=2, le=10_000_000)
     """Pairs at each noise level."""
     levels: Listed[float] = Field(
@@ -100,6 +108,25 @@ class PlaneConfig(ProbeConfig):
     """Samples and pairs, at most: a picture cannot show more."""
 
     def misfit(self, training: Training) -> str | None:
-        if is_plane(training.dataset.native):
-            return None
-        return f"dataset = {training.cell.dataset}: this probe needs points of the plane, as of `mixture`"
+        return _not_plane(training)
+
+
+class TrajectoriesConfig(LevelsConfig):
+    """Trajectories of pairs of points of the plane, and of the probability-flow ODE (GC, figure 1)."""
+
+    implementation: ClassVar[str] = "couplet.probes.trajectories:probe"
+    columns = ("path", "component", "level", "x", "y", "ode_x", "ode_y", "deviation")
+    kind: Literal["trajectories"] = "trajectories"
+    pairs: int = Field(100, ge=2, le=100_000)
+    """Pairs, at most: a trajectory each."""
+    levels: Listed[float] = Field(tuple(i / 20 for i in range(1, 41)), min_length=1)
+    """Noise levels in (0, sigma_max], rising; both trajectories start at the last one."""
+
+    def misfit(self, training: Training) -> str | None:
+        return _not_plane(training) or super().misfit(training)
+
+
+def _not_plane(training: Training) -> str | None:
+    if is_plane(training.dataset.native):
+        return None
+    return f"dataset = {training.cell.dataset}: this probe needs points of the plane, as of `mixture`"

@@ -304,8 +304,6 @@ class EMAPyTorchConfig(EMAConfig):
 class Recipe(Closed):
     """A paper's method on one data set, complete but for kernel and coupling."""
 
-    published_as: str = ""
-    """The method's name in published.csv; empty if no published number is comparable."""
     sources: dict[str, str] = {}
     """Sources of values by dotted key: a table of a paper, official code, or an assumption."""
     steps: int = Field(400_000, ge=1, le=1_000_000_000)
@@ -326,8 +324,11 @@ class Recipe(Closed):
     schedule: ScheduleConfig = DiscretisedConfig()
     distance: DistanceConfig = PseudoHuberConfig()
     weighting: WeightingConfig = InverseGapConfig()
-    teacher: Literal["online", "ema"] = "online"
-    """Model whose output at r is the target: "online" in all three papers, "ema" in the first CM paper."""
+    teacher: Literal["online", "ema", "target"] = "online"
+    """Model whose output at r is the target: the network itself (iCT, VCT, GC, ECT); the average that samples
+    come from; or, as in CM, an average of its own, with decay mu(k) = exp(s0 ln mu0 / N(k)) at step k."""
+    teacher_mu0: float = Field(0.9, gt=0, lt=1)
+    """mu0 of `teacher: target` (CM: CIFAR-10 0.9, ImageNet-64 and LSUN 0.95)."""
     network: NetworkConfig
     optimizer: OptimizerConfig = RAdamConfig()
     learning_rate: LearningRateConfig = ConstantRateConfig()
@@ -351,4 +352,7 @@ class Recipe(Closed):
                 raise Invalid(("mid_sigmas",), sigma, f"must lie {allowed}")
         with located("schedule"):
             self.schedule.check(self.sigma_min, self.sigma_max)
+        if self.teacher == "target" and not isinstance(self.schedule, DiscretisedConfig):
+            needed = f"needs N(k), which schedule {self.schedule.kind} has not; allowed here: ema, online"
+            raise Invalid(("teacher",), self.teacher, needed)
         return self

@@ -42,7 +42,7 @@ def settings_with_origins(
     """Dotted key, value and origin (file, scale, --set or default) of every setting of the experiment."""
     params, layers = resolve(path, scale, changes), _layers(path, scale, changes)
     cell, training = params.experiment, params.training(params.experiment)
-    recipe, coupling = written(cell, recipe_layers(layers, cell.recipe))
+    recipe, coupling = written(params.conditions(cell), recipe_layers(layers, cell.recipe))
     given = below(layers, "set", "couplings", cell.coupling)
     parts: dict[str, tuple[Any, list[Layer]]] = {
         "dataset": (training.dataset, below(layers, "datasets", cell.dataset)),

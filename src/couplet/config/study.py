@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
 from couplet.config.base import Closed, Invalid, Listed, NonEmpty, Variant
+from couplet.config.probes import ProbeConfig
 
 Dimension = Literal["dataset", "recipe", "kernel", "coupling"]
 
@@ -62,6 +63,27 @@ class ProbeFigureConfig(FigureConfig):
     implementation: ClassVar[str] = "couplet.figures.curves:Probe"
     kind: Literal["probe"] = "probe"
     probe: Literal["gradient", "transport", "regulariser"]
+    column: str | None = None
+    """Column of the probe's file that is drawn; null: the first after noise level or step."""
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """The columns of x and of the value."""
+        x, first, *_ = self._probe.columns
+        return x, self.column or first
+
+    @property
+    def _probe(self) -> type[ProbeConfig]:
+        family: dict[str, Any] = ProbeConfig.family
+        kind: type[ProbeConfig] = family[self.probe]
+        return kind
+
+    @model_validator(mode="after")
+    def _has_the_column(self) -> Self:
+        allowed = self._probe.columns[1:]
+        if self.column is not None and self.column not in allowed:
+            raise Invalid(("column",), self.column, f"must be a column of {self.probe}: {', '.join(allowed)}")
+        return self
 
 
 class PlaneConfig(FigureConfig):
@@ -70,6 +92,17 @@ class PlaneConfig(FigureConfig):
     implementation: ClassVar[str] = "couplet.figures.plane:Plane"
     needs = "plane"
     kind: Literal["plane"] = "plane"
+
+
+class TrajectoriesFigureConfig(FigureConfig):
+    """Trajectories of pairs of points of the plane beside the probability-flow ODE's; a column for each row.
+
+    The number that is compared is the mean squared distance of a pair's velocity from the ODE's.
+    """
+
+    implementation: ClassVar[str] = "couplet.figures.trajectories:Trajectories"
+    needs = "trajectories"
+    kind: Literal["trajectories"] = "trajectories"
 
 
 class Comparison(Closed):
@@ -84,7 +117,7 @@ class Comparison(Closed):
     nfe: Listed[int] | None = None
     """Null: every NFE that is sampled."""
     at: Listed[float] | None = None
-    """In the figure of a probe: the noise levels (or steps) to compare at; null is the last one."""
+    """In the figure of a probe: the noise levels or steps to compare at; null is the last one."""
 
 
 Paper = Literal["iCT", "VCT", "GC", "couplet"]

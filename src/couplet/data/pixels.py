@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from couplet.data.archive import ARRAYS, Archive, CorruptImage, Stream, read_array
+from couplet.data.archive import ARRAYS, Archive, CorruptImage, read_array
 from couplet.errors import UserError, installed
 from couplet.files import reported
+
+T = TypeVar("T")
 
 NPY = b"\x93NUMPY"
 """The first bytes of a .npy file."""
@@ -35,24 +38,16 @@ class ImageArray(Protocol):
 class Decoded:
     """Image files of one size, decoded slice by slice."""
 
-    files: Stream[NDArray[np.uint8]]
-    where: Path
-    """Place of the files, for messages."""
     shape: tuple[int, ...]
     """[n, h, w, c]."""
+    image: Callable[[int], NDArray[np.uint8]]
+    """Image i, [h, w, c]."""
 
     def __len__(self) -> int:
-        return len(self.files)
+        return self.shape[0]
 
     def __getitem__(self, part: slice) -> NDArray[np.uint8]:
-        return np.stack([self._image(i) for i in range(*part.indices(len(self)))])
-
-    def _image(self, index: int) -> NDArray[np.uint8]:
-        try:
-            return self.files.image(index)
-        except CorruptImage as error:
-            name = f"{self.where}: {self.files.names[index]}"
-            raise UserError(f"{name}: cannot be decoded ({error}); repair it or take it out") from None
+        return np.stack([self.image(i) for i in range(*part.indices(len(self)))])
 
 
 def pixels_at(path: Path, split: str, stack: ExitStack) -> ImageArray:
@@ -132,15 +127,28 @@ def _begins_with(path: Path, beginning: bytes) -> bool:
 
 
 def _decoded(path: Path, stack: ExitStack) -> Decoded:
-    """The image files at ``path``, which must agree in size and channels."""
+    """The image files at ``path``, which must agree in size and channels; all are opened, none decoded."""
     with installed("image files"):
         from couplet.data.sources.containers import images_at
-        from couplet.data.sources.images import first_shape, stream
+        from couplet.data.sources.images import checked, first_shape, pixels
 
     found = images_at(path, stack)
     if len(found.splits) > 1:
         raise UserError(f"{path}: has splits {' and '.join(found.folders.values())}; give the folder of one")
     (files,) = found.splits.values()
     height, width, channels = first_shape(files, str(path))
-    same = stream(files, str(path), resolution=(height, width), crop=None, channels=channels, convert=False)
-    return Decoded(same, path, (len(files), height, width, channels))
+    alike = checked(files, str(path), size=(height, width), channels=channels)
+
+    def named(index: int, function: Callable[[int], T]) -> T:
+        try:
+            return function(index)
+        except CorruptImage as error:
+            problem = f"cannot be decoded ({error}); repair it or take it out"
+            raise UserError(f"{path}: {files.names[index]}: {problem}") from None
+
+    for index in range(len(files)):
+        named(index, alike.image)  # before hours of work on the others
+    return Decoded(
+        (len(files), height, width, channels),
+        lambda index: named(index, lambda i: pixels(alike.image(i), channels)),
+    )

@@ -185,10 +185,11 @@ class FigureKind(ABC):
 
     def table(self, rows: pd.DataFrame) -> dict[str, Any]:
         """Mean and standard deviation of each row at each place, as text."""
+        at = [column for column in self.at if column in rows]
         return {
-            "columns": ["", *self.at, "mean ± std"],
+            "columns": ["", *at, "mean ± std"],
             "rows": [
                 [*(f"{n:g}" if isinstance(n, float) else str(n) for n in names), spread(group["value"])]
-                for names, group in rows.groupby(["row", *self.at], sort=False)
+                for names, group in rows.groupby(["row", *at], sort=False)
             ],
         }

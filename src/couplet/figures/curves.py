@@ -17,10 +17,14 @@ from couplet.figures import marks
 from couplet.figures.base import Cells, FigureKind
 
 YLABELS = {
-    "gradient": "variance of the gradient",
-    "transport": "transport cost c(t) = E‖x̂ − z‖²",
-    "regulariser": "E‖ẋ − v(x_t, t)‖²",
+    ("gradient", "grad_variance"): "variance of the gradient's elements",
+    ("gradient", "x_grad_variance"): "variance of the elements\nof the gradient by the images",
+    ("gradient", "grad_norm"): "norm of the gradient",
+    ("gradient", "covariance_trace"): "trace of the gradient's covariance",
+    ("transport", "mean"): "transport cost c(t) = E‖x̂ − z‖²",
+    ("regulariser", "mean"): "E‖ẋ − v(x_t, t)‖²",
 }
+"""By probe and column; other columns have their names."""
 
 
 class Evaluations(FigureKind):
@@ -81,12 +85,13 @@ class Probe(FigureKind):
 
     def __init__(self, config: ProbeFigureConfig) -> None:
         super().__init__(config)
-        self.of_steps = config.probe == "gradient"
+        self.columns = config.columns
+        self.of_steps = self.columns[0] == "step"
         self.place = ("x", "step" if self.of_steps else "t =")
 
     def rows(self, cells: Cells) -> pd.DataFrame:
         """A row per cell and noise level or snapshot."""
-        x, value = ("step", "variance") if self.of_steps else ("level", "mean")
+        x, value = self.columns
         return pd.DataFrame(
             {**cells.names(member), "x": float(line[x]), "value": float(line[value])}
             for member in cells.members
@@ -94,7 +99,8 @@ class Probe(FigureKind):
         )
 
     def ylabel(self, params: Params) -> str:
-        return YLABELS[self.config.probe]
+        value = self.columns[1]
+        return YLABELS.get((self.config.probe, value), value)
 
     def picture(self, rows: pd.DataFrame, ylabel: str) -> Figure:
         picture, (axes,) = marks.panels()

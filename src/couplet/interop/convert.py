@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from couplet.config.base import refused
 from couplet.config.designs import Design, Imported, SamplerConfig
+from couplet.config.networks import MultiHeadConfig
 from couplet.errors import UserError
 from couplet.files import reported, sha256
-from couplet.interop.architecture import Architecture, architecture, head_width
+from couplet.interop.architecture import PER_HEAD, Architecture, architecture, head_width
 from couplet.interop.families import PLAIN, SHIFTED, Checkpoint, recognise
 from couplet.interop.files import Needed, Refused
 from couplet.interop.hub import download
@@ -61,8 +64,8 @@ def import_model(source: str, out: Path, options: Options = NO_OPTIONS) -> str:
     try:
         checkpoint = recognise(path)
         label, tensors = _weights(checkpoint, options)
-        found, saved = _described(path, checkpoint, label, tensors, options)
-        tensors = _checked(tensors, saved)
+        found, saved = _described(source, path, checkpoint, label=label, tensors=tensors, options=options)
+        tensors = _checked(tensors, saved, source)
     except UserError:
         raise
     except Exception as error:  # damage can make Python, numpy and torch raise nearly anything
@@ -74,17 +77,20 @@ def import_model(source: str, out: Path, options: Options = NO_OPTIONS) -> str:
             raise UserError(f"{source}: {printable}") from None
         raise UserError(f"{source}: found {printable}; {EXPECTED}") from error
     write(out, tensors, saved)
-    return "\n".join(_summary(source, out, checkpoint, label, found, saved))
+    return "\n".join(
+        _summary(source, out, checkpoint, label=label, found=found, saved=saved, options=options)
+    )
 
 
 def _weights(checkpoint: Checkpoint, options: Options) -> tuple[str, dict[str, Tensor]]:
     """The chosen set of weights, read."""
-    available = list(checkpoint.weights)
-    label = options.weights or next(iter(available), "")
+    if not checkpoint.weights:
+        raise Refused("a checkpoint without weights")
+    label = options.weights or next(iter(checkpoint.weights))
     if label not in checkpoint.weights:
-        raise Needed(f"--weights {label}: this file has: {', '.join(available) or 'none'}")
+        raise Needed(f"--weights {label}: this file has: {', '.join(checkpoint.weights)}")
     stored = checkpoint.weights[label]
-    claimed: dict[int, int] = {}
+    claimed: dict[int, int] = {}  # by storage
     for tensor in stored.values():
         if isinstance(tensor, StoredTensor):
             claimed[id(tensor.storage)] = claimed.get(id(tensor.storage), 0) + tensor.nbytes
@@ -94,36 +100,54 @@ def _weights(checkpoint: Checkpoint, options: Options) -> tuple[str, dict[str, T
 
 
 def _described(
-    path: Path, checkpoint: Checkpoint, label: str, tensors: dict[str, Tensor], options: Options
+    source: str,
+    path: Path,
+    checkpoint: Checkpoint,
+    *,
+    label: str,
+    tensors: dict[str, Tensor],
+    options: Options,
 ) -> tuple[Architecture, Saved]:
-    """What rebuilds the model; ``tensors`` get EDM's names."""
-    network = _part(tensors, "network.")
+    """What rebuilds the model; ``tensors`` get the names that they have in it."""
+    network, encoder = _part(tensors, "network."), _part(tensors, "encoder.")
     if checkpoint.convert is not None:
         resolution = options.resolution or checkpoint.resolution
         if resolution is None:
             raise Needed("the file does not tell the size of its images: give --resolution")
         network = checkpoint.convert(network, resolution)
-    encoder = _part(tensors, "encoder.")
     found = architecture(network)
     if options.resolution not in (None, found.resolution):
         raise Needed(f"--resolution {options.resolution}: the images of this file have {found.resolution}")
-    width = head_width(found, options.head_channels or checkpoint.head_channels)
+    origin = {"file": path.name, "family": checkpoint.family, "weights": label}
+    if path.is_file():
+        origin["sha256"] = sha256(path)
+    with refused(source):
+        design = _design(checkpoint, found, encoder, options)
+        sampler = _sampler(checkpoint, design, options) if checkpoint.consistency else None
+    tensors.clear()
+    tensors |= {f"network.{name}": tensor for name, tensor in network.items()}
+    tensors |= {f"coupling.encoder.{name}": tensor for name, tensor in encoder.items()}
+    shape = ImageShape(found.channels, found.resolution, found.num_classes)
+    return found, Saved(Imported(design=design, sampler=sampler, source=origin), shape)
+
+
+def _design(
+    checkpoint: Checkpoint, found: Architecture, encoder: dict[str, Tensor], options: Options
+) -> Design:
     settings = found.settings | checkpoint.network
+    width = head_width(found, options.head_channels or checkpoint.head_channels)
     if width is not None:
         settings |= {"channels_per_head": width, "attention_below_head_width": "absent"}
     coupling = dict(checkpoint.coupling)
     if coupling["kind"] == "vae":
-        inner = architecture(encoder)
-        coupling["encoder"] = {
-            "model_channels": inner.settings["model_channels"],
-            "num_blocks": inner.settings["num_blocks"],
-        }
+        inner = architecture(encoder).settings
+        coupling["encoder"] = {key: inner[key] for key in ("model_channels", "num_blocks")}
         # Blocks of few channels have no attention, so that one of the two may lack it where the other has it.
-        attended = {*settings["attn_resolutions"], *inner.settings["attn_resolutions"]}
+        attended = {*settings["attn_resolutions"], *inner["attn_resolutions"]}
         settings["attn_resolutions"] = tuple(sorted(attended, reverse=True))
     elif encoder:
         raise Refused(f"an encoder in a model of coupling {coupling['kind']}")
-    design = Design.model_validate(
+    return Design.model_validate(
         {
             "network": settings,
             "kernel": {"kind": checkpoint.kernel},
@@ -132,34 +156,33 @@ def _described(
             **checkpoint.levels,
         }
     )
+
+
+def _sampler(checkpoint: Checkpoint, design: Design, options: Options) -> SamplerConfig:
     mid = checkpoint.mid_sigmas if options.mid_sigmas is None else options.mid_sigmas
-    sampler = SamplerConfig.model_validate(
+    levels = (design.sigma_max, *mid)
+    for above, level in pairwise(levels):
+        if not design.sigma_min < level < above:
+            raise Needed(f"--mid-sigma {level:g}: must lie between {design.sigma_min:g} and {above:g}")
+    return SamplerConfig.model_validate(
         {
-            "levels": (design.sigma_max, *mid),
+            "levels": levels,
             "boundary": checkpoint.boundary,
             "clip": checkpoint.clip,
             "renoise": "reduced" if checkpoint.reduced else "full",
             "quantise": checkpoint.quantise,
         }
     )
-    origin = {"file": path.name, "family": checkpoint.family, "weights": label}
-    if path.is_file():
-        origin["sha256"] = sha256(path)
-    imported = Imported(design=design, sampler=sampler if checkpoint.consistency else None, source=origin)
-    tensors.clear()
-    tensors |= {f"network.{name}": tensor for name, tensor in network.items()}
-    tensors |= {f"coupling.encoder.{name}": tensor for name, tensor in encoder.items()}
-    return found, Saved(imported, ImageShape(found.channels, found.resolution, found.num_classes))
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _checked(tensors: dict[str, Tensor], saved: Saved) -> dict[str, Tensor]:
+def _checked(tensors: dict[str, Tensor], saved: Saved, source: str) -> dict[str, Tensor]:
     """The tensors in the model's order, if they are exactly those of the model that is described."""
     with torch.device("meta"):
-        wanted = build(saved.of.design, saved.shape).state_dict()
+        wanted = build(saved.of.design, saved.shape, at=f"{source}: network").state_dict()
     for name in wanted.keys() - tensors.keys():
         raise Refused(f"a model without {name}")
     for name, tensor in tensors.items():
@@ -178,9 +201,11 @@ def _summary(
     source: str,
     out: Path,
     checkpoint: Checkpoint,
+    *,
     label: str,
     found: Architecture,
     saved: Saved,
+    options: Options,
 ) -> Iterator[str]:
     design, settings = saved.of.design, found.settings
     yield f"{source}: {checkpoint.family}"
@@ -200,8 +225,12 @@ def _summary(
     yield f"coupling: {design.coupling.kind}"
     others = [name for name in checkpoint.weights if name != label]
     yield f"weights: {label}" + (f" (also in the file: {', '.join(others)})" if others else "")
-    for assumed in filter(None, checkpoint.assumed):
-        yield f"not in the file, assumed: {assumed}"
+    assumed = dict(checkpoint.assumed)
+    if isinstance(design.network, MultiHeadConfig) and found.attended and checkpoint.head_channels is None:
+        assumed["head_channels"] = f"attention heads of {PER_HEAD} channels"
+    for option, text in assumed.items():
+        if getattr(options, option, None) is None:
+            yield f"not in the file, assumed: {text}"
     with torch.device("meta"):
         model = build(design, saved.shape)
     counts = {

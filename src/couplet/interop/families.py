@@ -52,8 +52,9 @@ class Checkpoint:
     resolution: int | None = None
     convert: Convert | None = None
     """To EDM's names, given the resolution, where they are others."""
-    assumed: list[str] = field(default_factory=list)
-    """What the file does not tell, and is taken from the family's published models."""
+    assumed: dict[str, str] = field(default_factory=dict)
+    """What the file does not tell, and is taken from the family's published models, by the option that tells
+    it (`family` is none)."""
 
 
 def recognise(path: Path) -> Checkpoint:
@@ -78,7 +79,7 @@ def described(value: Any) -> str:
     """What an unknown file holds."""
     if not isinstance(value, dict):
         return f"a saved {type(value).__name__.lstrip('_')}"
-    names = [str(name)[:40] for name in list(value)[:5]]
+    names = [_shown(name) for name in list(value)[:5]]
     return f"a dict of {len(value)} entries: {', '.join(names)}{', …' if len(value) > 5 else ''}"
 
 
@@ -118,6 +119,9 @@ def _nvidia(content: Content) -> Checkpoint | None:
     network = modules[inside[0]]
     arguments = _arguments(network, _arguments(whole, {}))
     _fixed(arguments | network.state)
+    taps = arguments.get("resample_filter", [1, 1])
+    if "out_gain" in section(network, "_parameters") and taps != [1, 1]:  # elsewhere a tensor tells it
+        raise Refused("a network of EDM2 with another resample_filter than [1, 1]")
 
     states: dict[str, Stored] = {}
     averages = value.get("ema_state")
@@ -148,12 +152,13 @@ def _nvidia(content: Content) -> Checkpoint | None:
         case "ECMPrecond", "model" if tcm:
             found.family, found.boundary = "TCM", False
         case "ECMPrecond", "model":
-            found.family = "ECT" if "loss_fn" in value or label == "raw" else "CMT"
+            cmt = "net_ref" in value if label == "raw" else "loss_fn" not in value
+            found.family = "CMT" if cmt else "ECT"
             found.levels = {**found.levels, "sigma_min": _number(whole.state, "sigma_min", 0.002)}
         case name, _:
             raise Refused(f"preconditioning {name[:80]}, not EDMPrecond, ECMPrecond or EDM2's Precond")
     if found.consistency:
-        found.assumed.append(f"second evaluation at {found.mid_sigmas[0]}")
+        found.assumed["mid_sigmas"] = f"second evaluation at {found.mid_sigmas[0]}"
     return found
 
 
@@ -165,7 +170,7 @@ def _arguments(module: Module, defaults: dict[str, Any]) -> dict[str, Any]:
 def _fixed(settings: Mapping[Any, Any]) -> None:
     for name, expected in FIXED.items():
         if name in settings and settings[name] != expected:
-            raise Refused(f"a network with {name} = {str(settings[name])[:40]}, where couplet has {expected}")
+            raise Refused(f"a network with {name} = {_shown(settings[name])}, where couplet has {expected}")
 
 
 def _is_module(value: Any) -> bool:
@@ -175,7 +180,7 @@ def _is_module(value: Any) -> bool:
 def _number(state: Mapping[Any, Any], name: str, default: float) -> float:
     value = state.get(name, default)
     if type(value) not in (int, float) or not 0 < value < math.inf:
-        raise Refused(f"a model with {name} = {str(value)[:40]}")
+        raise Refused(f"a model with {name} = {_shown(value)}")
     return float(value)
 
 
@@ -226,8 +231,8 @@ def _lightning(content: Content) -> Checkpoint | None:
             f"a Lightning checkpoint of model {_shown(name)}, kernel {_shown(kernel)} and coupling "
             f"{_shown(coupling)}, not VCT's of ict or ecm, ve or cot, independent, ot or vae"
         )
-    network = _plain(setting("network")) or {}
-    _fixed({key: _plain(entry) for key, entry in network.items()} if isinstance(network, dict) else {})
+    network = setting("network", default={})
+    _fixed({key: _plain(entry) for key, entry in network.items()})
     state = value.get("state_dict")
     weights = {label: _vct_weights(state, prefix) for label, prefix in (("ema", "ema."), ("raw", "model."))
                if _tensors(state, prefix)}  # fmt: skip
@@ -259,7 +264,10 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return repr(str(value)[:40]) if value is not None else "unknown"
+    """A short text for a value; of a container, which may hold itself, its type alone."""
+    if isinstance(value, str | int | float | None):
+        return repr(value)[:60]
+    return type(value).__name__.lstrip("_")
 
 
 def _vct_weights(state: Any, prefix: str) -> Stored:
@@ -293,7 +301,7 @@ def _gc(content: Content) -> Checkpoint | None:
                 break
     if "ema" not in weights:
         raise Refused("a dict with model_ema_state_dict, but without GC's network in it")
-    assumed = ["sigma_min 0.002, sigma_max 80, sigma_data 0.5"]
+    assumed = {"family": "sigma_min 0.002, sigma_max 80, sigma_data 0.5"}
     return Checkpoint("GC", weights, mid_sigmas=(), assumed=assumed)
 
 
@@ -305,10 +313,10 @@ def _state_dict(content: Content) -> Checkpoint | None:
     if {"time_embed.0.weight", "input_blocks.0.0.weight"} <= value.keys():
         return _openai(value)
     if any(f"model.{name}" in value for name in ("map_layer0.weight", "out_gain")):
-        assumed = [
-            "TCM's preconditioning, because only TCM's code writes such a file",
-            "second evaluation at 0.821",
-        ]
+        assumed = {
+            "family": "TCM's preconditioning, because only its code writes such a file",
+            "mid_sigmas": "second evaluation at 0.821",
+        }
         weights = {"weights": _inside(_tensors(value), "model")}
         return Checkpoint("TCM (state dict)", weights, boundary=False, assumed=assumed)
     return None
@@ -330,11 +338,11 @@ def _openai(value: dict[Any, Any]) -> Checkpoint:
         network={"noise_scale": NOISE_SCALE, "channels_per_group": 1},
         resolution=resolution,
         convert=from_openai,
-        assumed=[
-            "a consistency model, not a teacher, whose file looks the same",
-            f"{resolution} pixels" if resolution else "",
-            f"second evaluation at {mid:.4f} (index {index} of 40)",
-        ],
+        assumed={
+            "family": "a consistency model, not a teacher, whose file looks the same",
+            **({"resolution": f"images of {resolution} pixels"} if resolution else {}),
+            "mid_sigmas": f"second evaluation at {mid:.4f} (index {index} of 40)",
+        },
     )
 
 
@@ -372,6 +380,8 @@ TWO_STEPS = {(40, 64): 22, (40, 256): 17, (201, 64): 106, (151, 256): 67}
 
 
 def _diffusers(folder: Path) -> Checkpoint:
+    if (folder / "checkpoints").is_dir():
+        raise Refused("a run of couplet, whose snapshots need no import")
     index = read_json(_within(folder, "model_index.json"))
     if index.get("_class_name") != INDEX["_class_name"]:
         raise Refused(
@@ -398,7 +408,11 @@ def _diffusers(folder: Path) -> Checkpoint:
     tensors = _tensors(read(_within(folder, file)).value)
     steps = scheduler.get("num_train_timesteps", 40)
     second = TWO_STEPS.get((steps, resolution), 22 if steps == 40 else None)
-    mid = () if second is None else (karras_level(second, steps, numbers["sigma_min"], numbers["sigma_max"]),)
+    mid: tuple[float, ...] = ()
+    assumed: dict[str, str] = {}
+    if second is not None:
+        mid = (karras_level(second, steps, numbers["sigma_min"], numbers["sigma_max"]),)
+        assumed["mid_sigmas"] = f"second evaluation at {mid[0]:.4f} (index {second} of {steps})"
     return Checkpoint(
         "diffusers ConsistencyModelPipeline",
         {"weights": {f"network.{name}": tensor for name, tensor in tensors.items()}},
@@ -409,7 +423,7 @@ def _diffusers(folder: Path) -> Checkpoint:
         convert=from_diffusers,
         clip=scheduler.get("clip_denoised", True) is not False,
         reduced=True,
-        assumed=[f"second evaluation at {mid[0]:.4f} (index {second} of {steps})"] if mid else [],
+        assumed=assumed,
         levels=numbers,
     )
 

@@ -73,6 +73,8 @@ def read(path: Path) -> Content:
     if beginning[8:9] == b"{":
         texts, tensors = _safetensors(path)
         return Content(tensors, texts)
+    if not beginning.startswith(b"\x80"):
+        raise Refused("a file of no known kind")
     return Content(pickles.load(path.read_bytes()), {})
 
 
@@ -107,6 +109,7 @@ def _torch_zip(path: Path) -> Any:
     if "byteorder" in parts and bytes(parts["byteorder"]()) != b"little":
         raise UnpicklingError("numbers are not in little-endian order")
 
+    @cache
     def storage(pid: Any) -> Storage:
         tag, dtype, key, _, count = pid
         if tag != "storage" or dtype not in STORAGES.values() or type(count) is not int:

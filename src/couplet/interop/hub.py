@@ -16,8 +16,8 @@ PIPELINE = [
     "model_index.json",
     "scheduler/scheduler_config.json",
     "unet/config.json",
-    "unet/diffusion_pytorch_model.safetensors",
 ]
+UNET = [f"unet/diffusion_pytorch_model.{ending}" for ending in ("safetensors", "bin")]
 
 
 def is_exported(folder: Path) -> bool:
@@ -54,9 +54,12 @@ def download(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     try:
         folder = Path(snapshot_download(name, allow_patterns=[CONFIG]))
-        needed = [WEIGHTS] if is_exported(folder) else PIPELINE
-        # The folder's name is the commit, so that all files are of one.
-        folder = Path(snapshot_download(name, revision=folder.name, allow_patterns=needed))
+        choices = [[WEIGHTS]] if is_exported(folder) else [[*PIPELINE, unet] for unet in UNET]
+        for needed in choices:
+            # The folder's name is the commit, so that all files are of one.
+            folder = Path(snapshot_download(name, revision=folder.name, allow_patterns=needed))
+            if (folder / needed[-1]).is_file():
+                break
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         cause = " ".join(str(error).split())[:300]
         raise UserError(f"{name}: cannot be fetched from the Hugging Face hub ({cause})") from None

@@ -201,29 +201,25 @@ def real_images(images: NDArray[np.uint8], wanted: int | None, number: int) -> I
     return Chosen(images, np.sort(shuffled[:wanted]))
 
 
-def statistics_name(split: str, number: int = 0) -> str:
-    """File name of the statistics of a split, or of a further set of its images."""
-    return f"{split}-{number}.safetensors" if number else f"{split}.safetensors"
-
-
 def save_reference(
     path: Path,
     measured: Measured,
     *,
     split: str,
     extractor: Extractor,
-    counts: NDArray[np.int64],
+    counts: Sequence[int] = (),
     **more: int,
 ) -> None:
     """Write features and moments of images of a split as safetensors.
 
     Args:
-        counts: images of each class in the whole split [k].
+        counts: images of each class in the whole split; empty without classes.
         more: further facts to describe the images by.
     """
     moments = measured.moments
     arrays = {"features": measured.features, "mean": moments.mean, "covariance": moments.covariance}
-    arrays |= {"label_counts": counts} if len(counts) > 1 else {}
+    if counts:
+        arrays["label_counts"] = np.array(counts, np.int64)
     described = {
         "split": split,
         "images": moments.count,

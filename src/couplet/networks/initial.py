@@ -23,7 +23,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as safetensors ({error})") from None
-    # A model also has the parameters of its coupling.
+    # A model also has the parameters of its coupling, which names of the network alone never begin with.
     inside = {name: tensor for name, tensor in tensors.items() if not name.startswith("coupling.")}
     return {name.removeprefix("network."): tensor for name, tensor in inside.items()}
 

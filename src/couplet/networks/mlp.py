@@ -1,18 +1,22 @@
-"""A residual multilayer perceptron, for points in the plane and images of few pixels."""
+"""Multilayer perceptrons, for points in the plane and images of few pixels."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from couplet.config.networks import MLPConfig
+from couplet.config.networks import ConcatMLPConfig, MLPConfig
 from couplet.networks.base import Network
-from couplet.networks.blocks import FourierEmbedding, Init, Linear
+from couplet.networks.blocks import FourierEmbedding, Init, Linear, PositionalEmbedding
 
 INIT = Init("kaiming_uniform", weight=math.sqrt(2))
 INIT_LAST = Init("kaiming_uniform", weight=1e-5)
+INIT_CONCAT = Init("kaiming_uniform", weight=math.sqrt(1 / 3), bias=math.sqrt(1 / 3))
+"""PyTorch's own for linear layers."""
 NOISE_FEATURES = 64
 
 
@@ -59,3 +63,32 @@ class _Block(nn.Module):
         hidden = F.dropout(F.silu(hidden), p=self.dropout, training=self.training)
         out: Tensor = x + self.layer1(hidden)
         return out
+
+
+class ConcatMLP(Network):
+    """Layers with GELU over features of the flattened image and of the noise label, side by side (GC, VCT).
+
+    The last layer starts near zero, as in every network here; theirs has PyTorch's initial weights.
+    """
+
+    def __init__(self, config: ConcatMLPConfig, **sizes: int) -> None:
+        super().__init__(**sizes)
+        self.dropout = config.dropout
+        width, pixels = config.model_channels, self.resolution**2
+        widths = [2 * width, *[width] * config.num_blocks]
+        self.map_noise = PositionalEmbedding(width, adm=True)
+        self.map_label = Linear(self.num_classes, width, init=INIT) if self.num_classes else None
+        self.first = Linear(self.in_channels * pixels, width, init=INIT_CONCAT)
+        self.layers = nn.ModuleList(Linear(*ends, init=INIT_CONCAT) for ends in pairwise(widths))
+        self.last = Linear(width, self.out_channels * pixels, init=INIT_LAST)
+
+    def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        features = self.map_noise(noise_labels)
+        if self.map_label is not None:
+            labels = self.label_rows(class_labels, like=features)
+            features = features + self.map_label(labels * math.sqrt(self.num_classes))
+        hidden = torch.cat([F.gelu(self.first(x.flatten(1))), features.expand(len(x), -1)], dim=1)
+        for layer in self.layers:
+            hidden = F.dropout(F.gelu(layer(hidden)), p=self.dropout, training=self.training)
+        flat: Tensor = self.last(hidden)
+        return flat.view(len(x), self.out_channels, *x.shape[2:])

@@ -84,3 +84,8 @@ def in_folder(out: Path, stage: str) -> Path:
 def checkpoint_name(step: int) -> str:
     """File name of the snapshot after ``step`` steps; names sort like steps."""
     return f"step-{step:08d}.safetensors"
+
+
+def statistics_name(split: str, number: int = 0) -> str:
+    """File name of the statistics of a split, or of a further set of its images."""
+    return f"{split}-{number}.safetensors" if number else f"{split}.safetensors"

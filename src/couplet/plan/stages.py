@@ -96,7 +96,7 @@ def _train(settings: Settings) -> Any:
     training = settings.training
     decide = training.model_dump(mode="json", exclude={"frozen_run", "dataset"})
     recipe, train = decide["recipe"], decide["train"]
-    for name in ("published_as", "sources", "mid_sigmas"):
+    for name in ("sources", "mid_sigmas"):
         del recipe[name]
     del recipe["boundary"]["sampling"], train["log_every"], train["save_every"], train["microbatch"]
     for name in ("precision", "compile"):
@@ -211,7 +211,14 @@ STAGES = {
         output="selection.json",
         reads=("train", "features", "reference"),
         settings=_select,
-        numerics=(EXTRACTOR, REFERENCE, "couplet.selection:score", "couplet.selection:best", LOAD),
+        numerics=(
+            EXTRACTOR,
+            REFERENCE,
+            "couplet.metrics.measure:label_counts",
+            "couplet.selection:score",
+            "couplet.selection:best",
+            LOAD,
+        ),
         absent="no snapshot selected",
     ),
     "sample": Stage(

@@ -88,10 +88,7 @@ def table_key(layout: Layout, part: str = "") -> str:
     """Changes with the cells of a table, with what they were made from and with the table's code."""
     params = layout.params
     # The folder's name stands for every setting that decides the numbers.
-    rows = [
-        [layout.output("evaluate", cell, extractor).as_posix(), params.training(cell).recipe.published_as]
-        for cell, extractor in params.measured(part)
-    ]
+    rows = [layout.output("evaluate", *measured).as_posix() for measured in params.measured(part)]
     return digest([rows, params.scale, definitions(*TABLE), _contents(TABLE_FILES)])
 
 

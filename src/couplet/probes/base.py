@@ -37,10 +37,10 @@ class Subject:
     """Called with the number of images just measured."""
 
     def snapshot(self, step: int) -> Models:
-        """A snapshot in evaluation mode, which is its own running average."""
+        """A snapshot in evaluation mode, which is its own running average, also as the teacher."""
         average, _ = load(self.checkpoints[step], self.device)
         average.requires_grad_(False)
-        return Models(average, average, self.frozen)
+        return Models(average, average, self.frozen, average)
 
     @property
     def last(self) -> int:

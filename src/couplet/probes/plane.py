@@ -67,23 +67,35 @@ def _segments(part: str, components: Tensor, first: Tensor, second: Tensor) -> I
         yield Segment(part, component, *values)
 
 
+def normal(subject: Subject, part: str, shape: torch.Size) -> Tensor:
+    """Standard normal points of the run's seed: the noise of its ``part``."""
+    stream = generator(subject.device, subject.training.cell.seed, "plane", part)
+    return torch.randn(shape, generator=stream, device=subject.device)
+
+
+def drawn_points(subject: Subject, models: Models, most: int) -> tuple[Coupled, Tensor]:
+    """At most ``most`` points of the training split with their noise, arranged, and the points' classes.
+
+    A coupling that chooses at random chooses every pair.
+    """
+    train = subject.archive.train
+    count = min(most, len(train))
+    chosen = np.sort(np.random.default_rng(0).choice(len(train), count, replace=False))
+    points = to_float(train.images[chosen], subject.device)
+    noise = models.online.coupling.arrange(points, normal(subject, "pairs", points.shape))
+    coupled = Coupled(Batch(points, None), noise, points.new_zeros(len(points)))
+    return coupled, torch.from_numpy(train.labels[chosen]).to(subject.device)
+
+
 def probe(config: PlaneConfig, subject: Subject) -> Iterator[Segment]:
     """:func:`plane` of the last snapshot, for points that are drawn from the training split."""
-    models, device, seed = subject.snapshot(subject.last), subject.device, subject.training.cell.seed
-    train = subject.archive.train
-    count = min(config.points, len(train))
-    chosen = np.sort(np.random.default_rng(0).choice(len(train), count, replace=False))
-    points = to_float(train.images[chosen], device)
-    pairs, samples = (
-        torch.randn(points.shape, generator=generator(device, seed, "plane", part), device=device)
-        for part in ("pairs", "samples")
-    )
-    noise = models.online.coupling.arrange(points, pairs)
+    models = subject.snapshot(subject.last)
+    coupled, classes = drawn_points(subject, models, config.points)
     return plane(
         models,
-        Coupled(Batch(points, None), noise, points.new_zeros(len(points))),
-        torch.from_numpy(train.labels[chosen]).to(device),
-        samples,
+        coupled,
+        classes,
+        normal(subject, "samples", coupled.noise.shape),
         objective=subject.objective(models),
         step=subject.last - 1,
     )

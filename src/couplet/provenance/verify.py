@@ -99,7 +99,7 @@ def _unrecorded(root: Path, records: Sequence[Record], written: set[Path]) -> It
     """A line for each file in a folder of outputs that no record names."""
     known = written | {record.path for record in records}
     # A table and a probe are files beside outputs of other stages.
-    stages = (record for record in records if record.stage not in ("table", "probe"))
+    stages = (record for record in records if record.stage not in ("table", "published", "probe"))
     folders = {path.parent for record in stages for path in record.outputs}
     for path in sorted(_walk(root)):
         if path.parent in folders and path not in known:

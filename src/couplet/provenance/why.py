@@ -61,6 +61,8 @@ def why(file: Path, row: str | None) -> Why:
         problem = "no record beside it names it" if file.exists() else "not there"
         raise UserError(f"{file}: {problem}; give a table's CSV or another file that a stage wrote")
     check_small_files(end)
+    if end.stage == "published" and row is not None:
+        return _of_published(file, row)
     if end.stage != "table":
         if row is not None:
             raise UserError(f"--row {row}: {file} is not a table's CSV")
@@ -74,6 +76,19 @@ def why(file: Path, row: str | None) -> Why:
     if seed is not None and seed not in runs:
         raise UserError(f"--row {row}: the row has no seed {seed}; it has {', '.join(runs) or 'none'}")
     return Why(file, chosen, [*runs.values()] if seed is None else [runs[seed]])
+
+
+def _of_published(file: Path, row: str) -> Why:
+    """The chain of the measured number in a row of the table of published models."""
+    with file.with_suffix(".csv").open() as text:
+        rows = list(csv.DictReader(text))
+    if not (row.isdecimal() and 1 <= int(row) <= len(rows)):
+        raise UserError(f"--row {row}: {file} has rows 1 to {len(rows)}")
+    chosen = rows[int(row) - 1]
+    end = maker(Path(os.path.normpath(file.parent / chosen["score"]))) if chosen["score"] else None
+    if end is None:
+        raise UserError(f"--row {row}: {chosen['model']} with NFE {chosen['nfe']} is not measured")
+    return Why(file, {}, [Run(chosen["model"], {"measured": float(chosen["measured"])}, chain(end))])
 
 
 def _runs(table: Record, row: Mapping[str, str]) -> Iterator[Run]:
@@ -179,6 +194,10 @@ def _lines(record: Record, used: set[Path]) -> Iterator[str]:
     if record.stage == "prepare":
         card = read_json(next(path for path in record.outputs if path.name == "card.json"))
         yield f"{card['dataset']}: {card['source']}"
+    if record.stage == "generate" and "source" in content["settings"]:
+        yield "a model of others: " + ", ".join(
+            " ".join(fact) for fact in content["settings"]["source"].items()
+        )
     if record.stage == "train":
         device = content["cpu"] if content["device"] == "cpu" else content["device"]
         torch = content["packages"]["torch"]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from couplet.config.cells import Training
 from couplet.config.designs import Imported
+from couplet.config.metrics import words
 from couplet.config.yaml12 import dump_yaml
 from couplet.model import Saved
 from couplet.plan.layout import checkpoint_name
@@ -131,7 +132,9 @@ def _front(
         ]
         result = {"task": {"type": TASK}, "dataset": described, "metrics": numbers}
         front["model-index"] = [{"name": title, "results": [result]}]
-    return front
+    # Copied part by part, because YAML writes a value that occurs twice as a reference.
+    copied: dict[str, Any] = json.loads(json.dumps(front))
+    return copied
 
 
 def _use(title: str, saved: Saved) -> Iterator[str]:
@@ -217,10 +220,8 @@ def _numbers(metrics: Sequence[Metric]) -> Iterator[str]:
     if metrics:
         yield "## Metrics\n\n| metric | NFE | value | protocol |\n| --- | --- | --- | --- |"
         for metric in metrics:
-            stated = {name.replace("_", " "): value for name, value in metric.protocol.items()}
-            words = (f"{name} {'not stated' if value is None else value}" for name, value in stated.items())
             value = f"{metric.value:.{metric.decimals}f}"
-            yield f"| {metric.heading} | {metric.nfe} | {value} | {_cell(', '.join(words))} |"
+            yield f"| {metric.heading} | {metric.nfe} | {value} | {_cell(words(metric.protocol))} |"
         yield ""
 
 

@@ -58,7 +58,7 @@ def identity(training: Training) -> str:
     Everything that decides weights and samples of a kind of run counts, apart from the seed, from names, and
     from the settings of the computation. A file counts by its name alone, a frozen run by its own identity.
     """
-    recipe = training.recipe.model_dump(mode="json", exclude={"published_as", "sources"})
+    recipe = training.recipe.model_dump(mode="json", exclude={"sources"})
     coupling = training.coupling.model_dump(mode="json")
     for key in ("init_from", "frozen_from"):
         recipe[key] = recipe[key] and Path(recipe[key]).name
@@ -80,8 +80,10 @@ def measuring(training: Training, measurement: Measurement) -> dict[str, Any]:
     Settings that change no number, or nothing but its rounding, are left out, and so is what is counted.
     """
     sampling = {"samples", "nfe", "batch", "repeats"}
+    # The codes have TF32 or not as PyTorch's default is (docs/discrepancies.md 23).
+    precision = "bf16" if training.train.precision == "bf16" else "float32 or tf32"
     settings = {
-        "train": training.train.model_dump(mode="json", include={"snapshots", "precision"}),
+        "train": {"snapshots": training.train.snapshots, "precision": precision},
         "select": measurement.select.model_dump(mode="json"),
         "sample": measurement.sample.model_dump(mode="json", exclude=sampling),
     }
@@ -127,12 +129,6 @@ def said(name: str, value: Any) -> str:
     return f"{value:,} {words}" if name in ("samples", "reference_images") and value else f"{words} {value}"
 
 
-def metric_of(number: str, measurement: Measurement) -> MetricConfig | None:
-    """The metric that gives a number of this name; None for one with a name of its own."""
-    own = (metric for name, metric in measurement.evaluate.metrics.items() if name == metric.kind)
-    return next((metric for metric in own if number in metric.numbers), None)
-
-
 @cache
 def _lines() -> list[dict[str, str]]:
     with files("couplet.reporting").joinpath("published.csv").open() as file:
@@ -166,9 +162,15 @@ def reported(training: Training, nfe: int, number: str) -> list[Published]:
             images=int(line["reference_images"]),
             conditional=training.recipe.conditional,
         )
-        spread = unit * float(line["spread"]) if line["spread"] else None
-        said, value = f"{line['metric']} {line['value']}", unit * float(line["value"])
-        found.append(Published(said, value, spread, line["spread_of"], measured_in, line["source"]))
+        published = Published(
+            name=f"{line['metric']} {line['value']}",
+            value=unit * float(line["value"]),
+            spread=unit * float(line["spread"]) if line["spread"] else None,
+            spread_of=line["spread_of"],
+            protocol=measured_in,
+            source=line["source"],
+        )
+        found.append(published)
     return found
 
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from couplet.config.cells import Measurement, Training
 from couplet.config.extractors import ExtractorConfig
-from couplet.config.metrics import described
+from couplet.config.metrics import MetricConfig, described
 from couplet.reporting.page import render
 from couplet.reporting.published import (
     Published,
     difference,
     extractors,
     measuring,
-    metric_of,
     protocol,
     reported,
     said,
@@ -194,7 +193,10 @@ def _shared(members: Sequence[Result]) -> dict[str, str]:
     if results:
         evaluation = results[0].evaluation
         row["extractor"] = evaluation["extractor"]
-        row["reference"] = "{split}, {images} images".format(**evaluation["reference"])
+        real = evaluation["reference"]
+        of = f" of {real['of']}" if "of" in real else ""
+        sets = f", {real['sets']} sets" if real.get("sets", 1) > 1 else ""
+        row["reference"] = f"{real['split']}, {real['images']}{of} images{sets}"
         seconds, speed, replaced = (
             statistics.fmean(result.record[name] for result in results)
             for name in ("seconds", "images_per_second", "replaced_gradients")
@@ -208,8 +210,8 @@ def _published(
     result: Result, nfe: int, number: str
 ) -> tuple[Published | None, list[tuple[str, tuple[str, str]]]]:
     """The paper's number in the same protocol as a cell's; else those in others, and how these differ."""
-    metric = metric_of(number, result.measurement)
-    if metric is None:
+    name, metric = _metric(result, number)
+    if name != metric.kind:
         return None, []
     here = protocol(
         metric,
@@ -228,14 +230,24 @@ def _published(
     return None, others
 
 
+def _metric(result: Result, number: str) -> tuple[str, MetricConfig]:
+    """The metric that gives a number, and the name under which it is listed."""
+    metrics = result.measurement.evaluate.metrics.items()
+    return next(
+        (name, metric)
+        for name, metric in metrics
+        if number in (metric.name_of(each, name) for each in metric.numbers)
+    )
+
+
 def _stated(result: Result, number: str) -> dict[str, str]:
     """The protocol of a metric whose number means nothing without it, as text of its column."""
-    metric = metric_of(number, result.measurement)
-    if metric is None or not metric.states_protocol:
+    name, metric = _metric(result, number)
+    if not metric.states_protocol:
         return {}
     counts = result.measurement.sample.samples, result.evaluation["reference"]["images"]
     parts = {"extractor": result.features.label, **metric.protocol(*counts)}
-    return {f"{metric.kind}_protocol": ", ".join(said(*part) for part in parts.items())}
+    return {f"{name}_protocol": ", ".join(said(*part) for part in parts.items())}
 
 
 def _statistics(

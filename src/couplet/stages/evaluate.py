@@ -12,7 +12,8 @@ from couplet.data.archive import read_array
 from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics.extractor.base import load_extractor
-from couplet.metrics.measure import evaluate, load_reference, over_sets, statistics_name
+from couplet.metrics.measure import evaluate, load_reference, over_sets
+from couplet.plan.layout import statistics_name
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, digests

@@ -26,8 +26,9 @@ from couplet.errors import Stopped, UserError, installed
 from couplet.files import read_json, replacing, sha256, write_json
 from couplet.interop.diffusers import Pipeline, pipeline
 from couplet.interop.files import Refused
-from couplet.interop.hub import CONFIG, FORMAT, LIBRARY, PIPELINE, WEIGHTS, is_exported
+from couplet.interop.hub import CONFIG, FORMAT, LIBRARY, PIPELINE, UNET, WEIGHTS, is_exported
 from couplet.model import ConsistencyModel, Saved
+from couplet.plan.published import GENERATE
 from couplet.plan.stages import RECORD, beside, record_of
 from couplet.process import Context
 from couplet.provenance.record import (
@@ -41,7 +42,7 @@ from couplet.provenance.record import (
 )
 from couplet.reporting.card import CARD, PICTURE, SETTINGS, DataSet, Metric, card
 from couplet.sampling import generate
-from couplet.stages.generate import NUMERICS, PURPOSE, WRITERS, Model, call_size
+from couplet.stages.generate import PURPOSE, WRITERS, Model, call_size
 from couplet.stages.score import protocol_of
 from couplet.tensors import save_tensors
 
@@ -97,7 +98,7 @@ def run(
         "diffusers": diffusers,
         "design": saved.of.design.model_dump(mode="json"),
     }
-    numerics = sorted({*NUMERICS, *map(name_of, variants_in(saved.of.design))})
+    numerics = sorted({*GENERATE, *map(name_of, variants_in(saved.of.design))})
     if converted is not None:
         numerics.append("couplet.interop.diffusers:pipeline")
     with replacing(out) as folder:
@@ -254,10 +255,10 @@ def _write_pipeline(folder: Path, content: Pipeline) -> None:
     """Write the files of a pipeline."""
     for name in ("scheduler", "unet"):
         (folder / name).mkdir()
-    for name, part in zip(PIPELINE[:3], (content.model_index, content.scheduler, content.unet), strict=True):
+    for name, part in zip(PIPELINE, (content.model_index, content.scheduler, content.unet), strict=True):
         write_json(folder / name, part)
     tensors = {name: tensor.cpu() for name, tensor in content.tensors.items()}
-    save_tensors(folder / PIPELINE[3], tensors, format="pt")
+    save_tensors(folder / UNET[0], tensors, format="pt")
 
 
 def _config(saved: Saved, digest: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,23 +18,22 @@ from numpy.typing import NDArray
 
 from couplet import model
 from couplet.config.base import refused
-from couplet.config.designs import SamplerConfig
+from couplet.config.designs import Imported, SamplerConfig
 from couplet.config.variants import name_of, variants_in
+from couplet.data.archive import Archive
 from couplet.errors import Stopped, UserError, installed
 from couplet.files import replacing, reported
 from couplet.interop.hub import WEIGHTS, is_exported
 from couplet.model import Saved
+from couplet.plan.published import GENERATE
 from couplet.plan.stages import beside
 from couplet.process import Context
-from couplet.provenance.record import Digests, FreeRecorder, digests, read_record
-from couplet.sampling import Labels, class_indices, generate
+from couplet.provenance.record import Digests, FreeRecorder, archive_digests, digests, read_record
+from couplet.sampling import Drawn, Labels, class_indices, generate
 from couplet.stages.sample import selected
 
 PURPOSE = "generate"
 """Keeps the noise apart from that of other stages."""
-
-NUMERICS = ("couplet.sampling:generate", "couplet.model:load")
-"""Definitions that decide the images, besides those of the model's variants."""
 
 CPU_PIXELS, GPU_PIXELS, MOST_IMAGES = 2**13, 2**18, 256
 """Pixels of all images in a network call, and number of images."""
@@ -108,7 +108,7 @@ def run(
     nfe: int,
     seed: int,
     batch: int,
-    labels: Labels | None = None,
+    labels: Labels | Path | None = None,
     mid_sigmas: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Write images to ``out``, and its record; return the settings that decide them.
@@ -118,7 +118,8 @@ def run(
             OpenAI's code, `arr_0` with images and, with classes, `arr_1`; or a .png file for all images.
         batch: images handed on at once. The network is always called with the same ones, so that no pixel
             depends on it.
-        labels: classes for a conditional model, by default balanced.
+        labels: classes for a conditional model, by default balanced; those of a prepared data set are drawn
+            as often as each is in its training split.
         mid_sigmas: noise levels of the evaluations after the first, instead of the model's own.
 
     Raises:
@@ -127,7 +128,7 @@ def run(
     """
     network, saved = model.load(source.checkpoint, context.device)
     sampler = _sampler(source.checkpoint, saved, nfe, mid_sigmas)
-    labels = _labels(source.checkpoint, saved, labels)
+    classes_of = _labels(source.checkpoint, saved, labels)
     side, channels = saved.shape.resolution, saved.shape.channels
     _check_free(out)
     if out.suffix not in WRITERS and channels == 2:
@@ -136,14 +137,19 @@ def run(
         "count": count,
         "nfe": nfe,
         "seed": seed,
-        "labels": list(labels) if isinstance(labels, tuple) else labels,
+        "labels": str(labels) if isinstance(labels, Path) else classes_of,
         "sampler": sampler.model_dump(mode="json"),
     }
-    numerics = sorted({*NUMERICS, *map(name_of, variants_in(saved.of.design))})
-    record = FreeRecorder("generate", settings, out, context.device, inputs=source.inputs, numerics=numerics)
+    if isinstance(saved.of, Imported):
+        settings["source"] = saved.of.source
+    inputs = {**source.inputs, **(archive_digests(Archive(labels)) if isinstance(labels, Path) else {})}
+    numerics = sorted({*GENERATE, *map(name_of, variants_in(saved.of.design))})
+    record = FreeRecorder("generate", settings, out, context.device, inputs=inputs, numerics=numerics)
     classes = None
-    if labels is not None:
-        classes = class_indices(labels, saved.shape.num_classes, seed, PURPOSE, range(count)).numpy()
+    if classes_of is not None:
+        classes = class_indices(
+            classes_of, saved.shape.num_classes, range(count), seed=seed, purpose=PURPOSE
+        ).numpy()
     size = call_size(side, context.device)
     images = _images(
         context,
@@ -157,8 +163,8 @@ def run(
             count=count,
             batch=size,
             nfe=[nfe],
-            conditional=labels is not None,
-            labels=labels or "balanced",
+            conditional=classes_of is not None,
+            labels=classes_of or "balanced",
             ranks=context.ranks,
         ),
     )
@@ -187,7 +193,10 @@ def described(settings: dict[str, Any]) -> str:
 
 def _sampler(path: Path, saved: Saved, nfe: int, mid_sigmas: Sequence[float] | None) -> SamplerConfig:
     """The model's way of sampling, with other ``mid_sigmas`` if they are given."""
-    sampler = saved.sampler
+    try:
+        sampler = saved.sampler
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     if mid_sigmas is not None:
         with refused("--mid-sigmas"):
             changed = {"levels": [sampler.levels[0], *mid_sigmas]}
@@ -198,22 +207,27 @@ def _sampler(path: Path, saved: Saved, nfe: int, mid_sigmas: Sequence[float] | N
     if nfe > len(sampler.levels):
         levels = ", ".join(f"{level:g}" for level in sampler.levels)
         raise UserError(
-            f"--nfe {nfe}: {path} is sampled at {len(sampler.levels)} noise levels, {levels}; give a smaller "
-            "number, or further levels with --mid-sigmas"
+            f"--nfe {nfe}: {path} has {len(sampler.levels)} for sampling, noise level {levels}; give a "
+            "smaller number, or further levels with --mid-sigmas"
         )
     return sampler
 
 
-def _labels(path: Path, saved: Saved, labels: Labels | None) -> Labels | None:
+def _labels(path: Path, saved: Saved, labels: Labels | Path | None) -> Labels | Drawn | None:
     """The classes that samples get; None for a model without classes."""
     if not saved.conditional:
         if labels is not None:
-            given = labels if isinstance(labels, str) else ",".join(map(str, labels))
+            given = ",".join(map(str, labels)) if isinstance(labels, tuple) else labels
             raise UserError(f"--labels {given}: {path} is given no classes; leave it out")
         return None
-    last = saved.shape.num_classes - 1
-    if isinstance(labels, tuple) and (wrong := [label for label in labels if label > last]):
-        raise UserError(f"--labels {wrong[0]}: {path} has classes 0 to {last}")
+    count = saved.shape.num_classes
+    if isinstance(labels, Path):
+        archive = Archive(labels)
+        if (held := len(archive.card.classes)) != count:
+            raise UserError(f"--labels {labels}: has {held} classes, {path} has {count}")
+        return Drawn(np.bincount(archive.train.labels, minlength=count).tolist())
+    if isinstance(labels, tuple) and (wrong := [label for label in labels if label >= count]):
+        raise UserError(f"--labels {wrong[0]}: {path} has classes 0 to {count - 1}")
     return labels or "balanced"
 
 
@@ -221,7 +235,7 @@ def _check_free(out: Path) -> None:
     """Raise UserError if ``out`` is a folder with other files than an earlier call wrote."""
     if out.suffix in WRITERS or not out.exists():
         return
-    present = {file for file in out.rglob("*") if not file.is_dir()}
+    present = {Path(os.path.normpath(file)) for file in out.rglob("*") if not file.is_dir()}
     record = beside(out)
     written = {*read_record(record).outputs} if record.exists() else set[Path]()
     if others := sorted(present - written):

@@ -8,7 +8,8 @@ import numpy as np
 
 from couplet.data.archive import Archive
 from couplet.metrics.extractor.base import load_extractor
-from couplet.metrics.measure import measure, real_images, save_reference, statistics_name
+from couplet.metrics.measure import measure, real_images, save_reference
+from couplet.plan.layout import statistics_name
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, archive_digests, digests
@@ -42,7 +43,7 @@ def run(context: Context, settings: Settings, *, data: Path, features: Path, out
                     measured,
                     split=split,
                     extractor=extractor,
-                    counts=np.bincount(archive.split(split).labels, minlength=len(archive.card.classes)),
+                    counts=_counts(archive, split),
                     **(more if split == "train" else {}),
                 )
     if context.ranks.first:
@@ -50,3 +51,9 @@ def run(context: Context, settings: Settings, *, data: Path, features: Path, out
             stale.unlink()  # of an earlier archive that had this split, or of more sets
         record.write(inputs={**archive_digests(archive), **digests(features)}, outputs=digests(out))
     return "reference statistics of " + ", ".join(f"{count} {split}" for split, count in counts.items())
+
+
+def _counts(archive: Archive, split: str) -> list[int]:
+    """The images of each class in a split; none without classes."""
+    classes = len(archive.card.classes)
+    return np.bincount(archive.split(split).labels, minlength=classes).tolist() if classes else []

@@ -11,7 +11,7 @@ import numpy as np
 
 from couplet.config.cells import EvaluateConfig
 from couplet.config.extractors import ExtractorConfig
-from couplet.config.metrics import described
+from couplet.config.metrics import described, words
 from couplet.config.variants import build, implementation, name_of, variants_in
 from couplet.data.archive import ARRAYS, Archive
 from couplet.data.pixels import ImageArray, is_npz, npz_array, npz_names, pixels_at
@@ -19,17 +19,9 @@ from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics.extractor.base import Extractor, load_extractor
 from couplet.metrics.measure import MOST_FEATURES, Measured, Moments, evaluate, load_reference, measure
+from couplet.plan.published import SCORE
 from couplet.process import Context
 from couplet.provenance.record import Digests, FreeRecorder, archive_digests, digests
-
-NUMERICS = (
-    "couplet.data.pixels:pixels_at",
-    "couplet.metrics.extractor.base:load_extractor",
-    "couplet.metrics.measure:load_reference",
-    "couplet.metrics.measure:measure",
-    "couplet.metrics.measure:evaluate",
-)
-"""Definitions that decide the numbers, besides those of extractors and metrics."""
 
 STATISTICS = ("mu", "sigma")
 """Arrays of a file of moments, as clean-fid, EDM and OpenAI write it."""
@@ -89,7 +81,7 @@ def run(
         "nfe": nfe,
     }
     variants = [*(each.config for each in loaded), *variants_in(settings)]
-    code = sorted({*NUMERICS, *map(name_of, variants)})
+    code = sorted({*SCORE, *map(name_of, variants)})
     record = FreeRecorder("score", chosen, out, context.device, inputs=inputs, numerics=code)
     named = {"path": str(samples), **(about or {})}
     scores: list[Score] = []
@@ -115,7 +107,7 @@ def run(
                     advance=advance,
                     ranks=context.ranks,
                 )
-                scores += [_score(row, extractor, target, settings, samples=len(pixels)) for row in rows]
+                scores += [_score(row, extractor, settings, (len(pixels), target)) for row in rows]
         shape = list(pixels.shape)
     if not scores:
         asked = ", ".join(settings.metrics)
@@ -194,26 +186,36 @@ class _Reference:
 
     def measured(self, extractor: Extractor, width: int, context: Context, advance: Any) -> Measured:
         """The reference in features of length ``width``."""
-        if self.pixels is None and self.moments is None:
-            found = load_reference(self.statistics, extractor)
+        known = self._known(extractor, width)
+        if known is not None:
+            own = known.moments.mean.size
         else:
-            found = Measured(self.moments, np.empty((0, width), np.float32))  # type: ignore[arg-type]
-        if self.pixels is not None:
-            _width(extractor, self.pixels, self.path)
-            found = measure(extractor, self.pixels, advance, ranks=context.ranks)
-        if self.moments is not None:
-            found = found._replace(moments=self.moments)
-        if found.moments.mean.size != width:
+            assert self.pixels is not None
+            own = _width(extractor, self.pixels, self.path)
+        if own != width:
             raise UserError(
-                f"{self.path}: has {found.moments.mean.size} features in {extractor.name}, "
-                f"the samples have {width}; give images or statistics that fit"
+                f"{self.path}: has {own} features in {extractor.name}, the samples have {width}; "
+                "give images or statistics that fit"
             )
-        return found
+        if self.pixels is None:
+            assert known is not None
+            return known
+        measured = measure(extractor, self.pixels, advance, ranks=context.ranks)
+        return measured if known is None else measured._replace(moments=known.moments)
+
+    def _known(self, extractor: Extractor, width: int) -> Measured | None:
+        """What files say of the reference in these features."""
+        if self.moments is not None:
+            return Measured(self.moments, np.empty((0, width), np.float32))
+        return load_reference(self.statistics, extractor) if self.pixels is None else None
 
 
 def _moments(path: Path) -> Moments:
     """The moments `mu` and `sigma` in an .npz file, whose number of images is not stated."""
-    mean, covariance = (np.asarray(npz_array(path, name), np.float64) for name in STATISTICS)
+    found = [npz_array(path, name) for name in STATISTICS]
+    if any(array.dtype.kind not in "fiu" for array in found):
+        raise UserError(f"{path}: mu and sigma must be numbers, not {found[0].dtype} and {found[1].dtype}")
+    mean, covariance = (array.astype(np.float64) for array in found)
     if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
         given = f"mu{list(mean.shape)} and sigma{list(covariance.shape)}"
         raise UserError(f"{path}: holds {given}, must be a vector and a square matrix of its length")
@@ -227,14 +229,10 @@ def _moments(path: Path) -> Moments:
 
 
 def _score(
-    row: Mapping[str, Any],
-    extractor: Extractor,
-    target: Measured,
-    settings: EvaluateConfig,
-    *,
-    samples: int,
+    row: Mapping[str, Any], extractor: Extractor, settings: EvaluateConfig, compared: tuple[int, Measured]
 ) -> Score:
-    """A row of :func:`evaluate` with its protocol."""
+    """A row of :func:`evaluate` with its protocol; ``compared``: number of samples, and the reference."""
+    samples, target = compared
     counts = {"samples": samples, "images": target.moments.count, "features": len(target.features)}
     protocol = protocol_of(row["metric"], settings, extractor.config, extractor.name, **counts)
     return Score(row["metric"], extractor.config, row["value"], protocol)
@@ -277,6 +275,4 @@ def lines(scores: Sequence[Score]) -> Iterator[tuple[str, str, str]]:
     for score in scores:
         number = described(score.extractor.number(score.metric))
         arrow = "↓" if number.lower_is_better else "↑"
-        facts = {name.replace("_", " "): value for name, value in score.protocol.items()}
-        words = (f"{name} {'not stated' if value is None else value}" for name, value in facts.items())
-        yield f"{number.heading} {arrow}", f"{score.value:.{number.decimals}f}", ", ".join(words)
+        yield f"{number.heading} {arrow}", f"{score.value:.{number.decimals}f}", words(score.protocol)

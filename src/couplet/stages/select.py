@@ -10,8 +10,8 @@ from couplet import model
 from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics.extractor.base import load_extractor
-from couplet.metrics.measure import label_counts, load_reference, statistics_name
-from couplet.plan.layout import checkpoint_name
+from couplet.metrics.measure import label_counts, load_reference
+from couplet.plan.layout import checkpoint_name, statistics_name
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, digests

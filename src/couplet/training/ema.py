@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -11,13 +12,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from couplet.config.recipes import (
     ConstantEMAConfig,
-    EMAConfig,
     EMAPyTorchConfig,
     PowerEMAConfig,
     WarmupEMAConfig,
 )
-from couplet.config.variants import build
 from couplet.model import ConsistencyModel
+from couplet.schedules import Discretised
 
 Decay = Callable[[int], float]
 """Weight of the old average at the 0-based update n: ``ema = decay ema + (1 - decay) net``."""
@@ -74,15 +74,20 @@ def ema_pytorch(config: EMAPyTorchConfig) -> Decay:
     return decay
 
 
+def target(mu0: float, schedule: Discretised) -> Decay:
+    """``mu(k) = exp(s0 ln mu0 / N(k))`` at step k, the decay of CM's target average (CM, Appendix C)."""
+    return lambda k: math.exp(schedule.config.s0 * math.log(mu0) / schedule.curriculum(k))
+
+
 class Average:
     """Running average of a model's parameters after a number of ``updates``, in evaluation mode.
 
     Buffers stay as copied, since no network changes them.
     """
 
-    def __init__(self, model: ConsistencyModel, config: EMAConfig) -> None:
+    def __init__(self, model: ConsistencyModel, decay: Decay) -> None:
         self.module = deepcopy(model).requires_grad_(False).eval()
-        self.decay: Decay = build(config)
+        self.decay = decay
         self.updates = 0
 
     def update(self, model: ConsistencyModel) -> None:

@@ -16,18 +16,21 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
 from couplet.config.cells import Training
+from couplet.config.recipes import Recipe
+from couplet.config.variants import build as build_variant
 from couplet.data.archive import Archive, prefetched
 from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape, build
 from couplet.networks.initial import initialise
 from couplet.ranks import ALONE, Ranks
+from couplet.schedules import Discretised
 from couplet.tensors import CPU, default_stream, generator, products, seed_of
-from couplet.training.ema import Average
+from couplet.training.ema import Average, target
 from couplet.training.engine import computed
 from couplet.training.optim import build_optimizer, learning_rate_factor
 from couplet.training.state import State
-from couplet.training.step import Batch, Draws, Objective, Terms, consistency_loss
+from couplet.training.step import Batch, Draws, Objective, Terms, consistency_loss, schedule_of
 
 
 class Progress(NamedTuple):
@@ -58,7 +61,7 @@ def initial_state(
     weights: Mapping[str, Tensor] | None = None,
     frozen: ConsistencyModel | None = None,
 ) -> State:
-    """A model with weights drawn from the cell's seed, its average and its optimiser.
+    """A model with weights drawn from the cell's seed, its averages and its optimiser.
 
     ``weights`` by name replace those of the network.
 
@@ -71,11 +74,21 @@ def initial_state(
     model.to(device).train()
     return State(
         model=model,
-        ema=Average(model, training.recipe.ema),
+        ema=Average(model, build_variant(training.recipe.ema)),
+        target=_target(training.recipe, model),
         optimizer=build_optimizer(training.recipe.optimizer, model.parameters()),
         frozen=frozen,
         loaded=loaded,
     )
+
+
+def _target(recipe: Recipe, model: ConsistencyModel) -> Average | None:
+    """CM's target average, where the recipe's teacher is one."""
+    if recipe.teacher != "target":
+        return None
+    schedule = schedule_of(recipe, model.kernel)
+    assert isinstance(schedule, Discretised)
+    return Average(model, target(recipe.teacher_mu0, schedule))
 
 
 def shape_of(archive: Archive) -> ImageShape:
@@ -210,7 +223,7 @@ class _Work:
         return Terms.joined(parts)
 
     def update(self, terms: Terms, t: Tensor) -> Progress:
-        """Step the optimiser and the average, and increment ``state.step``."""
+        """Step the optimiser and the averages, and increment ``state.step``."""
         state, recipe, ranks = self.state, self.training.recipe, self.ranks
         step, rate = state.step, recipe.optimizer.lr * self.rate(state.step)
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
@@ -239,7 +252,8 @@ class _Work:
         with record_function("optimiser"):
             state.optimizer.step()
         with record_function("ema"):
-            state.ema.update(state.model)
+            for average in state.averages.values():
+                average.update(state.model)
         state.step += 1
         return Progress(
             step=state.step,

@@ -39,6 +39,8 @@ class State:
     model: ConsistencyModel
     ema: Average
     optimizer: Optimizer
+    target: Average | None = None
+    """The average that is the teacher, where the recipe has `teacher: target`."""
     frozen: ConsistencyModel | None = None
     """The frozen predictor; never changes and is not saved."""
     step: int = 0
@@ -53,7 +55,18 @@ class State:
     @property
     def models(self) -> Models:
         """The models that a step evaluates."""
-        return Models(self.model, self.ema.module, self.frozen)
+        target = None if self.target is None else self.target.module
+        return Models(self.model, self.ema.module, self.frozen, target)
+
+    @property
+    def averages(self) -> dict[str, Average]:
+        """Every running average, by its name in the file."""
+        return {"ema": self.ema} | ({} if self.target is None else {"target": self.target})
+
+    @property
+    def _trained(self) -> dict[str, ConsistencyModel]:
+        """Every model that changes from step to step, by its name in the file."""
+        return {"model": self.model} | {name: average.module for name, average in self.averages.items()}
 
     def save(self, path: Path, *, key: str, data: str) -> None:
         """Write everything as one safetensors file with a SHA-256 of its content.
@@ -70,7 +83,7 @@ class State:
             "replaced": self.replaced,
             "averaged": self.ema.updates,
         }
-        parts = {"model": self.model.state_dict(), "ema": self.ema.module.state_dict()}
+        parts = {name: model.state_dict() for name, model in self._trained.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             parts[f"optimizer.{index}"] = moments
         tensors = {
@@ -99,7 +112,7 @@ class State:
                 f"initial weights; delete {path.parent} to start again, choose another folder, or, if only "
                 f"code changed without changing a number, run `couplet adopt {path.parent} --data DATA`"
             )
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}}
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in self._trained}
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             part, _, name = name.partition(".")
@@ -110,15 +123,16 @@ class State:
                 # Copied, because the optimiser must not write to pages of the file.
                 moments.setdefault(int(index), {})[field] = value.clone()
         try:
-            self.model.load_state_dict(parts["model"])
-            self.ema.module.load_state_dict(parts["ema"])
+            for name, model in self._trained.items():
+                model.load_state_dict(parts[name])
         except RuntimeError as error:
             cause = " ".join(str(error).split())
             raise UserError(f"{path}: does not fit the model as it is now: {cause}") from None
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step, self.seconds, self.replaced = header["step"], header["seconds"], header["replaced"]
-        self.ema.updates = header["averaged"]
+        for average in self.averages.values():
+            average.updates = header["averaged"]
 
 
 def write_state(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -26,9 +26,11 @@ class Models(NamedTuple):
     online: ConsistencyModel
     """In training."""
     ema: ConsistencyModel
-    """Its running average: a predictor for couplings, and the teacher if the recipe has `teacher: ema`."""
+    """Its running average, which samples come from: a predictor for couplings."""
     frozen: ConsistencyModel | None
     """A finished model, for couplings whose predictor is frozen."""
+    target: ConsistencyModel | None = None
+    """Its running average for the teacher alone, where the recipe has `teacher: target` (CM)."""
 
 
 class Batch(NamedTuple):
@@ -44,18 +46,24 @@ class Batch(NamedTuple):
         return Batch(self.images[chosen], None if self.labels is None else self.labels[chosen])
 
 
+def schedule_of(recipe: Recipe, kernel: Kernel) -> Schedule:
+    """The recipe's schedule for the noise levels of ``kernel``."""
+    schedule: Schedule = build(
+        recipe.schedule,
+        sigma_min=recipe.sigma_min,
+        sigma_max=recipe.sigma_max,
+        max_level=kernel.max_level,
+        total_steps=recipe.steps,
+    )
+    return schedule
+
+
 class Objective:
     """A recipe's loss for images of D = ``dimensions`` = c h w."""
 
     def __init__(self, recipe: Recipe, kernel: Kernel, dimensions: int) -> None:
         self.recipe, self.kernel = recipe, kernel
-        self.schedule: Schedule = build(
-            recipe.schedule,
-            sigma_min=recipe.sigma_min,
-            sigma_max=recipe.sigma_max,
-            max_level=kernel.max_level,
-            total_steps=recipe.steps,
-        )
+        self.schedule = schedule_of(recipe, kernel)
         self.distance: Distance = build(recipe.distance, dimensions=dimensions)
         self.weighting: Weighting = build(recipe.weighting, sigma_data=recipe.sigma_data)
 
@@ -106,8 +114,9 @@ def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: O
     """Compute the consistency-training loss of a batch, or of a part of one, at 0-based step k.
 
     ``mean_b( w(t, r) d( f(x_t, t), sg f(x_r, r) ) + scale penalty )`` (iCT, VCT): x_t
-    and x_r are one coupled (data, noise) pair at two noise levels. The teacher is the model itself
-    without gradient and under the same dropout mask; at r = 0 it is replaced by the data, since f(x, 0) = x.
+    and x_r are one coupled (data, noise) pair at two noise levels. The teacher is the model itself, or the
+    recipe's average of it, without gradient and under the same dropout mask; at r = 0 it is replaced by the
+    data, since f(x, 0) = x.
     """
     t, r, device = draws.t, draws.r, batch.images.device
     with record_function("coupling"), default_stream(device, draws.dropout_seed + 1):
@@ -118,7 +127,7 @@ def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: O
     with record_function("student"), default_stream(device, draws.dropout_seed):
         x_t = objective.kernel.noise(pair.data, pair.noise, t)
         student = models.online(x_t, t, pair.labels, boundary=objective.recipe.boundary.training)
-    teacher = models.ema if objective.recipe.teacher == "ema" else models.online
+    teacher: ConsistencyModel = getattr(models, objective.recipe.teacher)
     # An averaged teacher has the student's dropout masks as well.
     with (
         record_function("teacher"),

@@ -83,7 +83,7 @@ COMMANDS = {
     "check": (),
     "table": (),
     "adopt": ("x", "--data", "x"),
-    "import-edm": ("x",),
+    "import": ("x",),
     "paper": ("x",),
     "figure": ("--params", "x"),
 }

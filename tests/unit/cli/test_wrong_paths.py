@@ -69,6 +69,6 @@ def test_other_commands_name_a_wrong_path(grid, wrong, refused, kind):
         ("check", "--params", path),
         ("settings", "--params", path),
         ("table", "--root", path, "--out", "out"),
-        ("import-edm", path, "--out", "out"),
+        ("import", path, "--out", "out"),
     ):
         assert str(path) in refused(*command), command

@@ -12,7 +12,7 @@ from couplet.config.yaml12 import read_yaml
 
 PAPERS = {path.stem: path for path in sorted((Path(__file__).parents[3] / "workflow/papers").glob("*.yaml"))}
 SCALES = ["paper", "small", "smoke"]
-OURS = {"sources", "overrides", "when", "published_as"}
+OURS = {"sources", "overrides", "when"}
 """Keys of a recipe that are no settings of a method."""
 
 
@@ -77,7 +77,8 @@ def test_rows_are_those_of_the_papers():
             ["vct-ict", "vct-ecm"],
             ["ve", "li"],
             ["independent", "ot", "vae"],
-        ),
+        )
+        | grid(["mnist"], ["vct-ict"], ["ve"], ["independent", "ot", "vae"]),
         "gc": grid(
             ["cifar10", "imagenet32", "celeba64", "church64"],
             ["gc-ict"],
@@ -145,7 +146,6 @@ def test_a_scale_changes_the_size_and_not_the_method(paper, scale):
         if hasattr(ours.coupling, "encoder"):
             assert ours.coupling.encoder.model_channels < ours.recipe.network.model_channels
         assert ours.recipe.init_from is None
-        assert ours.recipe.published_as == ""
 
 
 def test_iCT_deep_is_twice_as_deep_at_every_scale():
@@ -179,6 +179,22 @@ def test_overrides_that_meet_in_a_row():
     ecm = vct["imagenet64-vct-ecm-li-ot"].recipe
     assert (ecm.schedule.q, ecm.schedule.stages, ecm.schedule.k, ecm.distance.c) == (4.0, 4, 8.0, 0.06)
     assert (ecm.weighting.kind, ecm.steps, ecm.sigma_min) == ("karras", 200_000, 0.003)
+
+
+def test_batches_and_averages_of_ict_on_cifar10():
+    """VCT's 512 of one device, as iCT's own section 3; 1,024 and 0.99993 belong to iCT's table 2."""
+    rows = {**trainings("ict"), **trainings("vct")}
+    found = {name: (row.recipe.batch, row.recipe.ema.beta) for name, row in rows.items() if "cifar10" in name}
+    assert {found[f"cifar10-{name}-ve-independent"] for name in ("ict", "ict-deep")} == {(1024, 0.99993)}
+    assert {value for name, value in found.items() if "vct-ict" in name} == {(512, 0.9999)}
+    assert {row.coupling.parts for name, row in rows.items() if name.endswith("-ot")} == {1}
+
+
+def test_ict_on_imagenet_has_no_adaptive_normalisation():
+    for name in ("ict", "ict-deep"):
+        for scale in SCALES:
+            network = trainings("ict", scale)[f"imagenet64-{name}-ve-independent"].recipe.network
+            assert (network.kind, network.adaptive_scale, network.noise_scale) == ("adm", False, 1.0)
 
 
 def test_networks_that_start_from_published_weights():

@@ -100,6 +100,18 @@ def test_override_applies_where_all_its_conditions_hold(params):
     assert found == {("vae", "li"): 7, ("vae", "ve"): 1500, ("ot", "li"): 1500, ("ot", "ve"): 1500}
 
 
+def test_override_of_a_kind_holds_for_its_couplings_of_every_name(params):
+    couplings = {"strong": {"kind": "vae", "kl_weight": 90}}
+    made = params([{"when": {"coupling_kind": ["vae", "ot"]}, "steps": 7}], couplings=couplings)
+    names = ("vae", "strong", "ot", "independent")
+    assert {name: training(made, coupling=name).recipe.steps for name in names} == {
+        "vae": 7,
+        "strong": 7,
+        "ot": 7,
+        "independent": 1500,
+    }
+
+
 def test_later_override_wins(params):
     made = params(
         [

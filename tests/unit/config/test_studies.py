@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,6 +15,7 @@ from couplet.plan.summaries import figure_files
 
 ROOT = Path(__file__).parents[3]
 STUDIES = sorted((ROOT / "workflow/studies").glob("[!_]*.yaml"))
+FILES = [ROOT / "params.yaml", *sorted((ROOT / "workflow/papers").glob("*.yaml")), *STUDIES]
 
 
 @pytest.fixture
@@ -92,8 +94,8 @@ def test_recipe_over_another_lies_over_its_overrides_and_has_none_of_its_sources
     params = resolve(write())
     mine = training(params, recipe="mine", coupling="vae").recipe
     assert (mine.network.dropout, mine.batch, mine.steps) == (0.1, 8, 1500)
-    assert (mine.published_as, mine.sources) == ("", {})
-    assert training(params).recipe.published_as == "iCT iCT"
+    assert mine.sources == {}
+    assert training(params).recipe.sources == {"steps": "a paper"}
     following = training(params, recipe="next", coupling="vae").recipe
     assert (following.network.dropout, following.steps) == (0.1, 5)
 
@@ -197,6 +199,89 @@ def test_every_study_of_the_repository_is_right_at_every_scale(path, scale):
     )
 
 
+def runs(path, scale):
+    """The settings of every run of a file, those of frozen predictors included, with one seed."""
+    params = resolve(path, scale)
+    cells = dict.fromkeys(cell.model_copy(update={"seed": 0}) for cell in params.cells())
+    found = [params.training(cell) for cell in cells]
+    return [*found, *(run.frozen_run for run in found if run.frozen_run is not None)]
+
+
+WITH_DROPOUT = {
+    "gc-ect": "ECT's hyper-parameters, as the paper says",
+    "gc-ect-1hour": "the same",
+    "ict-dropout": "what study gc-dropout varies",
+    "vct-ict": "the same for all couplings, whose variances vct-gradient compares",
+}
+"""Recipes whose generator-induced pairs have dropout on purpose."""
+
+
+def test_generator_induced_pairs_inherit_no_dropout_from_independent_ones():
+    """GC's configurations with generator-induced pairs have none, whatever the coupling's name in a file."""
+    found = set()
+    for path in FILES:
+        for scale in [None, *scales(path)]:
+            for run in runs(path, scale):
+                dropout = np.max(run.recipe.network.dropout)
+                if run.coupling.kind in ("generator", "vae_generator") and dropout > 0:
+                    found.add(run.cell.recipe)
+    assert found == set(WITH_DROPOUT)
+
+
+def test_variational_couplings_are_clipped_at_paper_scale_whatever_their_name():
+    found = [
+        run
+        for path in FILES
+        if "paper" in scales(path)
+        for run in runs(path, "paper")
+        if run.coupling.kind in ("vae", "vae_generator") and run.cell.dataset != "mixture"
+    ]
+    assert len(found) > 20
+    assert {run.recipe.clip_norm for run in found} == {200.0}
+
+
+@pytest.mark.parametrize("scale", [None, "smoke", "paper"])
+def test_denoisers_that_are_compared_differ_in_their_coupling_alone(scale):
+    params = resolve(ROOT / "workflow/studies/gc-regulariser.yaml", scale)
+    recipes = {params.training(cell).recipe.model_dump_json(exclude={"sources"}) for cell in params.cells()}
+    assert len(recipes) == 1
+
+
+ABLATIONS = [path for path in STUDIES if path.stem.startswith("ict-") and path.stem != "ict-nfe"]
+"""Studies of iCT other than of its tables."""
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_ablations_of_ict_have_the_setting_of_its_section_3(path):
+    for run in runs(path, "paper"):
+        assert (run.recipe.batch, run.recipe.ema.beta) == (512, 0.9999)
+        assert "assumed" in run.recipe.sources["batch"]
+
+
+def test_figure_5_compares_with_minibatch_ot():
+    for scale in (None, "paper"):
+        params = resolve(ROOT / "workflow/studies/gc-mu.yaml", scale)
+        assert "ot" in {cell.coupling for cell in params.cells()}
+        lower = {each.lower for each in params.study.compare if each.than == "ot"}
+        assert lower == {"generator-mu0.3", "generator", "generator-mu0.7"}
+
+
+def test_teacher_s_ablation_is_cm_s_average_of_its_own():
+    for scale in (None, "paper"):
+        found = {
+            run.cell.recipe: run.recipe for run in runs(ROOT / "workflow/studies/ict-teacher.yaml", scale)
+        }
+        teachers = {name: (recipe.teacher, recipe.teacher_mu0) for name, recipe in found.items()}
+        assert teachers == {"ict": ("online", 0.9), "ict-ema-teacher": ("target", 0.9)}
+
+
+def test_curriculum_s_ablation_has_cm_s_ends():
+    for scale in (None, "paper"):
+        found = {run.cell.recipe: run for run in runs(ROOT / "workflow/studies/ict-curriculum.yaml", scale)}
+        schedule = found["ict-square-root-cm"].recipe.schedule
+        assert (schedule.curriculum, schedule.s0, schedule.s1) == ("square_root", 2, 150)
+
+
 def test_study_s_statements_have_three_seeds_at_the_default_scale():
     for path in STUDIES:
         params = resolve(path)
@@ -207,16 +292,6 @@ def test_study_s_statements_have_three_seeds_at_the_default_scale():
 def test_places_in_the_page_are_different():
     orders = [resolve(path).study.order for path in STUDIES]
     assert len(set(orders)) == len(orders)
-
-
-def test_index_of_results_names_every_study_and_its_figure():
-    index = (ROOT / "docs/results.md").read_text()
-    for path in STUDIES:
-        study = resolve(path).study
-        line = next(line for line in index.splitlines() if f"`results/paper/{path.stem}.csv`" in line)
-        assert study.title in line
-        assert study.result in line
-        assert study.figure.kind in line
 
 
 def test_a_file_without_a_study_has_no_figure(write):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from couplet.config.params import Params
+from couplet.config.study import ProbeFigureConfig
 from couplet.config.variants import build
 from couplet.errors import UserError
 from couplet.figures.base import Cells, Measured
@@ -132,6 +133,48 @@ def test_probe_rows_are_numbers(cells):
     assert "pairs at each noise level; 2 seeds each" in kind.measured(made)
 
 
+@pytest.mark.parametrize(
+    ("column", "value"), [(None, 2.0), ("grad_variance", 2.0), ("covariance_trace", 3.0)]
+)
+def test_probe_draws_the_column_that_its_figure_names(cells, column, value):
+    line = {"step": "10", "grad_variance": "2.0", "covariance_trace": "3.0"}
+    made = cells({"kind": "probe", "probe": "gradient", "column": column}, lambda coupling, seed: [line])
+    kind = build(made.study.figure)
+    assert kind.rows(made)["value"].tolist() == [value] * 4
+    assert ("trace" in kind.ylabel(made.params)) == (column == "covariance_trace")
+
+
+def test_column_of_a_probe_must_be_one_of_its_own():
+    with pytest.raises(ValueError, match=r"column.*must be a column of transport: mean, std_error"):
+        ProbeFigureConfig(probe="transport", column="grad_norm")
+
+
+def test_trajectories_are_compared_by_the_mean_deviation(cells):
+    """vae: 1 and 3 at t = 1, 2 and 6 at t = 2; independent ten times that; the second seed a tenth more."""
+
+    def lines(coupling, seed):
+        scale = (1 if coupling == "vae" else 10) * (1 + 0.1 * seed)
+        places = [(path, level) for path in (0, 1) for level in (2.0, 1.0)]
+        return [
+            {"path": path, "component": path, "level": level, "deviation": scale * level * (1 + 2 * path)}
+            | dict.fromkeys(("x", "y", "ode_x", "ode_y"), 0.0)
+            for path, level in places
+        ]
+
+    compare = [{"lower": "vae", "than": "independent", "at": [1.0, 2.0]}]
+    made = cells("trajectories", lines, compare=compare)
+    kind = build(made.study.figure)
+    rows = kind.rows(made)
+    assert len(rows) == 2 * 2 * 4
+    caption = kind.caption(rows, made)
+    texts = [statement["text"] for statement in caption["statements"]]
+    assert [text.split(":")[0] for text in texts] == ["t = 1", "t = 2"]
+    assert "vae 2.1 ± 0.14 (2 seeds), independent 21 ± 1.4" in texts[0]
+    assert {statement["verdict"] for statement in caption["statements"]} == {"shown"}
+    assert caption["table"]["columns"] == ["", "x", "mean ± std"]
+    assert ["vae", "2", "4.2 ± 0.28 (2 seeds)"] in caption["table"]["rows"]
+
+
 def test_labels_must_be_different(cells):
     with pytest.raises(UserError, match=r"study.labels: .*have the same label 'mine'"):
         cells("dots", tidy, labels=dict.fromkeys(COUPLINGS, "mine"))
@@ -139,7 +182,13 @@ def test_labels_must_be_different(cells):
 
 def test_a_figure_has_one_extractor(cells, params_content):
     table1 = {"datasets": ["digits"], "recipes": ["ict"], "couplings": ["vae"], "seeds": [0]}
-    changes = {"table1": table1 | {"extractors": ["classifier", "values"]}}
+    selecting = [
+        table1 | {"extractors": ["classifier", "values"]},
+        table1 | {"seeds": [1], "extractors": ["values"]},
+    ]
+    shown = cells("dots", tidy, changes={"table1": selecting[:1]})
+    assert "of the extractor classifier;" in build(shown.study.figure).measured(shown)
+    changes = {"table1": selecting}
     with pytest.raises(UserError, match=r"table1.extractors = \['classifier', 'values'\]"):
         cells("dots", tidy, changes=changes)
     figure = {"kind": "probe", "probe": "transport"}

@@ -18,6 +18,7 @@ from couplet.config.study import (
     ProbeFigureConfig,
     StepsConfig,
     SweepConfig,
+    TrajectoriesFigureConfig,
 )
 from couplet.config.variants import build
 from couplet.figures.marks import number
@@ -39,6 +40,11 @@ PLANE = [
     {"row": row, "seed": 0, "part": part, "component": k, "x0": 0.1 * k, "y0": 0.5 - k, "x1": 1.5, "y1": 0.7}
     for row, part, k in product(("independent", "vae"), ("sample", "pair", "posterior"), (0, 1))
 ]
+TRAJECTORIES = [
+    {"row": row, "seed": seed, "path": path, "component": path % 2, "x": x, "value": 1.0}
+    | {"x1": 0.1 * path, "x2": x * (seed + 1), "ode_x1": 0.2, "ode_x2": x}
+    for row, seed, path, x in product(("independent", "generator"), (0, 1), range(20), (2.0, 0.5, 1.0))
+]
 FIGURES = {
     "dots": (DotsConfig(), made(nfe=[1, 2])),
     "sweep": (SweepConfig(x="coupling.mu", xlabel="share µ"), made(nfe=[1, 2], x=[0.0, 0.5, 1.0])),
@@ -49,6 +55,7 @@ FIGURES = {
     "evaluations": (EvaluationsConfig(), made(nfe=[1, 2, 4, 8])),
     "probe": (ProbeFigureConfig(probe="transport"), made(x=[0.01, 1.0, 80.0])),
     "plane": (PlaneConfig(), PLANE),
+    "trajectories": (TrajectoriesFigureConfig(), TRAJECTORIES),
 }
 
 
@@ -249,6 +256,18 @@ def test_plane_has_a_column_for_each_row_and_the_same_limits():
     assert "mode 2: posterior, 1 and 2 std" in legend(picture)
     ends = [line.get_data() for line in axes[1, 0].lines if len(line.get_xdata()) == 2]
     assert ((0.0, 1.5), (0.5, 0.7)) in [tuple(map(tuple, end)) for end in ends]
+
+
+@pytest.mark.usefixtures("style")
+def test_trajectories_are_those_of_one_seed_from_the_largest_level():
+    picture = render(TrajectoriesFigureConfig(), TRAJECTORIES, "")
+    assert [axes.get_title() for axes in picture.axes] == ["independent", "generator"]
+    curves = [line for line in picture.axes[0].lines if len(line.get_xdata()) > 1]
+    assert len(curves) == 2 * 16
+    ode, pair = curves[:2]
+    assert [*pair.get_ydata()] == [*ode.get_ydata()] == [2.0, 1.0, 0.5]
+    assert (pair.get_xdata()[0], ode.get_xdata()[0]) == (0.0, 0.2)
+    assert legend(picture)[-1] == "probability-flow ODE"
 
 
 @pytest.mark.usefixtures("style")

@@ -133,3 +133,28 @@ def test_sha256(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"abc" * 100_000)
     assert sha256(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_a_folder_replaces_a_folder_and_a_file_does_not(tmp_path):
+    path = tmp_path / "x"
+    for name in ("first", "second"):
+        with replacing(path) as temporary:
+            temporary.mkdir()
+            (temporary / name).touch()
+    assert [file.name for file in path.iterdir()] == ["second"]
+    with pytest.raises(UserError, match="cannot be written"), replacing(path) as temporary:
+        temporary.touch()
+    assert [file.name for file in path.iterdir()] == ["second"]
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_failed_block_leaves_no_folder(tmp_path):
+    def fails():
+        with replacing(tmp_path / "x") as temporary:
+            temporary.mkdir()
+            (temporary / "file").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
+    assert [*tmp_path.iterdir()] == []

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hub_server import hub
 
 from couplet import library, model
+from couplet.errors import UserError
 from couplet.interop.convert import import_model
 from couplet.model import ImageShape, Saved, build
 
@@ -31,6 +33,8 @@ def server(tmp_path, monkeypatch):
     with hub() as served:
         monkeypatch.setenv("HF_ENDPOINT", served.address)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
         monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
         monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         yield served
@@ -85,7 +89,43 @@ def test_a_pipeline_of_diffusers_loads_from_the_hub(server, unpacked_pipeline, t
     import_model(str(unpacked_pipeline), tmp_path / "own.safetensors")
     wanted = library.load(tmp_path / "own.safetensors", device="cpu").sample(3, seed=1).tobytes()
     assert bytes.fromhex(loaded("jane/cd")) == wanted
-    assert sorted(server.fetched) == ["config.json", *sorted(served(unpacked_pipeline))]
+    assert sorted(server.fetched) == sorted(["config.json", *served(unpacked_pipeline)])
+
+
+def test_the_command_imports_from_the_hub(server, unpacked_pipeline, tmp_path):
+    server.files["jane/cd"] = {**served(unpacked_pipeline), "README.md": b"not asked for"}
+    command = [sys.executable, "-m", "couplet", "import"]
+    out = tmp_path / "own.safetensors"
+    done = subprocess.run([*command, "jane/cd", "--out", str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "jane/cd: diffusers ConsistencyModelPipeline" in done.stdout
+    assert "README.md" not in server.fetched
+    assert out.exists()
+    out.unlink()
+    done = subprocess.run([*command, "jane/other", "--out", str(out)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("couplet: jane/other: cannot be fetched from the Hugging Face hub")
+    assert done.stderr.count("\n") == 1
+    assert not out.exists()
+
+
+def test_weights_of_the_older_format_are_fetched_if_alone(server, tmp_path, unpacked_pipeline):
+    files = served(unpacked_pipeline)
+    tensors = model.load_tensors(unpacked_pipeline / "unet/diffusion_pytorch_model.safetensors")[1]
+    torch.save(tensors, tmp_path / "weights.bin")
+    del files["unet/diffusion_pytorch_model.safetensors"]
+    server.files["jane/bin"] = {
+        **files,
+        "unet/diffusion_pytorch_model.bin": (tmp_path / "weights.bin").read_bytes(),
+    }
+    wanted = library.load(unpacked_pipeline, device="cpu").sample(3, seed=1).tobytes()
+    assert bytes.fromhex(loaded("jane/bin")) == wanted
+
+
+def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"huggingface.hub is not installed; pip install huggingface.hub$"):
+        import_model("owner/name", tmp_path / "model")
 
 
 def test_wrong_names_and_contents_are_one_line(server, exported):

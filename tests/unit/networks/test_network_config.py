@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from couplet.config.networks import (
     ADMConfig,
+    ConcatMLPConfig,
     DDPMPlusPlusConfig,
     EDM2Config,
     MLPConfig,
@@ -19,7 +20,7 @@ from couplet.config.networks import (
 )
 from couplet.networks.base import BlockPlan, plan
 
-CLASSES = (ADMConfig, DDPMPlusPlusConfig, EDM2Config, MLPConfig, NCSNPlusPlusConfig)
+CLASSES = (ADMConfig, ConcatMLPConfig, DDPMPlusPlusConfig, EDM2Config, MLPConfig, NCSNPlusPlusConfig)
 
 
 @pytest.mark.parametrize("member", CLASSES)

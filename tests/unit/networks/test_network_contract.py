@@ -22,6 +22,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "adm": {**LEVELS, "channels_per_head": 16},
     "edm2": {**LEVELS, "channels_per_head": 16},
     "mlp": {},
+    "concat_mlp": {},
 }
 KINDS = sorted(CONFIGS)
 UNETS = sorted(kind for kind in KINDS if "channel_mult" in CONFIGS[kind])

@@ -1,4 +1,4 @@
-"""What is particular to DDPM++/NCSN++, to ADM and to EDM2."""
+"""What is particular to DDPM++/NCSN++, ADM, EDM2 and the perceptron of the plane."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from couplet.config.networks import (
     ADMConfig,
+    ConcatMLPConfig,
     DDPMPlusPlusConfig,
     EDM2Config,
     NCSNPlusPlusConfig,
@@ -18,7 +19,7 @@ from couplet.config.networks import (
 )
 from couplet.config.variants import build
 from couplet.networks.base import Network
-from couplet.networks.blocks import Conv2d, FourierEmbedding, Init, MPFourier, PositionalEmbedding
+from couplet.networks.blocks import Conv2d, FourierEmbedding, Init, Linear, MPFourier, PositionalEmbedding
 from couplet.networks.edm2 import mp_cat, mp_silu, mp_sum, normalize
 
 SMALL: dict[str, Any] = {"model_channels": 16, "channel_mult": (1, 2), "num_blocks": 1}
@@ -267,3 +268,20 @@ def test_magnitudes_are_kept() -> None:
     assert halves[0].item() == pytest.approx(halves[1].item(), rel=0.02)
     features = MPFourier(512)(torch.randn(256))
     assert features.square().mean().item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_concat_mlp_is_the_network_of_the_experiments_in_the_plane() -> None:
+    """Shapes of VCT's released model, encoder included; its function is that of GC's notebook."""
+    config = ConcatMLPConfig()
+    for outputs in (2, 4):
+        made = build(config, in_channels=2, out_channels=outputs, resolution=1, num_classes=0)
+        shapes = [list(parameter.shape) for name, parameter in made.named_parameters() if "weight" in name]
+        assert shapes == [[256, 2], [256, 512], [256, 256], [outputs, 256]]
+        assert sum(parameter.numel() for parameter in made.parameters()) == 198_402 + (outputs - 2) * 257
+    x, levels = torch.randn(3, 2), torch.tensor([-1.0, 0.0, 0.7])
+    angles = levels[:, None] * 10_000.0 ** (-torch.arange(128) / 128)
+    first, *middle, last = [part for part in made.modules() if isinstance(part, Linear)]
+    hidden = torch.cat([F.gelu(first(x)), angles.cos(), angles.sin()], dim=1)
+    for layer in middle:
+        hidden = F.gelu(layer(hidden))
+    torch.testing.assert_close(made(x[..., None, None], levels).flatten(1), last(hidden))

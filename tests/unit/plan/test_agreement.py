@@ -49,7 +49,7 @@ def plain(params, cell, extractor):
     """Settings of a cell as dotted keys."""
     training, measurement = params.training(cell), params.measurement(cell)
     parts = {key: getattr(training, key) for key in ("dataset", "kernel", "coupling", "recipe", "train")}
-    parts |= {key: getattr(measurement, key) for key in ("select", "sample", "evaluate")}
+    parts |= {key: getattr(measurement, key) for key in ("reference", "select", "sample", "evaluate")}
     parts["features"] = params.extractor_named(extractor)
     settings = {}
     for name, model in parts.items():

@@ -126,7 +126,8 @@ def grid(path):
             "batch": 4,
             "network": network,
             **parts,
-            "teacher": ["online", "ema"][i % 2],
+            # The third kind of schedule is the one that has the N(k) of a target.
+            "teacher": ["online", "ema", "target"][i % 3],
             "conditional": bool(i % 3),
             "flip": bool(i % 2),
             "clip_norm": [None, 1.0][i % 2],
@@ -163,7 +164,8 @@ def grid(path):
         "recipes": recipes,
         "train": {"snapshots": 2, "save_every": 1},
         "select": {"samples": 8, "nfe": 2, "split": "train"},
-        "sample": {"samples": 8},
+        "reference": {"images": 10, "sets": 2},
+        "sample": {"samples": 8, "repeats": 2, "labels": "data"},
         "evaluate": {"metrics": {"fd": None, "kid": {"subsets": 2, "subset_size": 8}, "is": {"splits": 2}}},
         "probes": {
             "gradient": {"batches": 2},

@@ -37,6 +37,7 @@ WEIGHTS = {
     "recipe.distance.c": 0.06,
     "recipe.weighting": "karras",
     "recipe.teacher": "ema",
+    "recipe.teacher_mu0": 0.95,
     "recipe.network.dropout": 0.1,
     "recipe.network.model_channels": 16,
     "recipe.optimizer.lr": 2e-3,
@@ -57,7 +58,6 @@ WEIGHTS = {
 """Settings that decide the weights, or which of them are saved, each with another value."""
 
 REST = {
-    "recipe.published_as": "iCT",
     "recipe.sources": {"steps": "Table 6"},
     "recipe.mid_sigmas": [0.5],
     "recipe.boundary.sampling": False,
@@ -219,7 +219,6 @@ RUN = {"train", "probe", *MEASURED}
         ("train.snapshots", 5, RUN),
         ("threads", 2, set()),
         ("gpus", 2, set()),
-        ("recipes.ict.published_as", "ECM", set()),
         ("table1.seeds", [5], set()),
         ("table1.couplings", ["vae"], set()),
         ("study", None, set()),
@@ -319,7 +318,7 @@ def test_frozen_run_has_the_seed_of_its_cell(layout):
         ("table1.seeds", [5], True),
         ("couplings.vae.kl_weight", 5.0, True),
         ("evaluate.metrics.kid.subsets", 5, True),
-        ("recipes.ict.published_as", "ECT ECM", True),  # a column
+        ("recipes.ict.sources", {"steps": "a paper"}, False),
         ("recipes.ecm.steps", 5, False),  # of no cell
         ("threads", 2, False),
         ("coupling", "vae", False),

@@ -46,7 +46,7 @@ def params(path, scale):
 
 def settings(training):
     """A training without its seed, its names, and what computes it."""
-    recipe = training.recipe.model_copy(update={"sources": {}, "published_as": ""})
+    recipe = training.recipe.model_copy(update={"sources": {}})
     return training.dataset, training.kernel, training.coupling, recipe
 
 
@@ -195,6 +195,8 @@ def test_a_number_belongs_to_every_setting_of_its_row(paper, names, nfe, changes
         "train.log_every=7",
         "train.save_every=7",
         "train.microbatch=32",
+        "train.precision=tf32",
+        "sample.repeats=1",
         "recipes.gc-ict.sources={steps: elsewhere}",
         "sample.batch=7",
     ],

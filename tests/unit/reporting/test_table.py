@@ -117,7 +117,7 @@ def test_the_difference_is_in_fid_and_in_our_std_over_seeds_never_in_the_paper_s
         ({"changes": ["sample.quantise=round"]}, "sample.quantise truncate", "sample.quantise round"),
         ({"changes": ["select.samples=500"]}, "select.samples 50000", "select.samples 500"),
         ({"changes": ["train.snapshots=7"]}, "train.snapshots 20", "train.snapshots 7"),
-        ({"changes": ["train.precision=bf16"]}, "train.precision float32", "train.precision bf16"),
+        ({"changes": ["train.precision=bf16"]}, "train.precision float32 or tf32", "train.precision bf16"),
     ],
 )
 def test_of_another_protocol_one_cell_says_how_and_nothing_is_subtracted(result, settings, theirs, ours):
@@ -271,3 +271,14 @@ def test_precision_and_recall_say_in_what_and_of_how_many(result):
     assert "| precision and recall of |" in made.markdown()
     assert stated in made.markdown()
     assert "precision_recall_protocol" not in rows([result({("fd", 1): 6.0})])[0]
+    changes = ["evaluate.metrics={wide: {kind: precision_recall, k: 7}}"]
+    (row,) = rows([result({("wide_precision", 1): 0.7, ("wide_recall", 1): 0.6}, changes=changes)])
+    assert row["wide_protocol"] == (
+        "inception_legacy_tensorflow, k 7, 10,000 samples, 10,000 reference images"
+    )
+
+
+def test_a_metric_under_a_name_of_its_own_has_no_published_number(result):
+    changes = ["evaluate.metrics={other: {kind: fd}}"]
+    (row,) = rows([result({("other_fd", 1): 6.0}, changes=changes)])
+    assert not any(value for name, value in row.items() if "published" in name or "difference" in name)

@@ -12,7 +12,7 @@ from couplet.config.variants import build as build_variant
 from couplet.couplings.base import Setting
 from couplet.couplings.minibatch import assignment
 from couplet.model import ConsistencyModel, ImageShape, build
-from couplet.sampling import generate, multistep, sample_noise, to_uint8
+from couplet.sampling import Drawn, class_indices, generate, multistep, sample_noise, to_uint8
 
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=3)
 LEVELS = [80.0, 0.821, 0.3]
@@ -294,3 +294,21 @@ def test_truncation_takes_the_lower_value():
     images = torch.tensor([-1.2, -1.0, -0.997, 0.0, 0.997, 1.0, 1.2], dtype=torch.float64)
     assert to_uint8(images, "truncate").tolist() == [0, 0, 0, 127, 254, 255, 255]
     assert to_uint8(images, "round").tolist() == [0, 0, 0, 128, 255, 255, 255]
+
+
+@pytest.mark.parametrize(("labels", "counts"), [("uniform", (1, 1, 1)), (Drawn((5, 0, 15)), (5, 0, 15))])
+def test_drawn_classes_depend_on_no_other_sample_and_come_as_often_as_they_should(labels, counts):
+    every = class_indices(labels, 3, range(3000), seed=7, purpose="sample")
+    parts = [
+        class_indices(labels, 3, range(start, start + 1000), seed=7, purpose="sample")
+        for start in (0, 1000, 2000)
+    ]
+    assert torch.equal(every, torch.cat(parts))
+    shares = torch.bincount(every, minlength=3) / 3000
+    expected = torch.tensor(counts) / sum(counts)
+    assert torch.allclose(shares, expected, atol=4 * 0.5 / 3000**0.5)
+    assert not torch.equal(every, class_indices(labels, 3, range(3000), seed=7, purpose="select"))
+
+
+def test_balanced_classes_take_turns():
+    assert class_indices("balanced", 3, range(4, 9), seed=0, purpose="sample").tolist() == [1, 2, 0, 1, 2]

@@ -37,10 +37,16 @@ def optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimize
     return kinds[type(config)](model.parameters(), foreach=False, **settings)
 
 
+def follow(average: nn.Module, model: nn.Module, beta: float) -> None:
+    """Move an average towards the model, parameter by parameter."""
+    for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
+        mean.mul_(beta).add_(parameter, alpha=1 - beta)
+
+
 def run(training: Training, state: State, loader: Loader) -> Iterator[float]:
     """Train like :func:`couplet.training.loop.run`, yielding the loss after each step."""
     recipe, seed = training.recipe, training.cell.seed
-    model, average, frozen = state.models
+    model, average, frozen, teachers_average = state.models
     device = next(model.parameters()).device
     objective = Objective(recipe, model.kernel, math.prod(loader.split.images.shape[1:]))
     boundary, decay = recipe.boundary.training, build(recipe.ema)
@@ -80,11 +86,12 @@ def run(training: Training, state: State, loader: Loader) -> Iterator[float]:
             )
         with record_function("student"), default_stream(device, dropout):
             student = model(model.kernel.noise(pair.data, pair.noise, t), t, pair.labels, boundary=boundary)
-        teacher = average if recipe.teacher == "ema" else model
+        teacher = {"online": model, "ema": average, "target": teachers_average}[recipe.teacher]
         with record_function("teacher"), default_stream(device, dropout):
             teacher.train()
             target = denoiser(teacher)(pair.data, pair.noise, r, pair.labels)
-            average.eval()
+            if teacher is not model:
+                teacher.eval()
         weight = objective.weighting(t, r)
         scale = objective.weighting.penalty_scale(*objective.schedule.last_pair(step))
         loss = (weight * objective.distance(student, target) + scale * pair.penalty).mean()
@@ -101,7 +108,8 @@ def run(training: Training, state: State, loader: Loader) -> Iterator[float]:
         with record_function("optimiser"):
             update.step()
         with record_function("ema"), torch.no_grad():
-            beta = decay(step)
-            for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
-                mean.mul_(beta).add_(parameter, alpha=1 - beta)
+            follow(average, model, decay(step))
+            if teachers_average is not None:
+                exponent = recipe.schedule.s0 / objective.schedule.curriculum(step)
+                follow(teachers_average, model, recipe.teacher_mu0**exponent)
         yield loss.item()

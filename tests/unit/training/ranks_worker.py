@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from couplet.config.cells import Training
 from couplet.data.archive import Split
@@ -35,7 +36,7 @@ def trained(training, split, ranks=ALONE):
     progress = [list(done) for done in run(training, state, loader, ranks=ranks)]
     weights, averages = (
         torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()
-        for model in (state.model, state.ema.module)
+        for model in (state.model, nn.ModuleList(average.module for average in state.averages.values()))
     )
     return {"progress": np.array(progress), "weights": weights, "averages": averages}
 

@@ -8,12 +8,14 @@ from torch import nn
 
 from couplet.config.recipes import (
     ConstantEMAConfig,
+    DiscretisedConfig,
     EMAPyTorchConfig,
     PowerEMAConfig,
     WarmupEMAConfig,
 )
 from couplet.config.variants import build
-from couplet.training.ema import Average, power_decay, power_exponent
+from couplet.schedules import Discretised
+from couplet.training.ema import Average, power_decay, power_exponent, target
 
 ALL = [
     ConstantEMAConfig(beta=0.9),
@@ -36,7 +38,7 @@ class Toy(nn.Module):
 def follow(config, values, start=0.0):
     """The average after each update with ``values``."""
     model = Toy(start)
-    average = Average(model, config)
+    average = Average(model, build(config))
     found = []
     for value in values:
         with torch.no_grad():
@@ -142,9 +144,41 @@ def test_average_lies_between_old_average_and_network(config):
         assert min(old, value) - 1e-12 <= new <= max(old, value) + 1e-12
 
 
+@pytest.mark.parametrize(
+    ("settings", "mu0", "wanted"),
+    [
+        # CM on CIFAR-10: N is 2 at the start, 107 in the middle, 151 at the last step.
+        (
+            {"curriculum": "square_root", "s0": 2, "s1": 150},
+            0.9,
+            {0: 0.9, 400_000: 0.9 ** (2 / 107), 799_999: 0.9 ** (2 / 151)},
+        ),
+        # iCT's curriculum: 11 levels first, 1281 at last.
+        (
+            {"curriculum": "exponential", "s0": 10, "s1": 1280},
+            0.9,
+            {0: 0.9 ** (10 / 11), 100_000: 0.9 ** (10 / 21), 799_999: 0.9 ** (10 / 1281)},
+        ),
+        ({"curriculum": "constant", "s0": 10, "s1": 40}, 0.95, {0: 0.95 ** (10 / 41), 5: 0.95 ** (10 / 41)}),
+    ],
+)
+def test_decay_of_the_target_by_hand(settings, mu0, wanted):
+    levels = {"sigma_min": 0.002, "sigma_max": 80.0, "max_level": math.inf}
+    schedule = Discretised(DiscretisedConfig(**settings), **levels, total_steps=800_000)
+    decay = target(mu0, schedule)
+    assert {k: decay(k) for k in wanted} == pytest.approx(wanted, rel=1e-12)
+
+
+def test_target_of_cm_looks_back_ten_steps_at_first_and_seven_hundred_at_last():
+    levels = {"sigma_min": 0.002, "sigma_max": 80.0, "max_level": math.inf}
+    config = DiscretisedConfig(curriculum="square_root", s0=2, s1=150)
+    decay = target(0.9, Discretised(config, **levels, total_steps=800_000))
+    assert [round(1 / (1 - decay(k))) for k in (0, 799_999)] == [10, 717]
+
+
 def test_average_starts_as_a_frozen_copy_in_evaluation_mode():
     model = Toy(3.0).train()
-    average = Average(model, ConstantEMAConfig())
+    average = Average(model, build(ConstantEMAConfig()))
     assert average.module.weight.item() == 3
     assert average.module.weight is not model.weight
     assert torch.equal(average.module.frequencies, model.frequencies)
@@ -156,7 +190,7 @@ def test_average_starts_as_a_frozen_copy_in_evaluation_mode():
 
 def test_updates_leave_model_buffers_and_modes_alone():
     model = Toy(3.0).train()
-    average = Average(model, ConstantEMAConfig(beta=0.5))
+    average = Average(model, build(ConstantEMAConfig(beta=0.5)))
     with torch.no_grad():
         model.weight.fill_(5)
     average.update(model)
@@ -171,10 +205,10 @@ def test_average_resumes_from_its_weights_and_its_number_of_updates():
     values = torch.randn(20, dtype=torch.float64).tolist()
     whole = follow(PowerEMAConfig(), values)
     model = Toy()
-    average = Average(model, PowerEMAConfig())
+    average = Average(model, build(PowerEMAConfig()))
     for n, value in enumerate(values):
         if n == 11:
-            before, average = average, Average(Toy(77.0), PowerEMAConfig())
+            before, average = average, Average(Toy(77.0), build(PowerEMAConfig()))
             average.module.load_state_dict(before.module.state_dict())
             average.updates = before.updates
         with torch.no_grad():

@@ -54,9 +54,10 @@ def flat(content, prefix=""):
 
 def contents(state):
     parts = {name: getattr(state, name).state_dict() for name in ("model", "optimizer")}
-    parts["ema"] = state.ema.module.state_dict()
+    parts |= {name: average.module.state_dict() for name, average in state.averages.items()}
     del parts["optimizer"]["param_groups"]  # settings; a step sets its learning rate itself
-    return flat(parts) | {"step": state.step, "replaced": state.replaced, "updates": state.ema.updates}
+    updates = {f"updates/{name}": average.updates for name, average in state.averages.items()}
+    return flat(parts) | {"step": state.step, "replaced": state.replaced, **updates}
 
 
 def assert_same(one, other):
@@ -70,9 +71,14 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("schedule", ["discretised", "continuous"])
-def test_stopping_and_going_on_changes_no_bit(make_training, start, loader, tmp_path, coupling, schedule):
+@pytest.mark.parametrize(
+    ("schedule", "teacher"), [("discretised", "online"), ("discretised", "target"), ("continuous", "ema")]
+)
+def test_stopping_and_going_on_changes_no_bit(
+    make_training, start, loader, tmp_path, coupling, schedule, teacher
+):
     settings = {
+        "teacher": teacher,
         "steps": 6,
         "flip": True,
         "conditional": True,
@@ -241,6 +247,28 @@ def test_average_is_updated_after_every_step(make_training, start, loader, coupl
             torch.testing.assert_close(p, w, rtol=1e-5, atol=1e-7)
     assert state.model.training
     assert not state.ema.module.training
+
+
+def test_target_average_follows_with_its_own_decay_and_the_sampling_average_with_its(
+    make_training, start, loader
+):
+    """N(k) is 3, 5, 9, 9: mu(k) = 0.5^(2/N(k))."""
+    settings = {"steps": 4, "ema": {"kind": "constant", "beta": 0.5}}
+    schedule = {"kind": "discretised", "s0": 2, "s1": 8}
+    training = make_training(**settings, schedule=schedule, teacher="target", teacher_mu0=0.5)
+    state = start(training)
+    first = [p.detach().clone() for p in state.model.parameters()]
+    target, ema = list(first), list(first)
+    decays = iter([0.5 ** (2 / 3), 0.5 ** (2 / 5), 0.5 ** (2 / 9), 0.5 ** (2 / 9)])
+    for _ in run(training, state, loader(training)):
+        mu, now = next(decays), [p.detach().clone() for p in state.model.parameters()]
+        target = [mu * old + (1 - mu) * new for old, new in zip(target, now, strict=True)]
+        ema = [(old + new) / 2 for old, new in zip(ema, now, strict=True)]
+    for wanted, average in ((target, state.target), (ema, state.ema)):
+        for w, p in zip(wanted, average.module.parameters(), strict=True):
+            torch.testing.assert_close(p, w, rtol=1e-5, atol=1e-7)
+        assert not average.module.training
+    assert set(state.averages) == {"ema", "target"}
 
 
 def test_encoder_is_trained(make_training, start, loader):

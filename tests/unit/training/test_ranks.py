@@ -24,12 +24,13 @@ COUPLINGS = {
     "online": {"kind": "generator", "mu": 0.4, "predictor": "online"},
     "vae_generator": {"kind": "vae_generator", "mu": 0.4},
 }
-# Settings of the two processes, and of the one that takes the same steps.
+# Coupling, dropout, settings of the two processes, and of the one that takes the same steps.
 CASES = {
     **{name: (name, 0.0, {}, {}) for name in COUPLINGS},
     **{f"{name}-dropout": (name, 0.3, {}, {"microbatch": 4}) for name in COUPLINGS},
     "vae-microbatch": ("vae", 0.3, {"microbatch": 2}, {"microbatch": 2}),
     "generator-uneven": ("generator", 0.0, {"microbatch": 3}, {}),
+    "generator-target": ("generator", 0.0, {}, {}),
     "vae-bf16": ("vae", 0.0, {"precision": "bf16"}, {"precision": "bf16", "microbatch": 4}),
 }
 
@@ -52,6 +53,7 @@ def settings(make_training):
             flip=True,
             conditional=True,
             clip_norm=1.0,
+            teacher="target" if name.endswith("target") else "online",
             network={
                 "kind": "ddpmpp",
                 "model_channels": 8,

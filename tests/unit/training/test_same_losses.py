@@ -26,7 +26,7 @@ NETWORK = {
 def trained(make_training, random_split):
     """Trains and returns losses, weights and averages."""
 
-    def train(coupling, take=run, *, train=None, dropout=0.0, batch=6, **options):
+    def train(coupling, take=run, *, train=None, dropout=0.0, batch=6, teacher="online", **options):
         training = make_training(
             {"kind": "generator", "mu": 0.4} if coupling == "generator" else coupling,
             train=train,
@@ -35,6 +35,7 @@ def trained(make_training, random_split):
             flip=True,
             conditional=True,
             clip_norm=1.0,
+            teacher=teacher,
             network={**NETWORK, "dropout": dropout},
             schedule={"kind": "discretised", "s0": 2, "s1": 16},
             optimizer={"kind": "radam", "lr": 3e-3},
@@ -43,8 +44,8 @@ def trained(make_training, random_split):
         loader = Loader(random_split, batch=batch, seed=0, flip=True, num_classes=3)
         losses = [getattr(done, "loss", done) for done in take(training, state, loader, **options)]
         weights = torch.cat([p.detach().flatten() for p in state.model.parameters()])
-        averages = torch.cat([p.detach().flatten() for p in state.ema.module.parameters()])
-        return torch.tensor(losses), weights, averages
+        averages = [p.detach().flatten() for a in state.averages.values() for p in a.module.parameters()]
+        return torch.tensor(losses), weights, torch.cat(averages)
 
     return train
 
@@ -64,11 +65,22 @@ def test_losses_are_those_of_the_plain_step(trained, coupling, dropout):
     assert_close(trained(coupling, dropout=dropout), wanted, loss=1e-4, weight=1e-4)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("teacher", ["ema", "target"])
+def test_losses_with_an_average_as_teacher_are_those_of_the_plain_step(trained, teacher, dropout):
+    wanted = trained("generator", plain.run, dropout=dropout, teacher=teacher)
+    found = trained("generator", dropout=dropout, teacher=teacher)
+    assert_close(found, wanted, loss=1e-4, weight=1e-4)
+    assert not torch.equal(found[0], trained("generator", dropout=dropout)[0])
+
+
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("coupling", COUPLINGS)
-def test_parts_of_a_batch_add_up_to_the_whole(trained, coupling, size):
-    found = trained(coupling, train={"microbatch": size})
-    assert_close(found, trained(coupling), loss=1e-4, weight=1e-4)
+@pytest.mark.parametrize(
+    ("coupling", "teacher"), [*((coupling, "online") for coupling in COUPLINGS), ("vae", "target")]
+)
+def test_parts_of_a_batch_add_up_to_the_whole(trained, coupling, teacher, size):
+    found = trained(coupling, train={"microbatch": size}, teacher=teacher)
+    assert_close(found, trained(coupling, teacher=teacher), loss=1e-4, weight=1e-4)
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)

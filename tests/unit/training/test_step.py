@@ -58,11 +58,11 @@ def make_draws(**changes):
     return draws._replace(**changes)
 
 
-def loss_of(model, draws, *, objective=None, ema=None, frozen=None, images=None, step=0):
+def loss_of(model, draws, *, objective=None, ema=None, frozen=None, target=None, images=None, step=0):
     images = torch.linspace(-1, 1, 96).reshape(SIZE) if images is None else images
     objective = objective or make_objective(model)
     draws = draws._replace(noise=model.coupling.arrange(images, draws.noise))
-    models = Models(model, ema or model, frozen)
+    models = Models(model, ema or model, frozen, target)
     return consistency_loss(models, Batch(images, None), draws, objective=objective, step=step)
 
 
@@ -216,15 +216,14 @@ def test_generated_data_end_at_level_zero_is_the_image(predictor):
     assert torch.equal(answers[0][:3], x[:3])
 
 
-@pytest.mark.parametrize("teacher", ["online", "ema"])
-def test_teacher_is_the_model_itself_or_its_average(teacher):
-    model, ema = make_model(), make_model()
-    objective = make_objective(model, teacher=teacher)
-    loss_of(model, make_draws(), objective=objective, ema=ema)
-    calls = (len(model.network.levels), len(ema.network.levels))
-    assert calls == {"online": (2, 0), "ema": (1, 1)}[teacher]
-    answering = model if teacher == "online" else ema
-    torch.testing.assert_close(answering.network.levels[-1], make_draws().r.log() / 4)
+@pytest.mark.parametrize("teacher", ["online", "ema", "target"])
+def test_teacher_is_the_model_itself_or_one_of_its_averages(teacher):
+    models = {name: make_model() for name in ("online", "ema", "target")}
+    objective = make_objective(models["online"], teacher=teacher)
+    loss_of(models["online"], make_draws(), objective=objective, ema=models["ema"], target=models["target"])
+    calls = {name: len(model.network.levels) for name, model in models.items()}
+    assert calls == {name: (name == "online") + (name == teacher) for name in models}
+    torch.testing.assert_close(models[teacher].network.levels[-1], make_draws().r.log() / 4)
 
 
 def test_average_as_teacher_changes_the_loss():

@@ -128,11 +128,42 @@ COLOURS = {
 """Description of the conversion in the card."""
 
 
+def checked(
+    images: Stream[Image.Image], where: str, *, size: tuple[int, int] | None, channels: Channels | None
+) -> Stream[Image.Image]:
+    """The opened images, refused one by one unless they have 8 bits per channel, and this size and channels.
+
+    Args:
+        images: the images, called ``where`` in messages.
+        size: height and width; None: any.
+        channels: None: any.
+    """
+
+    def image(index: int) -> Image.Image:
+        opened = images.image(index)
+        name = f"{where}: {images.names[index]}"
+        # Pillow would clip or truncate more than 8 bits per channel, even in mode RGB.
+        tiles: Any = getattr(opened, "tile", [])
+        if opened.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in tiles):
+            raise UserError(f"{name}: more than 8 bits per channel ({opened.mode}); convert it first")
+        if channels is not None and _channels(opened) != channels:
+            raise UserError(
+                f"{name}: {_channels(opened)} channels, the first image has {channels}; make them alike, or "
+                "`couplet prepare` them with channels: 3 or 1"
+            )
+        if size is not None and (opened.height, opened.width) != size:
+            given, wanted = f"{opened.width}×{opened.height}", f"{size[1]}×{size[0]}"
+            raise UserError(f"{name}: {given} pixels, must be {wanted}")
+        return opened
+
+    return Stream(images.names, images.labels, image, images.classes)
+
+
 def stream(
     images: Stream[Image.Image],
     where: str,
     *,
-    resolution: int | tuple[int, int],
+    resolution: int,
     crop: Crop | None,
     channels: Channels,
     convert: bool = True,
@@ -140,34 +171,26 @@ def stream(
     """The images of ``images``, called ``where`` in messages, as pixels, decoded on demand.
 
     Args:
-        resolution: height and width of the result, which are equal if there is a crop.
+        resolution: height and width of the result.
         crop: crop to that size; None: images must have it.
         channels: channels of the result.
         convert: whether to convert images with other channels or to refuse them.
     """
-
-    height, width = resolution if isinstance(resolution, tuple) else (resolution, resolution)
+    size = (resolution, resolution)
+    opened = checked(images, where, size=None if crop else size, channels=None if convert else channels)
 
     def image(index: int) -> NDArray[np.uint8]:
-        opened = images.image(index)
-        name = f"{where}: {images.names[index]}"
-        # Pillow would clip or truncate more than 8 bits per channel, even in mode RGB.
-        tiles: Any = getattr(opened, "tile", [])
-        if opened.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in tiles):
-            raise UserError(f"{name}: more than 8 bits per channel ({opened.mode}); convert it first")
-        if not convert and _channels(opened) != channels:
-            raise UserError(
-                f"{name}: {_channels(opened)} channels, the first image has {channels}; make them alike, or "
-                "`couplet prepare` them with channels: 3 or 1"
-            )
-        if crop is None and opened.size != (width, height):
-            size = "×".join(map(str, opened.size))
-            raise UserError(f"{name}: {size} pixels, must be {width}×{height}")
-        coloured = _coloured(opened, channels)
-        cut = coloured if crop is None else CROPS[crop][0](coloured, height)
-        return np.asarray(cut).reshape(height, width, channels)
+        found = opened.image(index)
+        if crop is None:
+            return pixels(found, channels)
+        return np.asarray(CROPS[crop][0](_coloured(found, channels), resolution)).reshape(*size, channels)
 
     return Stream(images.names, images.labels, image, images.classes)
+
+
+def pixels(opened: Image.Image, channels: Channels) -> NDArray[np.uint8]:
+    """An opened image decoded, uint8 [h, w, c]; CorruptImage if it cannot be."""
+    return np.asarray(_coloured(opened, channels)).reshape(opened.height, opened.width, channels)
 
 
 def words(resolution: int, crop: Crop, channels: Channels) -> str:

@@ -239,7 +239,7 @@ def _download(original: Original, path: Path) -> None:
     for place in original.urls:
         try:
             with replacing(path) as temporary:
-                _retrieve(place, temporary)
+                retrieve(place, temporary)
                 digest = _digest(original, temporary)
                 if original.digest not in (None, digest):
                     raise ValueError(f"the downloaded file is {digest}")
@@ -249,8 +249,8 @@ def _download(original: Original, path: Path) -> None:
     raise UserError(f"{path}: is missing; put it there by hand ({'; '.join(filter(None, hints))})")
 
 
-def _retrieve(place: str, path: Path) -> None:
-    """Download a file from an address or from Google Drive; raise ValueError if that fails."""
+def retrieve(place: str, path: Path) -> None:
+    """Download a file from an address or from :data:`DRIVE`; raise ValueError if that fails."""
     import pooch
     from requests import RequestException
     from torchvision.datasets import utils
