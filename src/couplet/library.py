@@ -25,6 +25,7 @@ from couplet.data.archive import Archive
 from couplet.data.pixels import check_images
 from couplet.errors import UserError
 from couplet.interop.convert import import_model
+from couplet.interop.hub import download
 from couplet.model import ConsistencyModel, ImageShape, Saved
 from couplet.plan.stages import Settings
 from couplet.process import Context, find
@@ -276,21 +277,23 @@ def load(source: str | Path, device: str = "auto") -> Model:
     """Load a model for sampling.
 
     Args:
-        source: the folder of a run (its selected snapshot, or the last), a checkpoint, a file of
-            `couplet import`; or what that command reads: a checkpoint of another project, or the
-            ``owner/name`` of a model on the Hugging Face hub.
+        source: the folder of a run (its selected snapshot, or the last) or of `couplet export`, a checkpoint,
+            a file of `couplet import` or what that command reads; or the ``owner/name`` on the Hugging Face
+            hub of an exported model or a pipeline of diffusers.
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.
 
     Raises:
         UserError: there is no model at ``source``.
     """
     path, chosen = Path(source), find(device)
+    if not path.exists():
+        path = download(str(source))
     with TemporaryDirectory(prefix="couplet-") as folder:
         if is_model(path):
             file = find_model(path).checkpoint
         else:
             file = Path(folder, "model.safetensors")
-            import_model(str(source), file)
+            import_model(str(path), file)
         network, saved = files.load(file, chosen)
     return Model(network, saved, str(source))
 

@@ -15,7 +15,7 @@ import typer
 
 from couplet.cli.everyday import adopt, import_, init, run, watch
 from couplet.cli.inspection import check, recipes, settings, show, verify, why
-from couplet.cli.models import generate, score
+from couplet.cli.models import export, generate, score
 from couplet.cli.pipeline import commands
 from couplet.errors import Stopped, UserError
 from couplet.plan.code import check_running
@@ -41,7 +41,7 @@ app = typer.Typer(
 
 for _name, _command in commands():
     app.command(_name, rich_help_panel="Pipeline")(_command)
-for _command in (init, run, watch, adopt, import_, generate, score):
+for _command in (init, run, watch, adopt, import_, generate, score, export):
     app.command(_command.__name__.rstrip("_"), rich_help_panel="Everyday")(_command)
 for _command in (check, settings, show, why, verify, recipes):
     app.command(rich_help_panel="Inspection")(_command)

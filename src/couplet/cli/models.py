@@ -1,7 +1,9 @@
-"""Commands on any model and any images: generate, score."""
+"""Commands on any model and any images: generate, score, export."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -140,6 +142,57 @@ def score(
         if context.ranks.first:
             print_table(scoring.lines(scores), ("metric", "value", "protocol"))
             typer.echo(f"\n{out}: {len(scores)} numbers; `couplet why {out}` says where they come from")
+
+
+def export(
+    model: Annotated[
+        Path, typer.Argument(help="The folder of a run, a checkpoint, or a file of `couplet import`.")
+    ],
+    to: Annotated[Path, o.output("The folder to write, new or empty.", folder=True)],
+    name: Annotated[
+        str | None,
+        typer.Option(help="OWNER/NAME of the repository, for the card.", show_default="--to"),
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Licence as the hub writes it, such as mit.", show_default="unknown")
+    ] = None,
+    score: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file of `couplet score` on this model, for the card; may be repeated."),
+    ] = None,
+    diffusers: Annotated[
+        bool, typer.Option("--diffusers", help="Also as diffusers' ConsistencyModelPipeline.")
+    ] = False,
+    threads: o.Threads = None,
+    device: o.Device = "auto",
+) -> None:
+    """Write a model as a folder for the Hugging Face Hub: weights, settings, model card, samples, record.
+
+    A run's folder stands for its selected snapshot, or without a selection for the last one.
+    """
+    title = name or to.absolute().name
+    if name is not None and not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name, re.ASCII):
+        raise UserError(f"--name {name}: must be OWNER/NAME of letters, digits, '-', '_' and '.'")
+    if license is not None and not re.fullmatch(r"[a-z0-9.-]{1,64}", license, re.ASCII):
+        raise UserError(f"--license {license}: must be an identifier of the hub, such as apache-2.0")
+    with process(threads, device) as context:
+        from couplet.stages.export import run
+        from couplet.stages.generate import find_model
+
+        more: dict[str, Any] = {"title": title, "licence": license, "scores": score or ()}
+        places = run(context, find_model(model), out=to, diffusers=diffusers, **more)
+    quoted = shlex.quote(str(to))
+    typer.echo(f"{to}: {model} as a folder for the Hugging Face Hub")
+    for place in places:
+        typer.echo(f"note: its settings name {place}, which everybody will read")
+    if license is None:
+        typer.echo(f"note: no licence chosen; give --license, or edit {to / 'README.md'}")
+    print_table(
+        [
+            ("next", f"couplet verify {quoted}"),
+            ("", f"hf upload {name or f'OWNER/{shlex.quote(title)}'} {quoted}"),
+        ]
+    )
 
 
 def _images_out(out: Path, option: str) -> Path:

@@ -13,12 +13,16 @@ from torch import Tensor
 
 from couplet.interop.architecture import PER_HEAD
 from couplet.interop.files import Content, Refused, read, read_json
+from couplet.interop.hub import is_exported
 from couplet.interop.openai import from_diffusers, from_openai
 from couplet.interop.pickles import Module, Object, StoredTensor, section, state_of
 
 Stored = Mapping[str, StoredTensor | Tensor]
 Convert = Callable[[dict[str, Tensor], int], dict[str, Tensor]]
 
+OURS = "a model of couplet already, which needs no import"
+NOISE_SCALE = 1000.0
+"""Factor on the noise label in OpenAI's networks."""
 SHIFTED = "c_skip and c_out with t - sigma_min, so that f(x, sigma_min) = x"
 PLAIN = "EDM's, without a shift at sigma_min"
 
@@ -61,6 +65,8 @@ def recognise(path: Path) -> Checkpoint:
         Exception: nearly any, where the file is damaged.
     """
     if path.is_dir():
+        if is_exported(path):
+            raise Refused(OURS)
         return _diffusers(path)
     content = read(path)
     for family in (_couplet, _nvidia, _lightning, _gc, _state_dict):
@@ -79,7 +85,7 @@ def described(value: Any) -> str:
 
 def _couplet(content: Content) -> None:
     if "couplet" in content.texts:
-        raise Refused("a model of couplet already, which needs no import")
+        raise Refused(OURS)
 
 
 # --- NVIDIA's code and what was made from it: EDM, EDM2, ECT, TCM, CMT -----------------------------
@@ -329,7 +335,7 @@ def _openai(value: dict[Any, Any]) -> Checkpoint:
         clip=True,
         reduced=True,
         quantise="truncate",
-        network={"noise_scale": 1000.0, "channels_per_group": 1},
+        network={"noise_scale": NOISE_SCALE, "channels_per_group": 1},
         resolution=resolution,
         convert=from_openai,
         assumed={
@@ -367,6 +373,8 @@ UNET = {
     "time_embedding_type": "positional",
 }
 """Settings of a UNet2DModel with which it is ADM."""
+INDEX = {"_class_name": "ConsistencyModelPipeline"}
+SCHEDULER = {"_class_name": "CMStochasticIterativeScheduler", "rho": 7.0}
 TWO_STEPS = {(40, 64): 22, (40, 256): 17, (201, 64): 106, (151, 256): 67}
 """Index of the second level by number of levels and resolution, in OpenAI's launch.sh."""
 
@@ -375,7 +383,7 @@ def _diffusers(folder: Path) -> Checkpoint:
     if (folder / "checkpoints").is_dir():
         raise Refused("a run of couplet, whose snapshots need no import")
     index = read_json(_within(folder, "model_index.json"))
-    if index.get("_class_name") != "ConsistencyModelPipeline":
+    if index.get("_class_name") != INDEX["_class_name"]:
         raise Refused(
             f"a diffusers pipeline {_shown(index.get('_class_name'))}, not ConsistencyModelPipeline"
         )
@@ -384,7 +392,7 @@ def _diffusers(folder: Path) -> Checkpoint:
         if unet.get(name, expected) != expected:
             raise Refused(f"unet/config.json: {name} = {_shown(unet[name])}, where ADM has {expected}")
     scheduler = read_json(_within(folder, "scheduler/scheduler_config.json"))
-    if scheduler.get("_class_name") != "CMStochasticIterativeScheduler" or scheduler.get("rho", 7.0) != 7.0:
+    if any(scheduler.get(name, 7.0) != expected for name, expected in SCHEDULER.items()):
         raise Refused(f"scheduler_config.json: scheduler {_shown(scheduler.get('_class_name'))}")
     numbers = {name: _number(scheduler, name, default) for name, default in
                (("sigma_min", 0.002), ("sigma_max", 80.0), ("sigma_data", 0.5))}  # fmt: skip
@@ -409,7 +417,7 @@ def _diffusers(folder: Path) -> Checkpoint:
         "diffusers ConsistencyModelPipeline",
         {"weights": {f"network.{name}": tensor for name, tensor in tensors.items()}},
         mid_sigmas=mid,
-        network={"noise_scale": 1000.0, "channels_per_group": 1},
+        network={"noise_scale": NOISE_SCALE, "channels_per_group": 1},
         head_channels=head,
         resolution=resolution,
         convert=from_diffusers,

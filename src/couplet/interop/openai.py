@@ -1,14 +1,14 @@
-"""OpenAI's U-Net, as openai/consistency_models and diffusers store it, in the naming of EDM's ADM.
+"""OpenAI's U-Net, as openai/consistency_models and diffusers store it, and as EDM's ADM.
 
 EDM's ADM is the same network with other names: a level's last block of the decoder and the resampling that
 follows it are one entry in OpenAI's list, and queries, keys and values are three blocks of channels, not
-neighbours.
+neighbours. A table from their names of layers to EDM's serves both directions.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -66,27 +66,32 @@ def from_openai(tensors: Mapping[str, Tensor], resolution: int) -> dict[str, Ten
     per_level = [end - begin for begin, end in zip([-1, *ends], [*ends, count - 1], strict=True)][::-1]
     sizes = _sizes(resolution, len(per_level))
 
-    blocks: dict[str, str] = {"input_blocks.0.0": f"enc.{at(sizes[0])}_conv"}
+    residual: list[tuple[str, str]] = []
+    attention: list[tuple[str, str]] = []
     place = 1
     for level, size in enumerate(sizes):
         if level:
-            blocks[f"input_blocks.{place}.0"] = f"enc.{at(size)}_down"
+            residual.append((f"input_blocks.{place}.0", f"enc.{at(size)}_down"))
             place += 1
         for i in range(per_level[level] - 1):
-            blocks[f"input_blocks.{place}.0"] = blocks[f"input_blocks.{place}.1"] = f"enc.{at(size)}_block{i}"
+            residual.append((f"input_blocks.{place}.0", f"enc.{at(size)}_block{i}"))
+            attention.append((f"input_blocks.{place}.1", f"enc.{at(size)}_block{i}"))
             place += 1
-    for part, name in (("0", "in0"), ("1", "in0"), ("2", "in1")):
-        blocks[f"middle_block.{part}"] = f"dec.{at(sizes[-1])}_{name}"
+    middle = f"dec.{at(sizes[-1])}"
+    residual += [("middle_block.0", f"{middle}_in0"), ("middle_block.2", f"{middle}_in1")]
+    attention.append(("middle_block.1", f"{middle}_in0"))
     place = 0
     for level, size in reversed(list(enumerate(sizes))):
         for i in range(per_level[level]):
-            blocks[f"output_blocks.{place}.0"] = f"dec.{at(size)}_block{i}"
-            for part in ("1", "2"):
-                up = f"output_blocks.{place}.{part}.in_layers.0.weight" in tensors
-                name = f"{at(sizes[level - 1])}_up" if up else f"{at(size)}_block{i}"
-                blocks[f"output_blocks.{place}.{part}"] = f"dec.{name}"
+            residual.append((f"output_blocks.{place}.0", f"dec.{at(size)}_block{i}"))
+            attention.append((f"output_blocks.{place}.1", f"dec.{at(size)}_block{i}"))
+            if level:  # after the block's attention, where it has one
+                up = f"dec.{at(sizes[level - 1])}_up"
+                residual += [(f"output_blocks.{place}.{part}", up) for part in ("1", "2")]
             place += 1
-    return _renamed(tensors, blocks, layers={**RESIDUAL, **ATTENTION}, outer=OUTER)
+    first = {"input_blocks.0.0": f"enc.{at(sizes[0])}_conv"}
+    names = {**OUTER, **first, **_layers(residual, RESIDUAL), **_layers(attention, ATTENTION)}
+    return _to_edm(tensors, names)
 
 
 def from_diffusers(tensors: Mapping[str, Tensor], resolution: int) -> dict[str, Tensor]:
@@ -95,33 +100,74 @@ def from_diffusers(tensors: Mapping[str, Tensor], resolution: int) -> dict[str, 
     Raises:
         Refused: the network differs from ADM.
     """
-    levels = 1 + max(_numbers(tensors, "down_blocks"), default=-1)
-    sizes = _sizes(resolution, levels)
-    blocks = {
-        "conv_in": f"enc.{at(sizes[0])}_conv",
-        "mid_block.resnets.0": f"dec.{at(sizes[-1])}_in0",
-        "mid_block.attentions.0": f"dec.{at(sizes[-1])}_in0",
-        "mid_block.resnets.1": f"dec.{at(sizes[-1])}_in1",
-    }
-    for level, size in enumerate(sizes):
-        down, up = f"down_blocks.{level}", f"up_blocks.{levels - 1 - level}"
-        for block, half in ((down, "enc"), (up, "dec")):
-            for kind in ("resnets", "attentions"):
-                for i in _numbers(tensors, f"{block}.{kind}"):
-                    blocks[f"{block}.{kind}.{i}"] = f"{half}.{at(size)}_block{i}"
-        if level + 1 < levels:
-            blocks[f"{down}.downsamplers.0"] = f"enc.{at(sizes[level + 1])}_down"
-        if level:
-            blocks[f"{up}.upsamplers.0"] = f"dec.{at(sizes[level - 1])}_up"
     joined = dict(tensors)
     for name in [name for name in tensors if ".to_q." in name]:
         parts = [joined.pop(name.replace(".to_q.", f".to_{part}."), None) for part in "qkv"]
         if any(part is None for part in parts):
             raise Refused(f"a network without keys or values beside {name}")
         joined[name.replace(".to_q.", ".qkv.")] = torch.cat(parts)  # type: ignore[arg-type]
-    return _renamed(
-        joined, blocks, layers={**DIFFUSERS_RESIDUAL, **DIFFUSERS_ATTENTION}, outer=DIFFUSERS_OUTER
-    )
+    levels = 1 + max(_numbers(tensors, "down_blocks"), default=-1)
+    blocks = max((n for k in range(levels) for n in _numbers(tensors, f"up_blocks.{k}.resnets")), default=0)
+    return _to_edm(joined, _diffusers_names(_sizes(resolution, levels), blocks))
+
+
+def to_diffusers(
+    tensors: Mapping[str, Tensor], *, resolution: int, levels: int, blocks: int
+) -> dict[str, Tensor]:
+    """The state dict of a ``UNet2DModel`` from tensors of ADM: the inverse of :func:`from_diffusers`.
+
+    Args:
+        tensors: by EDM's names, `enc.8x8_block0.conv0.weight`.
+        resolution: height of the images.
+        levels: number of resolutions.
+        blocks: residual blocks per level of the encoder.
+    """
+    theirs = {ours: name for name, ours in _diffusers_names(_sizes(resolution, levels), blocks).items()}
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "resample_filter":  # an operation of theirs
+            continue
+        target = theirs[layer]
+        if layer.endswith((".qkv", ".proj")) and kind == "weight":
+            tensor = tensor.flatten(1)
+        if layer == "map_label":
+            tensor = tensor.T
+        parts = {f"{target}.{kind}": tensor}
+        if layer.endswith(".qkv"):
+            split = tensor.unflatten(0, (-1, 3)).unbind(1)
+            stem = target.removesuffix("qkv")
+            parts = {f"{stem}to_{part}.{kind}": values for part, values in zip("qkv", split, strict=True)}
+        renamed |= {key: values.contiguous() for key, values in parts.items()}
+    return renamed
+
+
+def _diffusers_names(sizes: list[int], blocks: int) -> dict[str, str]:
+    """EDM's name of each layer by diffusers', for ``blocks`` residual blocks per level of the encoder."""
+    middle = at(sizes[-1])
+    residual = [("mid_block.resnets.0", f"dec.{middle}_in0"), ("mid_block.resnets.1", f"dec.{middle}_in1")]
+    attention = [("mid_block.attentions.0", f"dec.{middle}_in0")]
+    for level, size in enumerate(sizes):
+        down, up = f"down_blocks.{level}", f"up_blocks.{len(sizes) - 1 - level}"
+        for block, half in ((down, "enc"), (up, "dec")):
+            for i in range(blocks + (half == "dec")):
+                residual.append((f"{block}.resnets.{i}", f"{half}.{at(size)}_block{i}"))
+                attention.append((f"{block}.attentions.{i}", f"{half}.{at(size)}_block{i}"))
+        if level + 1 < len(sizes):
+            residual.append((f"{down}.downsamplers.0", f"enc.{at(sizes[level + 1])}_down"))
+        if level:
+            residual.append((f"{up}.upsamplers.0", f"dec.{at(sizes[level - 1])}_up"))
+    return {
+        **DIFFUSERS_OUTER,
+        "conv_in": f"enc.{at(sizes[0])}_conv",
+        **_layers(residual, DIFFUSERS_RESIDUAL),
+        **_layers(attention, DIFFUSERS_ATTENTION),
+    }
+
+
+def _layers(blocks: Iterable[tuple[str, str]], layers: Mapping[str, str]) -> dict[str, str]:
+    """EDM's names of all layers of blocks by their other names, from pairs of names of blocks."""
+    return {f"{block}.{layer}": f"{ours}.{layers[layer]}" for block, ours in blocks for layer in layers}
 
 
 def _numbers(tensors: Mapping[str, Tensor], prefix: str) -> set[int]:
@@ -137,25 +183,12 @@ def _sizes(resolution: int, levels: int) -> list[int]:
     return [resolution >> level for level in range(levels)]
 
 
-def _renamed(
-    tensors: Mapping[str, Tensor],
-    blocks: Mapping[str, str],
-    *,
-    layers: Mapping[str, str],
-    outer: Mapping[str, str],
-) -> dict[str, Tensor]:
+def _to_edm(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
     """Tensors under EDM's names; a name that is in no table stays, and so has no place in the network."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         stem, _, kind = name.rpartition(".")
-        target = outer.get(stem) or next(
-            (
-                f"{blocks[block]}.{layer}" if layer else blocks[block]
-                for block, layer in _splits(stem, layers)
-                if block in blocks
-            ),
-            stem,
-        )
+        target = names.get(stem, stem)
         if target.endswith((".qkv", ".proj")) and kind == "weight":
             tensor = tensor.reshape(*tensor.shape[:2], 1, 1)
         if target.endswith(".qkv"):
@@ -169,11 +202,3 @@ def _renamed(
             filter_ = name.replace("norm0.weight", f"{layer}.resample_filter")
             renamed[filter_] = torch.full((1, 1, 2, 2), 0.25)
     return renamed
-
-
-def _splits(stem: str, layers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Ways to divide a name into a block and a layer, in the naming of EDM."""
-    yield stem, ""
-    for layer, target in layers.items():
-        if stem.endswith(f".{layer}"):
-            yield stem.removesuffix(f".{layer}"), target

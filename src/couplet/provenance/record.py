@@ -109,14 +109,16 @@ class FreeRecorder(Recorder):
         *,
         inputs: Digests,
         numerics: Sequence[str],
+        path: Path | None = None,
     ) -> None:
         """Check that ``output`` is not that of another command.
 
         Args:
             inputs: the files that the command reads, which :meth:`write` records.
             numerics: ``module:name`` of the functions and classes that decide the output.
+            path: the record's own, by default beside ``output``.
         """
-        self._path, self._inputs = beside(output), inputs
+        self._path, self._inputs = path or beside(output), inputs
         check_own(command, output, self._path)
         code = definitions(*numerics)
         self.key = key_from(
@@ -332,16 +334,24 @@ def read_record(path: Path, advice: str = "run the stage again") -> Record:
     )
 
 
-def maker(file: Path) -> Record | None:
-    """The record of the stage that wrote ``file``, beside the file or one of two folders above it."""
-    folders = file.parents[:2]
+def maker(path: Path) -> Record | None:
+    """The record of the stage that wrote a file or a folder: beside it, inside it, or at a folder above."""
+    folders = [folder for folder in (path, *path.parents[:2]) if folder.name]
     candidates = [
-        *sorted(file.parent.glob(f"*{RECORD_SUFFIX}")),
-        *(beside(folder) for folder in folders if folder.name),
-        *(folder / RECORD for folder in folders),
+        *sorted(path.parent.glob(f"*{RECORD_SUFFIX}")),
+        *map(beside, folders),
+        *(folder / RECORD for folder in (*folders, *path.parents[:2])),
     ]
-    records = (read_record(path) for path in candidates if path.is_file())
-    return next((record for record in records if file in record.outputs), None)
+    records = (read_record(each) for each in dict.fromkeys(candidates) if each.is_file())
+    return next((record for record in records if path in (*record.outputs, _folder(record))), None)
+
+
+def _folder(record: Record) -> Path | None:
+    """The folder that is the whole output of a record."""
+    if record.path.name == RECORD:
+        return record.path.parent
+    folder = record.path.with_name(record.path.name.removesuffix(RECORD_SUFFIX))
+    return folder if any(folder in output.parents for output in record.outputs) else None
 
 
 def _check_link(before: Record, after: Record) -> None:

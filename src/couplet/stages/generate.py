@@ -23,6 +23,7 @@ from couplet.config.variants import name_of, variants_in
 from couplet.data.archive import Archive
 from couplet.errors import Stopped, UserError, installed
 from couplet.files import replacing, reported
+from couplet.interop.hub import WEIGHTS, is_exported
 from couplet.model import Saved
 from couplet.plan.published import GENERATE
 from couplet.plan.stages import beside
@@ -57,10 +58,10 @@ class Model(NamedTuple):
 
 
 def is_model(path: Path) -> bool:
-    """Whether ``path`` is a model and not images: a safetensors file, or the folder of a run."""
+    """Whether ``path`` is a model and not images: a safetensors file, or the folder of a run or an export."""
     if path.is_dir():
         inside = ("train/config.json", "train.partial", "checkpoints")
-        return any((path / name).exists() for name in inside)
+        return any((path / name).exists() for name in inside) or is_exported(path)
     if not path.is_file():
         return False
     with reported(path, "read"), path.open("rb") as file:
@@ -71,17 +72,19 @@ def find_model(path: Path) -> Model:
     """The weights at ``path``.
 
     Args:
-        path: a file of `couplet import`, a checkpoint, or the folder of a run, which stands for its selected
-            snapshot, or without a selection for the last.
+        path: a file of `couplet import`, a checkpoint, a folder of `couplet export`, or that of a run, which
+            stands for its selected snapshot, or without a selection for the last.
 
     Raises:
         UserError: it is none of these; the run is unfinished, or its selections differ.
     """
     if path.exists() and not is_model(path):
-        allowed = "a file of `couplet import`, a run's folder or a checkpoint"
+        allowed = "a file of `couplet import`, a folder of `couplet export`, a run's folder or a checkpoint"
         raise UserError(f"{path}: must be {allowed}; `couplet import` reads what others have published")
     if not path.is_dir():
         return Model(path)
+    if is_exported(path):
+        return Model(path / WEIGHTS)
     train = path if (path / "checkpoints").is_dir() else path / "train"
     if not (snapshots := sorted((train / "checkpoints").glob("*.safetensors"))):
         unfinished = "; a run is unfinished" if (path / "train.partial").exists() else ""

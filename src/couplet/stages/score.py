@@ -233,18 +233,41 @@ def _score(
 ) -> Score:
     """A row of :func:`evaluate` with its protocol; ``compared``: number of samples, and the reference."""
     samples, target = compared
+    counts = {"samples": samples, "images": target.moments.count, "features": len(target.features)}
+    protocol = protocol_of(row["metric"], settings, extractor.config, extractor.name, **counts)
+    return Score(row["metric"], extractor.config, row["value"], protocol)
+
+
+def protocol_of(
+    number: str,
+    settings: EvaluateConfig,
+    config: ExtractorConfig,
+    name: str,
+    *,
+    samples: int,
+    images: int,
+    features: int,
+) -> dict[str, Any]:
+    """The protocol of a number.
+
+    Args:
+        number: its name, such as `fd`.
+        settings: the metrics, one of which gives it.
+        config: settings of the extractor.
+        name: name of the extractor with its digest.
+        samples: images generated.
+        images: real images behind the moments; 0 if nobody stated their number.
+        features: real images whose features are there one by one.
+    """
     metric = next(
         metric
-        for name, metric in settings.metrics.items()
-        if row["metric"] in [metric.name_of(number, name) for number in metric.numbers]
+        for key, metric in settings.metrics.items()
+        if number in [metric.name_of(each, key) for each in metric.numbers]
     )
-    counts = [samples, target.moments.count]
+    counts = [samples, images]
     if metric.needs_features:
-        counts = [min(samples, MOST_FEATURES), len(target.features)]
-    config = extractor.config
-    protocol = {"extractor": extractor.name, "resize": config.resize}
-    protocol |= metric.protocol(counts[0], counts[1] or None)
-    return Score(row["metric"], config, row["value"], protocol)
+        counts = [min(samples, MOST_FEATURES), features]
+    return {"extractor": name, "resize": config.resize, **metric.protocol(counts[0], counts[1] or None)}
 
 
 def lines(scores: Sequence[Score]) -> Iterator[tuple[str, str, str]]:

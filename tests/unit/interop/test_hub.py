@@ -1,123 +1,146 @@
-"""Models of the Hugging Face hub, from a server on this machine."""
+"""A model goes to a hub on loopback and comes back: only its files, the same pixels, nothing executed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import lzma
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
+import torch
+from hub_server import hub
 
+from couplet import library, model
 from couplet.errors import UserError
 from couplet.interop.convert import import_model
+from couplet.model import ImageShape, Saved, build
 
-FOLDER = Path(__file__).parents[2] / "golden" / "published" / "diffusers_cd_imagenet64"
-COMMIT = "0" * 40
-
-
-def files() -> dict[str, bytes]:
-    found = {}
-    for path in FOLDER.rglob("*.*"):
-        packed = path.suffix == ".xz"
-        name = str((path.with_suffix("") if packed else path).relative_to(FOLDER))
-        found[name] = lzma.decompress(path.read_bytes()) if packed else path.read_bytes()
-    return found | {"README.md": b"not asked for"}
-
-
-class Hub(BaseHTTPRequestHandler):
-    """The parts of the hub's protocol that fetching a snapshot needs, for the one model `owner/name`."""
-
-    asked: list[str] = []
-    content = files()
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        path = self.path.partition("?")[0]
-        self.asked.append(path)
-        name = path.removeprefix(f"/owner/name/resolve/{COMMIT}/")
-        if path.startswith("/api/models/owner/name/revision/"):
-            siblings = [{"rfilename": name} for name in self.content]
-            content = json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode()
-        elif path.startswith("/api/models/owner/name/tree/"):
-            entries = [
-                {"type": "file", "path": n, "size": len(c), "oid": COMMIT} for n, c in self.content.items()
-            ]
-            content = json.dumps(entries).encode()
-        elif name in self.content:
-            content = self.content[name]
-        else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_response(200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
+LOAD = """
+import sys, couplet
+from couplet.errors import UserError
+for name in sys.argv[1:]:
+    try:
+        print(couplet.load(name, "cpu").sample(3, seed=1).tobytes().hex())
+    except UserError as error:
+        print(error)
+"""
 
 
 @pytest.fixture
-def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    Hub.asked.clear()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+def server(tmp_path, monkeypatch):
+    with hub() as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.address)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+        monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        yield served
 
 
-def imported(name: str, hub: str, room: Path) -> subprocess.CompletedProcess[str]:
-    """huggingface_hub reads its settings when it is imported, so in a process of its own."""
-    environment = {
-        **{key: value for key, value in os.environ.items() if "proxy" not in key.lower()},
-        "HF_ENDPOINT": hub,
-        "HF_HOME": str(room / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+@pytest.fixture
+def exported(make_training, couplet, tmp_path):
+    """The folder of a small model."""
+    training, shape = make_training("vae"), ImageShape(1, 8, 0)
+    model.save(tmp_path / "own.safetensors", build(training.design, shape), Saved(training, shape, 4))
+    assert couplet("export", tmp_path / "own.safetensors", "--to", tmp_path / "x")[0] == 0
+    return tmp_path / "x"
+
+
+def loaded(*names):
+    """What a process that loads the models prints: a line of each with pixels, or the error."""
+    done = subprocess.run([sys.executable, "-c", LOAD, *names], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def served(folder):
+    """The files of a folder, as the server keeps them."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_what_hf_uploads_is_what_couplet_loads(server, exported):
+    """With the command that `couplet export` prints, and in another process, also without the server."""
+    hf = shutil.which("hf", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    assert hf is not None
+    subprocess.run([hf, "upload", "jane/x", str(exported)], check=True, capture_output=True)
+    assert server.files["jane/x"] == served(exported)
+    wanted = library.load(exported, device="cpu").sample(3, seed=1).tobytes()
+    assert bytes.fromhex(loaded("jane/x")) == wanted
+    assert sorted(server.fetched) == ["config.json", "model.safetensors"]
+    server.files.clear()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        assert bytes.fromhex(loaded("jane/x")) == wanted
+    finally:
+        del os.environ["HF_HUB_OFFLINE"]
+
+
+def test_a_pipeline_of_diffusers_loads_from_the_hub(server, unpacked_pipeline, tmp_path):
+    """Its needed files alone, although others lie beside them."""
+    others = {
+        "model.safetensors": b"of another library",
+        "config.json": b'{"model_type": "other"}',
+        "pipeline.py": b"raise SystemExit",
     }
-    command = [sys.executable, "-m", "couplet", "import", name, "--out", str(room / "model")]
-    return subprocess.run(command, env=environment, cwd=room, capture_output=True, text=True)
+    server.files["jane/cd"] = {**served(unpacked_pipeline), **others}
+    import_model(str(unpacked_pipeline), tmp_path / "own.safetensors")
+    wanted = library.load(tmp_path / "own.safetensors", device="cpu").sample(3, seed=1).tobytes()
+    assert bytes.fromhex(loaded("jane/cd")) == wanted
+    assert sorted(server.fetched) == sorted(["config.json", *served(unpacked_pipeline)])
 
 
-def test_a_model_of_the_hub(hub: str, tmp_path: Path) -> None:
-    pytest.importorskip("huggingface_hub")
-    ended = imported("owner/name", hub, tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert "owner/name: diffusers ConsistencyModelPipeline" in ended.stdout
-    assert not any("README" in path for path in Hub.asked)
-    assert (tmp_path / "model").exists()
+def test_the_command_imports_from_the_hub(server, unpacked_pipeline, tmp_path):
+    server.files["jane/cd"] = {**served(unpacked_pipeline), "README.md": b"not asked for"}
+    command = [sys.executable, "-m", "couplet", "import"]
+    out = tmp_path / "own.safetensors"
+    done = subprocess.run([*command, "jane/cd", "--out", str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "jane/cd: diffusers ConsistencyModelPipeline" in done.stdout
+    assert "README.md" not in server.fetched
+    assert out.exists()
+    out.unlink()
+    done = subprocess.run([*command, "jane/other", "--out", str(out)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("couplet: jane/other: cannot be fetched from the Hugging Face hub")
+    assert done.stderr.count("\n") == 1
+    assert not out.exists()
 
 
-def test_an_unknown_model_of_the_hub(hub: str, tmp_path: Path) -> None:
-    pytest.importorskip("huggingface_hub")
-    ended = imported("owner/other", hub, tmp_path)
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("couplet: owner/other: cannot be fetched from the Hugging Face hub")
-    assert ended.stderr.count("\n") == 1
-    assert not (tmp_path / "model").exists()
+def test_weights_of_the_older_format_are_fetched_if_alone(server, tmp_path, unpacked_pipeline):
+    files = served(unpacked_pipeline)
+    tensors = model.load_tensors(unpacked_pipeline / "unet/diffusion_pytorch_model.safetensors")[1]
+    torch.save(tensors, tmp_path / "weights.bin")
+    del files["unet/diffusion_pytorch_model.safetensors"]
+    server.files["jane/bin"] = {
+        **files,
+        "unet/diffusion_pytorch_model.bin": (tmp_path / "weights.bin").read_bytes(),
+    }
+    wanted = library.load(unpacked_pipeline, device="cpu").sample(3, seed=1).tobytes()
+    assert bytes.fromhex(loaded("jane/bin")) == wanted
 
 
-def test_the_package_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"huggingface.hub is not installed; pip install huggingface.hub$"):
         import_model("owner/name", tmp_path / "model")
+
+
+def test_wrong_names_and_contents_are_one_line(server, exported):
+    files = served(exported)
+    server.files["jane/damaged"] = {**files, "model.safetensors": files["model.safetensors"][:100]}
+    server.files["jane/later"] = {**files, "config.json": b'{"library_name": "couplet", "format": 9}'}
+    server.files["jane/without"] = {"config.json": files["config.json"]}
+    server.files["jane/other"] = {"README.md": b"#"}
+    problems = {
+        "jane/nothing": "cannot be fetched from the Hugging Face hub (404",
+        "jane/damaged": "cannot be read as safetensors",
+        "jane/later": "format = 9, this version of couplet reads 1; update it",
+        "jane/without": "a repository without model.safetensors",
+        "jane/other": "a repository without model_index.json; expected a model of couplet or",
+        "../jane": "not owner/name of a model",
+    }
+    for line, (name, problem) in zip(loaded(*problems).splitlines(), problems.items(), strict=True):
+        assert problem in line, name
