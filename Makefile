@@ -2,7 +2,9 @@
 # active if it has couplet and its packages; otherwise everything is installed in .venv, or in VENV=...
 PYTHON ?= python3
 
-# Without Slurm's plugin, which adds a second to every call of Snakemake.
+# For tests; without Slurm's plugin, which adds a second to every call of Snakemake.
+comma := ,
+space := $(subst ,, )
 EXTRAS = pipeline s3 lion lmdb dinov2 tensorboard dev
 
 NEEDED = $(if $(filter test lint format,$(MAKECMDGOALS)),$(EXTRAS) slurm,pipeline)
@@ -49,7 +51,7 @@ experiments: $(INSTALLED) ## list the changes and Fréchet distances of `dvc exp
 test: $(TESTED) ## all tests
 	pytest -n auto --dist loadfile
 
-lint: $(INSTALLED) ## formatting, types, import layers, workflow
+lint: $(TESTED) ## formatting, types, import layers, workflow
 	ruff check .
 	ruff format --check .
 	mypy
@@ -57,7 +59,7 @@ lint: $(INSTALLED) ## formatting, types, import layers, workflow
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-format: $(INSTALLED) generate ## format Python and Snakemake files, write the generated ones
+format: $(TESTED) generate ## format Python and Snakemake files, write the generated ones
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
@@ -85,12 +87,13 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@echo "Installing PyTorch and the pipeline's packages in $(VENV): about 6.5 GB, some minutes; only once."
 	$(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet uv
-	VIRTUAL_ENV="$(abspath $(VENV))" uv pip install --quiet --compile-bytecode --requirement requirements.txt
-	VIRTUAL_ENV="$(abspath $(VENV))" uv pip install --quiet --no-deps --editable .
+	VIRTUAL_ENV="$(abspath $(VENV))" uv pip install --quiet --compile-bytecode --constraint requirements.txt \
+		--editable '.[pipeline]'
 	python -m compileall -q src/couplet
 	touch $@
 
 $(TESTED): $(INSTALLED)
-	VIRTUAL_ENV="$(abspath $(VENV))" uv pip install --quiet --constraint requirements.txt --editable '.[slurm]'
+	VIRTUAL_ENV="$(abspath $(VENV))" uv pip install --quiet --compile-bytecode --constraint requirements.txt \
+		--editable '.[$(subst $(space),$(comma),$(EXTRAS) slurm)]'
 	touch $@
 endif
