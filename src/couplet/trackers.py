@@ -97,8 +97,8 @@ def ready(tracks: Iterable[Track]) -> None:
             package = import_module({"dvc": "PIL"}.get(track.kind, track.kind))
         if track.kind == "dvc":
             _refuse_other(track)
-        if track.kind == "wandb" and not _can_log(package):
-            raise UserError(f"--track {track}: not logged in; run `wandb login`, or set WANDB_MODE=offline")
+        if track.kind == "wandb":
+            _check_login(track, package)
 
 
 def _refuse_other(track: Track) -> None:
@@ -108,9 +108,13 @@ def _refuse_other(track: Track) -> None:
         raise UserError(f"--track {track}: holds something else than a live view; choose another folder")
 
 
-def _can_log(wandb: Any) -> bool:
-    """Whether W&B needs nobody to log in, or knows who does."""
-    return wandb.setup().settings.mode != "online" or wandb.login(prompt=False, verify=False)
+def _check_login(track: Track, wandb: Any) -> None:
+    try:
+        known = wandb.setup().settings.mode != "online" or wandb.login(prompt=False, verify=False)
+    except (wandb.Error, ValueError) as error:  # of a key, or of a variable of W&B's
+        raise UserError(f"--track {track}: {reason(error)}") from None
+    if not known:
+        raise UserError(f"--track {track}: not logged in; run `wandb login`, or set WANDB_MODE=offline")
 
 
 def opened(track: Track, seen: Seen) -> Sink:

@@ -258,4 +258,11 @@ def test_wandb_without_a_login_is_refused_before_any_work(work, tmp_path, monkey
     assert process.returncode == 2
     [line] = (line for line in err.splitlines() if line.startswith("couplet: "))
     assert line == "couplet: --track wandb: not logged in; run `wandb login`, or set WANDB_MODE=offline"
+    for name, value in (("WANDB_API_KEY", "short"), ("WANDB_MODE", "nonsense")):
+        monkeypatch.setenv(name, value)
+        with work(*TRAIN, "--track", "wandb") as process:
+            _, err = process.communicate()
+        assert process.returncode == 2
+        assert "couplet: --track wandb: " in err
+        assert "Traceback" not in err
     assert not (tmp_path / "run.partial").exists()
