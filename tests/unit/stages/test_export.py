@@ -215,8 +215,10 @@ def test_what_has_no_record_says_so(grid, couplet):
     [*_, last] = sorted((grid.train / "checkpoints").iterdir())
     shutil.copy(last, "moved.safetensors")
     assert couplet("export", "moved.safetensors", "--to", "moved")[0] == 0
-    text = front(Path("moved"))[1]
+    matter, text = front(Path("moved"))
+    assert matter["datasets"] == ["digits"]
     assert "none beside the checkpoint" in text
+    assert "digits; its card was not at hand" in text
     assert names(Path("moved")) == FILES
 
 
