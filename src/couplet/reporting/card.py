@@ -113,12 +113,12 @@ def _front(
     front: dict[str, Any] = {"library_name": "couplet", "license": licence or "unknown", "tags": tags}
     if not saved.conditional:  # the hub has no name for generation by class
         front["pipeline_tag"] = TASK
-    if dataset is not None:
-        front["datasets"] = [dataset.name]
+    name = None if saved.training is None else saved.training.cell.dataset
+    if name is not None:
+        front["datasets"] = [name]
     if metrics:
         front["metrics"] = sorted({metric.name for metric in metrics})
-        name = "unknown" if dataset is None else dataset.name
-        described: dict[str, Any] = {"name": name, "type": name}
+        described: dict[str, Any] = {"name": name or "unknown", "type": name or "unknown"}
         if dataset is not None:
             described["args"] = {"images": dict(dataset.counts), "digest": dataset.digest}
         numbers = [
@@ -186,16 +186,15 @@ def _origin(
         commit = record["commit"] or "no repository"
         yield "commit of couplet", commit + (" with changes" if record["dirty"] else "")
         yield "cache key", record["key"]
-        yield "took", f"{record['seconds']:.0f} s on {device}, {record['processes']} processes"
+        yield "took", f"{record['seconds']:.0f} s on {device}"
         yield "versions", ", ".join((f"Python {record['python']}", *versions))
-    if dataset is not None:
-        yield "data set", f"{dataset.name}: {dataset.source}"
-        yield (
-            "images of the data set",
-            ", ".join(f"{count} {split}" for split, count in dataset.counts.items()),
-        )
-        yield "classes of the data set", str(len(dataset.classes))
-        yield "digest of the data set", f"`{dataset.digest}`"
+    if dataset is None:
+        yield "data set", f"{saved.of.cell.dataset}; its card was not at hand"
+        return
+    yield "data set", f"{dataset.name}: {dataset.source}"
+    yield "images of the data set", ", ".join(f"{n} {split}" for split, n in dataset.counts.items())
+    yield "classes of the data set", str(len(dataset.classes))
+    yield "digest of the data set", f"`{dataset.digest}`"
 
 
 def _commands(saved: Saved) -> Iterator[str]:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import nn
 
 from couplet import model
@@ -42,12 +43,12 @@ from couplet.provenance.record import (
 )
 from couplet.reporting.card import CARD, PICTURE, SETTINGS, DataSet, Metric, card
 from couplet.sampling import generate
-from couplet.stages.generate import PURPOSE, WRITERS, Model, call_size
+from couplet.stages.generate import PURPOSE, Model, call_size
 from couplet.stages.score import protocol_of
 from couplet.tensors import save_tensors
 
-SEED = 0
-"""Seed of the pictures in the card."""
+SEED, WIDTH = 0, 600
+"""Of the samples in the card: seed, and about the least width in pixels."""
 
 
 def run(
@@ -279,16 +280,14 @@ def _config(saved: Saved, digest: str) -> dict[str, Any]:
 
 
 def _picture(context: Context, network: ConsistencyModel, saved: Saved, path: Path) -> str:
-    """Draw samples; return how they are made."""
+    """Draw samples, small ones enlarged; return how they are made."""
     with installed("a picture of samples"):
-        from couplet.reporting.pictures import panel_size
+        from PIL import Image
+
+        from couplet.reporting.pictures import panel_size, tile
     side, channels, nfe = saved.shape.resolution, saved.shape.channels, len(saved.sampler.levels)
-    total = panel_size((side, side, channels))
-    with (
-        context.signals() as stopped,
-        WRITERS[path.suffix](path, (total, side, side, channels), None) as write,
-        context.counting("samples for the card", total) as advance,
-    ):
+    total, parts = panel_size((side, side, channels)), []
+    with context.signals() as stopped, context.counting("samples for the card", total) as advance:
         for images in generate(
             network,
             saved.shape,
@@ -302,11 +301,18 @@ def _picture(context: Context, network: ConsistencyModel, saved: Saved, path: Pa
         ):
             if (signal := stopped()) is not None:
                 raise Stopped(f"stopped by {signal}; nothing is written")
-            write(images[nfe])
+            parts.append(images[nfe])
             advance(len(images[nfe]))
+    picture = tile(np.concatenate(parts))
+    scale = max(1, WIDTH // picture.shape[1])
+    picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(path, "PNG")
     classes = ", classes in turn" if saved.conditional else ""
-    made = f"couplet generate . --out {path.name} --count {total} --nfe {nfe} --seed {SEED}"
-    return f"The first {total} samples with seed {SEED}, NFE {nfe}{classes}, none left out: `{made}`."
+    enlarged = f", enlarged {scale} times" if scale > 1 else ""
+    made = f"couplet generate . --out grid.png --count {total} --nfe {nfe} --seed {SEED}"
+    return (
+        f"The first {total} samples with seed {SEED}, NFE {nfe}{classes}, none left out: `{made}`{enlarged}."
+    )
 
 
 def repeated(training: Training) -> dict[str, Any]:

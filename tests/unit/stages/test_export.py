@@ -121,9 +121,11 @@ def test_the_picture_has_the_samples_that_the_card_names(exported, couplet):
     [command] = [
         part for part in (folder / "README.md").read_text().split("`") if part.startswith("couplet gen")
     ]
-    arguments = command.replace(" . ", f" {folder} ").replace("samples.png", "again.png").split()[1:]
+    arguments = command.replace(" . ", f" {folder} ").split()[1:]
     assert couplet(*arguments, "--device", "cpu")[0] == 0
-    assert np.array_equal(np.asarray(Image.open("again.png")), np.asarray(Image.open(folder / "samples.png")))
+    grid, shown = (np.asarray(Image.open(path)) for path in ("grid.png", folder / "samples.png"))
+    assert f"{command}`, enlarged 11 times" in (folder / "README.md").read_text()
+    assert np.array_equal(shown, np.kron(grid, np.ones((11, 11), np.uint8)))
 
 
 def test_the_commands_of_the_card_make_the_same_file(exported, couplet, monkeypatch):
@@ -213,8 +215,10 @@ def test_what_has_no_record_says_so(grid, couplet):
     [*_, last] = sorted((grid.train / "checkpoints").iterdir())
     shutil.copy(last, "moved.safetensors")
     assert couplet("export", "moved.safetensors", "--to", "moved")[0] == 0
-    text = front(Path("moved"))[1]
+    matter, text = front(Path("moved"))
+    assert matter["datasets"] == ["digits"]
     assert "none beside the checkpoint" in text
+    assert "digits; its card was not at hand" in text
     assert names(Path("moved")) == FILES
 
 
