@@ -31,6 +31,7 @@ ROWS = [
     # CM's ADM of 295,899,267 parameters without adaptive normalisation.
     ("ict", "imagenet64-ict-ve-independent", 282_168_003),
     ("vct", "fashion_mnist-vct-ict-ve-vae", None),
+    ("vct", "mnist-vct-ict-ve-ot", None),
     ("vct", "cifar10-vct-ict-li-ot", 55_732_739),
     ("vct", "ffhq64-vct-ict-ve-independent", 61_804_419),
     ("vct", "imagenet64-vct-ict-ve-ot", 280_209_253),

@@ -237,4 +237,4 @@ def _measuring(
         settings = checked.evaluate
     elif scale is not None:
         raise UserError(f"--scale {scale}: belongs to --params FILE")
-    return settings, extractors_named(names or EXTRACTORS, known)
+    return settings, extractors_named(names or EXTRACTORS, known, at="--extractor")

@@ -193,9 +193,11 @@ EVERYWHERE: dict[str, dict[str, str]] = {
 
 
 def extractors_named(
-    names: Sequence[str], known: Mapping[str, ExtractorConfig] | None = None
+    names: Sequence[str], known: Mapping[str, ExtractorConfig] | None = None, *, at: str = "extractor"
 ) -> list[ExtractorConfig | Path]:
     """Extractors by name, kind or folder of `couplet features`; ``known`` are those of a parameter file.
+
+    Messages begin with ``at``.
 
     Raises:
         UserError: a name is none of these, or is given twice.
@@ -212,7 +214,7 @@ def extractors_named(
             found.append(Path(name))
         else:
             allowed = choices(name, {*known, *ExtractorConfig.family})
-            raise UserError(f"extractor {name}: {allowed}; or an output folder of `couplet features`")
+            raise UserError(f"{at} {name}: {allowed}; or an output folder of `couplet features`")
         if found[-1] in found[:-1]:
-            raise UserError(f"extractor {name}: given twice")
+            raise UserError(f"{at} {name}: given twice")
     return found

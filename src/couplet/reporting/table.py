@@ -135,14 +135,17 @@ def table(results: Iterable[Result]) -> Table:
         for nfe in sorted(planned | set(own["nfe"])):
             row = {"nfe": str(nfe), **_shared(members)}
             otherwise: dict[tuple[str, str], list[str]] = {}
+            sources: dict[str, None] = {}
             by_metric = own[own["nfe"] == nfe].groupby(["column", "metric"], sort=False)
             for (column, metric), measures in by_metric:
                 first = next(member for member in members if not member.missing)
                 same, others = _published(first, nfe, metric)
                 row = _statistics(measures, same, column=column, metric=metric) | row
+                sources |= {same.source: None} if same else {}
                 row |= _stated(first, metric)
                 for name, how in others:
                     otherwise.setdefault(how, []).append(name)
+            row["published_source"] = "; ".join(sources)
             row["published_otherwise"] = "; ".join(
                 f"published {', '.join(names)}: {theirs}, here: {ours}"
                 for (theirs, ours), names in otherwise.items()
@@ -171,7 +174,6 @@ def table(results: Iterable[Result]) -> Table:
     ):
         columns.append(Column("steps with replaced gradients", "replaced_gradients"))
     columns += [Column("features", "extractor"), Column("compared with", "reference"), Column("", "runs")]
-    # The source of published numbers follows the first metric that has any.
     columns = list(dict.fromkeys(columns))
     names = [name for column in columns for name in (column.name, column.std) if name]
     return Table(columns, [{name: row.get(name, "") for name in names} for row in rows])
@@ -261,7 +263,7 @@ def _statistics(
     row = {}
     if paper is not None:
         numbers |= {f"published_{column}": paper.value, f"published_{column}_spread": paper.spread}
-        row = {"published_spread_of": paper.spread_of, "published_source": paper.source}
+        row = {"published_spread_of": paper.spread_of}
     decimals = described(metric).decimals
     row |= {name: f"{value:.{decimals}f}" for name, value in numbers.items() if value is not None}
     if paper is not None:
