@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 EQUATIONS, DISCREPANCIES, PARAMETERS, PIPELINE, RESULTS = (
     ROOT / f"docs/{name}.md" for name in ("equations", "discrepancies", "parameters", "pipeline", "results")
 )
-DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 TEST_FILES = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
 
 
