@@ -34,6 +34,9 @@ BOUNDS = {
     Lt: ("lt", "<"),
     MinLen: ("min_length", "length ≥"),
 }
+"""Attribute and sign of each constraint."""
+WORDS = {NoneType: "null", str: "text", bool: "true, false", int: "integer", float: "number", Any: "any"}
+"""Types of settings."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -48,6 +51,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     for name, text in GENERATED.items():
         if f"<!-- site: {name} -->" in markdown:
             markdown = markdown.replace(f"<!-- site: {name} -->", text())
+    markdown = re.sub(r"```mermaid\nflowchart LR\n(.*?)```", arrows, markdown, flags=re.DOTALL)
     name = page.file.src_uri
     source = next((path for path, page_name in PAGES.items() if page_name == name), DOCS / name)
     return re.sub(
@@ -63,7 +67,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def linked(text: str, target: str, anchor: str, *, source: Path, page: Path, address: str | None) -> str:
-    """A link of the file ``source`` as it stands on ``page``: to a page, the repository, or the text alone."""
+    """A link of the file ``source``, for ``page``: to another page, the repository, or no link but the path."""
     path = (source.parent / target).resolve()
     path = DOCS / PAGES[path] if path in PAGES else path
     if path.is_relative_to(DOCS):
@@ -72,6 +76,15 @@ def linked(text: str, target: str, anchor: str, *, source: Path, page: Path, add
         raise FileNotFoundError(f"{source}: {target}")
     place = path.relative_to(ROOT).as_posix()
     return f"[{text}]({address.rstrip('/')}/blob/main/{place}{anchor})" if address else f"`{place}`"
+
+
+def arrows(chart: re.Match[str]) -> str:
+    """A chart of arrows as a table: the program that draws it would be loaded from elsewhere."""
+    ends: dict[str, list[str]] = {}
+    for start, end in re.findall(r"(\w+) --> (\w+)", chart[1]):
+        ends.setdefault(start, []).append(end)
+    rows = [f"| {start} | → | {', '.join(names)} |" for start, names in ends.items()]
+    return "\n".join(["| output of | | is read by |", "| --- | --- | --- |", *rows])
 
 
 def commands() -> str:
@@ -174,15 +187,7 @@ def values(annotation: Any, metadata: list[Any], sections: dict[type[Closed], st
         anchor = sections[annotation].lower().replace(" ", "-")
         text = f"[{sections[annotation].lower()}](#{anchor})"
     else:
-        names = {
-            NoneType: "null",
-            str: "text",
-            bool: "true, false",
-            int: "integer",
-            float: "number",
-            Any: "any",
-        }
-        text = names[annotation]
+        text = WORDS[annotation]
     bounds = [
         f"{sign} {getattr(each, attribute):g}"
         for each in flat(metadata)
