@@ -47,10 +47,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put generated text in place of its marker, and follow links out of docs/."""
-    for name, text in GENERATED.items():
-        if f"<!-- site: {name} -->" in markdown:
-            markdown = markdown.replace(f"<!-- site: {name} -->", text())
+    """Put generated text between its markers, and follow links out of docs/."""
+    markdown = re.sub(
+        r"<!-- site: (\w+) -->.*<!-- /site -->",
+        lambda found: GENERATED[found[1]](),
+        markdown,
+        flags=re.DOTALL,
+    )
     markdown = re.sub(r"```mermaid\nflowchart LR\n(.*?)```", arrows, markdown, flags=re.DOTALL)
     name = page.file.src_uri
     source = next((path for path, page_name in PAGES.items() if page_name == name), DOCS / name)
@@ -67,7 +70,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def linked(text: str, target: str, anchor: str, *, source: Path, page: Path, address: str | None) -> str:
-    """A link of the file ``source``, for ``page``: to another page, the repository, or no link but the path."""
+    """A link of the file ``source``, for ``page``: to another page, to the repository, or the path alone."""
     path = (source.parent / target).resolve()
     path = DOCS / PAGES[path] if path in PAGES else path
     if path.is_relative_to(DOCS):
@@ -95,12 +98,14 @@ def commands() -> str:
         context = command.make_context(name, [], resilient_parsing=True)
         usage = command.get_usage(context).removeprefix("Usage: ").replace(name, f"couplet {name}", 1)
         rows = [parameter.get_help_record(context) for parameter in command.get_params(context)]
-        table = [f"| `{cell(row[0])}` | {cell(plain(row[1]))} |" for row in rows if row]
+        table = [
+            f"| `{cell(row[0])}` | {cell(plain(row[1]))} |" for row in rows if row and row[0] != "--help"
+        ]
         lines = [
             f"### {name}",
             paragraphs(command.help),
             f"    {usage}",
-            "\n".join(["| | |", "| --- | --- |", *table]),
+            "\n".join(["| option | meaning |", "| --- | --- |", *table]),
         ]
         panels.setdefault(command.rich_help_panel, []).extend(lines)
     order = ("Everyday", "Inspection", "Pipeline")
