@@ -5,9 +5,9 @@ PYTHON ?= python3
 # For tests; without Slurm's plugin, which adds a second to every call of Snakemake.
 comma := ,
 space := $(subst ,, )
-EXTRAS = pipeline s3 lion lmdb dinov2 tensorboard dev
+EXTRAS = pipeline s3 lion lmdb dinov2 tensorboard dev docs
 
-NEEDED = $(if $(filter test lint format,$(MAKECMDGOALS)),$(EXTRAS) slurm,pipeline)
+NEEDED = $(if $(filter test lint format docs,$(MAKECMDGOALS)),$(EXTRAS) slurm,pipeline)
 ifeq ($(origin VENV) $(shell python workflow/scripts/has_packages.py $(NEEDED) 2>/dev/null && echo complete),undefined complete)
 INSTALLED :=
 TESTED :=
@@ -18,7 +18,7 @@ TESTED := $(VENV)/tested
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 endif
 
-.PHONY: help table1 paper report record push pull experiments test lint format readme generate requirements
+.PHONY: help table1 paper report record push pull experiments test lint format docs readme generate requirements
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -63,6 +63,9 @@ format: $(TESTED) generate ## format Python and Snakemake files, write the gener
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
+
+docs: $(TESTED) ## site/index.html: the documentation with a search, opens without a server
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
 readme: table1 ## write the pipeline's table and pictures into README.md
 	snakemake --cores all results/paper/vct-fig1.csv

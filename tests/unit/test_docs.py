@@ -8,7 +8,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from couplet.cli.app import app
@@ -19,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 EQUATIONS, DISCREPANCIES, PARAMETERS, PIPELINE, RESULTS = (
     ROOT / f"docs/{name}.md" for name in ("equations", "discrepancies", "parameters", "pipeline", "results")
 )
-DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 TEST_FILES = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
 
 
@@ -192,3 +194,40 @@ def test_item_without_exactly_one_answer_is_refused(line: str, tmp_path: Path) -
     (tmp_path / "results.yaml").write_text(f"GC:\n  - {line}\n")
     with pytest.raises(ValueError, match="one of"):
         list(runpy.run_path(str(tmp_path / "list_studies.py"))["items"]())
+
+
+TUTORIALS = sorted((ROOT / "docs/tutorials").glob("*.md"))
+
+
+@pytest.mark.parametrize("line", matches(r"(?m)^    couplet (\w[^#\n\\…]*?) *(?:#.*)?$", *DOCUMENTS))
+def test_commands_have_the_options_that_are_typed(line: str) -> None:
+    name, *arguments = shlex.split(line)
+    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    context = command.context_class(command, info_name=name)
+    command.make_parser(context).parse_args(arguments)
+
+
+@pytest.mark.parametrize("content", matches(r"(?s)```yaml\n(base: .*?)```", *TUTORIALS))
+def test_parameter_files_of_tutorials_are_complete(content: str, tmp_path: Path) -> None:
+    for name in ("params.yaml", "workflow"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "mine.yaml").write_text(content)
+    result = CliRunner().invoke(app, ["check", "--params", str(tmp_path / "mine.yaml")])
+    assert result.exit_code == 0, result.exception
+
+
+def test_coupling_of_the_tutorial_is_a_coupling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two blocks, run as they stand, pair bright images with bright noise."""
+    text = (ROOT / "docs/tutorials/coupling.md").read_text(encoding="utf-8")
+    settings, code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    family = importlib.import_module("couplet.config.couplings")
+    monkeypatch.setattr(family.CouplingConfig, "family", dict(family.CouplingConfig.family))
+    names = {**vars(family)}
+    exec(settings, names)
+    exec(code, names)
+    images, noise = torch.rand(8, 1, 2, 2), torch.randn(8, 1, 2, 2)
+    chosen = names["Brightness"].assign(None, images, noise)
+    assert sorted(chosen.tolist()) == list(range(8))
+    order = images.flatten(1).mean(1).argsort()
+    assert noise[chosen][order].flatten(1).mean(1).diff().min() >= 0
+    assert names["BrightnessConfig"]().implementation == "couplet.couplings.brightness:Brightness"

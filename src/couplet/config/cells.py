@@ -39,10 +39,15 @@ class Grid(Closed):
     """Every combination of these names is a cell."""
 
     datasets: NonEmpty[str]
+    """Names from `datasets`."""
     recipes: NonEmpty[str]
+    """Names from `recipes`."""
     kernels: NonEmpty[str] = ("ve",)
+    """Names from `kernels`."""
     couplings: NonEmpty[str]
+    """Names from `couplings`."""
     seeds: NonEmpty[NonNegativeInt]
+    """Training seeds; a run each."""
     extractors: NonEmpty[str] | None = None
     """Extractors to measure each cell with, one row each; null is the experiment's. The snapshot is selected
     in the features of the first, and all measure the same samples."""

@@ -121,6 +121,7 @@ class VariationalConfig(CouplingConfig):
     kl_weight: float = Field(30.0, ge=0, le=1e6)
     """Weight of the KL term before the recipe's own scale (VCT's kl_loss_scale)."""
     encoder: Encoder = Encoder()
+    """Size of the encoder's network."""
 
 
 class GeneratorInducedConfig(CouplingConfig):

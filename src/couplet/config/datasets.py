@@ -224,6 +224,7 @@ class ImagesConfig(HeldOutConfig):
     resolution: int = Field(ge=1, le=4096)
     """Height and width of the archive's images, in pixels."""
     crop: Crop = "center-crop-dhariwal"
+    """How an image becomes a square."""
     channels: Literal[1, 3] | None = None
     """3: colour; 1: grey (ITU-R 601-2 luma). null: the images' own, which must then agree."""
     test_path: Place | None = None

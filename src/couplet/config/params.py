@@ -55,12 +55,17 @@ class Params(Closed):
     """A parameter file with its layers applied. The top-level names are the experiment of `dvc repro`."""
 
     dataset: str
+    """A name from `datasets`."""
     recipe: str
+    """A name from `recipes`."""
     kernel: str = "ve"
+    """A name from `kernels`."""
     coupling: str
+    """A name from `couplings`."""
     extractor: str
     """A name from `features`: the extractor that the experiment is measured with."""
     seed: int = Field(0, ge=0)
+    """The number from which every random draw of the experiment follows."""
     scale: str | None = None
     """A name from `scales`; null leaves the file as it is written."""
     threads: int = Field(1, ge=1, le=1024)
@@ -98,10 +103,15 @@ class Params(Closed):
     set: dict[Literal["recipes", "couplings"], dict[str, Any]] = {}
     """Settings of recipes and couplings from the command line, which win over everything else."""
     train: TrainConfig = TrainConfig()
+    """Snapshots, logging, saving and precision of every training."""
     reference: ReferenceConfig = ReferenceConfig()
+    """What samples are compared with."""
     select: SelectConfig = SelectConfig()
+    """How the snapshot is chosen."""
     sample: SampleConfig = SampleConfig()
+    """The samples that are measured."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    """The metrics."""
     probes: Annotated[dict[str, ProbeConfig], named(ProbeConfig)] = {}
     """Probes by name."""
     study: Study | None = None

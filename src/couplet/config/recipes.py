@@ -190,7 +190,9 @@ class Boundary(Closed):
     VCT's ECM sampling only, in ECT on ImageNet neither."""
 
     training: bool = True
+    """In training."""
     sampling: bool = True
+    """In sampling."""
 
 
 class OptimizerConfig(Variant):
@@ -199,6 +201,7 @@ class OptimizerConfig(Variant):
     lr: float = Field(1e-4, ge=1e-12, le=1e30)
     """Learning rate before its schedule."""
     weight_decay: float = Field(0.0, ge=0, le=1000)
+    """Weight decay, as the optimiser defines it."""
 
 
 class RAdamConfig(OptimizerConfig):
@@ -207,6 +210,7 @@ class RAdamConfig(OptimizerConfig):
     implementation: ClassVar[str] = "couplet.training.optim:radam"
     kind: Literal["radam"] = "radam"
     betas: Betas = (0.9, 0.999)
+    """Decay per step of the averages of the gradient and of its square."""
 
 
 class AdamConfig(OptimizerConfig):
@@ -215,6 +219,7 @@ class AdamConfig(OptimizerConfig):
     implementation: ClassVar[str] = "couplet.training.optim:adam"
     kind: Literal["adam"] = "adam"
     betas: Betas = (0.9, 0.99)
+    """Decay per step of the averages of the gradient and of its square."""
 
 
 class LionConfig(OptimizerConfig):
@@ -223,6 +228,7 @@ class LionConfig(OptimizerConfig):
     implementation: ClassVar[str] = "couplet.training.optim:lion"
     kind: Literal["lion"] = "lion"
     betas: Betas = (0.9, 0.99)
+    """Share of the average in an update, and its decay per step."""
 
 
 class LearningRateConfig(Variant):
@@ -269,6 +275,7 @@ class ConstantEMAConfig(EMAConfig):
     implementation: ClassVar[str] = "couplet.training.ema:constant"
     kind: Literal["constant"] = "constant"
     beta: Decay = 0.9999
+    """Decay per step."""
 
 
 class WarmupEMAConfig(EMAConfig):
@@ -277,6 +284,7 @@ class WarmupEMAConfig(EMAConfig):
     implementation: ClassVar[str] = "couplet.training.ema:warmup"
     kind: Literal["warmup"] = "warmup"
     beta: Decay = 0.99
+    """Largest decay per step."""
 
 
 class PowerEMAConfig(EMAConfig):
@@ -296,7 +304,9 @@ class EMAPyTorchConfig(EMAConfig):
     implementation: ClassVar[str] = "couplet.training.ema:ema_pytorch"
     kind: Literal["ema_pytorch"] = "ema_pytorch"
     beta: Decay = 0.9999
+    """Largest decay per update."""
     every: int = Field(5, ge=1)
+    """Steps between updates."""
     start: int = Field(0, ge=0)
     """Updates that only copy (the class default, which GC's ImageNet runs inherit, is 10000)."""
 
@@ -315,24 +325,34 @@ class Recipe(Closed):
     conditional: bool = False
     """Give the class to the network."""
     sigma_min: Level = 0.002
+    """Smallest noise level."""
     sigma_max: Level = 80.0
+    """Largest noise level, where sampling starts."""
     sigma_data: Level = 0.5
     """Standard deviation of the data that the preconditioning assumes."""
     mid_sigmas: Listed[float] = (0.821,)
     """Noise levels of the sampling steps after the first, in order (0.821 at 32×32; 1.526 at 64×64)."""
     boundary: Boundary = Boundary()
+    """Where f(x, sigma_min) = x holds."""
     schedule: ScheduleConfig = DiscretisedConfig()
+    """How a step draws its two noise levels."""
     distance: DistanceConfig = PseudoHuberConfig()
+    """Distance between the outputs of student and teacher."""
     weighting: WeightingConfig = InverseGapConfig()
+    """Weight of a pair of noise levels."""
     teacher: Literal["online", "ema", "target"] = "online"
     """Model whose output at r is the target: the network itself (iCT, VCT, GC, ECT); the average that samples
     come from; or, as in CM, an average of its own, with decay mu(k) = exp(s0 ln mu0 / N(k)) at step k."""
     teacher_mu0: float = Field(0.9, gt=0, lt=1)
     """mu0 of `teacher: target` (CM: CIFAR-10 0.9, ImageNet-64 and LSUN 0.95)."""
     network: NetworkConfig
+    """The raw network F."""
     optimizer: OptimizerConfig = RAdamConfig()
+    """How gradients change the weights."""
     learning_rate: LearningRateConfig = ConstantRateConfig()
+    """How the learning rate changes during training."""
     ema: EMAConfig = ConstantEMAConfig()
+    """The running average of the weights, from which samples come."""
     clip_norm: float | None = Field(None, ge=1e-12, le=1e12)
     """Largest global gradient norm (VCT's variational runs: 200); null for no clipping."""
     nonfinite_gradients: Literal["stop", "zero", "large"] = "stop"

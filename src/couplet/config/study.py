@@ -34,6 +34,7 @@ class SweepConfig(FigureConfig):
     x: str
     """Dotted key of a run's settings: `coupling.mu`, `recipe.network.dropout`."""
     xlabel: str
+    """Title of the horizontal axis."""
     log: bool = False
     """A logarithmic axis; a value of 0 is at its left end."""
     zero: dict[str, float] = {}
@@ -63,6 +64,7 @@ class ProbeFigureConfig(FigureConfig):
     implementation: ClassVar[str] = "couplet.figures.curves:Probe"
     kind: Literal["probe"] = "probe"
     probe: Literal["gradient", "transport", "regulariser"]
+    """The probe that is drawn."""
     column: str | None = None
     """Column of the probe's file that is drawn; null: the first after noise level or step."""
 
@@ -109,9 +111,11 @@ class Comparison(Closed):
     """A statement of the paper, tested on the seeds: one of two names has the lower number."""
 
     of: Dimension = "coupling"
+    """What the two names below are of."""
     lower: str
     """The name that the paper expects to have the lower number."""
     than: str
+    """The name whose number is said to be larger."""
     only: dict[Dimension, str] = {}
     """Compare only rows with these names."""
     nfe: Listed[int] | None = None
@@ -134,9 +138,11 @@ class Study(Closed):
     """One figure or table of a paper: its name, the paper's claim, and how to draw it."""
 
     paper: Paper
+    """Where the claim is from."""
     result: str
     """Its name in the paper: `Figure 5`."""
     title: str
+    """What the figure shows."""
     claim: str
     """The paper's claim, in our words."""
     source: str
@@ -144,11 +150,13 @@ class Study(Closed):
     order: int
     """Place in the page."""
     figure: FigureConfig
+    """How it is drawn."""
     numbers: Literal["evaluate", "select"] = "evaluate"
     """Distances to draw: of the selected snapshot, or with `select` of the last, which skips two stages."""
     labels: dict[str, str] = {}
     """Names of recipes, kernels and couplings in the figure."""
     compare: Listed[Comparison] = ()
+    """Statements to test."""
     note: str = ""
     """Definitions and settings of this reproduction that a reader has to know."""
 
