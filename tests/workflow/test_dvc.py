@@ -141,7 +141,7 @@ def test_replaced_images_are_prepared_again_by_both_engines(experiment):
         assert refused.returncode == 2
         assert refused.stderr == (
             "couplet: dvc.yaml: stage prepare does not depend on mine, from which data set mine is made; "
-            "run `make generate`\n"
+            "print a new one by `python -m couplet.plan.dvc`\n"
         )
         generated = experiment.run(sys.executable, "-m", "couplet.plan.dvc").stdout
         (experiment.root / "dvc.yaml").write_text(generated)

@@ -72,8 +72,7 @@ def test_from_files_to_the_table(place):
     counts = {"prepare": 1, "features": 1, "reference": 1, "published": 1, "published_download": 1}
     counts |= {"published_import": 2, "published_sample": 3, "published_score": 3}
     assert Counter(place.rules(*arguments)) == counts
-    done = place.run("snakemake", "--cores", "1", *arguments)
-    assert "published nowhere: left out, no address of a single file" in done.stderr
+    place.run("snakemake", "--cores", "1", *arguments)
     with (place.root / TABLE).open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["model"], row["nfe"]) for row in rows] == [

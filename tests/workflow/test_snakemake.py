@@ -277,7 +277,7 @@ def test_a_probe_of_a_finished_run_is_a_target(grid):
     assert grid.rules(str(target)) == ["probe"]
     grid.run("snakemake", "--cores", "1", str(target))
     lines = (grid.root / target).read_text().splitlines()
-    assert lines[0] == "step,variance,mean_norm2,ratio"
+    assert lines[0] == "step,grad_variance,x_grad_variance,grad_norm,covariance_trace,mean_norm2,ratio"
     assert len(lines) == 3
     assert (grid.root / beside(target)).exists()
     assert (grid.root / f"{target.parent}.dvc").exists()
