@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from couplet.errors import UserError
 from couplet.library import Labels, Model
+from couplet.schedules import karras_level
 
 Projection = Callable[[Tensor], Tensor]
 """Orthogonal projection of images [n, c, h, w] to what is known of them."""
@@ -139,11 +140,10 @@ def interpolate(
 
 
 def _levels(model: Model, steps: int) -> Iterator[float]:
-    """Noise levels from sigma_max down, in EDM's spacing with rho = 7 (EDM, Eq. 5), without sigma_min."""
+    """Noise levels from sigma_max down, without sigma_min."""
     if steps < 1:
         raise UserError(f"steps = {steps}: must be at least 1")
-    high, low = model.levels[0] ** (1 / 7), model.sigma_min ** (1 / 7)
-    return ((high + i / steps * (low - high)) ** 7 for i in range(steps))
+    return (karras_level(i, steps + 1, model.sigma_min, model.levels[0]) for i in range(steps))
 
 
 def _restore(

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from couplet import model as files
 from couplet.config.base import Variant, choices, refused
@@ -22,6 +21,7 @@ from couplet.config.extractors import extractors_named
 from couplet.config.resolve import resolve
 from couplet.config.variants import build, load_plugins
 from couplet.data.archive import Archive
+from couplet.data.loader import to_float
 from couplet.data.pixels import check_images
 from couplet.errors import UserError
 from couplet.interop.convert import import_model
@@ -31,9 +31,9 @@ from couplet.plan.stages import Settings
 from couplet.process import Context, find
 from couplet.project import origin
 from couplet.provenance.record import check_inputs
-from couplet.sampling import class_indices, generate, sample_noise, to_uint8
+from couplet.sampling import class_indices, one_hot, sample_noise, to_uint8
 from couplet.stages import score as scoring
-from couplet.stages.generate import PURPOSE, call_size, find_model, is_model
+from couplet.stages.generate import PURPOSE, find_model, images_of, is_model
 from couplet.stages.prepare import run as prepare
 from couplet.stages.score import Score
 from couplet.stages.train import Weights
@@ -50,6 +50,7 @@ class Model:
     def __init__(self, network: ConsistencyModel, saved: Saved, source: str) -> None:
         self.network = network
         """The module: ``network(x, t, labels, boundary=...)``."""
+        self._saved = saved
         self.shape: ImageShape = saved.shape
         self.sampler: SamplerConfig = saved.sampler
         self.classes: int = saved.shape.num_classes if saved.conditional else 0
@@ -112,19 +113,9 @@ class Model:
             levels = ", ".join(f"{level:g}" for level in self.levels)
             raise UserError(f"count, nfe = {count}, {nfe}: must be at least 1; the model has levels {levels}")
         checked = self._checked(labels)
-        batches = generate(
-            self.network,
-            self.shape,
-            self.sampler,
-            seed=seed,
-            purpose=PURPOSE,
-            count=count,
-            batch=call_size(self.resolution, self.device),
-            nfe=[nfe],
-            conditional=self.classes > 0,
-            labels=checked or "balanced",
-        )
-        return np.concatenate([batch[nfe] for batch in batches])
+        of_model = (Context(self.device), self.network, self._saved, self.sampler)
+        batches = images_of(*of_model, count=count, nfe=nfe, seed=seed, labels=checked or "balanced")
+        return np.concatenate([*batches])
 
     @torch.no_grad()
     def denoise(self, x: Tensor, sigma: float | Tensor, labels: Labels | None = None) -> Tensor:
@@ -172,7 +163,7 @@ class Model:
         if array.dtype != np.uint8 or array.shape[1:] != wanted or len(array) == 0:
             sizes = ", ".join(map(str, wanted))
             raise UserError(f"images: {array.dtype}{list(array.shape)}, must be uint8[n, {sizes}]")
-        return torch.from_numpy(array).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return to_float(array, self.device)
 
     def pixels(self, images: Tensor) -> NDArray[np.uint8]:
         """Images [n, c, h, w] in [-1, 1] as uint8 [n, h, w, c], quantised as the model's authors do."""
@@ -184,7 +175,7 @@ class Model:
         if not self.classes:
             return None
         classes = class_indices(chosen or "balanced", self.classes, range(count), seed=0, purpose=PURPOSE)
-        return F.one_hot(classes.to(self.device), self.classes).float()
+        return one_hot(classes, self.classes, self.device)
 
     def _checked(self, labels: Labels | None) -> Any:
         """Labels as :func:`generate` takes them."""

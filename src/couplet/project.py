@@ -6,10 +6,9 @@ import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from couplet.errors import UserError
-from couplet.files import reported
+from couplet.files import replacing
 from couplet.plan.dvc import text
 
 FILES = (
@@ -93,11 +92,7 @@ def create(folder: Path) -> list[str]:
     source, version = origin(), metadata.version("couplet-cm")
     if absent := [name for name in FILES if not (source / name).exists()]:
         raise UserError(f"{source / absent[0]}: missing; this installation of couplet-cm is incomplete")
-    with reported(folder, "written"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
-    with reported(folder, "written"), temporary:
-        new = Path(temporary.name, folder.name)
+    with replacing(folder) as new:
         for name in FILES:
             target = new / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +111,6 @@ def create(folder: Path) -> list[str]:
         (new / "dvc.yaml").write_text(text(new))
         if shutil.which("git"):
             _begin_repository(new, folder)
-        new.replace(folder)
     return sorted(path.name for path in folder.iterdir())
 
 

@@ -110,6 +110,11 @@ def class_indices(labels: Labels | Drawn, classes: int, indices: range, *, seed:
     return torch.tensor([listed[i % len(listed)] for i in indices])
 
 
+def one_hot(indices: Tensor, classes: int, device: torch.device) -> Tensor:
+    """Classes as the networks are given them, float32 [n, k]."""
+    return F.one_hot(indices.to(device), classes).float()
+
+
 def generate(
     model: ConsistencyModel,
     shape: ImageShape,
@@ -152,7 +157,7 @@ def generate(
         classes = None
         if conditional:
             indices = class_indices(labels, shape.num_classes, chosen, seed=seed, purpose=purpose)
-            classes = F.one_hot(indices.to(device), shape.num_classes).float()
+            classes = one_hot(indices, shape.num_classes, device)
         images = multistep(
             model,
             noises,

@@ -73,6 +73,12 @@ def sigma_grid(n: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor
     return (low + ramp * (high - low)) ** rho
 
 
+def karras_level(index: int, count: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> float:
+    """Level ``index`` of ``count`` from sigma_max down to sigma_min, with rho = 7 (EDM, Eq. 5)."""
+    high, low = sigma_max ** (1 / 7), sigma_min ** (1 / 7)
+    return float((high + index / (count - 1) * (low - high)) ** 7)
+
+
 def lognormal_probabilities(grid: Tensor, p_mean: float, p_std: float) -> Tensor:
     """The probability of each interval of ``grid`` [n], float64 [n - 1], summing to 1 (iCT).
 

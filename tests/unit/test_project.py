@@ -45,6 +45,13 @@ def test_a_folder_with_files_is_refused_and_stays_as_it_is(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_the_folder_at_hand_is_no_name(couplet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, stderr = couplet("init", ".")
+    assert (code, stderr) == (2, "couplet: folder .: must end in the name of a folder\n")
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_an_incomplete_installation_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(project, "origin", lambda: tmp_path)
     with pytest.raises(UserError, match=r"Snakefile: missing; this installation"):

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,10 @@ import yaml
 from couplet.config.networks import UNetConfig
 from couplet.config.resolve import resolve
 from couplet.config.study import PAPERS
+from couplet.reporting.markdown import table
 
 ITEMS = Path(__file__).with_name("results.yaml")
-HEAD = """| paper | item | content | target | runs on |
-| --- | --- | --- | --- | --- |
-"""
+HEAD = ("paper", "item", "content", "target", "runs on")
 ANSWERS = ("study", "table", "missing")
 """The keys of a line of results.yaml, of which it has exactly one."""
 
@@ -37,8 +36,8 @@ def items() -> Iterator[tuple[str, Mapping[str, str]]]:
             yield paper, line
 
 
-def row(paper: str, line: Mapping[str, Any], workflow: Path) -> str:
-    """A line of the table."""
+def row(paper: str, line: Mapping[str, Any], workflow: Path) -> Sequence[str]:
+    """A row of the table."""
     item, content = line.get("item"), line.get("content")
     if "missing" in line:
         target, place = "–", f"could not be sourced: {line['missing']}"
@@ -53,19 +52,19 @@ def row(paper: str, line: Mapping[str, Any], workflow: Path) -> str:
         network = params.training(cell).recipe.network
         target = f"`results/paper/{line['study']}.csv`"
         place = f"CPU: {cell.dataset}, {'U-Net' if isinstance(network, UNetConfig) else 'MLP'}"
-    return f"| {' | '.join(('beyond' if paper == 'couplet' else paper, item, content, target, place))} |\n"
+    return "beyond" if paper == "couplet" else paper, str(item), str(content), target, place
 
 
 def index(workflow: Path) -> str:
     """The table of docs/results.md."""
-    return HEAD + "".join(row(paper, line, workflow) for paper, line in items())
+    return table(HEAD, (row(paper, line, workflow) for paper, line in items()))
 
 
 def field(path: Path) -> str:
     """The table of docs/field.md: the columns and lines of ``path``."""
     with path.open(encoding="utf-8") as file:
         head, *lines = csv.reader(file)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *lines))
+    return table(head, lines)
 
 
 def page(text: str, name: str, table: str) -> str:
@@ -80,9 +79,9 @@ def pages(root: Path) -> Iterator[tuple[Path, str]]:
         "results": ("studies", index(root / "workflow")),
         "field": ("field", field(root / "src/couplet/reporting/field.csv")),
     }
-    for document, (name, table) in tables.items():
+    for document, (name, text) in tables.items():
         path = root / f"docs/{document}.md"
-        yield path, page(path.read_text(encoding="utf-8"), name, table)
+        yield path, page(path.read_text(encoding="utf-8"), name, text)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from couplet.cli.app import app
 from couplet.config.base import Closed, Variant
 from couplet.config.params import Params
 from couplet.config.recipes import Recipe
+from couplet.reporting.markdown import table as markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -86,8 +87,8 @@ def arrows(chart: re.Match[str]) -> str:
     ends: dict[str, list[str]] = {}
     for start, end in re.findall(r"(\w+) --> (\w+)", chart[1]):
         ends.setdefault(start, []).append(end)
-    rows = [f"| {start} | → | {', '.join(names)} |" for start, names in ends.items()]
-    return "\n".join(["| output of | | is read by |", "| --- | --- | --- |", *rows])
+    rows = ((start, "→", ", ".join(names)) for start, names in ends.items())
+    return markdown_table(("output of", "", "is read by"), rows)
 
 
 def commands() -> str:
@@ -98,14 +99,12 @@ def commands() -> str:
         context = command.make_context(name, [], resilient_parsing=True)
         usage = command.get_usage(context).removeprefix("Usage: ").replace(name, f"couplet {name}", 1)
         rows = [parameter.get_help_record(context) for parameter in command.get_params(context)]
-        table = [
-            f"| `{cell(row[0])}` | {cell(plain(row[1]))} |" for row in rows if row and row[0] != "--help"
-        ]
+        shown = ((f"`{row[0]}`", plain(row[1])) for row in rows if row and row[0] != "--help")
         lines = [
             f"### {name}",
             paragraphs(command.help),
             f"    {usage}",
-            "\n".join(["| option | meaning |", "| --- | --- |", *table]),
+            markdown_table(("option", "meaning"), shown),
         ]
         panels.setdefault(command.rich_help_panel, []).extend(lines)
     order = ("Everyday", "Inspection", "Pipeline")
@@ -167,12 +166,16 @@ def table(model: type[Closed], sections: dict[type[Closed], str]) -> str:
     fields = {name: field for name, field in model.model_fields.items() if name != "kind"}
     if not fields:
         return "No settings."
-    rows = [
-        f"| `{name}` | {cell(values(field.annotation, [*field.metadata], sections))} | {default(field)} "
-        f"| {cell(plain(field.description or ''))} |"
+    rows = (
+        (
+            f"`{name}`",
+            values(field.annotation, [*field.metadata], sections),
+            default(field),
+            plain(field.description or ""),
+        )
         for name, field in fields.items()
-    ]
-    return "\n".join(["| key | values | default | meaning |", "| --- | --- | --- | --- |", *rows])
+    )
+    return markdown_table(("key", "values", "default", "meaning"), rows)
 
 
 def values(annotation: Any, metadata: list[Any], sections: dict[type[Closed], str]) -> str:
@@ -236,8 +239,3 @@ def plain(text: str) -> str:
     """Text on one line, with code in single backticks."""
     text = re.sub(r":\w+:(?=`)", "", text.replace("``", "`").replace("\b", ""))
     return " ".join(text.split()).replace("<", "&lt;")
-
-
-def cell(text: str) -> str:
-    """Text in a cell of a table."""
-    return text.replace("|", r"\|")

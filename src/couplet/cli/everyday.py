@@ -132,7 +132,7 @@ def init(
     """Begin a project of your own: Snakefile, dvc.yaml, params.yaml, workflow/ and a README."""
     from couplet.project import create
 
-    entries = create(folder)
+    entries = create(o.checked_output(folder, f"folder {folder}", folder=True))
     typer.echo(f"{folder}: {', '.join(entries)}\n")
     print_table(
         [

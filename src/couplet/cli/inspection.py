@@ -24,6 +24,7 @@ from couplet.plan.stages import record_of, training_in
 from couplet.process import counted, shown, silent, start
 from couplet.provenance import verify as verifying
 from couplet.provenance import why as asking
+from couplet.reporting.markdown import table as markdown_table
 
 
 def check(
@@ -195,9 +196,7 @@ def print_table(rows: Iterable[Sequence[str]], heads: Sequence[str] = (), markdo
     In a terminal that is too narrow, the second of two columns is folded; more columns become paragraphs.
     """
     if markdown:
-        for cells in (heads, ["---"] * len(heads), *rows):
-            escaped = (cell.replace("|", r"\|") for cell in cells)
-            typer.echo(f"| {' | '.join(escaped)} |")
+        typer.echo(markdown_table(heads, rows), nl=False)
         return
     from rich.console import Console
     from rich.table import Table

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from couplet.config.networks import ADMConfig
 from couplet.couplings.base import Coupling
-from couplet.interop.families import INDEX, NOISE_SCALE, SCHEDULER, UNET, karras_level
+from couplet.interop.families import INDEX, NOISE_SCALE, SCHEDULER, UNET
 from couplet.interop.files import Refused
 from couplet.interop.openai import to_diffusers
 from couplet.model import ConsistencyModel, Saved
 from couplet.networks.blocks import UNetBlock
+from couplet.schedules import karras_level
 
 MOST_LEVELS = 100_000
 LEVEL_ERROR, NOISE_ERROR = 1e-5, 1e-4

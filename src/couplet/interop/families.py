@@ -16,6 +16,7 @@ from couplet.interop.files import Content, Refused, read, read_json
 from couplet.interop.hub import is_exported
 from couplet.interop.openai import from_diffusers, from_openai
 from couplet.interop.pickles import Module, Object, StoredTensor, section, state_of
+from couplet.schedules import karras_level
 
 Stored = Mapping[str, StoredTensor | Tensor]
 Convert = Callable[[dict[str, Tensor], int], dict[str, Tensor]]
@@ -344,12 +345,6 @@ def _openai(value: dict[Any, Any]) -> Checkpoint:
             "mid_sigmas": f"second evaluation at {mid:.4f} (index {index} of 40)",
         },
     )
-
-
-def karras_level(index: int, count: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> float:
-    """Noise level ``index`` of ``count`` from sigma_max down to sigma_min, with rho = 7 (EDM, Eq. 5)."""
-    high, low = sigma_max ** (1 / 7), sigma_min ** (1 / 7)
-    return float((high + index / (count - 1) * (low - high)) ** 7)
 
 
 # --- diffusers -------------------------------------------------------------------------------------

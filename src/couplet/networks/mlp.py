@@ -20,7 +20,22 @@ INIT_CONCAT = Init("kaiming_uniform", weight=math.sqrt(1 / 3), bias=math.sqrt(1 
 NOISE_FEATURES = 64
 
 
-class MLP(Network):
+class Perceptron(Network):
+    """A network over flattened images, which sees noise label and class as one row of features."""
+
+    map_noise: nn.Module
+    map_label: Linear | None
+
+    def features(self, noise_labels: Tensor, class_labels: Tensor | None) -> Tensor:
+        """The features of the noise label, moved by the class; one row for all images, or one each."""
+        features: Tensor = self.map_noise(noise_labels)
+        if self.map_label is not None:
+            labels = self.label_rows(class_labels, like=features)
+            features = features + self.map_label(labels * math.sqrt(self.num_classes))
+        return features
+
+
+class MLP(Perceptron):
     """Residual blocks over the flattened image; each is shifted and scaled by the noise label's embedding."""
 
     def __init__(self, config: MLPConfig, **sizes: int) -> None:
@@ -35,10 +50,7 @@ class MLP(Network):
         self.last = Linear(width, self.out_channels * pixels, init=INIT_LAST)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        features = self.map_noise(noise_labels)
-        if self.map_label is not None:
-            labels = self.label_rows(class_labels, like=features)
-            features = features + self.map_label(labels * math.sqrt(self.num_classes))
+        features = self.features(noise_labels, class_labels)
         embedding = F.silu(self.map_layer(features))
         hidden = self.first(x.flatten(1))
         for block in self.blocks:
@@ -65,7 +77,7 @@ class _Block(nn.Module):
         return out
 
 
-class ConcatMLP(Network):
+class ConcatMLP(Perceptron):
     """Layers with GELU over features of the flattened image and of the noise label, side by side (GC, VCT).
 
     The last layer starts near zero, as in every network here; theirs has PyTorch's initial weights.
@@ -83,10 +95,7 @@ class ConcatMLP(Network):
         self.last = Linear(width, self.out_channels * pixels, init=INIT_LAST)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        features = self.map_noise(noise_labels)
-        if self.map_label is not None:
-            labels = self.label_rows(class_labels, like=features)
-            features = features + self.map_label(labels * math.sqrt(self.num_classes))
+        features = self.features(noise_labels, class_labels)
         hidden = torch.cat([F.gelu(self.first(x.flatten(1))), features.expand(len(x), -1)], dim=1)
         for layer in self.layers:
             hidden = F.dropout(F.gelu(layer(hidden)), p=self.dropout, training=self.training)

@@ -13,6 +13,7 @@ from couplet.config.metrics import words
 from couplet.config.yaml12 import dump_yaml
 from couplet.model import Saved
 from couplet.plan.layout import checkpoint_name
+from couplet.reporting import markdown
 
 CARD, WEIGHTS, SETTINGS, PICTURE = "README.md", "model.safetensors", "params.yaml", "samples.png"
 
@@ -217,11 +218,10 @@ def _commands(saved: Saved) -> Iterator[str]:
 
 def _numbers(metrics: Sequence[Metric]) -> Iterator[str]:
     if metrics:
-        yield "## Metrics\n\n| metric | NFE | value | protocol |\n| --- | --- | --- | --- |"
-        for metric in metrics:
-            value = f"{metric.value:.{metric.decimals}f}"
-            yield f"| {metric.heading} | {metric.nfe} | {value} | {_cell(words(metric.protocol))} |"
-        yield ""
+        yield "## Metrics\n"
+        heads = ("metric", "NFE", "value", "protocol")
+        rows = ((m.heading, str(m.nfe), f"{m.value:.{m.decimals}f}", words(m.protocol)) for m in metrics)
+        yield markdown.table(heads, rows)
 
 
 def _pipeline(title: str, timesteps: Sequence[int]) -> Iterator[str]:
@@ -246,10 +246,4 @@ def _files(saved: Saved, piped: bool) -> Iterator[tuple[str, str]]:
 
 
 def _table(rows: Mapping[str, str] | Iterator[tuple[str, str]]) -> Iterator[str]:
-    yield "| | |\n| --- | --- |"
-    yield from (f"| {name} | {_cell(value)} |" for name, value in dict(rows).items())
-    yield ""
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|").replace("\n", " ")
+    yield markdown.table(("", ""), dict(rows).items())

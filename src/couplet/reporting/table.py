@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from couplet.config.cells import Measurement, Training
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.metrics import MetricConfig, described
+from couplet.reporting import markdown
 from couplet.reporting.page import render
 from couplet.reporting.published import (
     Published,
@@ -78,9 +79,7 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """The table for reading, as Markdown."""
-        headings, rows = self.reading()
-        lines = [" | ".join(headings), " | ".join("---" for _ in headings), *map(" | ".join, rows)]
-        return "".join(f"| {line} |\n" for line in lines)
+        return markdown.table(*self.reading())
 
     def html(self, title: str) -> str:
         """The table for reading, as a page."""

@@ -23,7 +23,7 @@ from couplet.config.params import Params
 from couplet.config.variants import name_of, variants_in
 from couplet.config.yaml12 import dump_yaml
 from couplet.data.archive import Archive
-from couplet.errors import Stopped, UserError, installed
+from couplet.errors import UserError, installed
 from couplet.files import read_json, replacing, sha256, write_json
 from couplet.interop.diffusers import Pipeline, pipeline
 from couplet.interop.files import Refused
@@ -42,8 +42,7 @@ from couplet.provenance.record import (
     read_record,
 )
 from couplet.reporting.card import CARD, PICTURE, SETTINGS, DataSet, Metric, card
-from couplet.sampling import generate
-from couplet.stages.generate import PURPOSE, Model, call_size
+from couplet.stages.generate import Model, images_of
 from couplet.stages.score import protocol_of
 from couplet.tensors import save_tensors
 
@@ -287,22 +286,10 @@ def _picture(context: Context, network: ConsistencyModel, saved: Saved, path: Pa
         from couplet.reporting.pictures import panel_size, tile
     side, channels, nfe = saved.shape.resolution, saved.shape.channels, len(saved.sampler.levels)
     total, parts = panel_size((side, side, channels)), []
-    with context.signals() as stopped, context.counting("samples for the card", total) as advance:
-        for images in generate(
-            network,
-            saved.shape,
-            saved.sampler,
-            seed=SEED,
-            purpose=PURPOSE,
-            count=total,
-            batch=call_size(side, context.device),
-            nfe=[nfe],
-            conditional=saved.conditional,
-        ):
-            if (signal := stopped()) is not None:
-                raise Stopped(f"stopped by {signal}; nothing is written")
-            parts.append(images[nfe])
-            advance(len(images[nfe]))
+    with context.counting("samples for the card", total) as advance:
+        for images in images_of(context, network, saved, saved.sampler, count=total, nfe=nfe, seed=SEED):
+            parts.append(images)
+            advance(len(images))
     picture = tile(np.concatenate(parts))
     scale = max(1, WIDTH // picture.shape[1])
     picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -24,7 +24,7 @@ from couplet.data.archive import Archive
 from couplet.errors import Stopped, UserError, installed
 from couplet.files import replacing, reported
 from couplet.interop.hub import WEIGHTS, is_exported
-from couplet.model import Saved
+from couplet.model import ConsistencyModel, Saved
 from couplet.plan.published import GENERATE
 from couplet.plan.stages import beside
 from couplet.process import Context
@@ -150,24 +150,10 @@ def run(
         classes = class_indices(
             classes_of, saved.shape.num_classes, range(count), seed=seed, purpose=PURPOSE
         ).numpy()
-    size = call_size(side, context.device)
-    images = _images(
-        context,
-        nfe,
-        generate(
-            network,
-            saved.shape,
-            sampler,
-            seed=seed,
-            purpose=PURPOSE,
-            count=count,
-            batch=size,
-            nfe=[nfe],
-            conditional=classes_of is not None,
-            labels=classes_of or "balanced",
-            ranks=context.ranks,
-        ),
+    images = images_of(
+        *(context, network, saved, sampler), count=count, nfe=nfe, seed=seed, labels=classes_of or "balanced"
     )
+    size = _call_size(side, context.device)
     with context.counting(f"generate {source.checkpoint}", count) as advance:
         if context.ranks.first:
             shape = (count, side, side, channels)
@@ -242,24 +228,53 @@ def _check_free(out: Path) -> None:
         raise UserError(f"{out}: has other files, such as {others[0].name}; choose another folder")
 
 
-def call_size(resolution: int, device: torch.device) -> int:
+def images_of(
+    context: Context,
+    network: ConsistencyModel,
+    saved: Saved,
+    sampler: SamplerConfig,
+    *,
+    count: int,
+    nfe: int,
+    seed: int,
+    labels: Labels | Drawn = "balanced",
+) -> Iterator[NDArray[np.uint8]]:
+    """The images of a model that its settings and a seed decide, whatever asks for them; uint8 [b, h, w, c].
+
+    Args:
+        saved: what the file of ``network`` says of it.
+        labels: classes for a conditional model.
+
+    Raises:
+        Stopped: a signal came to one of the processes.
+    """
+    blocks = generate(
+        network,
+        saved.shape,
+        sampler,
+        seed=seed,
+        purpose=PURPOSE,
+        count=count,
+        batch=_call_size(saved.shape.resolution, context.device),
+        nfe=[nfe],
+        conditional=saved.conditional,
+        labels=labels,
+        ranks=context.ranks,
+    )
+    with context.signals() as stopped:
+        for block in blocks:
+            if context.ranks.any(stopped() is not None):
+                raise Stopped(f"stopped by {stopped() or 'a signal'}; nothing is written")
+            yield block[nfe]
+
+
+def _call_size(resolution: int, device: torch.device) -> int:
     """Images in a network call: a number that suits the device, the same for every batch size.
 
     The rounding of a network's sums depends on it, and with that a pixel in some ten thousands.
     """
     pixels = GPU_PIXELS if device.type == "cuda" else CPU_PIXELS
     return max(1, min(MOST_IMAGES, pixels // resolution**2))
-
-
-def _images(
-    context: Context, nfe: int, blocks: Iterator[dict[int, NDArray[np.uint8]]]
-) -> Iterator[NDArray[np.uint8]]:
-    """The images of each block; Stopped is raised if a signal came to one of the processes."""
-    with context.signals() as stopped:
-        for block in blocks:
-            if context.ranks.any(stopped() is not None):
-                raise Stopped(f"stopped by {stopped() or 'a signal'}; nothing is written")
-            yield block[nfe]
 
 
 @contextmanager

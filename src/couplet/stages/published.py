@@ -15,6 +15,7 @@ from couplet.errors import UserError
 from couplet.files import read_json, replacing
 from couplet.plan.published import named, table_key
 from couplet.provenance.record import SummaryRecorder, digests
+from couplet.reporting import markdown
 
 HEADINGS = {
     "model": "model",
@@ -56,11 +57,10 @@ def run(listed: PublishedList, scores: Sequence[Path], out: Path) -> str:
     writer = csv.DictWriter(text, [*HEADINGS, "score"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    shown = [[row[column].replace("|", r"\|") for column in HEADINGS] for row in rows]
-    lines = [[*HEADINGS.values()], ["---"] * len(HEADINGS), *shown]
+    shown = ([row[column] for column in HEADINGS] for row in rows)
     for path, content in (
         (out, text.getvalue()),
-        (out.with_suffix(".md"), "".join(f"| {' | '.join(line)} |\n" for line in lines)),
+        (out.with_suffix(".md"), markdown.table([*HEADINGS.values()], shown)),
     ):
         with replacing(path) as temporary:
             temporary.write_text(content)
