@@ -178,7 +178,7 @@ def generate(
 
 
 def first_images(network: ConsistencyModel, saved: Saved, count: int) -> NDArray[np.uint8]:
-    """Images to look at, NFE 1, uint8 [count, h, w, c]; snapshots of all runs of a seed have the same noise."""
+    """Images to look at, NFE 1, uint8 [count, h, w, c]; all snapshots of all runs of a seed share noise."""
     batches = generate(
         network,
         saved.shape,

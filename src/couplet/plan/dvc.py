@@ -144,8 +144,8 @@ def _stage(name: str, dataset: DatasetConfig, code: str) -> dict[str, Any]:
         *(path for read, path in reads.items() if read not in passed_on),
     ]
     # Not persist: DVC would not look for the stage in its run cache.
-    more = {"train": LIVE, "select": shown_by(output)}
-    content["outs"] = [*outs, str(more[name])] if name in more else outs
+    beside = {"train": LIVE, "select": shown_by(output)}
+    content["outs"] = [*outs, str(beside[name])] if name in beside else outs
     if name == "evaluate":
         content["metrics"] = [str(output.with_suffix(".metrics.json"))]
     return content

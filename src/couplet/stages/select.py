@@ -27,7 +27,7 @@ def run(
 ) -> str:
     """Score all snapshots against the split of ``select.split`` and write the file ``out``.
 
-    Beside it, :func:`couplet.plan.layout.shown_by` has images of each to look at: uint8 [snapshots, n, h, w, c].
+    The file beside it that ends in .samples.npy holds images of each, uint8 [snapshots, n, h, w, c].
 
     The seeds differ from those of `evaluate`, and by default the split does too, so that the numbers of the
     selected snapshot are not biased by the selection.
