@@ -6,7 +6,6 @@ import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from shlex import quote
 
@@ -24,7 +23,7 @@ from couplet.files import read_json, replacing
 from couplet.plan.layout import Layout, shown_by
 from couplet.plan.stages import STAGES, record_of
 from couplet.plan.summaries import table_key
-from couplet.provenance.record import Chains, Record, SummaryRecorder, chain, digests, read_record
+from couplet.provenance.record import Chains, SummaryRecorder, chain, digests, read_record
 from couplet.provenance.why import Run, Why, described, numbers_of
 from couplet.reporting.pictures import evenly, panel_size, sample_grids
 from couplet.reporting.results import NAMES, Details, Group, Trained, results_page
@@ -144,7 +143,10 @@ def _details(
     )
     files = {name: evaluations[f"{name} {row['extractor']}"] for name in row["runs"].split()}
     numbers = {name: numbers_of(path, row["nfe"]) for name, path in files.items()}
-    runs = [Run(name, numbers[name], chain(_record(path))) for name, path in files.items()]
+    runs = [
+        Run(name, numbers[name], chain(read_record(record_of("evaluate", path))))
+        for name, path in files.items()
+    ]
     trained = first.training.model_dump(mode="json", exclude={"cell", "frozen_run"})
     measured = first.measurement.model_dump(mode="json")
     settings = leaves({**trained, "features": first.features.model_dump(mode="json"), **measured})
@@ -153,12 +155,6 @@ def _details(
         numbers=numbers,
         origin=[*described(Why(Path(), {}, runs))][1:],
     )
-
-
-@cache
-def _record(evaluation: Path) -> Record:
-    """The record of a file of `couplet evaluate`."""
-    return read_record(record_of("evaluate", evaluation))
 
 
 def _groups(layout: Layout, measured: Sequence[Measured]) -> list[Group]:
