@@ -109,7 +109,14 @@ def pipeline(params: Params, root: Path = Path()) -> dict[str, Any]:
         "y_label": "Fréchet distance to the selection split, NFE 1",
     }
     curves = [
-        {title: {"x": "step", "y": {f"{LIVE}/{file}": columns}, "x_label": "training steps"}}
+        {
+            title: {
+                "x": "step",
+                "y": {f"{LIVE}/{file}": columns},
+                "x_label": "training steps",
+                "y_label": title,
+            }
+        }
         for title, (file, columns) in CURVES.items()
     ]
     return {
