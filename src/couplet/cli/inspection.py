@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from couplet.cli import options as o
+from couplet.config.metrics import described
 from couplet.config.resolve import resolve, settings_with_origins
 from couplet.errors import UserError
 from couplet.files import read_json
@@ -115,7 +116,7 @@ def _contents(folder: Path) -> Iterator[tuple[str, str]]:
         yield "features", evaluation["extractor"]
         yield "samples", str(evaluation["samples"]["count"])
         for row in evaluation["numbers"]:
-            yield f"{row['metric']}, NFE {row['nfe']}", f"{row['value']:.4f}"
+            yield f"{row['metric']}, NFE {row['nfe']}", described(row["metric"]).text(row["value"])
     if (folder / "samples.png").exists():
         yield "picture", str(folder / "samples.png")
 

@@ -238,7 +238,7 @@ def _metric(row: Mapping[str, Any], config: ExtractorConfig, nfe: int, protocol:
     number = described(config.number(row["metric"]))
     heading = f"{number.heading} {'↓' if number.lower_is_better else '↑'}"
     name = config.metric(row["metric"])
-    return Metric(name, heading, row["value"], decimals=number.decimals, nfe=nfe, protocol=protocol)
+    return Metric(name, heading, row["value"], number.text(row["value"]), nfe=nfe, protocol=protocol)
 
 
 def _converted(path: Path, network: ConsistencyModel, saved: Saved) -> Pipeline:
