@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hub_server import hub
@@ -16,6 +17,7 @@ from couplet import library, model
 from couplet.errors import UserError
 from couplet.interop.convert import import_model
 from couplet.model import ImageShape, Saved, build
+from couplet.provenance.record import read_record
 
 LOAD = """
 import sys, couplet
@@ -55,10 +57,13 @@ def loaded(*names):
     return done.stdout.strip()
 
 
+def files_in(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 def served(folder):
     """The files of a folder, as the server keeps them."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files_in(folder)}
 
 
 def test_what_hf_uploads_is_what_couplet_loads(server, exported):
@@ -104,9 +109,44 @@ def test_the_command_imports_from_the_hub(server, unpacked_pipeline, tmp_path):
     out.unlink()
     done = subprocess.run([*command, "jane/other", "--out", str(out)], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("couplet: jane/other: cannot be fetched from the Hugging Face hub")
+    assert done.stderr.startswith("couplet: jane/other: no such file or folder, and not fetched from the ")
     assert done.stderr.count("\n") == 1
     assert not out.exists()
+
+
+def run(*words):
+    """A command, in a process that has not asked the hub before."""
+    command = [sys.executable, "-m", "couplet", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_commands_take_what_load_takes(server, exported, unpacked_pipeline, tmp_path):
+    """`generate`, `score` and `export`, for an exported model and one that needs an import."""
+    server.files |= {"jane/x": served(exported), "jane/cd": served(unpacked_pipeline)}
+    out, files = tmp_path / "x.npz", ("--count", 3, "--seed", 1, "--device", "cpu", "--out")
+    run("generate", "jane/x", *files, out)
+    wanted = library.load(exported, device="cpu").sample(3, seed=1)
+    assert np.array_equal(np.load(out)["arr_0"], wanted)
+    record = read_record(tmp_path / "x.npz.record.json")
+    assert [path.name for path in record.inputs] == ["model.safetensors"]
+
+    run("generate", "jane/cd", *files, tmp_path / "cd.npz")
+    pixels = np.load(tmp_path / "cd.npz")["arr_0"]
+    assert np.array_equal(pixels, library.load(unpacked_pipeline, device="cpu").sample(3, seed=1))
+    record = read_record(tmp_path / "cd.npz.record.json")
+    assert {path.name for path in record.inputs} == {path.name for path in files_in(unpacked_pipeline)}
+    assert all(path.exists() for path in record.inputs), "no temporary file"
+    assert any(name.startswith("couplet.interop.convert") for name in record.content["code"])
+
+    data, score = tmp_path / "cd.npz", tmp_path / "score.json"
+    options = ("--extractor", "values", "--count", 3, "--device", "cpu", "--out", score)
+    run("score", "jane/cd", "--reference", data, *options)
+    run("export", "jane/cd", "--to", tmp_path / "again", "--score", score, "--device", "cpu")
+    again = library.load(tmp_path / "again", device="cpu").sample(3, seed=1)
+    assert np.array_equal(again, pixels)
+    assert "## Metrics" in (tmp_path / "again/README.md").read_text()
 
 
 def test_weights_of_the_older_format_are_fetched_if_alone(server, tmp_path, unpacked_pipeline):
