@@ -126,6 +126,7 @@ def commands() -> str:
             f"### {name}",
             paragraphs(command.help),
             f"    {usage}",
+            *([f"    {command.epilog.removeprefix('Example: ')}"] if command.epilog else []),
             markdown_table(("option", "meaning"), shown),
         ]
         panels.setdefault(command.rich_help_panel, []).extend(lines)

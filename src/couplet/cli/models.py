@@ -58,7 +58,10 @@ MidSigmas = Annotated[
 def generate(
     model: Model,
     out: Annotated[
-        Path, typer.Option(help="A folder for image files, an .npz file (arr_0), or a .png file for all.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="A folder for image files, an .npz file (arr_0), or a .png file for all."
+        ),
     ],
     count: Annotated[int, typer.Option(help="Number of images.", min=1, max=MOST)] = 64,
     nfe: Nfe = 1,
@@ -154,7 +157,7 @@ def score(
 
 def export(
     model: Model,
-    to: Annotated[Path, o.output("The folder to write, new or empty.", folder=True)],
+    to: Annotated[Path, o.output("The folder to write, new or empty.", "--to", folder=True)],
     name: Annotated[
         str | None,
         typer.Option(help="OWNER/NAME of the repository, for the card.", show_default="--to"),

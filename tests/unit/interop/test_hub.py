@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -27,6 +28,13 @@ for name in sys.argv[1:]:
         print(couplet.load(name, "cpu").sample(3, seed=1).tobytes().hex())
     except UserError as error:
         print(error)
+"""
+
+COMMANDS = """
+import json, sys
+from couplet.cli.app import app
+for words in json.loads(sys.argv[1]):
+    app(words, standalone_mode=False)
 """
 
 
@@ -114,39 +122,32 @@ def test_the_command_imports_from_the_hub(server, unpacked_pipeline, tmp_path):
     assert not out.exists()
 
 
-def run(*words):
-    """A command, in a process that has not asked the hub before."""
-    command = [sys.executable, "-m", "couplet", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_commands_take_what_load_takes(server, exported, unpacked_pipeline, tmp_path):
     """`generate`, `score` and `export`, for an exported model and one that needs an import."""
     server.files |= {"jane/x": served(exported), "jane/cd": served(unpacked_pipeline)}
-    out, files = tmp_path / "x.npz", ("--count", 3, "--seed", 1, "--device", "cpu", "--out")
-    run("generate", "jane/x", *files, out)
-    wanted = library.load(exported, device="cpu").sample(3, seed=1)
-    assert np.array_equal(np.load(out)["arr_0"], wanted)
-    record = read_record(tmp_path / "x.npz.record.json")
-    assert [path.name for path in record.inputs] == ["model.safetensors"]
+    options = ("--count", 3, "--seed", 1, "--device", "cpu")
+    images, score, again = tmp_path / "cd.npz", tmp_path / "score.json", tmp_path / "again"
+    commands = [
+        ("generate", "jane/x", *options, "--out", tmp_path / "x.npz"),
+        ("generate", "jane/cd", *options, "--out", images),
+        ("score", "jane/cd", *options, "--reference", images, "--extractor", "values", "--out", score),
+        ("export", "jane/cd", "--device", "cpu", "--score", score, "--to", again),
+    ]
+    words = json.dumps([[str(word) for word in command] for command in commands])
+    done = subprocess.run([sys.executable, "-c", COMMANDS, words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
-    run("generate", "jane/cd", *files, tmp_path / "cd.npz")
-    pixels = np.load(tmp_path / "cd.npz")["arr_0"]
-    assert np.array_equal(pixels, library.load(unpacked_pipeline, device="cpu").sample(3, seed=1))
-    record = read_record(tmp_path / "cd.npz.record.json")
-    assert {path.name for path in record.inputs} == {path.name for path in files_in(unpacked_pipeline)}
-    assert all(path.exists() for path in record.inputs), "no temporary file"
-    assert any(name.startswith("couplet.interop.convert") for name in record.content["code"])
+    x, cd = (library.load(folder, device="cpu").sample(3, seed=1) for folder in (exported, unpacked_pipeline))
+    assert np.array_equal(np.load(tmp_path / "x.npz")["arr_0"], x)
+    assert np.array_equal(np.load(images)["arr_0"], cd)
+    assert np.array_equal(library.load(again, device="cpu").sample(3, seed=1), cd)
+    assert "## Metrics" in (again / "README.md").read_text()
 
-    data, score = tmp_path / "cd.npz", tmp_path / "score.json"
-    options = ("--extractor", "values", "--count", 3, "--device", "cpu", "--out", score)
-    run("score", "jane/cd", "--reference", data, *options)
-    run("export", "jane/cd", "--to", tmp_path / "again", "--score", score, "--device", "cpu")
-    again = library.load(tmp_path / "again", device="cpu").sample(3, seed=1)
-    assert np.array_equal(again, pixels)
-    assert "## Metrics" in (tmp_path / "again/README.md").read_text()
+    own, theirs = (read_record(tmp_path / f"{name}.npz.record.json") for name in ("x", "cd"))
+    assert [path.name for path in own.inputs] == ["model.safetensors"]
+    assert {path.name for path in theirs.inputs} == {path.name for path in files_in(unpacked_pipeline)}
+    assert all(path.exists() for path in theirs.inputs), "no temporary file"
+    assert any(name.startswith("couplet.interop.convert") for name in theirs.content["code"])
 
 
 def test_weights_of_the_older_format_are_fetched_if_alone(server, tmp_path, unpacked_pipeline):
