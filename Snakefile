@@ -27,6 +27,7 @@ localrules:
 
 
 rule all:
+    """results/table1.csv"""
     default_target: True
     input:
         "results/table1.csv",

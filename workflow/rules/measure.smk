@@ -1,4 +1,5 @@
 rule select:
+    """scores of a run's snapshots, and the best one"""
     input:
         record=ancient("results/runs/{run}/train/record.json"),
         extractor=input_of("select", "features"),
@@ -29,6 +30,7 @@ rule select:
 
 
 rule sample:
+    """images of the selected snapshot"""
     input:
         record=ancient("results/runs/{run}/train/record.json"),
         selection=input_of("sample", "select"),
@@ -57,6 +59,7 @@ rule sample:
 
 
 rule evaluate:
+    """all metrics of the images"""
     input:
         record=ancient("results/runs/{run}/train/record.json"),
         extractor=input_of("evaluate", "features"),
@@ -91,6 +94,7 @@ rule evaluate:
 
 
 rule probe:
+    """a measurement of a run besides its samples"""
     input:
         record=ancient("results/runs/{run}/train/record.json"),
         card=input_of("probe", "prepare"),
@@ -122,5 +126,6 @@ rule probe:
 
 # Every probe of every cell of the grid: `snakemake --cores all probes`.
 rule probes:
+    """every probe of every cell of table1"""
     input:
         lambda wildcards: [*jobs("table1", "probe")],

@@ -109,14 +109,21 @@ def pipeline(params: Params, root: Path = Path()) -> dict[str, Any]:
         "y_label": "Fréchet distance to the selection split, NFE 1",
     }
     curves = [
-        {title: {"x": "step", "y": {f"{LIVE}/{file}": columns}, "x_label": "training steps"}}
+        {
+            title: {
+                "x": "step",
+                "y": {f"{LIVE}/{file}": columns},
+                "x_label": "training steps",
+                "y_label": title,
+            }
+        }
         for title, (file, columns) in CURVES.items()
     ]
     return {
         "stages": {name: _stage(name, params.dataset_named(params.dataset), code) for name in RUN},
         "artifacts": {"model": ARTIFACT},
         "metrics": [f"{LIVE}/metrics.json"],
-        "plots": [*curves, f"{LIVE}/samples", {"distance": distance}],
+        "plots": [*curves, f"{LIVE}/samples", {"Fréchet distance": distance}],
     }
 
 

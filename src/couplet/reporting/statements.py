@@ -101,15 +101,15 @@ def statements(
 
 def _statement(where: str, lower: tuple[str, list[float]], than: tuple[str, list[float]]) -> Statement:
     result = welch(lower[1], than[1])
-    ends = f"95 % interval {result.low:+.3g} to {result.high:+.3g}"
+    ends = f"95 % interval {result.low:+z.3g} to {result.high:+z.3g}"
     interval = "too few seeds for an interval" if result.verdict == "no claim" else ends
     means = ", ".join(f"{name} {spread(values)}" for name, values in (lower, than))
-    return Statement(f"{where}: {means}; difference {result.difference:+.3g}, {interval}", result.verdict)
+    return Statement(f"{where}: {means}; difference {result.difference:+z.3g}, {interval}", result.verdict)
 
 
 def spread(values: Sequence[float]) -> str:
     """Mean and sample standard deviation with the number of seeds: ``0.62 ± 0.10 (3 seeds)``."""
     mean = statistics.fmean(values)
     if len(values) < 2:
-        return f"{mean:.3g} (1 seed)"
-    return f"{mean:.3g} ± {statistics.stdev(values):.2g} ({len(values)} seeds)"
+        return f"{mean:z.3g} (1 seed)"
+    return f"{mean:z.3g} ± {statistics.stdev(values):.2g} ({len(values)} seeds)"

@@ -263,12 +263,12 @@ def _statistics(
     if paper is not None:
         numbers |= {f"published_{column}": paper.value, f"published_{column}_spread": paper.spread}
         row = {"published_spread_of": paper.spread_of}
-    decimals = described(metric).decimals
-    row |= {name: f"{value:.{decimals}f}" for name, value in numbers.items() if value is not None}
+    number = described(metric)
+    row |= {name: number.text(value) for name, value in numbers.items() if value is not None}
     if paper is not None:
-        row[f"{column}_difference"] = f"{mean - paper.value:+.{decimals}f}"
+        row[f"{column}_difference"] = number.text(mean - paper.value, signed=True)
         if std:
-            row[f"{column}_difference_in_std"] = f"{(mean - paper.value) / std:+.1f}"
+            row[f"{column}_difference_in_std"] = f"{(mean - paper.value) / std:+z.1f}"
     return row
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from couplet import model
+from couplet.config.metrics import described
 from couplet.errors import UserError
 from couplet.files import write_json
 from couplet.metrics.extractor.base import load_extractor
@@ -75,4 +76,4 @@ def run(
             inputs=digests(train / "config.json", *checkpoints.values(), features, *read),
             outputs=digests(out),
         )
-    return f"step {chosen}, Fréchet distance {scores[chosen][nfe]:.3f}"
+    return f"step {chosen}, Fréchet distance {described('fd').text(scores[chosen][nfe])}"

@@ -9,7 +9,10 @@ import pytest
 
 from couplet.config.extractors import ClassifierConfig, DinoV2Config, InceptionConfig
 from couplet.config.resolve import resolve
+from couplet.figures.marks import number
+from couplet.reporting.statements import spread
 from couplet.reporting.table import Result, table
+from couplet.stages.score import Score, lines
 
 FID = "fid_legacy_tensorflow"
 PAPERS = Path(__file__).parents[3] / "workflow/papers"
@@ -49,8 +52,8 @@ def result():
             "extractor": extractor,
             "reference": {"split": "train", "images": images},
         }
-        for number, spread in zip(evaluation["numbers"], spreads, strict=False):
-            number["resampling_std"] = spread
+        for row, std in zip(evaluation["numbers"], spreads, strict=False):
+            row["resampling_std"] = std
         record = {"seconds": 10.0 + seed, "images_per_second": 100.0, "replaced_gradients": replaced}
         training, measurement = params.training(params.experiment), params.measurement(params.experiment)
         made = Result(training, measurement, extractor, features, scale)
@@ -75,6 +78,21 @@ def test_seeds_are_averaged_and_nfe_are_rows(result):
     assert made[0]["kid_legacy_tensorflow_mean"] == "0.00300"
     assert made[0]["train_seconds"] == "10.5"
     assert made[0]["runs"] == "run-0 run-1"
+
+
+def test_what_rounds_to_zero_has_no_minus_sign(result):
+    """In tables, differences, lists of scores, statements and labels of axes; other negative numbers do."""
+    published = rows([result({("fd", 1): 6.0}), result({("fd", 1): 6.2}, seed=1)])[0][f"published_{FID}"]
+    near = float(published) - 2e-4
+    made = rows([result({("fd", 1): near}), result({("fd", 1): near + 1e-5}, seed=1)])[0]
+    assert made[f"{FID}_difference"] == "+0.000"
+    tiny, small = (rows([result({("fd", 1): value, ("kid", 1): value})])[0] for value in (-2e-14, -0.0123))
+    assert (tiny[f"{FID}_mean"], tiny["kid_legacy_tensorflow_mean"]) == ("0.000", "0.00000")
+    assert (small[f"{FID}_mean"], small["kid_legacy_tensorflow_mean"]) == ("-0.012", "-0.01230")
+    score = Score("fd", LEGACY, -2e-14, {})
+    assert [line[1] for line in lines([score])] == ["0.000"]
+    assert spread([-0.0, -0.0]).startswith("0 ± 0")
+    assert number(-0.0) == "0"
 
 
 def test_a_published_number_stands_beside_one_of_the_same_protocol(result):
