@@ -36,6 +36,7 @@ rule all:
 # Finished results are recorded with DVC, also when other cells failed; then the result is shown.
 onsuccess:
     shell("python workflow/scripts/record.py")
+    link_page()
     tables = [path for path in shown if Path(path).with_suffix(".md").exists()]
     for path in tables:
         shell("couplet show {path:q}")

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from couplet.config.cells import Measurement, Training
 from couplet.config.designs import SamplerConfig
-from couplet.model import ConsistencyModel, ImageShape
+from couplet.model import ConsistencyModel, ImageShape, Saved
 from couplet.ranks import ALONE, Ranks
 from couplet.tensors import CPU, generator
 
@@ -175,6 +175,22 @@ def generate(
 
     own = range(0, count, batch)[ranks.rank :: ranks.size]
     yield from ranks.in_turn(then(made(start)) for start in own)
+
+
+def first_images(network: ConsistencyModel, saved: Saved, count: int) -> NDArray[np.uint8]:
+    """Images to look at, NFE 1, uint8 [count, h, w, c]; all snapshots of all runs of a seed share noise."""
+    batches = generate(
+        network,
+        saved.shape,
+        saved.sampler,
+        seed=0 if saved.training is None else saved.training.cell.seed,
+        purpose="live",
+        count=count,
+        batch=count,
+        nfe=[1],
+        conditional=saved.conditional,
+    )
+    return np.concatenate([batch[1] for batch in batches])
 
 
 def samples_of(

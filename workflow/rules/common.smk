@@ -254,6 +254,7 @@ def trigger(summary, key, plain=True):
     if current:
         marker.touch()
         os.utime(marker, (0, 0))
+        link_page()
     else:
         # Snakemake takes an input of the same content for the same, whatever its time.
         marker.write_text(f"{uuid4()}\n")
@@ -261,6 +262,17 @@ def trigger(summary, key, plain=True):
             # Written by a clock that is ahead; Snakemake refuses inputs from the future, and ignores time 0.
             os.utime(output, (1, 1))
     return marker.as_posix()
+
+
+def link_page():
+    """Make results/index.html lead to the first page that this run of Snakemake was asked for."""
+    pages = [path.with_suffix(".html") for path in map(Path, shown)]
+    if page := next((page for page in pages if page.exists()), None):
+        # A link and no copy: it is never older than the page.
+        link = Path("results/.keys/index.html")
+        link.unlink(missing_ok=True)
+        link.symlink_to(page.relative_to("results"))
+        link.replace("results/index.html")
 
 
 def rows_of(wildcards):

@@ -6,6 +6,7 @@ rule select:
         reference=input_of("select", "reference"),
     output:
         selection="results/runs/{run}/{selection}/selection.json",
+        samples="results/runs/{run}/{selection}/selection.samples.npy",
         record="results/runs/{run}/{selection}/selection.record.json",
     log:
         "logs/select/{run}/{selection}.log",

@@ -75,7 +75,10 @@ def _show_table(path: Path) -> None:
     common = (f"{heads[i]} {rows[0][i]}" for i, _ in enumerate(heads) if i not in differ and rows[0][i])
     typer.echo(f"{path}: {len(rows)} rows; {', '.join(common)}\n")
     print_table(([row[i] for i in differ] for row in rows), [heads[i] for i in differ])
-    places = [("to read", path.with_suffix(".html")), ("pictures", path.with_suffix(".figures"))]
+    page, index = path.with_suffix(".html"), path.with_name("index.html")
+    if page.exists() and index.exists() and index.samefile(page):
+        page = index
+    places = [("to read", page), ("pictures", path.with_suffix(".figures"))]
     typer.echo()
     print_table(
         [

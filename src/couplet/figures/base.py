@@ -66,7 +66,7 @@ class Cells:
         names = {key: getattr(member.cell, key) for key in DIMENSIONS}
         varied = [key for key in DIMENSIONS if len({getattr(each.cell, key) for each in self.members}) > 1]
         keys = [key for key in varied if key != without] or ([] if without else ["coupling"])
-        label = ", ".join(self.study.labels.get(names[key], names[key]) for key in keys)
+        label = ", ".join(self.params.labels.get(names[key], names[key]) for key in keys)
         return names | {"row": label, "seed": member.cell.seed}
 
     def distances(self, without: str = "") -> pd.DataFrame:
@@ -151,7 +151,7 @@ class FigureKind(ABC):
         """The parts of a caption that come from numbers."""
         compared, remark = self.compared(rows)
         return {
-            "statements": [statement._asdict() for statement in self.statements(compared, cells.study)],
+            "statements": [statement._asdict() for statement in self.statements(compared, cells)],
             "measured": self.measured(cells) + remark,
             "budget": cells.budget,
             "table": self.table(compared),
@@ -161,12 +161,12 @@ class FigureKind(ABC):
         """The rows of the statements and of the caption's table, and a remark on rows that are left out."""
         return rows, ""
 
-    def statements(self, rows: pd.DataFrame, study: Study) -> list[Statement]:
+    def statements(self, rows: pd.DataFrame, cells: Cells) -> list[Statement]:
         """The study's comparisons, tested on the seeds."""
         return [
             statement
-            for comparison in study.compare
-            for statement in statements(rows, comparison, study.labels, *self.place)
+            for comparison in cells.study.compare
+            for statement in statements(rows, comparison, cells.params.labels, *self.place)
         ]
 
     def measured(self, cells: Cells) -> str:

@@ -10,7 +10,6 @@ from couplet.config.cells import Measurement, Training
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.metrics import MetricConfig, described
 from couplet.reporting import markdown
-from couplet.reporting.page import render
 from couplet.reporting.published import (
     Published,
     difference,
@@ -68,27 +67,22 @@ class Table(NamedTuple):
 
         return pd.DataFrame(self.rows).to_csv(index=False)
 
+    @property
+    def shown(self) -> list[Column]:
+        """The columns for reading that are not empty."""
+        return [c for c in self.columns if c.heading and any(row[c.name] for row in self.rows)]
+
     def reading(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows for reading: means with their spread, without empty columns."""
-        columns = [c for c in self.columns if c.heading and any(row[c.name] for row in self.rows)]
         texts = [
-            [f"{row[c.name]} ± {row[c.std]}" if row.get(c.std) else row[c.name] for c in columns]
+            [f"{row[c.name]} ± {row[c.std]}" if row.get(c.std) else row[c.name] for c in self.shown]
             for row in self.rows
         ]
-        return [column.heading for column in columns], texts
+        return [column.heading for column in self.shown], texts
 
     def markdown(self) -> str:
         """The table for reading, as Markdown."""
         return markdown.table(*self.reading())
-
-    def html(self, title: str) -> str:
-        """The table for reading, as a page."""
-        headings, rows = self.reading()
-        lead = (
-            "Mean ± standard deviation over training seeds; ± of a published number is what its column says. "
-            "Arrows point to better values."
-        )
-        return render(title, lead, table={"columns": headings, "rows": rows})
 
 
 def table(results: Iterable[Result]) -> Table:

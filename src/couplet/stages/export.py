@@ -46,8 +46,8 @@ from couplet.stages.generate import Model, images_of
 from couplet.stages.score import protocol_of
 from couplet.tensors import save_tensors
 
-SEED, WIDTH = 0, 600
-"""Of the samples in the card: seed, and about the least width in pixels."""
+SEED, LEAST = 0, 96
+"""Of the samples in the card: seed, and least side in pixels, to which smaller ones are enlarged."""
 
 
 def run(
@@ -283,21 +283,16 @@ def _config(saved: Saved, digest: str) -> dict[str, Any]:
 def _picture(context: Context, network: ConsistencyModel, saved: Saved, path: Path) -> str:
     """Draw samples, small ones enlarged; return how they are made."""
     with installed("a picture of samples"):
-        from PIL import Image
-
-        from couplet.reporting.pictures import panel_size, tile
+        from couplet.reporting.pictures import image_of, panel_size, tile
     side, channels, nfe = saved.shape.resolution, saved.shape.channels, len(saved.sampler.levels)
     total, parts = panel_size((side, side, channels)), []
     with context.counting("samples for the card", total) as advance:
         for images in images_of(context, network, saved, saved.sampler, count=total, nfe=nfe, seed=SEED):
             parts.append(images)
             advance(len(images))
-    picture = tile(np.concatenate(parts))
-    scale = max(1, WIDTH // picture.shape[1])
-    picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
-    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(path, "PNG")
+    image_of(tile(np.concatenate(parts), side=LEAST)).save(path, "PNG")
     classes = ", classes in turn" if saved.conditional else ""
-    enlarged = f", enlarged {scale} times" if scale > 1 else ""
+    enlarged = f", enlarged {-(-LEAST // side)} times" if 1 < side < LEAST else ""
     made = f"couplet generate . --out grid.png --count {total} --nfe {nfe} --seed {SEED}"
     return (
         f"The first {total} samples with seed {SEED}, NFE {nfe}{classes}, none left out: `{made}`{enlarged}."

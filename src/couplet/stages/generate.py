@@ -319,14 +319,12 @@ def _npz(out: Path, shape: tuple[int, ...], classes: NDArray[np.int64] | None) -
 def _grid(out: Path, shape: tuple[int, ...], classes: NDArray[np.int64] | None) -> Iterator[Write]:
     """Draw all images as one picture, about as wide as high; points of the plane as a scatter plot."""
     with installed("a picture"):
-        from PIL import Image
-
-        from couplet.reporting.pictures import tile
+        from couplet.reporting.pictures import image_of, tile
     parts: list[NDArray[np.uint8]] = []
     with replacing(out) as temporary:
         yield parts.append
         picture = tile(np.concatenate(parts), columns=math.ceil(shape[0] ** 0.5))
-        Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(temporary, "PNG")
+        image_of(picture).save(temporary, "PNG")
 
 
 WRITERS = {".npz": _npz, ".png": _grid}

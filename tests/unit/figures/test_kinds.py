@@ -67,7 +67,7 @@ def test_distances_are_those_of_evaluate_or_of_the_last_snapshot(cells):
         rows = build(made.study.figure).rows(made)
         assert rows["value"].tolist() == pytest.approx(expected)
         assert rows["nfe"].tolist() == [1, 2] * 4
-        assert rows["row"].tolist() == ["independent"] * 4 + ["vae"] * 4
+        assert rows["row"].tolist() == ["independent"] * 4 + ["variational"] * 4
         assert set(rows["seconds"]) == {10.0, 11.0}
 
 
@@ -76,7 +76,7 @@ def test_statements_and_table_come_from_the_same_rows(cells):
     made = cells("evaluations", tidy, compare=compare, labels={"vae": "encoder"})
     kind = build(made.study.figure)
     rows = kind.rows(made)
-    (statement,) = kind.statements(rows, made.study)
+    (statement,) = kind.statements(rows, made)
     assert statement.verdict == "shown"
     assert statement.text.startswith("NFE 1: encoder 4.05 ± 0.071 (2 seeds), independent 8.05")
     table = kind.table(rows)
@@ -129,7 +129,7 @@ def test_probe_rows_are_numbers(cells):
     rows = kind.rows(made)
     assert rows[["x", "value"]].to_numpy().tolist() == [[0.1, 2.5], [80.0, 0.5]] * 4
     assert kind.ylabel(made.params).startswith("transport cost")
-    assert [statement.text.split(":")[0] for statement in kind.statements(rows, made.study)] == ["t = 80"]
+    assert [statement.text.split(":")[0] for statement in kind.statements(rows, made)] == ["t = 80"]
     assert "pairs at each noise level; 2 seeds each" in kind.measured(made)
 
 
@@ -169,10 +169,26 @@ def test_trajectories_are_compared_by_the_mean_deviation(cells):
     caption = kind.caption(rows, made)
     texts = [statement["text"] for statement in caption["statements"]]
     assert [text.split(":")[0] for text in texts] == ["t = 1", "t = 2"]
-    assert "vae 2.1 ± 0.14 (2 seeds), independent 21 ± 1.4" in texts[0]
+    assert "variational 2.1 ± 0.14 (2 seeds), independent 21 ± 1.4" in texts[0]
     assert {statement["verdict"] for statement in caption["statements"]} == {"shown"}
     assert caption["table"]["columns"] == ["", "x", "mean ± std"]
-    assert ["vae", "2", "4.2 ± 0.28 (2 seeds)"] in caption["table"]["rows"]
+    assert ["variational", "2", "4.2 ± 0.28 (2 seeds)"] in caption["table"]["rows"]
+
+
+def test_names_are_those_that_people_use_unless_the_file_gives_them_to_other_settings(params_content):
+    def labels(**changes):
+        return Params.model_validate(params_content | changes).labels
+
+    usual = labels()
+    assert (usual["ot"], usual["vae"], usual["generator"]) == (
+        "minibatch OT",
+        "variational",
+        "generator-induced",
+    )
+    assert "independent" not in usual
+    assert "ot" not in labels(couplings={"ot": {"kind": "sinkhorn"}})
+    assert labels(couplings={"vae": {"kl_weight": 1.0}})["vae"] == "variational"
+    assert "ve" not in labels(kernels={"ve": {"kind": "li"}})
 
 
 def test_labels_must_be_different(cells):

@@ -220,16 +220,6 @@ def test_markdown_joins_mean_and_std_and_drops_empty_columns(result):
         assert absent not in text
 
 
-def test_page_has_the_cells_of_the_markdown_and_refers_to_nothing(result):
-    made = table([result({("fd", 1): 6.0}), result({("fd", 1): 6.2}, seed=1)])
-    page = made.html("<mine>")
-    head, _, line = (text.strip("| ").split(" | ") for text in made.markdown().splitlines())
-    assert re.findall("<th>(.*?)</th>", page) == head
-    assert re.findall("<td>(.*?)</td>", page) == line
-    assert "<h1>&lt;mine&gt;</h1>" in page
-    assert not re.search(r"src=|href=|url\(|@import", page)
-
-
 def test_missing_cells_are_named_and_not_averaged_away(result):
     partial = table(
         [
