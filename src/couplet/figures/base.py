@@ -21,7 +21,7 @@ from couplet.errors import UserError
 from couplet.files import replacing
 from couplet.model import ImageShape
 from couplet.reporting.pictures import STYLE
-from couplet.reporting.statements import DIMENSIONS, Statement, spread, statements
+from couplet.reporting.statements import DIMENSIONS, Statement, correction, spread, statements
 
 
 class Measured(NamedTuple):
@@ -150,9 +150,10 @@ class FigureKind(ABC):
     def caption(self, rows: pd.DataFrame, cells: Cells) -> dict[str, Any]:
         """The parts of a caption that come from numbers."""
         compared, remark = self.compared(rows)
+        found = self.statements(compared, cells.study)
         return {
-            "statements": [statement._asdict() for statement in self.statements(compared, cells.study)],
-            "measured": self.measured(cells) + remark,
+            "statements": [statement._asdict() for statement in found],
+            "measured": self.measured(cells) + remark + correction(len(found)),
             "budget": cells.budget,
             "table": self.table(compared),
         }
@@ -163,11 +164,7 @@ class FigureKind(ABC):
 
     def statements(self, rows: pd.DataFrame, study: Study) -> list[Statement]:
         """The study's comparisons, tested on the seeds."""
-        return [
-            statement
-            for comparison in study.compare
-            for statement in statements(rows, comparison, study.labels, *self.place)
-        ]
+        return statements(rows, study.compare, study.labels, *self.place)
 
     def measured(self, cells: Cells) -> str:
         """A sentence on features, samples and seeds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,7 @@ from couplet.config.cells import Measurement, Training
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.metrics import MetricConfig, described
 from couplet.reporting import markdown
+from couplet.reporting.intervals import paired
 from couplet.reporting.page import render
 from couplet.reporting.published import (
     Published,
@@ -48,12 +50,29 @@ class Result(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column for reading, and the names of its one or two columns in the CSV file."""
+    """A column for reading, and the names of its columns in the CSV file."""
 
     heading: str
     """Blank for a column that only the CSV file has."""
     name: str
     std: str = ""
+    """That of the standard deviation, if the column has one."""
+    interval: tuple[str, ...] = ()
+    """Those of the ends of an interval and of the number of pairs of seeds, if the column has one."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its columns in the CSV file."""
+        return [name for name in (self.name, self.std, *self.interval) if name]
+
+    def text(self, row: Mapping[str, str]) -> str:
+        """The number of a row for reading: ``1.15 ± 0.31`` or ``−0.42 [−0.61, −0.22], 3 pairs``."""
+        value = row[self.name]
+        if self.interval and value:
+            low, high, pairs = (row[name] for name in self.interval)
+            ends = f" [{low}, {high}]" if low else ""
+            return f"{value}{ends}, {pairs} pair{'s' * (pairs != '1')}".replace("-", "−")
+        return f"{value} ± {row[self.std]}" if row.get(self.std) else value
 
 
 class Table(NamedTuple):
@@ -71,10 +90,7 @@ class Table(NamedTuple):
     def reading(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows for reading: means with their spread, without empty columns."""
         columns = [c for c in self.columns if c.heading and any(row[c.name] for row in self.rows)]
-        texts = [
-            [f"{row[c.name]} ± {row[c.std]}" if row.get(c.std) else row[c.name] for c in columns]
-            for row in self.rows
-        ]
+        texts = [[column.text(row) for column in columns] for row in self.rows]
         return [column.heading for column in columns], texts
 
     def markdown(self) -> str:
@@ -86,7 +102,8 @@ class Table(NamedTuple):
         headings, rows = self.reading()
         lead = (
             "Mean ± standard deviation over training seeds; ± of a published number is what its column says. "
-            "Arrows point to better values."
+            "Arrows point to better values. A difference from the independent coupling is the mean of those "
+            "within seeds, with Student's 95 % interval, which holds for each row by itself."
         )
         return render(title, lead, table={"columns": headings, "rows": rows})
 
@@ -99,6 +116,11 @@ def table(results: Iterable[Result]) -> Table:
     has no numbers. Every row has the columns of all metrics of the table, blank where its extractor has
     none: numbers of different extractors share neither a row nor a column. replaced_gradients, the number of
     steps whose non-finite gradients were replaced, is a column only where a recipe allows that.
+
+    ``*_minus_independent`` is the mean difference from the row of the independent coupling over the seeds of
+    both, with Student's 95 % interval. Only each extractor's first metric has it, by which couplings are
+    compared: the columns of all metrics would double the table.
+
     ``published_*`` is the paper's number, where it was measured in the same protocol. ``*_difference`` is
     measured minus published, ``*_difference_in_std`` the same in units of our std over seeds. Where the
     protocols differ, ``published_otherwise`` says how, and nothing is subtracted.
@@ -113,6 +135,7 @@ def table(results: Iterable[Result]) -> Table:
         (
             {
                 "row": name,
+                "seed": result.training.cell.seed,
                 "nfe": number["nfe"],
                 "column": result.features.metric(number["metric"]),
                 "metric": number["metric"],
@@ -125,10 +148,15 @@ def table(results: Iterable[Result]) -> Table:
             for number in result.evaluation["numbers"]
             if not described(number["metric"]).is_spread
         ),
-        columns=["row", "nfe", "column", "metric", "heading", "label", "value", "resampling_std"],
+        columns=["row", "seed", "nfe", "column", "metric", "heading", "label", "value", "resampling_std"],
     )
+    baselines: dict[tuple[str, ...], str] = {}
+    for name, members in groups.items():
+        if members[0].training.coupling.kind == "independent":
+            baselines.setdefault(_context(members[0]), name)
     rows = []
     for name, members in groups.items():
+        baseline = numbers[numbers["row"] == baselines.get(_context(members[0]))]
         own = numbers[numbers["row"] == name]
         planned = {nfe for member in members if member.missing for nfe in member.nfe}
         for nfe in sorted(planned | set(own["nfe"])):
@@ -142,8 +170,10 @@ def table(results: Iterable[Result]) -> Table:
                 row = _statistics(measures, same, column=column, metric=metric) | row
                 sources |= {same.source: None} if same else {}
                 row |= _stated(first, metric)
-                for name, how in others:
-                    otherwise.setdefault(how, []).append(name)
+                for item, how in others:
+                    otherwise.setdefault(how, []).append(item)
+            if name != baselines.get(_context(members[0])):
+                row |= _minus_independent(own[own["nfe"] == nfe], baseline[baseline["nfe"] == nfe])
             row["published_source"] = "; ".join(sources)
             row["published_otherwise"] = "; ".join(
                 f"published {', '.join(names)}: {theirs}, here: {ours}"
@@ -174,8 +204,37 @@ def table(results: Iterable[Result]) -> Table:
         columns.append(Column("steps with replaced gradients", "replaced_gradients"))
     columns += [Column("features", "extractor"), Column("compared with", "reference"), Column("", "runs")]
     columns = list(dict.fromkeys(columns))
-    names = [name for column in columns for name in (column.name, column.std) if name]
+    names = [name for column in columns for name in column.names]
     return Table(columns, [{name: row.get(name, "") for name in names} for row in rows])
+
+
+def _context(result: Result) -> tuple[str, ...]:
+    """What two rows share that differ in the coupling alone."""
+    cell = result.training.cell
+    return cell.dataset, cell.recipe, cell.kernel, result.extractor
+
+
+def _minus_independent(own: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, str]:
+    """The texts of the columns that compare a row's first metric with the independent coupling's."""
+    if own.empty:
+        return {}
+    column, metric = own[["column", "metric"]].iloc[0]
+    mine, theirs = (
+        each[each["column"] == column].set_index("seed")["value"].to_dict() for each in (own, baseline)
+    )
+    seeds = [seed for seed in mine if seed in theirs]
+    if not seeds:
+        return {}
+    result = paired([mine[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+    decimals = described(metric).decimals
+    numbers = dict(zip(_versus(column), (result.difference, result.low, result.high), strict=False))
+    texts = {name: f"{value:+.{decimals}f}" for name, value in numbers.items() if not math.isnan(value)}
+    return {**texts, _versus(column)[-1]: str(result.count)}
+
+
+def _versus(column: str) -> tuple[str, ...]:
+    """The names of the columns that compare a metric's ``column`` with the independent coupling's."""
+    return tuple(f"{column}_minus_independent{part}" for part in ("", "_low", "_high", "_pairs"))
 
 
 def _shared(members: Sequence[Result]) -> dict[str, str]:
@@ -275,6 +334,9 @@ def _statistics(
 def _columns(column: str, heading: str, label: str, rows: Sequence[Mapping[str, str]]) -> list[Column]:
     """The columns of a metric; in features that papers use, the published number is next to them."""
     columns = [Column(heading, f"{column}_mean", f"{column}_std")]
+    difference, *interval = _versus(column)
+    if any(difference in row for row in rows):
+        columns.append(Column(f"{heading} minus independent", difference, interval=tuple(interval)))
     if any(f"{column}_resampling_std" in row for row in rows):
         columns.append(Column(f"{heading}, std over samples of one model", f"{column}_resampling_std"))
     if label in extractors():
