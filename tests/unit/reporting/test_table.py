@@ -282,3 +282,45 @@ def test_a_metric_under_a_name_of_its_own_has_no_published_number(result):
     changes = ["evaluate.metrics={other: {kind: fd}}"]
     (row,) = rows([result({("other_fd", 1): 6.0}, changes=changes)])
     assert not any(value for name, value in row.items() if "published" in name or "difference" in name)
+
+
+def test_difference_from_independent_is_within_seeds(result):
+    def cells(coupling, values, seeds=(0, 1, 2)):
+        return [
+            result({("fd", 1): value, ("fd", 2): 5.0, ("kid", 1): 0.002}, coupling=coupling, seed=seed)
+            for seed, value in zip(seeds, values, strict=True)
+        ]
+
+    made = table(
+        [
+            *cells("generator", (5.0, 8.1, 6.9)),
+            *cells("independent", (6.0, 9.0, 8.0)),
+            *cells("ot", (6.5, 1.0), seeds=(0, 7)),
+        ]
+    )
+    generator, generator_2, independent, _, ot, ot_2 = made.rows
+    versus = [f"{FID}_minus_independent{part}" for part in ("", "_low", "_high", "_pairs")]
+    # Differences -1, -0.9, -1.1: standard error 0.1/sqrt(3), t = 4.303.
+    assert [generator[name] for name in versus] == ["-1.000", "-1.248", "-0.752", "3"]
+    assert [generator_2[name] for name in versus] == ["+0.000", "+0.000", "+0.000", "3"]
+    assert [independent[name] for name in versus] == [""] * 4
+    assert [ot[name] for name in versus] == ["+0.500", "", "", "1"]
+    assert [ot_2[name] for name in versus] == ["+0.000", "", "", "1"]
+    assert not any(name.startswith("kid") and "independent" in name for name in generator)
+    text = made.markdown()
+    assert "| FID ↓ (legacy_tensorflow) | FID ↓ (legacy_tensorflow) minus independent |" in text
+    assert "| −1.000 [−1.248, −0.752], 3 pairs |" in text
+    assert "| +0.500, 1 pair |" in text
+
+
+def test_rows_are_compared_with_the_independent_coupling_of_their_own_context(result):
+    """A table without one has no such column, nor a row whose extractor has not measured it."""
+    numbers = {("fd", 1): 6.0}
+    classifier = {"extractor": "classifier-0", "features": ClassifierConfig()}
+    alone = [result(numbers), result(numbers, coupling="ot", **classifier)]
+    assert not any("minus" in name for name in rows(alone)[0])
+    made = rows([*alone, result({("fd", 1): 1.0}, coupling="independent", **classifier)])
+    assert [row["fd_classifier_minus_independent"] for row in made] == ["", "+5.000", ""]
+    assert f"{FID}_minus_independent" not in made[0]
+    missing = [result({}, coupling="independent", missing="not trained"), result(numbers)]
+    assert not any("minus" in name for name in rows(missing)[0])
