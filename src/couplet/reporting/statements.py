@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from couplet.config.study import Comparison
 
@@ -18,7 +18,7 @@ DIMENSIONS = ("dataset", "recipe", "kernel", "coupling")
 LEVEL = 0.95
 
 Verdict = Literal["shown", "not shown", "opposite", "no claim"]
-"""The interval of the difference lies below 0; contains 0; lies above 0; is missing, for want of seeds."""
+"""The interval of the difference lies below 0; contains 0; lies above 0; is missing, or the rows do not compare."""
 
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
@@ -64,7 +64,13 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Interval:
 
 
 def statements(
-    rows: pd.DataFrame, comparison: Comparison, labels: Mapping[str, str], place: str, place_name: str = "NFE"
+    rows: pd.DataFrame,
+    comparison: Comparison,
+    labels: Mapping[str, str],
+    place: str,
+    place_name: str = "NFE",
+    *,
+    unfit: Callable[[Mapping[str, Any], Mapping[str, Any]], str] = lambda lower, than: "",
 ) -> Iterator[Statement]:
     """A statement for every pair of rows that differ in the comparison's dimension alone.
 
@@ -75,6 +81,7 @@ def statements(
         place: the column that tells numbers of one seed apart, `nfe` or `x`; each of its values for which
             the comparison asks has statements of its own.
         place_name: the name of that column in a sentence.
+        unfit: the reason why two rows, by the columns that tell them apart, allow no claim; blank without one.
     """
     of, pair = comparison.of, (comparison.lower, comparison.than)
     others = [key for key in DIMENSIONS if key != of]
@@ -96,7 +103,9 @@ def statements(
             where = [labels.get(at[key], at[key]) for key in varied]
             where += [f"{place_name} {at[place]:g}", *(f"equal {at[key]}" for key in budgets)]
             lower, than = (labels.get(name, name) for name in pair)
-            yield _statement(", ".join(where), (lower, first), (than, second))
+            made = _statement(", ".join(where), (lower, first), (than, second))
+            reason = unfit(*({**at, of: name} for name in pair))
+            yield Statement(f"{made.text}; no claim: {reason}", "no claim") if reason else made
 
 
 def _statement(where: str, lower: tuple[str, list[float]], than: tuple[str, list[float]]) -> Statement:
