@@ -92,8 +92,8 @@ class Steps(FigureKind):
         how = "; ".join(dict.fromkeys(time.how for time in times.values()))
         listed = ", ".join(f"{row} {time}" for row, time in times.items())
         return (
-            f"{super().measured(cells)} Time of a step, median and quartiles over rounds in which all took steps "
-            f"by turns in one process ({how}): {listed}."
+            f"{super().measured(cells)} Time of a step, median and quartiles over rounds in which all took "
+            f"steps by turns in one process ({how}): {listed}."
         )
 
 

@@ -18,7 +18,7 @@ DIMENSIONS = ("dataset", "recipe", "kernel", "coupling")
 LEVEL = 0.95
 
 Verdict = Literal["shown", "not shown", "opposite", "no claim"]
-"""The interval of the difference lies below 0; contains 0; lies above 0; is missing, or the rows do not compare."""
+"""The interval of the difference lies below 0; contains 0; lies above 0; is missing, or means nothing."""
 
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
@@ -81,7 +81,7 @@ def statements(
         place: the column that tells numbers of one seed apart, `nfe` or `x`; each of its values for which
             the comparison asks has statements of its own.
         place_name: the name of that column in a sentence.
-        unfit: the reason why two rows, by the columns that tell them apart, allow no claim; blank without one.
+        unfit: the reason why two rows, by the columns that name them, allow no claim; blank without one.
     """
     of, pair = comparison.of, (comparison.lower, comparison.than)
     others = [key for key in DIMENSIONS if key != of]

@@ -93,8 +93,8 @@ class Table(NamedTuple):
         )
         if clocks := "; ".join(dict.fromkeys(row["timed_by"] for row in self.rows if row.get("timed_by"))):
             lead += (
-                " Time: the median over rounds in which all trainings of a data set took steps by turns, ± half "
-                f"the distance of the quartiles ({clocks}); training and images/s follow from it."
+                " Time: the median over rounds in which all trainings of a data set took steps by turns, "
+                f"± half the distance of the quartiles ({clocks}); training and images/s follow from it."
             )
         return render(title, lead, table={"columns": headings, "rows": rows})
 

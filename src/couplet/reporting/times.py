@@ -56,8 +56,8 @@ class StepTime(NamedTuple):
 def ratio(first: StepTime, second: StepTime) -> tuple[float, float, float]:
     """The median over rounds of the first time divided by the second, and its 95 % interval.
 
-    The interval is that of the sign test, whose ends are two of the ratios; its ends are NaN for fewer than six
-    rounds. Both times must be of one measurement.
+    The interval is that of the sign test, whose ends are two of the ratios; its ends are NaN for fewer than
+    six rounds. Both times must be of one measurement.
     """
     from scipy.stats import quantile_test  # half a second
 
