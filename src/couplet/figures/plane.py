@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 
-from couplet.config.study import Study
 from couplet.figures.base import Cells, FigureKind
 from couplet.reporting.pictures import evenly
 from couplet.reporting.statements import Statement
@@ -62,7 +61,7 @@ class Plane(FigureKind):
     def ylabel(self, params: object) -> str:
         return "x₂ (data units)"
 
-    def statements(self, rows: pd.DataFrame, study: Study) -> list[Statement]:
+    def statements(self, rows: pd.DataFrame, cells: Cells) -> list[Statement]:
         """None: the picture is to be looked at."""
         return []
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 Verdict = Literal["shown", "not shown", "opposite", "no claim"]
-"""The interval of the difference lies below 0; contains 0; lies above 0; is missing, for want of seeds."""
+"""The interval of the difference lies below 0; contains 0; lies above 0; is missing, or means nothing."""
 
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from couplet.config.study import Comparison
 from couplet.reporting.intervals import MOST, POWER, Verdict, paired, pairs_needed, simultaneous, welch
@@ -32,6 +32,8 @@ class Compared(NamedTuple):
     """That of the row that is expected to be lower, and the other's."""
     values: tuple[Mapping[int, float], Mapping[int, float]]
     """Their values by seed."""
+    unfit: str
+    """The reason why they allow no claim; blank without one."""
 
 
 def statements(
@@ -40,6 +42,8 @@ def statements(
     labels: Mapping[str, str],
     place: str,
     place_name: str = "NFE",
+    *,
+    unfit: Callable[[Mapping[str, Any], Mapping[str, Any]], str] = lambda lower, than: "",
 ) -> list[Statement]:
     """A statement for every pair of rows that differ in a comparison's dimension alone.
 
@@ -53,8 +57,9 @@ def statements(
         place: the column that tells numbers of one seed apart, `nfe` or `x`; each of its values for which
             a comparison asks has statements of its own.
         place_name: the name of that column in a sentence.
+        unfit: the reason why two rows, by the columns that name them, allow no claim; blank without one.
     """
-    found = [each for one in comparisons for each in _compared(rows, one, labels, place, place_name)]
+    found = [each for one in comparisons for each in _compared(rows, one, labels, place, place_name, unfit)]
     level = simultaneous(len(found))
     return [_statement(each, level) for each in found]
 
@@ -70,7 +75,12 @@ def correction(count: int) -> str:
 
 
 def _compared(
-    rows: pd.DataFrame, comparison: Comparison, labels: Mapping[str, str], place: str, place_name: str
+    rows: pd.DataFrame,
+    comparison: Comparison,
+    labels: Mapping[str, str],
+    place: str,
+    place_name: str,
+    unfit: Callable[[Mapping[str, Any], Mapping[str, Any]], str],
 ) -> Iterator[Compared]:
     """The pairs of rows of a comparison."""
     of, pair = comparison.of, (comparison.lower, comparison.than)
@@ -93,7 +103,8 @@ def _compared(
             where = [labels.get(at[key], at[key]) for key in varied]
             where += [f"{place_name} {at[place]:g}", *(f"equal {at[key]}" for key in budgets)]
             one, other = (labels.get(name, name) for name in pair)
-            yield Compared(", ".join(where), (one, other), (lower, than))
+            reason = unfit(*({**at, of: name} for name in pair))
+            yield Compared(", ".join(where), (one, other), (lower, than), reason)
 
 
 def _statement(compared: Compared, level: float) -> Statement:
@@ -114,6 +125,8 @@ def _statement(compared: Compared, level: float) -> Statement:
         f"{result.low:+.3g} to {result.high:+.3g} of {len(seeds)} pairs "
         f"(unpaired {unpaired.low:+.3g} to {unpaired.high:+.3g})"
     )
+    if compared.unfit:
+        return Statement(f"{text}; no claim: {compared.unfit}", "no claim")
     if result.verdict == "not shown":
         text += f"; {_needed(pairs_needed(result.difference, result.std, level))}"
     return Statement(text, result.verdict)

@@ -22,6 +22,7 @@ from couplet.reporting.published import (
     reported,
     said,
 )
+from couplet.reporting.times import StepTime
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,8 @@ class Result(NamedTuple):
     """The scale of the parameter file; blank without one."""
     nfe: Sequence[int] = ()
     """The rows that lack the cell, if it is missing."""
+    time: StepTime | None = None
+    """The time of a training step, if it was measured."""
     missing: str = ""
     """The reason why it is missing, if it is; all that follows is empty then."""
     run: str = ""
@@ -105,6 +108,11 @@ class Table(NamedTuple):
             "Arrows point to better values. A difference from the independent coupling is the mean of those "
             "within seeds, with Student's 95 % interval, which holds for each row by itself."
         )
+        if clocks := "; ".join(dict.fromkeys(row["timed_by"] for row in self.rows if row.get("timed_by"))):
+            lead += (
+                " Time: the median over rounds in which all trainings of a data set took steps by turns, "
+                f"± half the distance of the quartiles ({clocks}); training and images/s follow from it."
+            )
         return render(title, lead, table={"columns": headings, "rows": rows})
 
 
@@ -196,7 +204,12 @@ def table(results: Iterable[Result]) -> Table:
         columns.append(Column(f"{metrics} of", name))
     if any(row["published_otherwise"] for row in rows):
         columns.append(Column("published in another protocol", "published_otherwise"))
-    columns += [Column("training (s)", "train_seconds"), Column("images/s", "images_per_second")]
+    columns += [
+        Column("step (ms)", "step_ms", "step_ms_spread"),
+        Column("training (s)", "train_seconds"),
+        Column("images/s", "images_per_second"),
+        Column("", "timed_by"),
+    ]
     if any(
         each.training.recipe.nonfinite_gradients != "stop" or each.record["replaced_gradients"]
         for _, each in measured
@@ -257,13 +270,23 @@ def _shared(members: Sequence[Result]) -> dict[str, str]:
         of = f" of {real['of']}" if "of" in real else ""
         sets = f", {real['sets']} sets" if real.get("sets", 1) > 1 else ""
         row["reference"] = f"{real['split']}, {real['images']}{of} images{sets}"
-        seconds, speed, replaced = (
-            statistics.fmean(result.record[name] for result in results)
-            for name in ("seconds", "images_per_second", "replaced_gradients")
-        )
-        row["train_seconds"], row["images_per_second"] = f"{seconds:.1f}", f"{speed:.0f}"
+        replaced = statistics.fmean(result.record["replaced_gradients"] for result in results)
         row["replaced_gradients"] = f"{replaced:g}"
-    return row
+    return row | _time(first)
+
+
+def _time(result: Result) -> dict[str, str]:
+    """The columns of time: all of them follow from the measured time of a step."""
+    if (time := result.time) is None:
+        return {}
+    recipe, step = result.training.recipe, time.median
+    return {
+        "step_ms": f"{step:.4g}",
+        "step_ms_spread": f"{time.spread:.2g}",
+        "train_seconds": f"{1e-3 * step * recipe.steps:.1f}",
+        "images_per_second": f"{1e3 * recipe.batch / step:.0f}",
+        "timed_by": time.how,
+    }
 
 
 def _published(

@@ -22,6 +22,7 @@ from couplet.provenance.record import Chains, SummaryRecorder, digests
 from couplet.reporting.pictures import evenly, panel_size, sample_grids
 from couplet.reporting.table import Result, table
 from couplet.stages.sample import samples_name
+from couplet.stages.time import times_of
 
 Measured = tuple[Cell, str]
 """A cell and its extractor."""
@@ -61,7 +62,11 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
             f"{'no cell is finished' if partial else others}"
         )
     chains = Chains(layout)
-    results = {pair: _result(chains, *pair, missing.get(pair)) for pair in measured}
+    times = times_of(chains, part, partial=partial)
+    results = {
+        pair: _result(chains, *pair, missing.get(pair))._replace(time=times.get(pair[0].name))
+        for pair in measured
+    }
     content = table(results.values())
     texts = {
         out: content.csv(),

@@ -76,7 +76,7 @@ def test_statements_and_table_come_from_the_same_rows(cells):
     made = cells("evaluations", tidy, compare=compare, labels={"vae": "encoder"})
     kind = build(made.study.figure)
     rows = kind.rows(made)
-    (statement,) = kind.statements(rows, made.study)
+    (statement,) = kind.statements(rows, made)
     assert statement.verdict == "shown"
     assert statement.text.startswith("NFE 1: encoder 4.05 ± 0.071 (2 seeds), independent 8.05")
     table = kind.table(rows)
@@ -129,7 +129,7 @@ def test_probe_rows_are_numbers(cells):
     rows = kind.rows(made)
     assert rows[["x", "value"]].to_numpy().tolist() == [[0.1, 2.5], [80.0, 0.5]] * 4
     assert kind.ylabel(made.params).startswith("transport cost")
-    assert [statement.text.split(":")[0] for statement in kind.statements(rows, made.study)] == ["t = 80"]
+    assert [statement.text.split(":")[0] for statement in kind.statements(rows, made)] == ["t = 80"]
     assert "pairs at each noise level; 2 seeds each" in kind.measured(made)
 
 
