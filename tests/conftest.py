@@ -257,13 +257,14 @@ def grid(made_grid, tmp_path, monkeypatch):
     shutil.copytree(made, root)
     layout = Layout(params, root)
     first, second = (cell for cell, _ in params.measured())
-    outputs = layout.outputs(first, "classifier")
+    outputs = layout.outputs(first, "classifier") | {"time": layout.times(first.dataset)}
+    settings, timing = layout.settings(first, "classifier"), layout.timing(first.dataset)
     return SimpleNamespace(
         params=params,
         root=root,
         layout=layout,
         cells=(first, second),
-        settings=layout.settings(first, "classifier"),
+        settings=settings._replace(timed=timing.timed, rounds=timing.rounds),
         outputs=outputs,
         records=layout.records(first, "classifier"),
         run_stage=run_stage,
