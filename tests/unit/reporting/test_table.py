@@ -10,6 +10,7 @@ import pytest
 from couplet.config.extractors import ClassifierConfig, DinoV2Config, InceptionConfig
 from couplet.config.resolve import resolve
 from couplet.reporting.table import Result, table
+from couplet.reporting.times import StepTime
 
 FID = "fid_legacy_tensorflow"
 PAPERS = Path(__file__).parents[3] / "workflow/papers"
@@ -38,6 +39,7 @@ def result():
         replaced=0,
         missing="",
         spreads=(),
+        time=None,
     ):
         names = [f"coupling={coupling}", f"seed={seed}"]
         params = resolve(PAPERS / f"{file}.yaml", "paper", [*names, *changes])
@@ -51,9 +53,9 @@ def result():
         }
         for number, spread in zip(evaluation["numbers"], spreads, strict=False):
             number["resampling_std"] = spread
-        record = {"seconds": 10.0 + seed, "images_per_second": 100.0, "replaced_gradients": replaced}
+        record = {"replaced_gradients": replaced}
         training, measurement = params.training(params.experiment), params.measurement(params.experiment)
-        made = Result(training, measurement, extractor, features, scale)
+        made = Result(training, measurement, extractor, features, scale, time=time)
         if missing:
             return made._replace(nfe=(1, 2), missing=missing)
         return made._replace(run=f"run-{seed}", record=record, evaluation=evaluation)
@@ -73,8 +75,23 @@ def test_seeds_are_averaged_and_nfe_are_rows(result):
         ("2", "2", "5.000", "0.000"),
     ]
     assert made[0]["kid_legacy_tensorflow_mean"] == "0.00300"
-    assert made[0]["train_seconds"] == "10.5"
     assert made[0]["runs"] == "run-0 run-1"
+
+
+def test_columns_of_time_follow_from_the_measured_time_of_a_step(result):
+    """GC trains 100,000 steps of 512 images; nothing comes from the wall clock of the runs."""
+    time = StepTime.of([200.0, 250.0, 260.0, 240.0, 400.0], how="time between events on the GPU, A100")
+    made = table([result({("fd", 1): 6.1}, time=time), result({("fd", 1): 6.2}, seed=1, time=time)])
+    (row,) = made.rows
+    names = ("step_ms", "step_ms_spread", "train_seconds", "images_per_second", "timed_by")
+    assert [row[name] for name in names] == ["250", "10", "25000.0", "2048", time.how]
+    headings, (text,) = made.reading()
+    assert dict(zip(headings, text, strict=True))["step (ms)"] == "250 ± 10"
+    assert time.how in made.html("title")
+    untimed = table([result({("fd", 1): 6.1})])
+    assert [untimed.rows[0][name] for name in names] == [""] * 5
+    assert not {"step (ms)", "training (s)", "images/s"} & {*untimed.reading()[0]}
+    assert "Time:" not in untimed.html("title")
 
 
 def test_a_published_number_stands_beside_one_of_the_same_protocol(result):
