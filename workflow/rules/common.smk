@@ -59,6 +59,7 @@ OUTPUTS = {
     "sample": "results/runs/{run}/{samples}/samples",
     "evaluate": "results/runs/{run}/{evaluation}/evaluation.json",
     "probe": "results/runs/{run}/{probe}/probe.csv",
+    "time": "results/times/{times}.json",
 }
 
 # The file that stands for a folder as the input of a later job.
@@ -75,6 +76,7 @@ wildcard_constraints:
     samples="sample-[^/]+",
     evaluation="evaluate-[^/]+",
     probe="probe-[^/]+",
+    times="[^/]+-[0-9a-f]{8}",
     study=rf"({'|'.join(re.escape(path.stem) for path in STUDIES)})(-\w+)?",
     at=r"(-\w+)?",
 
@@ -103,7 +105,7 @@ class Job(NamedTuple):
 
     table: str
     cell: object
-    name: str  # of the extractor or the probe
+    name: str  # of the extractor, the probe or the measurement of time
 
     @property
     def params(self):
@@ -126,10 +128,16 @@ def tables():
 
 
 @cache
-def jobs(table, stage):
-    """The jobs of a stage in a table, by the path of their output."""
+def jobs(table, stage, part=""):
+    """The jobs of a stage in a table, or in a part of it, by the path of their output."""
     params = layout(table).params
     pairs = params.measured()
+    if stage == "time":
+        try:
+            timed = layout(table).timed(part)
+        except Invalid:  # no such part
+            timed = {}
+        pairs = [(cells[0], name) for name, cells in timed.items()]
     if stage == "probe":
         pairs = [
             (cell, name) for cell in params.cells() for name in params.probes_of(cell)
@@ -143,10 +151,11 @@ def jobs(table, stage):
 def job_of(stage, wildcards):
     """The job of a stage with these wildcards, in the first table that has it."""
     path = OUTPUTS[stage].format(**wildcards)
+    part = wildcards.times.rpartition("-")[0] if stage == "time" else ""
     # A parameter file is read only when a job is looked for in it.
     for table in tables():
-        if path in jobs(table, stage):
-            return jobs(table, stage)[path]
+        if path in jobs(table, stage, part):
+            return jobs(table, stage, part)[path]
     stop(f"{path}: no parameter file leads to this name")
 
 
@@ -217,6 +226,7 @@ def flags_of(stage):
             "features": f"--extractor {name}",
             "train": " ".join(f"--{key} {value}" for key, value in cell),
             "probe": name,
+            "time": f"--part {name}",
         }
         return f"{names.get(stage, '')} {flags(table)}".strip()
 

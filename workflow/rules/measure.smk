@@ -125,6 +125,32 @@ rule probe:
         " {params.frozen}--out {output.numbers} --threads {threads} > {log} 2>&1"
 
 
+rule time:
+    input:
+        card=input_of("time", "prepare"),
+    output:
+        times="results/times/{times}.json",
+        record="results/times/{times}.record.json",
+    log:
+        "logs/time/{times}.log",
+    benchmark:
+        "logs/time/{times}.tsv"
+    conda:
+        "../envs/couplet.yaml"
+    threads: setting_of("time", "threads")
+    resources:
+        mem_mb=8000,
+        gpu=setting_of("time", "gpus"),
+    params:
+        settings=flags_of("time"),
+        data=subpath(input.card, parent=True),
+    message:
+        "time {wildcards.times}"
+    shell:
+        "couplet time {params.settings} --data {params.data} --out {output.times}"
+        " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+
+
 # Every probe of every cell of the grid: `snakemake --cores all probes`.
 rule probes:
     """every probe of every cell of table1"""

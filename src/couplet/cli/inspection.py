@@ -138,7 +138,7 @@ def _contents(folder: Path) -> Iterator[tuple[str, str]]:
     yield "run", f"{training.cell}-{record['key']}"
     yield "coupling", " ".join([coupling.pop("kind"), *(f"{key}={value}" for key, value in coupling.items())])
     yield "training", f"{recipe.steps} steps of {recipe.batch} images, {recipe.network.kind}"
-    speed = f"{record['seconds']:.1f} s, {record['images_per_second']:.0f} images/s"
+    speed = f"{record['seconds']:.1f} s of wall clock, {record['images_per_second']:.0f} images/s"
     device = f"{record['device']} ({record['threads']} threads)"
     yield "took", f"{speed} on {device}, {record['parameters']:,} parameters"
     yield "commit", (record["commit"] or "no repository") + (" with changes" if record["dirty"] else "")

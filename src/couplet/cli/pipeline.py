@@ -26,6 +26,7 @@ from couplet.config.published import published_list
 from couplet.config.resolve import resolve
 from couplet.config.variants import load_plugins
 from couplet.errors import UserError
+from couplet.plan.layout import Layout
 from couplet.plan.stages import (
     RECORD_SUFFIX,
     STAGES,
@@ -41,7 +42,12 @@ from couplet.provenance.record import read_record
 
 def commands() -> list[Callable[..., None]]:
     """The function of every command, in the order in which stages run."""
-    own: dict[str, Callable[..., None]] = {"prepare": prepare, "train": train, "probe": probe}
+    own: dict[str, Callable[..., None]] = {
+        "prepare": prepare,
+        "train": train,
+        "probe": probe,
+        "time": time,
+    }
     stages = (own[name] if name in own else stage_command(name) for name in STAGES)
     return [*stages, table, figure, paper, published]
 
@@ -262,6 +268,37 @@ def probe(
 
         chosen = Settings.of(settings.training, probe=config)
         typer.echo(f"{out}: {run(context, chosen, data=data, train=train, out=out, frozen=frozen)}")
+
+
+def time(
+    data: o.Data,
+    out: o.File,
+    part: Annotated[
+        str,
+        typer.Option(help="Only cells whose names begin with it: cifar10. Needed with several data sets."),
+    ] = "",
+    params: o.Params = o.DEFAULT,
+    scale: o.Scale = None,
+    threads: o.Threads = None,
+    device: o.Device = "auto",
+    processes: o.Processes = 1,
+) -> None:
+    """Measure the time of a training step, of all trainings of a grid on one data set by turns.
+
+    In every round each training takes some steps; a busy machine slows all alike. On the CPU it is the CPU
+    time of the process, on a GPU the time between events.
+    """
+    layout = Layout(resolve(params, scale), Path("results"))
+    names = list(located("--part", layout.timed, part))
+    if len(names) != 1:
+        problem = (
+            f"has {', '.join(names)}; name one of them" if names else "time.rounds = 0: measures nothing"
+        )
+        raise UserError(f"--part {part or 'not given'}: {params} {problem}")
+    with process(threads, device, processes) as context:
+        from couplet.stages.time import run
+
+        typer.echo(f"{out}: {run(context, layout.timing(names[0]), data=data, out=out)}")
 
 
 def table(

@@ -67,7 +67,7 @@ CURVES: dict[str, tuple[str, str | list[str]]] = {
     "learning rate": ("curve.csv", "learning_rate"),
     "decay of the average": ("curve.csv", "ema_decay"),
     "N(k), or stage": ("curve.csv", "curriculum"),
-    "images per second": ("speed.csv", "images_per_second"),
+    "images per second, wall clock": ("speed.csv", "images_per_second"),
 }
 """Plots of the live view: file and columns, by title."""
 

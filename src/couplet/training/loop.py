@@ -118,7 +118,7 @@ def loader_of(
 
 def run(
     training: Training, state: State, loader: Loader, *, ranks: Ranks = ALONE, ahead: int | None = None
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Train ``state`` in place to the recipe's last step, yielding after each.
 
     Every draw comes from a generator of (seed, purpose, step): a run that stops after any step and resumes
