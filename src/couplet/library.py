@@ -35,6 +35,7 @@ from couplet.stages.generate import PURPOSE, find_model, images_of
 from couplet.stages.prepare import run as prepare
 from couplet.stages.score import Score
 from couplet.stages.train import Weights
+from couplet.tensors import products
 from couplet.training.loop import Progress, loader_of, run, shape_of
 from couplet.training.state import State
 
@@ -116,6 +117,7 @@ class Model:
         return np.concatenate([*batches])
 
     @torch.no_grad()
+    @products()
     def denoise(self, x: Tensor, sigma: float | Tensor, labels: Labels | None = None) -> Tensor:
         """The clean images f(x, sigma) of noisy ones, float32 [n, c, h, w] about in [-1, 1].
 
@@ -129,6 +131,7 @@ class Model:
         return self.network(x.to(self.device), t, rows, boundary=self.sampler.boundary)
 
     @torch.no_grad()
+    @products()
     def encode(self, images: ArrayLike, labels: Labels | None = None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the noise that the coupling pairs with ``images``.
 

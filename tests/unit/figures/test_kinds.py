@@ -173,9 +173,9 @@ def test_verdict_at_equal_seconds_needs_a_measurement_that_is_fit_for_it(cells, 
     compared, _ = kind.compared(kind.rows(made))
     members = [member._replace(time=(TIMES | changed)[member.cell.coupling]) for member in made.members]
     steps, seconds = kind.statements(compared, replace(made, members=members))
-    assert steps.text.startswith("NFE 1, equal steps (200): vae 4.05")
+    assert steps.text.startswith("NFE 1, equal steps (200): variational 4.05")
     assert steps.verdict == "shown"
-    assert seconds.text.startswith("NFE 1, equal seconds (4): vae ")
+    assert seconds.text.startswith("NFE 1, equal seconds (4): variational ")
     assert (seconds.verdict, said in seconds.text) == (verdict, True), seconds.text
 
 
