@@ -1,5 +1,7 @@
 """Steps timed by turns, with a clock that is told what each training costs."""
 
+import time
+
 import pytest
 import torch
 
@@ -35,9 +37,7 @@ def taken(monkeypatch):
     return taken
 
 
-def test_trainings_take_turns_in_alternating_order_and_the_first_step_does_not_count(
-    trainings, archive, taken
-):
+def test_trainings_take_turns_in_alternating_order_without_the_first_step(trainings, archive, taken):
     timed, advanced = [], []
 
     def clock(work):
@@ -64,7 +64,7 @@ def test_a_training_shorter_than_a_turn_is_timed_too(make_training, archive):
     assert min(seconds) > 0
 
 
-def test_a_frozen_predictor_costs_its_evaluations(make_training, archive, monkeypatch):
+def test_a_frozen_predictor_costs_its_evaluations(make_training, archive):
     training = make_training(
         {"kind": "generator", "predictor": "frozen", "mu": 1.0}, frozen_from="model.safetensors"
     )
@@ -75,9 +75,7 @@ def test_a_frozen_predictor_costs_its_evaluations(make_training, archive, monkey
     assert len(calls) == 2 * (WARM_UP + STEPS)
 
 
-def test_cpu_clock_does_not_count_what_others_do(monkeypatch):
-    import time
-
+def test_cpu_clock_does_not_count_what_others_do():
     name, clock = CLOCKS["cpu"]
     assert name == "CPU time"
     assert clock(lambda: time.sleep(0.2)) < 0.1
