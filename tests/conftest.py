@@ -182,6 +182,7 @@ def small():
     content["recipes"]["ict"]["network"]["model_channels"] = 8
     content["features"]["classifier"] = {"steps": 2, "channels": [8, 8], "features": 8}
     content["train"] = {"snapshots": 2, "log_every": 1}
+    content["time"] = {"rounds": 2}
     content["select"] = {"samples": 16}
     content["sample"] = {"samples": 16}
     content["evaluate"] = {"metrics": {"fd": {}, "kid": {"subsets": 2, "subset_size": 8}}}
@@ -221,6 +222,11 @@ def run_stage(stage, settings, outputs, **more):
 def finish():
     """Runs every stage of the cells of a small grid, changed as given, and its table; gives the layout."""
 
+    def timed(layout):
+        for name, (cell, *_) in layout.timed().items():
+            outputs = {stage: layout.output(stage, cell, name) for stage in ("prepare", "time")}
+            run_stage("time", layout.timing(name), outputs)
+
     def finished(root, change=lambda content: content):
         layout = Layout(Params.model_validate(change(small())), root)
         for cell, extractor in layout.params.measured():
@@ -228,6 +234,7 @@ def finish():
             for stage in RUN:
                 if not record_of(stage, outputs[stage]).exists():
                     run_stage(stage, layout.settings(cell, extractor), outputs)
+        timed(layout)
         import_module("couplet.stages.table").run(layout.params, root, root / "table1.csv")
         return layout
 
@@ -250,13 +257,14 @@ def grid(made_grid, tmp_path, monkeypatch):
     shutil.copytree(made, root)
     layout = Layout(params, root)
     first, second = (cell for cell, _ in params.measured())
-    outputs = layout.outputs(first, "classifier")
+    outputs = layout.outputs(first, "classifier") | {"time": layout.times(first.dataset)}
+    settings, timing = layout.settings(first, "classifier"), layout.timing(first.dataset)
     return SimpleNamespace(
         params=params,
         root=root,
         layout=layout,
         cells=(first, second),
-        settings=layout.settings(first, "classifier"),
+        settings=settings._replace(timed=timing.timed, rounds=timing.rounds),
         outputs=outputs,
         records=layout.records(first, "classifier"),
         run_stage=run_stage,

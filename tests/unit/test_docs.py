@@ -196,6 +196,13 @@ def test_item_without_exactly_one_answer_is_refused(line: str, tmp_path: Path) -
         list(runpy.run_path(str(tmp_path / "list_studies.py"))["items"]())
 
 
+def test_readme_leaves_columns_out_and_the_rest_as_it_is() -> None:
+    narrowed = runpy.run_path(str(ROOT / "workflow/scripts/update_readme.py"))["narrowed"]
+    table = "| kernel | coupling | NFE |\n| --- | --- | --- |\n| ve | a \\| b | 1 |\n| ve |  | 2 |\n"
+    kept = "| coupling | NFE |\n| --- | --- |\n| a \\| b | 1 |\n|  | 2 |"
+    assert narrowed(table, {"kernel", "none"}) == kept
+
+
 TUTORIALS = sorted((ROOT / "docs/tutorials").glob("*.md"))
 
 

@@ -25,6 +25,7 @@ def tiny(params):
     params["select"].update(samples=80)
     params["sample"].update(samples=80)
     params["evaluate"]["metrics"]["kid"] = {"subsets": 2, "subset_size": 40}
+    params["time"] = {"rounds": 6}
     params["probes"] = {"gradient": {"batches": 2}, "transport": {"pairs": 8}, "regulariser": {"pairs": 8}}
     return params
 

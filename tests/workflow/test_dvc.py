@@ -59,7 +59,7 @@ def test_live_view_is_read_by_dvc(experiment):
     drawn = {name: found["content"] for name, [found] in plots["data"].items() if "content" in found}
     for name in ("loss and its parts", "gradient norm", "learning rate", "decay of the average"):
         assert [int(row["step"]) for row in drawn[name]["data"]["values"]][-4:] == [1, 2, 3, 4]
-    for name in ("N(k), or stage", "images per second", "distance without weights"):
+    for name in ("N(k), or stage", "images per second, wall clock", "distance without weights"):
         assert name in drawn
     pictures = [found["url"] for [found] in plots["data"].values() if "url" in found]
     assert len(pictures) == 2

@@ -14,7 +14,7 @@ from couplet.plan.stages import RUN
 
 CONFIG = Path(__file__).parents[2] / "workflow/profiles/slurm/config.yaml"
 PROFILE = ("snakemake", "--workflow-profile", "workflow/profiles/slurm", "results/table1.csv")
-GPU_RULES = set(RUN) - {"prepare"}
+GPU_RULES = {*RUN, "time"} - {"prepare"}
 COMMANDS = ("sbatch", "srun", "sacct", "squeue", "sinfo", "sacctmgr", "sshare", "scontrol", "scancel")
 
 
@@ -41,7 +41,7 @@ def resources(rule):
 
 def test_every_rule_has_resources(commands):
     assert commands.keys() == {"prepare", *GPU_RULES, "table"}
-    for rule in RUN:
+    for rule in ("prepare", *GPU_RULES):
         asked = resources(rule)
         assert (" --processes 1 " in commands[rule] or "gpu" in asked) == (rule in GPU_RULES), rule
         assert asked["nodes"] == 1

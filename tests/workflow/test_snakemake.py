@@ -73,7 +73,7 @@ def test_figures_are_pictures(grid):
 
 
 def test_results_are_as_recorded_and_a_number_has_its_chain(grid):
-    records = 3 + 2 * len(OF_RUN) + 1
+    records = 3 + 2 * len(OF_RUN) + len(["time", "table"])
     verified = grid.run("couplet", "verify", "results").stdout
     assert re.search(rf"files of {records} records read: all as recorded$", verified)
     done = grid.run("couplet", "why", TABLE, "--row", "vae,nfe=2")
@@ -117,7 +117,7 @@ def snapshot(root):
 def test_a_changed_coupling_plans_its_cells_and_the_table(grid):
     with grid.with_params(lambda params: params["couplings"]["vae"].update(kl_weight=11.0)):
         jobs = grid.plan(TABLE)
-    assert sorted(job.rule for job in jobs) == sorted([*OF_RUN, "table"])
+    assert sorted(job.rule for job in jobs) == sorted([*OF_RUN, "time", "table"])
     assert cells(jobs) == {"vae"}
 
 
@@ -130,7 +130,7 @@ def test_edited_mathematics_trains_again(grid):
     with grid.edited("src/couplet/losses.py") as [path]:
         compute_otherwise(path)
         rules = grid.rules(TABLE)
-    assert rules == sorted([*OF_RUN, *OF_RUN, "table"])
+    assert rules == sorted([*OF_RUN, *OF_RUN, "time", "table"])
     assert grid.plan(TABLE) == []
 
 
@@ -138,7 +138,7 @@ def test_an_edited_coupling_plans_its_cells_and_the_table(grid):
     with grid.edited(source(CouplingConfig.family["vae"].implementation)) as [path]:
         compute_otherwise(path)
         jobs = grid.plan(TABLE)
-    assert sorted(job.rule for job in jobs) == sorted([*OF_RUN, "table"])
+    assert sorted(job.rule for job in jobs) == sorted([*OF_RUN, "time", "table"])
     assert cells(jobs) == {"vae"}
 
 
@@ -161,7 +161,7 @@ def test_a_new_coupling_plans_its_cells_and_the_table(grid):
         code.write_text(MIRRORED)
         with grid.with_params(lambda params: params["table1"]["couplings"].append("mirrored")):
             jobs = grid.plan(TABLE)
-    assert sorted(job.rule for job in jobs) == sorted([*OF_RUN, "table"])
+    assert sorted(job.rule for job in jobs) == sorted([*OF_RUN, "time", "table"])
     assert cells(jobs) == {"mirrored"}
 
 

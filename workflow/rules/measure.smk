@@ -1,4 +1,5 @@
 rule select:
+    """scores of a run's snapshots, and the best one"""
     input:
         record=ancient("results/runs/{run}/train/record.json"),
         extractor=input_of("select", "features"),
@@ -30,6 +31,7 @@ rule select:
 
 
 rule sample:
+    """images of the selected snapshot"""
     input:
         record=ancient("results/runs/{run}/train/record.json"),
         selection=input_of("sample", "select"),
@@ -58,6 +60,7 @@ rule sample:
 
 
 rule evaluate:
+    """all metrics of the images"""
     input:
         record=ancient("results/runs/{run}/train/record.json"),
         extractor=input_of("evaluate", "features"),
@@ -92,6 +95,7 @@ rule evaluate:
 
 
 rule probe:
+    """a measurement of a run besides its samples"""
     input:
         record=ancient("results/runs/{run}/train/record.json"),
         card=input_of("probe", "prepare"),
@@ -121,7 +125,34 @@ rule probe:
         " {params.frozen}--out {output.numbers} --threads {threads} > {log} 2>&1"
 
 
+rule time:
+    input:
+        card=input_of("time", "prepare"),
+    output:
+        times="results/times/{times}.json",
+        record="results/times/{times}.record.json",
+    log:
+        "logs/time/{times}.log",
+    benchmark:
+        "logs/time/{times}.tsv"
+    conda:
+        "../envs/couplet.yaml"
+    threads: setting_of("time", "threads")
+    resources:
+        mem_mb=8000,
+        gpu=setting_of("time", "gpus"),
+    params:
+        settings=flags_of("time"),
+        data=subpath(input.card, parent=True),
+    message:
+        "time {wildcards.times}"
+    shell:
+        "couplet time {params.settings} --data {params.data} --out {output.times}"
+        " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+
+
 # Every probe of every cell of the grid: `snakemake --cores all probes`.
 rule probes:
+    """every probe of every cell of table1"""
     input:
         lambda wildcards: [*jobs("table1", "probe")],

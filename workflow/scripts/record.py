@@ -14,7 +14,7 @@ from pathlib import Path
 from couplet.files import read_json
 
 RESULTS = Path("results")
-KEYED = ("data", "features", "reference")
+KEYED = ("data", "features", "reference", "times")
 """Folders of outputs that each have a record of their own; `runs` has a level more."""
 
 

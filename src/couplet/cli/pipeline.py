@@ -26,16 +26,30 @@ from couplet.config.published import published_list
 from couplet.config.resolve import resolve
 from couplet.config.variants import load_plugins
 from couplet.errors import UserError
-from couplet.plan.stages import STAGES, Settings, dataset_in, extractor_in, record_of, training_in
+from couplet.plan.layout import Layout
+from couplet.plan.stages import (
+    RECORD_SUFFIX,
+    STAGES,
+    Settings,
+    dataset_in,
+    extractor_in,
+    record_of,
+    training_in,
+)
 from couplet.process import process, start
 from couplet.provenance.record import read_record
 
 
-def commands() -> list[tuple[str, Callable[..., None]]]:
-    """Name and function of every command, in the order in which stages run."""
-    own: dict[str, Callable[..., None]] = {"prepare": prepare, "train": train, "probe": probe}
-    stages = ((name, own[name] if name in own else stage_command(name)) for name in STAGES)
-    return [*stages, ("table", table), ("figure", figure), ("paper", paper), ("published", published)]
+def commands() -> list[Callable[..., None]]:
+    """The function of every command, in the order in which stages run."""
+    own: dict[str, Callable[..., None]] = {
+        "prepare": prepare,
+        "train": train,
+        "probe": probe,
+        "time": time,
+    }
+    stages = (own[name] if name in own else stage_command(name) for name in STAGES)
+    return [*stages, table, figure, paper, published]
 
 
 def stage_command(name: str) -> Callable[..., None]:
@@ -256,6 +270,37 @@ def probe(
         typer.echo(f"{out}: {run(context, chosen, data=data, train=train, out=out, frozen=frozen)}")
 
 
+def time(
+    data: o.Data,
+    out: o.File,
+    part: Annotated[
+        str,
+        typer.Option(help="Only cells whose names begin with it: cifar10. Needed with several data sets."),
+    ] = "",
+    params: o.Params = o.DEFAULT,
+    scale: o.Scale = None,
+    threads: o.Threads = None,
+    device: o.Device = "auto",
+    processes: o.Processes = 1,
+) -> None:
+    """Measure the time of a training step, of all trainings of a grid on one data set by turns.
+
+    In every round each training takes some steps; a busy machine slows all alike. On the CPU it is the CPU
+    time of the process, on a GPU the time between events.
+    """
+    layout = Layout(resolve(params, scale), Path("results"))
+    names = list(located("--part", layout.timed, part))
+    if len(names) != 1:
+        problem = (
+            f"has {', '.join(names)}; name one of them" if names else "time.rounds = 0: measures nothing"
+        )
+        raise UserError(f"--part {part or 'not given'}: {params} {problem}")
+    with process(threads, device, processes) as context:
+        from couplet.stages.time import run
+
+        typer.echo(f"{out}: {run(context, layout.timing(names[0]), data=data, out=out)}")
+
+
 def table(
     out: o.File,
     params: o.Params = o.DEFAULT,
@@ -291,7 +336,9 @@ def figure(
 
 
 def paper(
-    captions: Annotated[list[Path], typer.Argument(help=".json files of `couplet figure`.")],
+    captions: Annotated[
+        list[Path], typer.Argument(help=".json files of `couplet figure`; records beside them are left out.")
+    ],
     out: Annotated[Path, o.output("The page to write.", folder=False)],
     rebuild: Annotated[
         str, typer.Option(help="The command that makes one of the figures, with {name}.")
@@ -301,7 +348,8 @@ def paper(
     start(1)
     from couplet.stages.paper import run
 
-    typer.echo(f"{out}: {run(captions, out, rebuild)}")
+    chosen = [path for path in captions if not path.name.endswith(RECORD_SUFFIX)]
+    typer.echo(f"{out}: {run(chosen, out, rebuild)}")
 
 
 def published(

@@ -137,6 +137,14 @@ class TrainConfig(Closed):
     """Images evaluated at once; null is the whole batch. Changes rounding, and with dropout the masks."""
 
 
+class TimeConfig(Closed):
+    """How `time` measures training steps, for the tables' columns of time and the seconds of figures."""
+
+    rounds: int = Field(15, ge=0, le=1000)
+    """Rounds in which every training takes some steps in turn; fewer than 6 allow no claim at equal seconds.
+    0 measures nothing: tables have no columns of time."""
+
+
 class Training(Closed):
     """Everything that decides the weights of one cell."""
 

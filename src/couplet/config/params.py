@@ -23,6 +23,7 @@ from couplet.config.cells import (
     ReferenceConfig,
     SampleConfig,
     SelectConfig,
+    TimeConfig,
     TrainConfig,
     Training,
 )
@@ -112,6 +113,8 @@ class Params(Closed):
     """The samples that are measured."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """The metrics."""
+    time: TimeConfig = TimeConfig()
+    """How the time of training steps is measured."""
     probes: Annotated[dict[str, ProbeConfig], named(ProbeConfig)] = {}
     """Probes by name."""
     study: Study | None = None
@@ -176,6 +179,8 @@ class Params(Closed):
             check_fit(facts, training, measurement, self.extractor_named(extractor))
             if training.frozen_run is not None:
                 check_fit(facts, training.frozen_run)
+        if self.study and self.study.figure.timed and not self.time.rounds:
+            raise Invalid(("time", "rounds"), 0, "must be >= 1 for a figure against seconds")
         for i, comparison in enumerate(self.study.compare if self.study else ()):
             names = {str(getattr(cell, comparison.of)) for cell in self.cells()}
             for key in ("lower", "than"):

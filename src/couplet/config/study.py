@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from couplet.config.base import Closed, Invalid, Listed, NonEmpty, Variant
 from couplet.config.probes import ProbeConfig
@@ -17,6 +17,11 @@ class FigureConfig(Variant):
 
     needs: ClassVar[str | None] = None
     """`select`, or a kind of probe, if the figure reads that; None leaves it to `Study.numbers`."""
+
+    @property
+    def timed(self) -> bool:
+        """Whether the figure reads the time of training steps."""
+        return False
 
 
 class DotsConfig(FigureConfig):
@@ -48,7 +53,14 @@ class StepsConfig(FigureConfig):
     needs = "select"
     kind: Literal["steps"] = "steps"
     against: NonEmpty[Literal["steps", "seconds", "evaluations"]] = ("steps",)
-    """A panel each: training steps; seconds; evaluations per image, a backward pass counts as two."""
+    """A panel each: training steps; seconds, as `time` measures steps; evaluations per image, a backward pass
+    counts as two."""
+    at: NonEmpty[Annotated[float, Field(gt=0, le=1)]] = (1.0,)
+    """Shares of the shortest training at which rows are compared."""
+
+    @property
+    def timed(self) -> bool:
+        return "seconds" in self.against
 
 
 class EvaluationsConfig(FigureConfig):

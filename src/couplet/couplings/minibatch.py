@@ -30,14 +30,13 @@ class MinibatchCoupling(Coupling, ABC):
     def assign(self, images: Tensor, noise: Tensor) -> Tensor:
         """The permutation pi [b]: image i gets noise pi(i). It must depend on its arguments alone.
 
-        Images and noise are [b, c, h, w], finite and of any floating type, here and in the functions below.
+        Images and noise are [b, c, h, w], of any floating type, here and in the functions below. All raise
+        ValueError where images or noise hold NaN or infinity (:func:`finite`).
         """
 
     @torch.no_grad()
     def deal(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Permute the noise into the order of the images that get it; ValueError if some are not finite."""
-        if not (images.isfinite().all() and noise.isfinite().all()):
-            raise ValueError("transport cost is not finite: images or noise hold NaN or infinity")
+        """Permute the noise into the order of the images that get it."""
         return noise[self.assign(images, noise)]
 
     def arrange(self, images: Tensor, noise: Tensor, rows: slice = slice(None)) -> Tensor:
@@ -54,28 +53,46 @@ class MinibatchCoupling(Coupling, ABC):
         return self.deal(images, noise) if self.joint_samples else noise
 
 
-def cheapest(cost: Tensor) -> Tensor:
-    """The permutation pi [b] that minimises ``sum_i cost[i, pi(i)]``, exactly; cost [b, b].
+def finite(costs: Tensor) -> Tensor:
+    """The costs or gains of pairs, of any shape, if their sum is finite; else ValueError.
 
-    Raises:
-        ValueError: a cost is not finite.
+    NaN or infinity in an image or a noise shows in all its products, of which there are fewer than pixels.
     """
+    if not costs.sum().isfinite():
+        raise ValueError("transport cost is not finite: images or noise hold NaN or infinity")
+    return costs
+
+
+def _values(images: Tensor) -> Tensor:
+    """The values of each image [b, d] for products: float32, on a GPU float64.
+
+    Whether a GPU takes float32 products in TF32 is a setting of the process, which the step in training
+    changes while a thread arranges the noise of another.
+    """
+    return images.flatten(1).to(torch.float64 if images.is_cuda else torch.float32)
+
+
+def gains(images: Tensor, noise: Tensor) -> Tensor:
+    """What a pair saves, ``x_i·z_j``, [b, b], float32 or more.
+
+    ``-x_i·z_j`` is equivalent to the cost ``||x_i - sigma z_j||²`` for every sigma > 0: norms do not depend
+    on the permutation.
+    """
+    return finite(_values(images) @ _values(noise).T)
+
+
+def cheapest(cost: Tensor) -> Tensor:
+    """The permutation pi [b] that minimises ``sum_i cost[i, pi(i)]``, exactly; cost [b, b], finite."""
     # Imported here because it takes a second and most processes never solve an assignment.
     from scipy.optimize import linear_sum_assignment
 
-    if not torch.isfinite(cost).all():
-        raise ValueError("transport cost is not finite: images or noise hold NaN or infinity")
     _, columns = linear_sum_assignment(cost.detach().cpu().numpy())
     return torch.as_tensor(columns, device=cost.device)
 
 
 def assignment(images: Tensor, noise: Tensor) -> Tensor:
-    """The permutation pi [b] that minimises ``sum_i ||x_i - sigma z_pi(i)||²``, exactly.
-
-    The same for every sigma > 0: norms do not depend on the permutation, so ``-x_i·z_j`` is an equivalent
-    cost. Float64 keeps near-ties in order.
-    """
-    return cheapest(-(images.flatten(1).double() @ noise.flatten(1).double().T))
+    """The permutation pi [b] that minimises ``sum_i ||x_i - sigma z_pi(i)||²``, exactly but for rounding."""
+    return cheapest(-gains(images, noise))
 
 
 class MinibatchOT(MinibatchCoupling):
@@ -96,7 +113,7 @@ def transport_plan(images: Tensor, noise: Tensor, epsilon: float, iterations: in
     exactly, rows in the limit.
     """
     x, z = (values.flatten(1).double() for values in (images, noise))
-    gain = (x - x.mean(0)) @ (z - z.mean(0)).T
+    gain = finite((x - x.mean(0)) @ (z - z.mean(0)).T)
     scale = gain.square().mean().sqrt().clamp_min(torch.finfo(gain.dtype).tiny)  # 0 for equal images
     plan = gain / scale / epsilon
     for _ in range(iterations):
@@ -141,11 +158,11 @@ def sorted_along(images: Tensor, noise: Tensor, directions: Tensor) -> Tensor:
     The image with the n-th smallest ``x·theta`` gets the noise with the n-th smallest ``z·theta``: optimal
     for the components along theta, a column of ``directions`` [c h w, n], and overall where D = 1.
     """
-    x, z = (values.flatten(1).float() for values in (images, noise))
-    order_x, order_z = ((values @ directions).argsort(stable=True, dim=0) for values in (x, z))
+    x, z = _values(images), _values(noise)
+    order_x, order_z = ((values @ directions.to(values)).argsort(stable=True, dim=0) for values in (x, z))
     partners = torch.empty_like(order_x).scatter_(0, order_x, order_z)
-    gains = torch.stack([(x * z[partner]).sum() for partner in partners.T])
-    return partners[:, gains.argmax()]
+    gained = torch.stack([(x * z[partner]).sum() for partner in partners.T])
+    return partners[:, finite(gained).argmax()]
 
 
 class Projected(MinibatchCoupling):
@@ -160,7 +177,7 @@ class Projected(MinibatchCoupling):
     def assign(self, images: Tensor, noise: Tensor) -> Tensor:
         draws = generator(CPU, self.config.seed, "directions")
         directions = torch.randn(images[0].numel(), self.config.directions, generator=draws)
-        return sorted_along(images, noise, directions.to(images.device))
+        return sorted_along(images, noise, directions)
 
 
 def swapped(images: Tensor, noise: Tensor, meetings: Tensor) -> Tensor:
@@ -170,7 +187,7 @@ def swapped(images: Tensor, noise: Tensor, meetings: Tensor) -> Tensor:
     ``sum_i ||x_i - sigma z_pi(i)||²`` falls, for every sigma > 0. ``meetings`` [rounds, 2, b // 2] are the
     candidate pairs, each image at most once per round.
     """
-    gain = images.flatten(1).float() @ noise.flatten(1).float().T
+    gain = gains(images, noise)
     partner = torch.arange(len(gain), device=gain.device)
     for i, j in meetings:
         mine, theirs = partner[i], partner[j]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ from couplet.errors import UserError
 from couplet.files import replacing
 from couplet.model import ImageShape
 from couplet.reporting.pictures import STYLE
-from couplet.reporting.statements import DIMENSIONS, Statement, spread, statements
+from couplet.reporting.statements import DIMENSIONS, Statement, correction, spread, statements
+from couplet.reporting.times import StepTime
 
 
 class Measured(NamedTuple):
@@ -31,8 +33,8 @@ class Measured(NamedTuple):
     training: Training
     shape: ImageShape
     """Shape of the data set's images."""
-    seconds: float
-    """Duration of the training run."""
+    time: StepTime | None
+    """The time of a training step, if the figure reads it."""
     numbers: Sequence[Mapping[str, Any]]
     """By ``Study.needs``: `scores` of selection.json, `numbers` of evaluation.json, or lines of the probe."""
 
@@ -70,7 +72,7 @@ class Cells:
         return names | {"row": label, "seed": member.cell.seed}
 
     def distances(self, without: str = "") -> pd.DataFrame:
-        """A row per cell and NFE: names, Fréchet distance, and seconds of training."""
+        """A row per cell and NFE: names and Fréchet distance."""
         rows = []
         for member in self.members:
             names = self.names(member, without)
@@ -78,7 +80,7 @@ class Cells:
             for nfe in self.params.sample.nfe:
                 of_select = self.study.needs == "select"
                 value = member.numbers[-1][f"fd_nfe{nfe}"] if of_select else by_nfe[nfe]
-                rows.append({**names, "nfe": nfe, "value": value, "seconds": member.seconds})
+                rows.append({**names, "nfe": nfe, "value": value})
         return pd.DataFrame(rows)
 
     @property
@@ -109,6 +111,8 @@ class FigureKind(ABC):
     """The column whose values have statements of their own, and its name in a sentence."""
     snapshots = "the last"
     """The snapshots whose distances are drawn, in words, where `select` measured them."""
+    ends = "bars are their standard deviation"
+    """What bars or bands are, in words."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -150,9 +154,10 @@ class FigureKind(ABC):
     def caption(self, rows: pd.DataFrame, cells: Cells) -> dict[str, Any]:
         """The parts of a caption that come from numbers."""
         compared, remark = self.compared(rows)
+        found = self.statements(compared, cells)
         return {
-            "statements": [statement._asdict() for statement in self.statements(compared, cells)],
-            "measured": self.measured(cells) + remark,
+            "statements": [statement._asdict() for statement in found],
+            "measured": self.measured(cells) + remark + correction(len(found)),
             "budget": cells.budget,
             "table": self.table(compared),
         }
@@ -163,11 +168,12 @@ class FigureKind(ABC):
 
     def statements(self, rows: pd.DataFrame, cells: Cells) -> list[Statement]:
         """The study's comparisons, tested on the seeds."""
-        return [
-            statement
-            for comparison in cells.study.compare
-            for statement in statements(rows, comparison, cells.params.labels, *self.place)
-        ]
+        unfit = partial(self.unfit, cells)
+        return statements(rows, cells.study.compare, cells.params.labels, *self.place, unfit=unfit)
+
+    def unfit(self, cells: Cells, lower: Mapping[str, Any], than: Mapping[str, Any]) -> str:
+        """The reason why two rows, by the columns that tell them apart, allow no claim; blank without one."""
+        return ""
 
     def measured(self, cells: Cells) -> str:
         """A sentence on features, samples and seeds."""
@@ -180,7 +186,7 @@ class FigureKind(ABC):
             samples = f"{params.sample.samples} samples of the selected snapshot against the training split"
         return (
             f"Fréchet distance in features of the extractor {name if name == kind else f'{name} ({kind})'}; "
-            f"{samples}; {cells.seeds}, bars are their standard deviation."
+            f"{samples}; {cells.seeds}, {self.ends}."
         )
 
     def table(self, rows: pd.DataFrame) -> dict[str, Any]:

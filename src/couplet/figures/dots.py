@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from couplet.figures import marks
 from couplet.figures.base import Cells, FigureKind
-from couplet.reporting.statements import spread
 
 
 class Dots(FigureKind):
@@ -45,7 +44,7 @@ class Dots(FigureKind):
     def table(self, rows: pd.DataFrame) -> dict[str, Any]:
         """Means, and the cost of training."""
         table = super().table(rows)
-        table["columns"] += ["training (s)", "network evaluations per image and step"]
+        table["columns"].append("network evaluations per image and step")
         for line, (_, group) in zip(table["rows"], rows.groupby(["row", "nfe"], sort=False), strict=True):
-            line += [spread(group["seconds"]), f"{group['evaluations'].iloc[0]:.2f}"]
+            line.append(f"{group['evaluations'].iloc[0]:.2f}")
         return table

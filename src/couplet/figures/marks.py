@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from math import ceil, inf
+from math import ceil, inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,18 @@ def floor(values: pd.Series, *, always_log: bool = False) -> float:
 def deviation(floor: float) -> Ends:
     """Mean ± sample standard deviation, down to ``floor``."""
     return lambda values: (max(values.mean() - values.std(), floor), values.mean() + values.std())
+
+
+def interval(floor: float) -> Ends:
+    """Student's 95 % interval of the mean, down to ``floor``; none with a single value."""
+
+    def ends(values: pd.Series) -> tuple[float, float]:
+        from scipy.stats import t  # half a second
+
+        half = t.ppf(0.975, len(values) - 1) * values.sem() if len(values) > 1 else nan
+        return max(values.mean() - half, floor), values.mean() + half
+
+    return ends
 
 
 def extremes(values: pd.Series) -> tuple[float, float]:
@@ -124,7 +136,7 @@ def distance_curves(path: Path, scores: pd.DataFrame, *, ylabel: str) -> None:
 def number(value: float, _: object = None) -> str:
     """A tick's label: 0.05, 200, 3×10⁻⁶; a power of ten where that is shorter to read."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:g}"
+        return f"{value:zg}"
     digits, exponent = f"{value:e}".split("e")
     power = f"10^{{{int(exponent)}}}"
     return f"${power}$" if float(digits) == 1 else rf"${float(digits):g}\times{power}$"
@@ -175,7 +187,7 @@ def unit(against: str, largest: float) -> tuple[float, str]:
     if against == "seconds":
         sizes = ((3600, "hours"), (60, "minutes"), (0, "seconds"))
         size, name = next(each for each in sizes if largest > 3 * each[0])
-        return size or 1, f"training {name} (as measured)"
+        return size or 1, f"training {name}"
     label = {"steps": "training steps", "evaluations": "network evaluations\nper training image"}[against]
     for exponent, sign in ((6, "⁶"), (3, "³")):
         if largest >= 2 * 10**exponent:

@@ -67,7 +67,7 @@ CURVES: dict[str, tuple[str, str | list[str]]] = {
     "learning rate": ("curve.csv", "learning_rate"),
     "decay of the average": ("curve.csv", "ema_decay"),
     "N(k), or stage": ("curve.csv", "curriculum"),
-    "images per second": ("speed.csv", "images_per_second"),
+    "images per second, wall clock": ("speed.csv", "images_per_second"),
 }
 """Plots of the live view: file and columns, by title."""
 
@@ -123,7 +123,7 @@ def pipeline(params: Params, root: Path = Path()) -> dict[str, Any]:
         "stages": {name: _stage(name, params.dataset_named(params.dataset), code) for name in RUN},
         "artifacts": {"model": ARTIFACT},
         "metrics": [f"{LIVE}/metrics.json"],
-        "plots": [*curves, f"{LIVE}/samples", {"distance": distance}],
+        "plots": [*curves, f"{LIVE}/samples", {"Fréchet distance": distance}],
     }
 
 

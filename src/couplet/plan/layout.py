@@ -44,6 +44,30 @@ class Layout:
             self._keys[names] = keys_of(self.settings(cell, extractor, probe), last)
         return self._keys[names]
 
+    def timed(self, part: str = "") -> dict[str, list[Cell]]:
+        """The cells whose steps are timed together, those of a data set, by the name of the measurement.
+
+        A row has one cell, of seed 0. The name is a ``part`` of the table that means the same cells: the data
+        set, or ``part`` itself where that is longer. Invalid if no cell's name begins with ``part``.
+        """
+        rows: dict[str, dict[str, Cell]] = {}
+        for cell in self.params.cells(part) if self.params.time.rounds else ():
+            name = max(cell.dataset, part, key=len)
+            rows.setdefault(name, {})[cell.name] = cell.model_copy(update={"seed": 0})
+        return {name: list(cells.values()) for name, cells in rows.items()}
+
+    def timing(self, name: str) -> Settings:
+        """The settings of the measurement of that name."""
+        timed = tuple(self.params.training(cell) for cell in self.timed(name)[name])
+        return Settings.of(timed[0], timed=timed, rounds=self.params.time.rounds)
+
+    def times(self, name: str) -> Path:
+        """The file of the measurement of that name."""
+        names = ("", "time", name)
+        if names not in self._keys:
+            self._keys[names] = keys_of(self.timing(name), "time")
+        return self.root / "times" / f"{name}-{self._keys[names]['time']}.json"
+
     def run(self, cell: Cell) -> Path:
         """Folder of a cell; its name is the run's id."""
         return self.root / "runs" / f"{cell}-{self.keys(cell)['train']}"
@@ -54,8 +78,11 @@ class Layout:
         Args:
             stage: the stage.
             cell: the cell.
-            name: the extractor, or for the stage `probe` the probe; data and training have none.
+            name: the extractor, or for the stage `probe` the probe, for `time` the measurement; data and
+                training have none.
         """
+        if stage == "time":
+            return self.times(str(name))
         if stage == "prepare":
             return self.root / "data" / f"{cell.dataset}-{self.keys(cell)[stage]}"
         if stage == "train":

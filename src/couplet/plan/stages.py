@@ -43,6 +43,10 @@ class Settings(NamedTuple):
     """The extractor in whose features the snapshot is selected, if that is another one."""
     real: ReferenceConfig = ReferenceConfig()
     """The real images, where there is no measurement."""
+    timed: tuple[Training, ...] = ()
+    """The trainings whose steps are timed together."""
+    rounds: int = 0
+    """Rounds of that measurement."""
 
     @property
     def reference(self) -> ReferenceConfig:
@@ -145,6 +149,11 @@ def _of_training(settings: Settings) -> list[Variant]:
     """The variants of which a model and its training consist."""
     training = settings.training
     return [training.kernel, training.coupling, *variants_in(training.recipe)]
+
+
+def _time(settings: Settings) -> Any:
+    trainings = {training.cell.name: _train(Settings.of(training)) for training in settings.timed}
+    return {"rounds": settings.rounds, "trainings": trainings}
 
 
 EXTRACTOR = "couplet.metrics.extractor.base:load_extractor"
@@ -255,10 +264,22 @@ STAGES = {
         variants=lambda settings: [settings.probe],
         absent="no probe",
     ),
+    "time": Stage(
+        summary="Measure the time of a training step, of all trainings of a grid on one data set by turns.",
+        option="times",
+        output="times.json",
+        reads=("prepare",),
+        settings=_time,
+        numerics=("couplet.training.timing:step_times", LOAD),
+        variants=lambda settings: [
+            each for training in settings.timed for each in _of_training(Settings.of(training))
+        ],
+        absent="not timed",
+    ),
 }
 """Every stage that makes a cell's results, in the order in which they run."""
 
-RUN = tuple(name for name in STAGES if name != "probe")
+RUN = tuple(name for name in STAGES if name not in ("probe", "time"))
 """The stages from data to numbers: those of `couplet run` and of `dvc repro`."""
 
 

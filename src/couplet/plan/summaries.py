@@ -55,7 +55,7 @@ def table_files(layout: Layout, part: str = "") -> list[Path]:
     """The files from which a table is made; Invalid if no cell's name begins with ``part``."""
     measured = layout.params.measured(part)
     shown = dict.fromkeys(shown_by(layout.output("select", *pair)) for pair in measured)
-    return [*_files(layout, measured, RUN), *shown]
+    return [*_files(layout, measured, RUN), *_times(layout, part), *shown]
 
 
 def _files(layout: Layout, measured: Iterable[tuple[Cell, str]], stages: Iterable[str]) -> list[Path]:
@@ -67,6 +67,12 @@ def _files(layout: Layout, measured: Iterable[tuple[Cell, str]], stages: Iterabl
         records = [record_of(stage, path) for stage, path in outputs.items()]
         files |= dict.fromkeys([outputs["prepare"] / "card.json", *results, *records])
     return list(files)
+
+
+def _times(layout: Layout, part: str = "") -> list[Path]:
+    """The measurements of the time of steps and their records."""
+    paths = [layout.times(name) for name in layout.timed(part)]
+    return [*paths, *map(beside, paths)]
 
 
 def table_facts(params: Params, part: str = "") -> dict[str, Any]:
@@ -95,6 +101,7 @@ def table_key(layout: Layout, part: str = "") -> str:
     params = layout.params
     # The folder's name stands for every setting that decides the numbers.
     rows = [layout.output("evaluate", *measured).as_posix() for measured in params.measured(part)]
+    rows += [path.as_posix() for path in _times(layout, part)]
     return digest([rows, params.scale, definitions(*TABLE), _contents(TABLE_FILES)])
 
 
@@ -112,13 +119,15 @@ def study_of(layout: Layout) -> Study:
 
 def figure_files(layout: Layout) -> list[Path]:
     """The files from which a study's figure is made; Invalid if there is no `study`."""
-    needs, params = study_of(layout).needs, layout.params
-    if needs == "evaluate":
-        return _files(layout, selected(params), RUN)
-    if needs == "select":
+    study, params = study_of(layout), layout.params
+    times = _times(layout) if study.figure.timed else []
+    if study.needs == "evaluate":
+        return _files(layout, selected(params), RUN) + times
+    if study.needs == "select":
         unread = ("sample", "evaluate")
-        return _files(layout, selected(params), [stage for stage in RUN if stage not in unread])
-    return _files(layout, [(cell, needs) for cell in params.cells()], ["prepare", "train", "probe"])
+        return _files(layout, selected(params), [stage for stage in RUN if stage not in unread]) + times
+    pairs = [(cell, study.needs) for cell in params.cells()]
+    return _files(layout, pairs, ["prepare", "train", "probe"]) + times
 
 
 def figure_key(layout: Layout) -> str:

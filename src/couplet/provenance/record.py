@@ -10,7 +10,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -442,12 +442,27 @@ class Chains:
         Raises:
             UserError: a record does not fit the parameters, the others, or the small files of its stage.
         """
-        measured_by = {"probe" if stage == "probe" else "extractor": name}
+        settings = self.layout.settings(cell, **{"probe" if stage == "probe" else "extractor": name})
         shared = stage != "probe" and (selector := self.layout.params.selector(cell, name)) != name
         if shared and stage not in SELECTION:
             self.run(cell, selector, SELECTION[-1])
+        return self.checked(settings, stage, cell, name, unlinked=SELECTION if shared else ())[
+            "train"
+        ].content
+
+    def checked(
+        self, settings: Settings, stage: str, cell: Cell, name: str, *, unlinked: Collection[str] = ()
+    ) -> dict[str, Record]:
+        """The records from which the output of ``stage`` comes, by stage, after checking them.
+
+        Args:
+            settings: those that decide the output.
+            stage: the last stage.
+            cell: the cell, and ``name`` of its output as in :meth:`Layout.output`.
+            unlinked: stages whose inputs are not those of the others.
+        """
         records: dict[str, Record] = {}
-        for each, key in keys_of(self.layout.settings(cell, **measured_by), stage).items():
+        for each, key in keys_of(settings, stage).items():
             path = record_of(each, self.layout.output(each, cell, name))
             if path not in self._records:
                 self._records[path] = read_record(path)
@@ -457,12 +472,12 @@ class Chains:
                 raise UserError(
                     f"{path}: key is {recorded}, the parameters give {key}; run `couplet {each}` again"
                 )
-            if "train" in STAGES[each].reads:
+            if "train" in STAGES[each].reads or each == "time":
                 self._numbers |= record.outputs
-        for after in records.values():
-            for read in () if shared and after.stage in SELECTION else STAGES[after.stage].reads:
+        for each, after in records.items():
+            for read in () if each in unlinked else STAGES[each].reads:
                 _check_link(records[read], after)
-        return records["train"].content
+        return records
 
     @property
     def inputs(self) -> dict[Path, str]:

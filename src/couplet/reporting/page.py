@@ -11,12 +11,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from couplet.config.study import PAPERS
-from couplet.reporting.statements import VERDICTS
+from couplet.reporting.intervals import VERDICTS
 
 LEAD = (
     "The claims of the papers next to the results of these runs. Marks are means over training seeds, bars "
-    "and bands their sample standard deviation; a single seed has none. Intervals are not corrected for the "
-    "number of comparisons, so a few verdicts are expected by chance."
+    "and bands their sample standard deviation; a single seed has none. Runs of one seed have the same "
+    "initial weights, images and noise, so a statement is about the difference within seeds: shown if its "
+    "interval (Student's) lies below zero, opposite if above, not shown if it contains zero. The intervals "
+    "of a study hold at once with 95 % probability (Bonferroni), so one study in twenty may err by chance."
 )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from couplet.config.datasets import is_plane
+from couplet.reporting.intervals import student
 from couplet.reporting.page import render
 from couplet.reporting.pictures import image_of, panel_size, tile
 from couplet.reporting.table import Column, Table
@@ -121,6 +122,8 @@ def results_page(
             }
             for number, (row, each) in enumerate(zip(table.rows, details, strict=True), start=1)
         ],
+        differences=any(column.interval for column in columns),
+        clocks="; ".join(dict.fromkeys(row["timed_by"] for row in table.rows if row.get("timed_by"))),
         groups=drawn,
         # No tag can end inside a script.
         data=json.dumps([group["data"] for group in drawn]).replace("<", r"\u003c"),
@@ -157,28 +160,24 @@ def _name(row: Mapping[str, str], columns: Sequence[Column], labels: Mapping[str
 def _cell(
     row: Mapping[str, str], column: Column, details: Details, labels: Mapping[str, str], *, best: bool
 ) -> dict[str, Any]:
-    """The parts of a cell: text, spread, the interval of a mean over seeds, and a name of the file's own."""
+    """The parts of a cell: text, spread, the interval over seeds, and a name of the file's own."""
     value = row[column.name]
-    parts = {"text": value, "spread": row.get(column.std, "") if column.std else "", "best": best}
+    text = value.replace("-", "−") if column.interval else value
+    parts = {"text": text, "spread": row.get(column.std, "") if column.std else "", "best": best}
     parts |= {"interval": "", "name": ""}
     if column.name in NAMES and labels.get(value, value) != value:
         parts |= {"text": labels[value], "name": value}
     metric = column.name.removesuffix("_mean")
     values = [numbers[metric] for numbers in details.numbers.values() if metric in numbers]
+    ends = [row[name] for name in column.interval]
     if metric != column.name and len(values) > 1:
-        decimals = len(value.partition(".")[2])
-        low, high = interval(values)
-        parts["interval"] = f"{low:.{decimals}f} to {high:.{decimals}f}".replace("-", "−")
+        decimals, mean = len(value.partition(".")[2]), student(values)
+        ends = [f"{end:z.{decimals}f}" for end in (mean.low, mean.high)]
+    if any(ends):
+        low, high, *pairs = ends
+        count = [f"{number} pair{'s' * (number != '1')}" for number in pairs]
+        parts["interval"] = ", ".join([*([f"{low} to {high}"] if low else []), *count]).replace("-", "−")
     return parts
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval of the mean of two or more values, if independent and normally distributed."""
-    from scipy.special import stdtrit  # a third of a second
-
-    half = stdtrit(len(values) - 1, 0.975) * statistics.stdev(values) / math.sqrt(len(values))
-    mean = statistics.fmean(values)
-    return float(mean - half), float(mean + half)
 
 
 def _is_best(table: Table, row: Mapping[str, str], column: Column) -> bool:

@@ -1,26 +1,19 @@
-"""Statements of papers, tested on seeds: a difference, its confidence interval, and a verdict."""
+"""Statements of papers, tested on seeds: a paired difference, its confidence interval, and a verdict."""
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from couplet.config.study import Comparison
+from couplet.reporting.intervals import MOST, POWER, Verdict, paired, pairs_needed, simultaneous, welch
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DIMENSIONS = ("dataset", "recipe", "kernel", "coupling")
 """Columns that name a row."""
-
-LEVEL = 0.95
-
-Verdict = Literal["shown", "not shown", "opposite", "no claim"]
-"""The interval of the difference lies below 0; contains 0; lies above 0; is missing, for want of seeds."""
-
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 class Statement(NamedTuple):
@@ -30,52 +23,66 @@ class Statement(NamedTuple):
     verdict: Verdict
 
 
-class Interval(NamedTuple):
-    """A difference of means and the ends of its confidence interval."""
+class Compared(NamedTuple):
+    """Two rows that differ in one name, at one place."""
 
-    difference: float
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> Verdict:
-        """Whether the first is lower."""
-        if math.isnan(self.low):
-            return "no claim"
-        if self.high < 0:
-            return "shown"
-        return "opposite" if self.low > 0 else "not shown"
-
-
-def welch(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """``mean(first) - mean(second)`` with Welch's 95 % interval; the ends are NaN with fewer than two values.
-
-    Seeds count as independent draws of a normal distribution; each group has its own variance.
-    """
-    from scipy.stats import ttest_ind  # half a second
-
-    difference = statistics.fmean(first) - statistics.fmean(second)
-    if min(len(first), len(second)) < 2:
-        return Interval(difference, math.nan, math.nan)
-    if statistics.stdev(first) == statistics.stdev(second) == 0:
-        return Interval(difference, difference, difference)
-    low, high = ttest_ind(first, second, equal_var=False).confidence_interval(LEVEL)
-    return Interval(difference, float(low), float(high))
+    where: str
+    """What else is the same, in words."""
+    names: tuple[str, str]
+    """That of the row that is expected to be lower, and the other's."""
+    values: tuple[Mapping[int, float], Mapping[int, float]]
+    """Their values by seed."""
+    unfit: str
+    """The reason why they allow no claim; blank without one."""
 
 
 def statements(
-    rows: pd.DataFrame, comparison: Comparison, labels: Mapping[str, str], place: str, place_name: str = "NFE"
-) -> Iterator[Statement]:
-    """A statement for every pair of rows that differ in the comparison's dimension alone.
+    rows: pd.DataFrame,
+    comparisons: Sequence[Comparison],
+    labels: Mapping[str, str],
+    place: str,
+    place_name: str = "NFE",
+    *,
+    unfit: Callable[[Mapping[str, Any], Mapping[str, Any]], str] = lambda lower, than: "",
+) -> list[Statement]:
+    """A statement for every pair of rows that differ in a comparison's dimension alone.
+
+    The verdict follows from the interval of the paired difference; the seeds that both rows have are its
+    pairs. All intervals of the list hold at once with 95 % probability.
 
     Args:
         rows: numbers of single seeds: `value`, :data:`DIMENSIONS`, `seed`, ``place``, perhaps `against`.
-        comparison: which name is expected to be lower than which.
+        comparisons: which name is expected to be lower than which.
         labels: the names to print.
         place: the column that tells numbers of one seed apart, `nfe` or `x`; each of its values for which
-            the comparison asks has statements of its own.
+            a comparison asks has statements of its own.
         place_name: the name of that column in a sentence.
+        unfit: the reason why two rows, by the columns that name them, allow no claim; blank without one.
     """
+    found = [each for one in comparisons for each in _compared(rows, one, labels, place, place_name, unfit)]
+    level = simultaneous(len(found))
+    return [_statement(each, level) for each in found]
+
+
+def correction(count: int) -> str:
+    """A sentence on the level of the intervals of ``count`` statements."""
+    if count < 2:
+        return ""
+    return (
+        f" The intervals of the {count} statements hold at once with 95 % probability: each has a level of "
+        f"{100 * simultaneous(count):.4g} % (Bonferroni)."
+    )
+
+
+def _compared(
+    rows: pd.DataFrame,
+    comparison: Comparison,
+    labels: Mapping[str, str],
+    place: str,
+    place_name: str,
+    unfit: Callable[[Mapping[str, Any], Mapping[str, Any]], str],
+) -> Iterator[Compared]:
+    """The pairs of rows of a comparison."""
     of, pair = comparison.of, (comparison.lower, comparison.than)
     others = [key for key in DIMENSIONS if key != of]
     varied = [key for key in others if rows[key].nunique() > 1]
@@ -91,25 +98,49 @@ def statements(
         wanted = wanted[wanted[key] == name]
     for names, group in wanted.groupby(columns, sort=False):
         at = dict(zip(columns, names, strict=True))
-        first, second = (group.loc[group[of] == name, "value"].tolist() for name in pair)
-        if first and second:
+        lower, than = (group[group[of] == name].set_index("seed")["value"].to_dict() for name in pair)
+        if lower and than:
             where = [labels.get(at[key], at[key]) for key in varied]
             where += [f"{place_name} {at[place]:g}", *(f"equal {at[key]}" for key in budgets)]
-            lower, than = (labels.get(name, name) for name in pair)
-            yield _statement(", ".join(where), (lower, first), (than, second))
+            one, other = (labels.get(name, name) for name in pair)
+            reason = unfit(*({**at, of: name} for name in pair))
+            yield Compared(", ".join(where), (one, other), (lower, than), reason)
 
 
-def _statement(where: str, lower: tuple[str, list[float]], than: tuple[str, list[float]]) -> Statement:
-    result = welch(lower[1], than[1])
-    ends = f"95 % interval {result.low:+.3g} to {result.high:+.3g}"
-    interval = "too few seeds for an interval" if result.verdict == "no claim" else ends
-    means = ", ".join(f"{name} {spread(values)}" for name, values in (lower, than))
-    return Statement(f"{where}: {means}; difference {result.difference:+.3g}, {interval}", result.verdict)
+def _statement(compared: Compared, level: float) -> Statement:
+    """The sentence and the verdict, with intervals of a level."""
+    lower, than = compared.values
+    seeds = [seed for seed in lower if seed in than]
+    means = ", ".join(
+        f"{name} {spread([*values.values()])}"
+        for name, values in zip(compared.names, compared.values, strict=True)
+    )
+    if len(seeds) < 2:
+        text = f"{compared.where}: {means}; too few seeds that both have for an interval"
+        return Statement(text, "no claim")
+    result = paired([lower[seed] for seed in seeds], [than[seed] for seed in seeds], level)
+    unpaired = welch([*lower.values()], [*than.values()], level)
+    text = (
+        f"{compared.where}: {means}; difference {result.difference:+z.3g}, {100 * level:.4g} % interval "
+        f"{result.low:+z.3g} to {result.high:+z.3g} of {len(seeds)} pairs "
+        f"(unpaired {unpaired.low:+z.3g} to {unpaired.high:+z.3g})"
+    )
+    if compared.unfit:
+        return Statement(f"{text}; no claim: {compared.unfit}", "no claim")
+    if result.verdict == "not shown":
+        text += f"; {_needed(pairs_needed(result.difference, result.std, level))}"
+    return Statement(text, result.verdict)
+
+
+def _needed(pairs: int | None) -> str:
+    """What it would take to show a difference, in words."""
+    count = f"more than {MOST:,}" if pairs is None else f"{pairs:,}"
+    return f"{count} seeds would tell a difference of this size from 0 with {100 * POWER:g} % probability"
 
 
 def spread(values: Sequence[float]) -> str:
     """Mean and sample standard deviation with the number of seeds: ``0.62 ± 0.10 (3 seeds)``."""
     mean = statistics.fmean(values)
     if len(values) < 2:
-        return f"{mean:.3g} (1 seed)"
-    return f"{mean:.3g} ± {statistics.stdev(values):.2g} ({len(values)} seeds)"
+        return f"{mean:z.3g} (1 seed)"
+    return f"{mean:z.3g} ± {statistics.stdev(values):.2g} ({len(values)} seeds)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,7 @@ from couplet.config.cells import Measurement, Training
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.metrics import MetricConfig, described
 from couplet.reporting import markdown
+from couplet.reporting.intervals import paired
 from couplet.reporting.published import (
     Published,
     difference,
@@ -19,6 +21,7 @@ from couplet.reporting.published import (
     reported,
     said,
 )
+from couplet.reporting.times import StepTime
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +40,8 @@ class Result(NamedTuple):
     """The scale of the parameter file; blank without one."""
     nfe: Sequence[int] = ()
     """The rows that lack the cell, if it is missing."""
+    time: StepTime | None = None
+    """The time of a training step, if it was measured."""
     missing: str = ""
     """The reason why it is missing, if it is; all that follows is empty then."""
     run: str = ""
@@ -47,12 +52,29 @@ class Result(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column for reading, and the names of its one or two columns in the CSV file."""
+    """A column for reading, and the names of its columns in the CSV file."""
 
     heading: str
     """Blank for a column that only the CSV file has."""
     name: str
     std: str = ""
+    """That of the standard deviation, if the column has one."""
+    interval: tuple[str, ...] = ()
+    """Those of the ends of an interval and of the number of pairs of seeds, if the column has one."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its columns in the CSV file."""
+        return [name for name in (self.name, self.std, *self.interval) if name]
+
+    def text(self, row: Mapping[str, str]) -> str:
+        """The number of a row for reading: ``1.15 ± 0.31`` or ``−0.42 [−0.61, −0.22], 3 pairs``."""
+        value = row[self.name]
+        if self.interval and value:
+            low, high, pairs = (row[name] for name in self.interval)
+            ends = f" [{low}, {high}]" if low else ""
+            return f"{value}{ends}, {pairs} pair{'s' * (pairs != '1')}".replace("-", "−")
+        return f"{value} ± {row[self.std]}" if row.get(self.std) else value
 
 
 class Table(NamedTuple):
@@ -74,10 +96,7 @@ class Table(NamedTuple):
 
     def reading(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows for reading: means with their spread, without empty columns."""
-        texts = [
-            [f"{row[c.name]} ± {row[c.std]}" if row.get(c.std) else row[c.name] for c in self.shown]
-            for row in self.rows
-        ]
+        texts = [[column.text(row) for column in self.shown] for row in self.rows]
         return [column.heading for column in self.shown], texts
 
     def markdown(self) -> str:
@@ -93,6 +112,11 @@ def table(results: Iterable[Result]) -> Table:
     has no numbers. Every row has the columns of all metrics of the table, blank where its extractor has
     none: numbers of different extractors share neither a row nor a column. replaced_gradients, the number of
     steps whose non-finite gradients were replaced, is a column only where a recipe allows that.
+
+    ``*_minus_independent`` is the mean difference from the row of the independent coupling over the seeds of
+    both, with Student's 95 % interval. Only each extractor's first metric has it, by which couplings are
+    compared: the columns of all metrics would double the table.
+
     ``published_*`` is the paper's number, where it was measured in the same protocol. ``*_difference`` is
     measured minus published, ``*_difference_in_std`` the same in units of our std over seeds. Where the
     protocols differ, ``published_otherwise`` says how, and nothing is subtracted.
@@ -107,6 +131,7 @@ def table(results: Iterable[Result]) -> Table:
         (
             {
                 "row": name,
+                "seed": result.training.cell.seed,
                 "nfe": number["nfe"],
                 "column": result.features.metric(number["metric"]),
                 "metric": number["metric"],
@@ -119,10 +144,15 @@ def table(results: Iterable[Result]) -> Table:
             for number in result.evaluation["numbers"]
             if not described(number["metric"]).is_spread
         ),
-        columns=["row", "nfe", "column", "metric", "heading", "label", "value", "resampling_std"],
+        columns=["row", "seed", "nfe", "column", "metric", "heading", "label", "value", "resampling_std"],
     )
+    baselines: dict[tuple[str, ...], str] = {}
+    for name, members in groups.items():
+        if members[0].training.coupling.kind == "independent":
+            baselines.setdefault(_context(members[0]), name)
     rows = []
     for name, members in groups.items():
+        baseline = numbers[numbers["row"] == baselines.get(_context(members[0]))]
         own = numbers[numbers["row"] == name]
         planned = {nfe for member in members if member.missing for nfe in member.nfe}
         for nfe in sorted(planned | set(own["nfe"])):
@@ -136,8 +166,10 @@ def table(results: Iterable[Result]) -> Table:
                 row = _statistics(measures, same, column=column, metric=metric) | row
                 sources |= {same.source: None} if same else {}
                 row |= _stated(first, metric)
-                for name, how in others:
-                    otherwise.setdefault(how, []).append(name)
+                for item, how in others:
+                    otherwise.setdefault(how, []).append(item)
+            if name != baselines.get(_context(members[0])):
+                row |= _minus_independent(own[own["nfe"] == nfe], baseline[baseline["nfe"] == nfe])
             row["published_source"] = "; ".join(sources)
             row["published_otherwise"] = "; ".join(
                 f"published {', '.join(names)}: {theirs}, here: {ours}"
@@ -160,7 +192,12 @@ def table(results: Iterable[Result]) -> Table:
         columns.append(Column(f"{metrics} of", name))
     if any(row["published_otherwise"] for row in rows):
         columns.append(Column("published in another protocol", "published_otherwise"))
-    columns += [Column("training (s)", "train_seconds"), Column("images/s", "images_per_second")]
+    columns += [
+        Column("step (ms)", "step_ms", "step_ms_spread"),
+        Column("training (s)", "train_seconds"),
+        Column("images/s", "images_per_second"),
+        Column("", "timed_by"),
+    ]
     if any(
         each.training.recipe.nonfinite_gradients != "stop" or each.record["replaced_gradients"]
         for _, each in measured
@@ -168,8 +205,39 @@ def table(results: Iterable[Result]) -> Table:
         columns.append(Column("steps with replaced gradients", "replaced_gradients"))
     columns += [Column("features", "extractor"), Column("compared with", "reference"), Column("", "runs")]
     columns = list(dict.fromkeys(columns))
-    names = [name for column in columns for name in (column.name, column.std) if name]
+    names = [name for column in columns for name in column.names]
     return Table(columns, [{name: row.get(name, "") for name in names} for row in rows])
+
+
+def _context(result: Result) -> tuple[str, ...]:
+    """What two rows share that differ in the coupling alone."""
+    cell = result.training.cell
+    return cell.dataset, cell.recipe, cell.kernel, result.extractor
+
+
+def _minus_independent(own: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, str]:
+    """The texts of the columns that compare a row's first metric with the independent coupling's."""
+    if own.empty:
+        return {}
+    column, metric = own[["column", "metric"]].iloc[0]
+    mine, theirs = (
+        each[each["column"] == column].set_index("seed")["value"].to_dict() for each in (own, baseline)
+    )
+    seeds = [seed for seed in mine if seed in theirs]
+    if not seeds:
+        return {}
+    result = paired([mine[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+    number = described(metric)
+    numbers = dict(zip(_versus(column), (result.difference, result.low, result.high), strict=False))
+    texts = {
+        name: number.text(value, signed=True) for name, value in numbers.items() if not math.isnan(value)
+    }
+    return {**texts, _versus(column)[-1]: str(result.count)}
+
+
+def _versus(column: str) -> tuple[str, ...]:
+    """The names of the columns that compare a metric's ``column`` with the independent coupling's."""
+    return tuple(f"{column}_minus_independent{part}" for part in ("", "_low", "_high", "_pairs"))
 
 
 def _shared(members: Sequence[Result]) -> dict[str, str]:
@@ -192,13 +260,23 @@ def _shared(members: Sequence[Result]) -> dict[str, str]:
         of = f" of {real['of']}" if "of" in real else ""
         sets = f", {real['sets']} sets" if real.get("sets", 1) > 1 else ""
         row["reference"] = f"{real['split']}, {real['images']}{of} images{sets}"
-        seconds, speed, replaced = (
-            statistics.fmean(result.record[name] for result in results)
-            for name in ("seconds", "images_per_second", "replaced_gradients")
-        )
-        row["train_seconds"], row["images_per_second"] = f"{seconds:.1f}", f"{speed:.0f}"
+        replaced = statistics.fmean(result.record["replaced_gradients"] for result in results)
         row["replaced_gradients"] = f"{replaced:g}"
-    return row
+    return row | _time(first)
+
+
+def _time(result: Result) -> dict[str, str]:
+    """The columns of time: all of them follow from the measured time of a step."""
+    if (time := result.time) is None:
+        return {}
+    recipe, step = result.training.recipe, time.median
+    return {
+        "step_ms": f"{step:.4g}",
+        "step_ms_spread": f"{time.spread:.2g}",
+        "train_seconds": f"{1e-3 * step * recipe.steps:.1f}",
+        "images_per_second": f"{1e3 * recipe.batch / step:.0f}",
+        "timed_by": time.how,
+    }
 
 
 def _published(
@@ -257,18 +335,21 @@ def _statistics(
     if paper is not None:
         numbers |= {f"published_{column}": paper.value, f"published_{column}_spread": paper.spread}
         row = {"published_spread_of": paper.spread_of}
-    decimals = described(metric).decimals
-    row |= {name: f"{value:.{decimals}f}" for name, value in numbers.items() if value is not None}
+    number = described(metric)
+    row |= {name: number.text(value) for name, value in numbers.items() if value is not None}
     if paper is not None:
-        row[f"{column}_difference"] = f"{mean - paper.value:+.{decimals}f}"
+        row[f"{column}_difference"] = number.text(mean - paper.value, signed=True)
         if std:
-            row[f"{column}_difference_in_std"] = f"{(mean - paper.value) / std:+.1f}"
+            row[f"{column}_difference_in_std"] = f"{(mean - paper.value) / std:+z.1f}"
     return row
 
 
 def _columns(column: str, heading: str, label: str, rows: Sequence[Mapping[str, str]]) -> list[Column]:
     """The columns of a metric; in features that papers use, the published number is next to them."""
     columns = [Column(heading, f"{column}_mean", f"{column}_std")]
+    difference, *interval = _versus(column)
+    if any(difference in row for row in rows):
+        columns.append(Column(f"{heading} minus independent", difference, interval=tuple(interval)))
     if any(f"{column}_resampling_std" in row for row in rows):
         columns.append(Column(f"{heading}, std over samples of one model", f"{column}_resampling_std"))
     if label in extractors():

@@ -16,6 +16,8 @@ from couplet.files import read_json, replacing, write_json
 from couplet.plan.layout import Layout
 from couplet.plan.summaries import figure_key
 from couplet.provenance.record import Chains, SummaryRecorder, digests
+from couplet.reporting.times import StepTime
+from couplet.stages.time import times_of
 from couplet.training.loop import shape_of
 
 
@@ -33,7 +35,9 @@ def run(params: Params, name: str, root: Path, out: Path) -> str:
         raise UserError(f"study: this key is required for the figure {name}; its parameter file has none")
     record = SummaryRecorder("figure", study.model_dump(mode="json"), out, figure_key(layout))
     chains = Chains(layout)
-    cells = Cells(params, study, [_measured(chains, cell, study.needs) for cell in params.cells()])
+    times = times_of(chains) if study.figure.timed else {}
+    members = [_measured(chains, cell, study.needs, times.get(cell.name)) for cell in params.cells()]
+    cells = Cells(params, study, members)
     kind = build(study.figure)
     rows = kind.rows(cells)
     kind.draw(rows, out, kind.ylabel(params))
@@ -53,13 +57,13 @@ def run(params: Params, name: str, root: Path, out: Path) -> str:
     return f"{study.paper}, {study.result}: {counts or 'no statement'}"
 
 
-def _measured(chains: Chains, cell: Cell, needs: str) -> Measured:
+def _measured(chains: Chains, cell: Cell, needs: str, time: StepTime | None) -> Measured:
     """A cell with the numbers that the study needs, from `select`, `evaluate` or the probe of that name."""
     layout, params = chains.layout, chains.layout.params
     column = {"select": "scores", "evaluate": "numbers"}.get(needs)
     stage, name = ("probe", needs) if column is None else (needs, params.selector(cell))
-    trained = chains.run(cell, name, stage)
+    chains.run(cell, name, stage)
     path = layout.output(stage, cell, name)
     numbers = read_json(path)[column] if column else [*csv.DictReader(path.read_text().splitlines())]
     shape = shape_of(Archive(layout.output("prepare", cell)))
-    return Measured(cell, params.training(cell), shape=shape, seconds=trained["seconds"], numbers=numbers)
+    return Measured(cell, params.training(cell), shape=shape, time=time, numbers=numbers)

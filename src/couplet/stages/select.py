@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from couplet import model
+from couplet.config.metrics import described
 from couplet.errors import UserError
 from couplet.files import replacing, write_json
 from couplet.metrics.extractor.base import load_extractor
@@ -86,4 +87,4 @@ def run(
             inputs=digests(train / "config.json", *checkpoints.values(), features, *read),
             outputs=digests(out, shown_by(out)),
         )
-    return f"step {chosen}, Fréchet distance {scores[chosen][nfe]:.3f}"
+    return f"step {chosen}, Fréchet distance {described('fd').text(scores[chosen][nfe])}"

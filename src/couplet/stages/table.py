@@ -29,6 +29,7 @@ from couplet.reporting.pictures import evenly, panel_size, sample_grids
 from couplet.reporting.results import NAMES, Details, Group, Trained, results_page
 from couplet.reporting.table import Result, table
 from couplet.stages.sample import samples_name
+from couplet.stages.time import times_of
 
 Measured = tuple[Cell, str]
 """A cell and its extractor."""
@@ -71,7 +72,11 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
             f"{'no cell is finished' if partial else others}"
         )
     chains = Chains(layout)
-    results = {pair: _result(chains, *pair, missing.get(pair)) for pair in measured}
+    times = times_of(chains, part, partial=partial)
+    results = {
+        pair: _result(chains, *pair, missing.get(pair))._replace(time=times.get(pair[0].name))
+        for pair in measured
+    }
     content = table(results.values())
     # Another extractor than the selector measures the same samples, selected by the same distances.
     drawn = [(cell, name) for cell, name in finished if name == params.selector(cell, name)]

@@ -8,7 +8,7 @@ import torch
 from couplet.config.couplings import MinibatchOTConfig
 from couplet.config.variants import build
 from couplet.couplings.base import Setting
-from couplet.couplings.minibatch import assignment
+from couplet.couplings.minibatch import assignment, cheapest
 
 
 def cost(images, noise, permutation, sigma=80.0):
@@ -32,6 +32,14 @@ def test_is_no_worse_than_random_permutations():
     assert sorted(found.tolist()) == list(range(64))
     least = cost(images, noise, found)
     assert all(least < cost(images, noise, torch.randperm(64)) for _ in range(200))
+
+
+def test_float32_costs_no_more_than_float64():
+    rng = torch.Generator().manual_seed(0)
+    images, noise = torch.randn(2, 256, 3, 8, 8, generator=rng)
+    exact = cheapest(-images.flatten(1).double() @ noise.flatten(1).double().T)
+    least = cost(images, noise, exact, sigma=1.0)
+    assert cost(images, noise, assignment(images, noise), sigma=1.0) == pytest.approx(least, rel=1e-6)
 
 
 @pytest.mark.parametrize("sigma", [1e-3, 0.5, 80.0])

@@ -1,5 +1,7 @@
 """Figure kinds on made-up cells: rows, statements and texts of the caption."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,15 +13,19 @@ from couplet.errors import UserError
 from couplet.figures.base import Cells, Measured
 from couplet.figures.steps import at_equal_budget
 from couplet.model import ImageShape
+from couplet.reporting.times import StepTime
 
 COUPLINGS = ("independent", "vae")
 
 
 @pytest.fixture
 def cells(params_content):
-    """Makes the cells of two couplings and two seeds; ``measured(coupling, seed)`` are a cell's numbers."""
+    """Makes the cells of two couplings and two seeds; ``measured(coupling, seed)`` are a cell's numbers.
 
-    def make(figure, measured, *, changes=None, **study):
+    ``times`` has the time of a step by coupling.
+    """
+
+    def make(figure, measured, *, changes=None, times=None, **study):
         content = params_content | {"table1": {"datasets": ["digits"], "recipes": ["ict"], "kernels": ["ve"]}}
         content["table1"] |= {"couplings": list(COUPLINGS), "seeds": [0, 1]}
         content |= changes or {}
@@ -32,7 +38,11 @@ def cells(params_content):
             params.study,
             [
                 Measured(
-                    cell, params.training(cell), shape, 10.0 + cell.seed, measured(cell.coupling, cell.seed)
+                    cell,
+                    params.training(cell),
+                    shape,
+                    (times or {}).get(cell.coupling),
+                    measured(cell.coupling, cell.seed),
                 )
                 for cell in params.cells()
             ],
@@ -68,7 +78,6 @@ def test_distances_are_those_of_evaluate_or_of_the_last_snapshot(cells):
         assert rows["value"].tolist() == pytest.approx(expected)
         assert rows["nfe"].tolist() == [1, 2] * 4
         assert rows["row"].tolist() == ["independent"] * 4 + ["variational"] * 4
-        assert set(rows["seconds"]) == {10.0, 11.0}
 
 
 def test_statements_and_table_come_from_the_same_rows(cells):
@@ -92,7 +101,7 @@ def test_dots_have_the_cost_of_training(cells, monkeypatch):
     kind = build(made.study.figure)
     rows = kind.rows(made)
     assert rows["evaluations"].tolist() == [4.0, 4.0, 5.0, 5.0] * 2
-    assert kind.table(rows)["rows"][0][-2:] == ["10.5 ± 0.71 (2 seeds)", "4.00"]
+    assert kind.table(rows)["rows"][0][-2:] == ["8.05 ± 0.071 (2 seeds)", "4.00"]
 
 
 def test_sweep_has_the_setting_of_each_cell(cells):
@@ -107,15 +116,81 @@ def test_sweep_has_the_setting_of_each_cell(cells):
 
 
 def test_steps_have_every_snapshot_at_each_budget(cells):
-    made = cells({"kind": "steps", "against": ["steps", "seconds"]}, scores)
+    made = cells({"kind": "steps", "against": ["steps", "seconds"]}, scores, times=TIMES)
     kind = build(made.study.figure)
     rows = kind.rows(made)
     first = rows[(rows["coupling"] == "vae") & (rows["seed"] == 1)]
     assert first["against"].tolist() == ["steps"] * 2 + ["seconds"] * 2
-    steps = made.members[0].training.recipe.steps
-    assert first["x"].tolist() == pytest.approx([100, 200, 1100 / steps, 2200 / steps])
+    assert first["x"].tolist() == pytest.approx([100, 200, 2.1, 4.2])
     assert first["value"].tolist() == pytest.approx([17.0, 4.1] * 2)
-    assert "samples of every snapshot against the" in kind.measured(made)
+    said = kind.measured(made)
+    assert "samples of every snapshot against the" in said
+    assert "bands are 95 % intervals" in said
+    assert said.endswith(
+        "(CPU time, 1 thread): independent 20 ms (20 to 20), variational 21 ms (20.5 to 21.5)."
+    )
+
+
+TIMES = {
+    name: StepTime.of(rounds, how="CPU time, 1 thread", source="times.json")
+    for name, rounds in (("independent", [20.0] * 15), ("vae", [20.0, 20.5, 21.0, 21.5, 22.0] * 3))
+}
+"""Milliseconds of a step by coupling."""
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict", "said"),
+    [
+        ({}, "shown", "95 % interval"),
+        # Rounds that a busy machine slowed alike: the ratio is as sure as before.
+        (
+            {
+                name: StepTime.of([time.rounds[i] * (1 + i) for i in range(15)], source="times.json")
+                for name, time in TIMES.items()
+            },
+            "shown",
+            "95 % interval",
+        ),
+        ({"vae": TIMES["vae"]._replace(rounds=(15.0, 27.0) * 7 + (21.0,))}, "no claim", "is too uncertain"),
+        ({"vae": TIMES["vae"]._replace(source="other.json")}, "no claim", "are of different measurements"),
+        ({"vae": None}, "no claim", "was not measured"),
+        (
+            {name: time._replace(rounds=time.rounds[:5]) for name, time in TIMES.items()},
+            "no claim",
+            "5 rounds are too few",
+        ),
+    ],
+    ids=["sure", "busy machine", "wide", "two measurements", "none", "few rounds"],
+)
+def test_verdict_at_equal_seconds_needs_a_measurement_that_is_fit_for_it(cells, changed, verdict, said):
+    made = cells(
+        {"kind": "steps", "against": ["steps", "seconds"]},
+        scores,
+        times=TIMES,
+        compare=[{"lower": "vae", "than": "independent"}],
+    )
+    kind = build(made.study.figure)
+    compared, _ = kind.compared(kind.rows(made))
+    members = [member._replace(time=(TIMES | changed)[member.cell.coupling]) for member in made.members]
+    steps, seconds = kind.statements(compared, replace(made, members=members))
+    assert steps.text.startswith("NFE 1, equal steps (200): variational 4.05")
+    assert steps.verdict == "shown"
+    assert seconds.text.startswith("NFE 1, equal seconds (4): variational ")
+    assert (seconds.verdict, said in seconds.text) == (verdict, True), seconds.text
+
+
+def test_a_figure_against_seconds_needs_times(cells):
+    with pytest.raises(ValueError, match=r"time\.rounds.*= 0.* must be >= 1 for a figure against seconds"):
+        cells({"kind": "steps", "against": ["seconds"]}, scores, changes={"time": {"rounds": 0}})
+
+
+def test_rows_are_compared_at_shares_of_the_shortest_training(cells):
+    figure = {"kind": "steps", "at": [0.75, 1.0]}
+    made = cells(figure, scores, compare=[{"lower": "vae", "than": "independent"}])
+    kind = build(made.study.figure)
+    texts = [text["text"] for text in kind.caption(kind.rows(made), made)["statements"]]
+    assert [text.split(":")[0] for text in texts] == ["NFE 1, equal steps (150)", "NFE 1, equal steps (200)"]
+    assert f"vae {np.mean([(16 * 4) ** 0.5, (17 * 4.1) ** 0.5]):.3g} ±" in texts[0]
 
 
 def test_probe_rows_are_numbers(cells):
@@ -150,10 +225,10 @@ def test_column_of_a_probe_must_be_one_of_its_own():
 
 
 def test_trajectories_are_compared_by_the_mean_deviation(cells):
-    """vae: 1 and 3 at t = 1, 2 and 6 at t = 2; independent ten times that; the second seed a tenth more."""
+    """vae: 1 and 3 at t = 1, 2 and 6 at t = 2; independent ten times that; the second seed 0.1 more."""
 
     def lines(coupling, seed):
-        scale = (1 if coupling == "vae" else 10) * (1 + 0.1 * seed)
+        scale = (1 if coupling == "vae" else 10) + 0.1 * seed
         places = [(path, level) for path in (0, 1) for level in (2.0, 1.0)]
         return [
             {"path": path, "component": path, "level": level, "deviation": scale * level * (1 + 2 * path)}
@@ -169,7 +244,7 @@ def test_trajectories_are_compared_by_the_mean_deviation(cells):
     caption = kind.caption(rows, made)
     texts = [statement["text"] for statement in caption["statements"]]
     assert [text.split(":")[0] for text in texts] == ["t = 1", "t = 2"]
-    assert "variational 2.1 ± 0.14 (2 seeds), independent 21 ± 1.4" in texts[0]
+    assert "variational 2.1 ± 0.14 (2 seeds), independent 20.1 ± 0.14" in texts[0]
     assert {statement["verdict"] for statement in caption["statements"]} == {"shown"}
     assert caption["table"]["columns"] == ["", "x", "mean ± std"]
     assert ["variational", "2", "4.2 ± 0.28 (2 seeds)"] in caption["table"]["rows"]
@@ -237,4 +312,4 @@ def test_a_row_whose_first_snapshot_lies_beyond_the_budget_is_left_out():
     )
     compared, remark = at_equal_budget(rows)
     assert compared["row"].tolist() == ["cheap", "cheap"]
-    assert remark == " Without late at equal seconds: the first snapshot lies beyond the budget."
+    assert remark == " Without late at equal seconds (20): the first snapshot lies beyond the budget."

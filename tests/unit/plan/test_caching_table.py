@@ -19,7 +19,7 @@ from couplet.plan.summaries import table_key
 ROOT = Path(__file__).parents[3]
 STAGES = {"data": "prepare", **{name: name for name in ("features", "reference", "train")}}
 STAGES |= {name: name for name in ("select", "sample", "evaluate")}
-COLUMNS = [*STAGES, "table"]
+COLUMNS = [*STAGES, "time", "table"]
 
 
 def rows():
@@ -57,14 +57,14 @@ class Copy:
         place[last] = value
 
     def keys(self):
-        """Keys by cell and column, and that of the table."""
+        """Keys by cell and column, and those of the measurement of time and of the table."""
         self.path.write_text(dump_yaml(self.content))
         layout = Layout(resolve(self.path), Path("results"))
         keys = {}
         for cell, extractor in layout.params.measured():
             of = layout.keys(cell, extractor)
             keys |= {(cell, column): of[stage] for column, stage in STAGES.items()}
-        return keys | {"table": table_key(layout)}
+        return keys | {"time": layout.times("digits").name, "table": table_key(layout)}
 
 
 def every_file(place):
@@ -266,4 +266,5 @@ def test_edit_reruns_what_the_document_says(place, edit):
         changed = {cell for cell in cells if before[cell, column] != after[cell, column]}
         its = {cell for cell in cells if cell.coupling == "vae"}
         assert changed == {"": set(), "all": cells, "its cells": its}[marks[column]], column
-    assert (before["table"] != after["table"]) == (marks["table"] == "all")
+    for column in ("time", "table"):
+        assert (before[column] != after[column]) == (marks[column] == "all"), column

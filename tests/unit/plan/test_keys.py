@@ -188,7 +188,7 @@ def difference(before, after):
     return {stage for stage in before if before[stage] != after[stage]}
 
 
-ALL = set(STAGES)
+ALL = set(STAGES) - {"time"}
 MEASURED = {"select", "sample", "evaluate"}
 RUN = {"train", "probe", *MEASURED}
 
@@ -226,6 +226,47 @@ RUN = {"train", "probe", *MEASURED}
 )
 def test_a_changed_setting_changes_the_keys_of_what_depends_on_it(layout, dotted, value, stages):
     assert difference(keys(layout()), keys(layout(dotted, value))) == stages
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "changes"),
+    [
+        ("datasets.digits.test_images", 100, True),
+        ("recipes.ict.batch", 32, True),
+        ("couplings.vae.kl_weight", 5.0, True),
+        ("table1.couplings", ["vae"], True),
+        ("time", {"rounds": 7}, True),
+        ("table1.seeds", [5, 6, 7], False),
+        ("recipes.ecm.batch", 32, False),
+        ("select.samples", 500, False),
+        ("train.save_every", 5, False),
+        ("threads", 2, False),
+    ],
+)
+def test_trainings_that_are_timed_together_have_one_key(layout, dotted, value, changes):
+    before, after = layout().times("digits"), layout(dotted, value).times("digits")
+    assert re.fullmatch(r"results/times/digits-[0-9a-f]{8}\.json", before.as_posix())
+    assert (before != after) == changes
+
+
+def test_a_measurement_of_time_has_a_cell_of_each_row_on_its_data_set(layout):
+    grids = [
+        {"datasets": ["digits", "mnist"], "recipes": ["ict"], "couplings": ["ot", "vae"], "seeds": [3, 4]},
+        {"datasets": ["mnist"], "recipes": ["ecm"], "couplings": ["vae"], "seeds": [3]},
+    ]
+    made = layout("table1", grids)
+    timed = {name: [str(cell) for cell in cells] for name, cells in made.timed().items()}
+    assert timed == {
+        "digits": ["digits-ict-ve-ot-s0", "digits-ict-ve-vae-s0"],
+        "mnist": ["mnist-ict-ve-ot-s0", "mnist-ict-ve-vae-s0", "mnist-ecm-ve-vae-s0"],
+    }
+    # The name of a measurement is a part of the table that means it.
+    for part in ("digits", "mnist", "mnist-ict", "mnist-ict-ve-vae"):
+        assert list(made.timed(part)) == [part]
+    assert [str(cell) for cell in made.timed("mnist-ict-ve-vae")["mnist-ict-ve-vae"]] == [
+        "mnist-ict-ve-vae-s0"
+    ]
+    assert layout("time", {"rounds": 0}).timed() == {}
 
 
 def test_a_coupling_s_settings_leave_other_couplings_alone(layout):

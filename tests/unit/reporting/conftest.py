@@ -30,7 +30,17 @@ def trained(coupling, seed):
 
 def row(coupling, mean="", std="", seeds="2", runs="", missing=""):
     names = {"dataset": "digits", "kernel": "ve", "coupling": coupling, "nfe": "1", "seeds": seeds}
-    return {**names, "missing": missing, "fd_x_mean": mean, "fd_x_std": std, "extractor": "x", "runs": runs}
+    numbers = {
+        "fd_x_mean": mean,
+        "fd_x_std": std,
+        "step_ms": "25",
+        "step_ms_spread": "0.5",
+        "timed_by": "a clock",
+    }
+    texts = ("-6.000", "-7.5", "-4.5", "2") if coupling == "ot" else ("", "", "", "")
+    versus = dict(zip(("", "_low", "_high", "_pairs"), texts, strict=True))
+    numbers |= {f"fd_x_minus_independent{part}": text for part, text in versus.items()}
+    return {**names, **numbers, "missing": missing, "extractor": "x", "runs": runs}
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +51,13 @@ def results():
         *(Column(name, name) for name in ("kernel", "coupling")),
         *(Column("NFE", "nfe"), Column("seeds", "seeds"), Column("missing", "missing")),
         Column("Fréchet distance ↓ (x)", "fd_x_mean", "fd_x_std"),
-        *(Column("features", "extractor"), Column("", "runs")),
+        Column(
+            "minus independent",
+            "fd_x_minus_independent",
+            interval=tuple(f"fd_x_minus_independent_{part}" for part in ("low", "high", "pairs")),
+        ),
+        Column("step (ms)", "step_ms", "step_ms_spread"),
+        *(Column("features", "extractor"), Column("", "timed_by"), Column("", "runs")),
     ]
     rows = [
         row("independent", "10.000", "1.414", runs="run-i0 run-i1"),

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from scipy.stats import t
 
-from couplet.reporting.results import POINTS, interval, thinned
+from couplet.reporting.intervals import student
+from couplet.reporting.results import POINTS, thinned
 
 
 class Page(HTMLParser):
@@ -56,13 +57,20 @@ def page(results):
 
 def test_table_has_every_row_with_spread_and_interval(page):
     head, *rows = page.tables[0]
-    assert head == ["row", "coupling", "seeds", "missing", "Fréchet distance ↓ (x)"]
-    low, high = interval((9.0, 11.0))
-    assert rows == [
-        ["1", "independent", "2", "", f"10.000 ± 1.414{low:.3f} to {high:.3f}".replace("-", "−")],
-        ["2", "minibatch OT ot", "2", "", "4.000 ± 1.414−8.706 to 16.706"],
-        ["3", "variational vae", "0 of 1", "seed 0: not trained", ""],
+    assert head == [
+        *("row", "coupling", "seeds", "missing"),
+        *("Fréchet distance ↓ (x)", "minus independent", "step (ms)"),
     ]
+    _, low, high, *_ = student((9.0, 11.0))
+    mean = f"10.000 ± 1.414{low:.3f} to {high:.3f}".replace("-", "−")
+    difference = "−6.000−7.5 to −4.5, 2 pairs"
+    assert rows == [
+        ["1", "independent", "2", "", mean, "", "25 ± 0.5"],
+        ["2", "minibatch OT ot", "2", "", "4.000 ± 1.414−8.706 to 16.706", difference, "25 ± 0.5"],
+        ["3", "variational vae", "0 of 1", "seed 0: not trained", "", "", "25 ± 0.5"],
+    ]
+    assert "difference is that of runs with the same seed" in page.text
+    assert "quartiles (a clock)" in page.text
 
 
 def test_columns_in_which_all_rows_agree_are_said_once(page):
@@ -139,7 +147,7 @@ def test_page_is_one_file_with_escaped_text(page, results):
 def test_intervals_are_students():
     values = [1.0, 2.0, 4.0]
     expected = t.interval(0.95, 2, loc=np.mean(values), scale=np.std(values, ddof=1) / 3**0.5)
-    assert interval(values) == pytest.approx(expected, rel=1e-9)
+    assert student(values)[1:3] == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("steps", [range(1, 31), [*range(1, 21), *range(25, 10_001, 25)]])

@@ -1,12 +1,10 @@
 """Differences, intervals and the verdicts that they carry."""
 
-import math
-
 import pandas as pd
-import pytest
 
 from couplet.config.study import Comparison
-from couplet.reporting.statements import spread, welch
+from couplet.reporting.intervals import pairs_needed
+from couplet.reporting.statements import correction, spread
 from couplet.reporting.statements import statements as stated
 
 
@@ -16,35 +14,8 @@ def rows(values, **names):
     return [{**base, **names, "seed": seed, "value": value} for seed, value in enumerate(values)]
 
 
-def statements(rows, *arguments):
-    return list(stated(pd.DataFrame(rows), *arguments))
-
-
-def test_interval_is_welch_s_by_hand():
-    first, second = [1.0, 2.0, 3.0], [4.0, 6.0, 8.0]
-    found = welch(first, second)
-    assert found.difference == -4.0
-    # Variances 1 and 4: standard error sqrt(5/3), Welch-Satterthwaite 50/17 degrees of freedom, t = 3.2188.
-    half = 3.2188 * math.sqrt(5 / 3)
-    assert found.low == pytest.approx(-4 - half, rel=1e-3)
-    assert found.high == pytest.approx(-4 + half, rel=1e-3)
-    assert found.verdict == "not shown"
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "verdict"),
-    [
-        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], "shown"),
-        ([2.0, 2.1, 1.9], [1.0, 1.1, 0.9], "opposite"),
-        ([1.0, 2.0, 3.0], [1.5, 2.5, 3.5], "not shown"),
-        ([1.0], [9.0], "no claim"),
-        ([1.0, 1.1], [9.0], "no claim"),
-        ([1.0, 1.0], [2.0, 2.0], "shown"),
-        ([1.0, 1.0], [1.0, 1.0], "not shown"),
-    ],
-)
-def test_verdict_is_what_the_interval_carries(first, second, verdict):
-    assert welch(first, second).verdict == verdict
+def statements(rows, comparison, *arguments):
+    return stated(pd.DataFrame(rows), [comparison], *arguments)
 
 
 def test_statement_for_each_context_that_has_both():
@@ -61,7 +32,7 @@ def test_statement_for_each_context_that_has_both():
     assert found[0].text.startswith(
         "ict, ve, NFE 1: encoder 1 ± 0.1 (3 seeds), independent 2 ± 0.1 (3 seeds)"
     )
-    assert "difference -1, 95 % interval -1." in found[0].text
+    assert "difference -1, 97.5 % interval -1 to -1 of 3 pairs (unpaired -1.29 to -0.715)" in found[0].text
     only = Comparison(lower="vae", than="independent", only={"kernel": "li"})
     assert [statement.verdict for statement in statements(made, only, {}, "nfe")] == ["opposite"]
 
@@ -100,6 +71,60 @@ def test_single_seeds_make_no_claim():
     (found,) = statements(made, Comparison(lower="vae", than="ot"), {}, "nfe")
     assert found.verdict == "no claim"
     assert "too few seeds" in found.text
+
+
+def test_pairs_are_the_seeds_that_both_rows_have():
+    made = [
+        *rows([1.0, 5.0, 2.0, 3.0], coupling="vae"),
+        *rows([9.0, 6.0, 3.5], coupling="ot")[1:],
+        {**rows([7.0], coupling="ot")[0], "seed": 9},
+    ]
+    (found,) = statements(made, Comparison(lower="vae", than="ot"), {}, "nfe")
+    # Seeds 1 and 2 have differences -1 and -1.5.
+    assert "difference -1.25, 95 % interval -4.43 to +1.93 of 2 pairs" in found.text
+    assert found.verdict == "not shown"
+    (found,) = statements([*made[:1], *made[4:]], Comparison(lower="vae", than="ot"), {}, "nfe")
+    assert found.verdict == "no claim"
+
+
+def test_a_difference_that_seeds_share_is_shown_though_seeds_differ_more():
+    luck = [0.0, 4.0, 9.0]
+    made = [
+        *rows([x + d for x, d in zip(luck, (1.0, 1.1, 0.9), strict=True)], coupling="vae"),
+        *rows([x + 2 for x in luck], coupling="ot"),
+    ]
+    (found,) = statements(made, Comparison(lower="vae", than="ot"), {}, "nfe")
+    assert found.verdict == "shown"
+    assert "interval -1.25 to -0.752 of 3 pairs (unpaired -11" in found.text
+
+
+def test_what_is_not_shown_says_how_many_seeds_it_would_take():
+    made = [*rows([1.0, 2.2, 2.8], coupling="vae"), *rows([2.0, 2.0, 4.0], coupling="ot")]
+    (found,) = statements(made, Comparison(lower="vae", than="ot"), {}, "nfe")
+    needed = pairs_needed(-2 / 3, pd.Series([-1.0, 0.2, -1.2]).std())
+    assert needed > 3
+    assert found.text.endswith(
+        f"; {needed} seeds would tell a difference of this size from 0 with 90 % probability"
+    )
+    made = [*rows([1.0, 2.0], coupling="vae"), *rows([2.0, 1.0], coupling="ot")]
+    (found,) = statements(made, Comparison(lower="vae", than="ot"), {}, "nfe")
+    assert "; more than 10,000 seeds would" in found.text
+
+
+def test_more_statements_need_wider_intervals():
+    made = [
+        *rows([1.0, 1.1, 0.8], coupling="vae"),
+        *rows([1.2, 1.45, 1.1], coupling="ot"),
+        *rows([1.1, 1.0, 1.3], coupling="independent"),
+    ]
+    one = Comparison(lower="vae", than="ot")
+    others = [Comparison(lower="vae", than="independent"), Comparison(lower="ot", than="independent")]
+    alone = stated(pd.DataFrame(made), [one], {}, "nfe")
+    together = stated(pd.DataFrame(made), [one, *others], {}, "nfe")
+    assert len(together) == 3
+    assert (alone[0].verdict, together[0].verdict) == ("shown", "not shown")
+    assert correction(1) == ""
+    assert "3 statements hold at once with 95 % probability: each has a level of 98.33 %" in correction(3)
 
 
 def test_spread_names_the_number_of_seeds():

@@ -9,7 +9,11 @@ import pytest
 
 from couplet.config.extractors import ClassifierConfig, DinoV2Config, InceptionConfig
 from couplet.config.resolve import resolve
+from couplet.figures.marks import number
+from couplet.reporting.statements import spread
 from couplet.reporting.table import Result, table
+from couplet.reporting.times import StepTime
+from couplet.stages.score import Score, lines
 
 FID = "fid_legacy_tensorflow"
 PAPERS = Path(__file__).parents[3] / "workflow/papers"
@@ -38,6 +42,7 @@ def result():
         replaced=0,
         missing="",
         spreads=(),
+        time=None,
     ):
         names = [f"coupling={coupling}", f"seed={seed}"]
         params = resolve(PAPERS / f"{file}.yaml", "paper", [*names, *changes])
@@ -49,11 +54,11 @@ def result():
             "extractor": extractor,
             "reference": {"split": "train", "images": images},
         }
-        for number, spread in zip(evaluation["numbers"], spreads, strict=False):
-            number["resampling_std"] = spread
-        record = {"seconds": 10.0 + seed, "images_per_second": 100.0, "replaced_gradients": replaced}
+        for row, std in zip(evaluation["numbers"], spreads, strict=False):
+            row["resampling_std"] = std
+        record = {"replaced_gradients": replaced}
         training, measurement = params.training(params.experiment), params.measurement(params.experiment)
-        made = Result(training, measurement, extractor, features, scale)
+        made = Result(training, measurement, extractor, features, scale, time=time)
         if missing:
             return made._replace(nfe=(1, 2), missing=missing)
         return made._replace(run=f"run-{seed}", record=record, evaluation=evaluation)
@@ -73,8 +78,36 @@ def test_seeds_are_averaged_and_nfe_are_rows(result):
         ("2", "2", "5.000", "0.000"),
     ]
     assert made[0]["kid_legacy_tensorflow_mean"] == "0.00300"
-    assert made[0]["train_seconds"] == "10.5"
     assert made[0]["runs"] == "run-0 run-1"
+
+
+def test_what_rounds_to_zero_has_no_minus_sign(result):
+    """In tables, differences, lists of scores, statements and labels of axes; other negative numbers do."""
+    published = rows([result({("fd", 1): 6.0}), result({("fd", 1): 6.2}, seed=1)])[0][f"published_{FID}"]
+    near = float(published) - 2e-4
+    made = rows([result({("fd", 1): near}), result({("fd", 1): near + 1e-5}, seed=1)])[0]
+    assert made[f"{FID}_difference"] == "+0.000"
+    tiny, small = (rows([result({("fd", 1): value, ("kid", 1): value})])[0] for value in (-2e-14, -0.0123))
+    assert (tiny[f"{FID}_mean"], tiny["kid_legacy_tensorflow_mean"]) == ("0.000", "0.00000")
+    assert (small[f"{FID}_mean"], small["kid_legacy_tensorflow_mean"]) == ("-0.012", "-0.01230")
+    score = Score("fd", LEGACY, -2e-14, {})
+    assert [line[1] for line in lines([score])] == ["0.000"]
+    assert spread([-0.0, -0.0]).startswith("0 ± 0")
+    assert number(-0.0) == "0"
+
+
+def test_columns_of_time_follow_from_the_measured_time_of_a_step(result):
+    """GC trains 100,000 steps of 512 images; nothing comes from the wall clock of the runs."""
+    time = StepTime.of([200.0, 250.0, 260.0, 240.0, 400.0], how="time between events on the GPU, A100")
+    made = table([result({("fd", 1): 6.1}, time=time), result({("fd", 1): 6.2}, seed=1, time=time)])
+    (row,) = made.rows
+    names = ("step_ms", "step_ms_spread", "train_seconds", "images_per_second", "timed_by")
+    assert [row[name] for name in names] == ["250", "10", "25000.0", "2048", time.how]
+    headings, (text,) = made.reading()
+    assert dict(zip(headings, text, strict=True))["step (ms)"] == "250 ± 10"
+    untimed = table([result({("fd", 1): 6.1})])
+    assert [untimed.rows[0][name] for name in names] == [""] * 5
+    assert not {"step (ms)", "training (s)", "images/s"} & {*untimed.reading()[0]}
 
 
 def test_a_published_number_stands_beside_one_of_the_same_protocol(result):
@@ -272,3 +305,45 @@ def test_a_metric_under_a_name_of_its_own_has_no_published_number(result):
     changes = ["evaluate.metrics={other: {kind: fd}}"]
     (row,) = rows([result({("other_fd", 1): 6.0}, changes=changes)])
     assert not any(value for name, value in row.items() if "published" in name or "difference" in name)
+
+
+def test_difference_from_independent_is_within_seeds(result):
+    def cells(coupling, values, seeds=(0, 1, 2)):
+        return [
+            result({("fd", 1): value, ("fd", 2): 5.0, ("kid", 1): 0.002}, coupling=coupling, seed=seed)
+            for seed, value in zip(seeds, values, strict=True)
+        ]
+
+    made = table(
+        [
+            *cells("generator", (5.0, 8.1, 6.9)),
+            *cells("independent", (6.0, 9.0, 8.0)),
+            *cells("ot", (6.5, 1.0), seeds=(0, 7)),
+        ]
+    )
+    generator, generator_2, independent, _, ot, ot_2 = made.rows
+    versus = [f"{FID}_minus_independent{part}" for part in ("", "_low", "_high", "_pairs")]
+    # Differences -1, -0.9, -1.1: standard error 0.1/sqrt(3), t = 4.303.
+    assert [generator[name] for name in versus] == ["-1.000", "-1.248", "-0.752", "3"]
+    assert [generator_2[name] for name in versus] == ["+0.000", "+0.000", "+0.000", "3"]
+    assert [independent[name] for name in versus] == [""] * 4
+    assert [ot[name] for name in versus] == ["+0.500", "", "", "1"]
+    assert [ot_2[name] for name in versus] == ["+0.000", "", "", "1"]
+    assert not any(name.startswith("kid") and "independent" in name for name in generator)
+    text = made.markdown()
+    assert "| FID ↓ (legacy_tensorflow) | FID ↓ (legacy_tensorflow) minus independent |" in text
+    assert "| −1.000 [−1.248, −0.752], 3 pairs |" in text
+    assert "| +0.500, 1 pair |" in text
+
+
+def test_rows_are_compared_with_the_independent_coupling_of_their_own_context(result):
+    """A table without one has no such column, nor a row whose extractor has not measured it."""
+    numbers = {("fd", 1): 6.0}
+    classifier = {"extractor": "classifier-0", "features": ClassifierConfig()}
+    alone = [result(numbers), result(numbers, coupling="ot", **classifier)]
+    assert not any("minus" in name for name in rows(alone)[0])
+    made = rows([*alone, result({("fd", 1): 1.0}, coupling="independent", **classifier)])
+    assert [row["fd_classifier_minus_independent"] for row in made] == ["", "+5.000", ""]
+    assert f"{FID}_minus_independent" not in made[0]
+    missing = [result({}, coupling="independent", missing="not trained"), result(numbers)]
+    assert not any("minus" in name for name in rows(missing)[0])
