@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -110,6 +108,10 @@ def sample_grids(path: Path, panels: Mapping[str, Mapping[str, NDArray[np.uint8]
     of every panel in a row has the same noise. A column without a panel in a row is empty there.
     """
     names = list(dict.fromkeys(name for row in panels.values() for name in row))
+    # Imported here because it takes half a second and other pictures do not need it.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     with mpl.rc_context({"axes.grid": False}, fname=STYLE), replacing(path) as temporary:
         figure = Figure(figsize=(2.2 * len(names), 2.4 * len(panels)), layout="constrained")
         axes = figure.subplots(len(panels), len(names), squeeze=False)
