@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import report
-from engine import REPOSITORY, copy_repository
+from engine import copy_repository
 
 TARGETS = ["results/table1-smoke.csv", "results/paper/ict-weighting.csv"]
 
@@ -98,7 +98,9 @@ def shares(measured: dict[str, Any]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("targets", nargs="*", default=TARGETS, help=f"files to make; default: {' '.join(TARGETS)}")
+    parser.add_argument(
+        "targets", nargs="*", default=TARGETS, help=f"files to make; default: {' '.join(TARGETS)}"
+    )
     parser.add_argument("--cores", type=int, default=2, help="cores that Snakemake may use")
     parser.add_argument("--only", choices=MODES, help="one of the two ways")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
@@ -110,8 +112,13 @@ def main() -> None:
     for mode in [arguments.only] if arguments.only else MODES:
         measured = measure(arguments.targets, arguments.cores, MODES[mode])
         runs[mode] = {**measured, **shares(measured)}
-        print(f"\n{' '.join(arguments.targets)}, jobs {mode}: {measured['total']:.1f} s of processor time, ", end="")
-        print(f"overhead {runs[mode]['overhead']:.1%}, of it metrics and probes {runs[mode]['metrics and probes']:.1%}")
+        print(
+            f"\n{' '.join(arguments.targets)}, jobs {mode}: {measured['total']:.1f} s of processor time, ",
+            end="",
+        )
+        print(
+            f"overhead {runs[mode]['overhead']:.1%}, of it metrics and probes {runs[mode]['metrics and probes']:.1%}"
+        )
         print(f"\n| command | processes | {' | '.join(PARTS)} |\n| --- |{' --- |' * (len(PARTS) + 1)}")
         for name, spent in measured["commands"].items():
             numbers = " | ".join(f"{spent.get(part, 0):.2f}" for part in PARTS)

@@ -38,7 +38,9 @@ def surroundings() -> dict[str, Any]:
     """What a Python process is given when it begins, as JSON can hold it."""
     umask = os.umask(0o077)
     os.umask(umask)
-    limits = {name: [*resource.getrlimit(getattr(resource, name))] for name in dir(resource) if "RLIMIT_" in name}
+    limits = {
+        name: [*resource.getrlimit(getattr(resource, name))] for name in dir(resource) if "RLIMIT_" in name
+    }
     files = ((path, path.stat()) for path in sorted(Path(__file__).parents[1].rglob("*.py")))
     return {
         "interpreter": [sys.executable, sys.version, [*sys.flags]],
