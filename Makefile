@@ -24,7 +24,7 @@ endif
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
-table1: $(INSTALLED) ## results/table1.csv, table1.md and figures, from nothing
+table1: $(INSTALLED) ## results/index.html and table1.csv, from nothing
 	snakemake --cores all results/table1.csv
 	@$(if $(INSTALLED),echo "For the commands in this shell: source $(VENV)/bin/activate")
 

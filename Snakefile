@@ -1,5 +1,6 @@
 # The grid: data sets × recipes × kernels × couplings × seeds, down to one table.
 # Cells, names and inputs: workflow/rules/common.smk.
+from couplet.cli import warm_process
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -27,14 +28,21 @@ localrules:
 
 
 rule all:
+    """results/table1.csv"""
     default_target: True
     input:
         "results/table1.csv",
 
 
+# Jobs on this machine share the import of PyTorch; with an empty COUPLET_WARM, each imports it by itself.
+onstart:
+    warm_process.start()
+
+
 # Finished results are recorded with DVC, also when other cells failed; then the result is shown.
 onsuccess:
     shell("python workflow/scripts/record.py")
+    link_page()
     tables = [path for path in shown if Path(path).with_suffix(".md").exists()]
     for path in tables:
         shell("couplet show {path:q}")

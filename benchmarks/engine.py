@@ -74,13 +74,18 @@ def run(command: tuple[str, ...], folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-def make_copy(folder: Path) -> None:
-    """The repository with a finished toy grid and experiment."""
+def copy_repository(folder: Path) -> None:
+    """The repository without what git ignores."""
     listed = run(("git", "ls-files", "--cached", "--others", "--exclude-standard"), REPOSITORY)
     for name in listed.splitlines():
         if (REPOSITORY / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(REPOSITORY / name, folder / name)
+
+
+def make_copy(folder: Path) -> None:
+    """The repository with a finished toy grid and experiment."""
+    copy_repository(folder)
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["scales"]["toy"] = TOY
     params["scale"] = "toy"

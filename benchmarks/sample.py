@@ -35,7 +35,6 @@ from couplet.config.resolve import resolve
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape
 from couplet.sampling import generate
-from couplet.tensors import products
 from couplet.training.engine import computed
 from couplet.training.loop import initial_state
 
@@ -103,8 +102,7 @@ def measure(
         )
         for number in range(sys.maxsize):
             began = time.perf_counter()
-            with products(tf32=precision == "tf32"):
-                batch = next(made, None)
+            batch = next(made, None)
             sampled = time.perf_counter()
             if batch is None:
                 break
@@ -139,7 +137,7 @@ def main() -> None:
     parser.add_argument("--features", choices=("none", "inception"), default="none")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--threads", type=int, default=1, help="torch's threads on the CPU")
-    parser.add_argument("--precision", nargs="+", choices=("float32", "tf32", "bf16"), default=["float32"])
+    parser.add_argument("--precision", nargs="+", choices=("float32", "bf16"), default=["float32"])
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
     options = parser.parse_args()

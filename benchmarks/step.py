@@ -5,22 +5,24 @@
     python benchmarks/step.py --params workflow/papers/ict.yaml --recipe ict --dataset cifar10 \\
         --device cuda --precision bf16 --compile --compare plain float32 --peak-tflops 989
 
-A way of taking the step is `plain` (tests/unit/training/plain.py) or a precision, with `+compile` where the
-networks are compiled. All ways take turns in one process, each with a run of its own, on images of noise; a
+A way of taking the step is `plain` (tests/unit/training/plain.py), or a precision with `+compile` where the
+networks are compiled and `+channels_last` where the weights of convolutions, and so activations, lie in that
+order of memory. `plain` is float32 without TF32, which torch by itself would use for convolutions. All ways take turns in one process, each with a run of its own, on images of noise; a
 ratio is the median over rounds of the first way's time divided by that of the way, so that the load of the
 machine weighs on both. Parts are those that `torch.profiler` sees, in rounds of their own, since recording
 takes time: on a GPU the time of the kernels launched in each part. `student` and `teacher` are forward
 passes; `other` is the rest: the loss, the check of the gradients, the profiler itself.
 
 Memory is what a step needs beyond what is there before it: on a GPU what torch allocates, on the CPU the
-growth of the resident set. FLOP utilisation is what `couplet.cost` counts, over the step's time and
-what the device can do.
+growth of the resident set. FLOP utilisation is what `couplet.cost` counts, over the step's time and what the
+device can do in the way's precision: `--peak-tflops`, or what couplet knows of the GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import math
 import re
 import statistics
 import sys
@@ -40,11 +42,12 @@ from couplet.config.cells import Cell, Training
 from couplet.config.layers import merge
 from couplet.config.params import Params
 from couplet.config.resolve import resolve
-from couplet.cost import cost, native_shape
+from couplet.cost import cost, native_shape, peak_tflops
 from couplet.data.archive import Split
 from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape, build
+from couplet.tensors import products
 from couplet.training.loop import initial_state, run
 
 sys.path.append(str(Path(__file__).parents[1] / "tests/unit/training"))
@@ -53,6 +56,8 @@ import plain
 PARTS = ("data", "arrange", "coupling", "student", "teacher", "backward", "optimiser", "ema")
 LENGTH = 10_000
 """Steps of the runs, of which only some are taken."""
+FEWEST = 3
+"""Rounds that are taken however long they last."""
 
 
 class Result(NamedTuple):
@@ -65,8 +70,10 @@ class Result(NamedTuple):
     speedup: float
     """Over the first way of the run."""
     images_per_second: float
+    rounds: int
+    """Steps that were timed."""
     parts: dict[str, float]
-    """Milliseconds of each, medians."""
+    """Milliseconds of each, medians; empty if they were not measured."""
     utilisation: float | None
     """Share of the device's peak; None without one."""
     memory: int | None
@@ -91,10 +98,14 @@ class Runner:
         loader = noise_loader(settings, shape)
         state = initial_state(settings, shape, device, frozen=frozen)
         if way == "plain":
+            self.precision = "float32"
             self.steps: Iterator[object] = plain.run(settings, state, loader)
             return
-        precision, *compiled = way.split("+")
-        changes = {"precision": precision, "compile": compiled == ["compile"]}
+        self.precision, *more = way.split("+")
+        if "channels_last" in more:
+            for model in (state.model, *(average.module for average in state.averages.values())):
+                model.to(memory_format=torch.channels_last)
+        changes = {"precision": self.precision, "compile": "compile" in more}
         self.steps = run(changed(settings, "train", changes), state, loader)
 
     def step(self) -> float:
@@ -102,7 +113,8 @@ class Runner:
         wait = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
         wait()
         began = self.now()
-        next(self.steps)
+        with products():
+            next(self.steps)
         wait()
         return self.now() - began
 
@@ -212,29 +224,47 @@ def shape_of(params: Params, cell: Cell) -> ImageShape:
 
 
 def measure(
-    settings: Training, shape: ImageShape, ways: list[str], options: argparse.Namespace
+    settings: Training,
+    shape: ImageShape,
+    ways: list[str],
+    device: torch.device,
+    *,
+    warmup: int,
+    steps: int,
+    profiled: int,
+    now: Callable[[], float] = time.perf_counter,
+    peak: float | None = None,
+    until: float = math.inf,
 ) -> list[Result]:
-    """All ways by turns."""
+    """All ways by turns.
+
+    Args:
+        steps: rounds, of which the first ``profiled`` have a step whose parts are measured.
+        peak: TFLOP/s of the device, where couplet does not know them or is not to be asked.
+        until: time of `time.monotonic` after which no round begins, except for the first three.
+    """
     # Programs of another coupling's networks count towards torch's limit of programs for one function.
     torch.compiler.reset()
-    device = options.device
     frozen = build(settings.design, shape).to(device).eval() if settings.coupling.wants_frozen else None
-    now = time.process_time if options.cpu_time else time.perf_counter
     runners = [Runner(settings, shape, way, device, now, frozen) for way in ways]
     for runner in runners:
-        for _ in range(options.warmup):
+        for _ in range(warmup):
             runner.step()
-    for number in range(options.steps):
+    for number in range(steps):
+        if number >= FEWEST and time.monotonic() > until:
+            break
         in_turn = runners[:: 1 if number % 2 else -1]
         for runner in in_turn:
             runner.timed()
-        for runner in in_turn:
+        for runner in in_turn if number < profiled else ():
             runner.profiled()
     flops = cost(settings, shape).flops * settings.recipe.batch
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     results = []
     for runner in runners:
         seconds = statistics.median(runner.seconds)
         ratios = [first / own for first, own in zip(runners[0].seconds, runner.seconds, strict=True)]
+        possible = peak or peak_tflops(name, runner.precision)
         results.append(
             Result(
                 coupling=settings.cell.coupling,
@@ -242,13 +272,12 @@ def measure(
                 milliseconds=1e3 * seconds,
                 speedup=statistics.median(ratios),
                 images_per_second=settings.recipe.batch / seconds,
+                rounds=len(runner.seconds),
                 parts={
-                    name: 1e3 * statistics.median(parts[name] for parts in runner.parts)
-                    for name in (*PARTS, "other")
+                    part: 1e3 * statistics.median(parts[part] for parts in runner.parts)
+                    for part in (*PARTS, "other") * bool(runner.parts)
                 },
-                utilisation=None
-                if options.peak_tflops is None
-                else flops / seconds / options.peak_tflops / 1e12,
+                utilisation=None if possible is None else flops / seconds / possible / 1e12,
                 memory=runner.memory(),
             )
         )
@@ -279,9 +308,9 @@ def table(results: list[Result], title: str) -> Table:
 
 def way(text: str) -> str:
     """A way's name, checked."""
-    if text != "plain" and not re.fullmatch(r"(float32|tf32|bf16)(\+compile)?", text):
+    if text != "plain" and not re.fullmatch(r"(float32|tf32|bf16)(\+compile)?(\+channels_last)?", text):
         raise argparse.ArgumentTypeError(
-            f"{text}: allowed: plain, float32, tf32, bf16, and these with +compile"
+            f"{text}: allowed: plain, float32, tf32, bf16, and these with +compile, +channels_last or both"
         )
     return text
 
@@ -301,6 +330,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch's threads on the CPU")
     parser.add_argument("--precision", choices=("float32", "tf32", "bf16"), default="float32")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--channels-last", action="store_true")
     parser.add_argument(
         "--compare", nargs="+", type=way, default=[], metavar="WAY", help="plain, bf16+compile ..."
     )
@@ -313,13 +343,24 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    ways = list(dict.fromkeys([*options.compare, options.precision + "+compile" * options.compile]))
+    own = options.precision + "+compile" * options.compile + "+channels_last" * options.channels_last
+    ways = list(dict.fromkeys([*options.compare, own]))
     try:
         params = resolve(options.params, options.scale)
         results = []
         for coupling in options.coupling or [params.coupling]:
             settings, shape = settings_of(params, coupling, options)
-            results += measure(settings, shape, ways, options)
+            results += measure(
+                settings,
+                shape,
+                ways,
+                options.device,
+                warmup=options.warmup,
+                steps=options.steps,
+                profiled=options.steps,
+                now=time.process_time if options.cpu_time else time.perf_counter,
+                peak=options.peak_tflops,
+            )
     except UserError as error:
         sys.exit(f"error: {error}")
     recipe = settings.recipe

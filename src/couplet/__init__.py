@@ -8,7 +8,7 @@ Everything else in this package may change between versions. PyTorch is imported
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ __all__ = ["ConsistencyModel", "Model", "Run", "editing", "load", "make", "score
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("couplet-cm")
     if name not in __all__:
         raise AttributeError(f"module 'couplet' has no attribute {name!r}")
     if name == "editing":

@@ -79,7 +79,10 @@ def run_cell(
                 check_inputs({stage: outputs[stage]}, settings)
                 _check_network(settings.training, Archive(outputs[stage]))
     samples = {nfe: read_array(outputs["sample"] / samples_name(nfe)) for nfe in params.sample.nfe}
-    panels = {f"NFE {nfe}": {cell.coupling: images} for nfe, images in samples.items()}
+    panels = {
+        f"NFE {nfe}": {params.labels.get(cell.coupling, cell.coupling): images}
+        for nfe, images in samples.items()
+    }
     sample_grids(out / "samples.png", panels)
 
 

@@ -24,8 +24,6 @@ from couplet.data.archive import Archive
 from couplet.data.loader import to_float
 from couplet.data.pixels import check_images
 from couplet.errors import UserError
-from couplet.interop.convert import import_model
-from couplet.interop.hub import download
 from couplet.model import ConsistencyModel, ImageShape, Saved
 from couplet.plan.stages import Settings
 from couplet.process import Context, find
@@ -33,10 +31,11 @@ from couplet.project import origin
 from couplet.provenance.record import check_inputs
 from couplet.sampling import class_indices, one_hot, sample_noise, to_uint8
 from couplet.stages import score as scoring
-from couplet.stages.generate import PURPOSE, find_model, images_of, is_model
+from couplet.stages.generate import PURPOSE, find_model, images_of
 from couplet.stages.prepare import run as prepare
 from couplet.stages.score import Score
 from couplet.stages.train import Weights
+from couplet.tensors import products
 from couplet.training.loop import Progress, loader_of, run, shape_of
 from couplet.training.state import State
 
@@ -118,6 +117,7 @@ class Model:
         return np.concatenate([*batches])
 
     @torch.no_grad()
+    @products()
     def denoise(self, x: Tensor, sigma: float | Tensor, labels: Labels | None = None) -> Tensor:
         """The clean images f(x, sigma) of noisy ones, float32 [n, c, h, w] about in [-1, 1].
 
@@ -131,6 +131,7 @@ class Model:
         return self.network(x.to(self.device), t, rows, boundary=self.sampler.boundary)
 
     @torch.no_grad()
+    @products()
     def encode(self, images: ArrayLike, labels: Labels | None = None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the noise that the coupling pairs with ``images``.
 
@@ -276,16 +277,9 @@ def load(source: str | Path, device: str = "auto") -> Model:
     Raises:
         UserError: there is no model at ``source``.
     """
-    path, chosen = Path(source), find(device)
-    if not path.exists():
-        path = download(str(source))
+    chosen = find(device)
     with TemporaryDirectory(prefix="couplet-") as folder:
-        if is_model(path):
-            file = find_model(path).checkpoint
-        else:
-            file = Path(folder, "model.safetensors")
-            import_model(str(path), file)
-        network, saved = files.load(file, chosen)
+        network, saved = files.load(find_model(source, Path(folder)).checkpoint, chosen)
     return Model(network, saved, str(source))
 
 

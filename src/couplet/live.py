@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from couplet import model
 from couplet.config.cells import Training
-from couplet.config.datasets import is_plane
 from couplet.config.track import Track
 from couplet.cost import cost, peak_tflops
 from couplet.data.archive import Archive
@@ -28,14 +27,11 @@ from couplet.errors import Stopped, UserError
 from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import Settings, digest, ingredients, training_in
 from couplet.process import Context
-from couplet.sampling import generate
+from couplet.sampling import first_images
 from couplet.stages.train import Observer
 from couplet.tensors import default_stream
 from couplet.trackers import Seen, Sink, lines_of, opened, ready, reason, ways_to_look
 from couplet.training.loop import Progress, shape_of
-
-LEAST_SIDE = 32
-"""Smaller images of a grid are enlarged to at least this side, in pixels."""
 
 Meter = Callable[[float], dict[str, float]]
 """From images per second to what is shown of the machine, by the names in `couplet.trackers.MEASURES`."""
@@ -92,22 +88,7 @@ def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
     with default_stream(torch.device("cpu"), 0):
         network, saved = model.load(checkpoint, device)
     side = saved.shape.resolution
-    image = (side, side, saved.shape.channels)
-    count = panel_size(image)
-    batches = generate(
-        network,
-        saved.shape,
-        saved.sampler,
-        seed=0 if saved.training is None else saved.training.cell.seed,
-        purpose="live",
-        count=count,
-        batch=count,
-        nfe=[1],
-        conditional=saved.conditional,
-    )
-    scale = 1 if is_plane(image) else -(-LEAST_SIDE // side)
-    images = np.concatenate([batch[1] for batch in batches])
-    return tile(images.repeat(scale, axis=1).repeat(scale, axis=2))
+    return tile(first_images(network, saved, panel_size((side, side, saved.shape.channels))))
 
 
 class View:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -15,9 +16,10 @@ from torch.nn import functional as F
 
 from couplet.config.cells import Measurement, Training
 from couplet.config.designs import SamplerConfig
-from couplet.model import ConsistencyModel, ImageShape
+from couplet.data.archive import prefetched
+from couplet.model import ConsistencyModel, ImageShape, Saved
 from couplet.ranks import ALONE, Ranks
-from couplet.tensors import CPU, generator
+from couplet.tensors import CPU, generator, products
 
 Images = Mapping[int, NDArray[np.uint8]]
 """Images of a batch by NFE, [b, h, w, c]."""
@@ -130,7 +132,7 @@ def generate(
     ranks: Ranks = ALONE,
     then: Callable[[Images], Any] = lambda images: images,
 ) -> Iterator[Any]:
-    """Generate batches of samples for all NFE in one pass, uint8 [b, h, w, c].
+    """Generate batches of samples for all NFE in one pass, uint8 [b, h, w, c]; TensorFloat32 is off.
 
     Args:
         model: in evaluation mode.
@@ -150,17 +152,20 @@ def generate(
     levels = sampler.levels[: max(nfe)]
     batch = model.coupling.joint_samples or batch
 
-    def made(start: int) -> Images:
+    def drawn(start: int) -> tuple[range, list[Tensor]]:
         chosen = range(start, min(start + batch, count))
         draw = partial(sample_noise, seed, purpose, chosen, shape=size)
-        noises = [draw(evaluation=i).to(device) for i in range(len(levels))]
+        return chosen, [draw(evaluation=i) for i in range(len(levels))]
+
+    @products()
+    def made(chosen: range, noises: list[Tensor]) -> Images:
         classes = None
         if conditional:
             indices = class_indices(labels, shape.num_classes, chosen, seed=seed, purpose=purpose)
             classes = one_hot(indices, shape.num_classes, device)
         images = multistep(
             model,
-            noises,
+            [noise.to(device) for noise in noises],
             levels,
             classes,
             boundary=sampler.boundary,
@@ -174,7 +179,25 @@ def generate(
         }
 
     own = range(0, count, batch)[ranks.rank :: ranks.size]
-    yield from ranks.in_turn(then(made(start)) for start in own)
+    # A thread draws the next batch's noise while a GPU evaluates the network.
+    with closing(prefetched(drawn, own, threads=1, most=int(device.type == "cuda"))) as noises:
+        yield from ranks.in_turn(then(made(*batch)) for batch in noises)
+
+
+def first_images(network: ConsistencyModel, saved: Saved, count: int) -> NDArray[np.uint8]:
+    """Images to look at, NFE 1, uint8 [count, h, w, c]; all snapshots of all runs of a seed share noise."""
+    batches = generate(
+        network,
+        saved.shape,
+        saved.sampler,
+        seed=0 if saved.training is None else saved.training.cell.seed,
+        purpose="live",
+        count=count,
+        batch=count,
+        nfe=[1],
+        conditional=saved.conditional,
+    )
+    return np.concatenate([batch[1] for batch in batches])
 
 
 def samples_of(

@@ -24,6 +24,9 @@ class Schedule(ABC):
     reaches_zero: bool = True
     """Whether r can be 0, where the target is the data endpoint."""
 
+    always_zero: bool = False
+    """Whether r is 0 in every pair."""
+
     def __init__(
         self, config: Any, *, sigma_min: float, sigma_max: float, max_level: float, total_steps: int
     ) -> None:
@@ -96,9 +99,10 @@ class Discretised(Schedule):
 
     def __init__(self, config: DiscretisedConfig, **context: Any) -> None:
         super().__init__(config, **context)
-        # A run has a handful of grids.
+        # A run has a handful of grids. A step copies nothing to a GPU, because it would wait for the copy.
         self.grid = lru_cache(lambda n: sigma_grid(n, self.sigma_min, self.sigma_max, config.rho))
-        self.probabilities = lru_cache(self._probabilities)
+        self.levels = lru_cache(lambda n, device: self.grid(n).to(device, torch.float32))
+        self.probabilities = lru_cache(lambda n, device: self._probabilities(n).to(device))
 
     def _probabilities(self, n: int) -> Tensor:
         if self.config.levels == "uniform":
@@ -111,11 +115,11 @@ class Discretised(Schedule):
 
     def pair_at(self, step: int, interval: Tensor) -> tuple[Tensor, Tensor]:
         """(t, r) of the given intervals i [n] in [0, N(k) - 2], float32 [n]."""
-        grid = self.grid(self.curriculum(step)).to(interval.device, torch.float32)
-        return grid[interval + 1], grid[interval]
+        levels = self.levels(self.curriculum(step), interval.device)
+        return levels[interval + 1], levels[interval]
 
     def draw_pair(self, step: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        probabilities = self.probabilities(self.curriculum(step)).to(generator.device)
+        probabilities = self.probabilities(self.curriculum(step), generator.device)
         interval = torch.multinomial(probabilities, n, replacement=True, generator=generator)
         return self.pair_at(step, interval)
 
@@ -181,6 +185,8 @@ class Denoising(Lognormal):
 
     The consistency loss is then ``w(t, 0) d(f(x_t, t), x)``; for squared d its minimiser is E[x | x_t].
     """
+
+    always_zero = True
 
     def curriculum(self, step: int) -> int:
         return 0

@@ -7,7 +7,7 @@ Shapes in docstrings: ``b`` images in a batch, ``c`` channels, ``h`` height, ``w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,6 +71,36 @@ def default_stream(device: torch.device, seed: int) -> Iterator[None]:
             # torch.manual_seed records its caller for every absent accelerator, which takes a millisecond.
             torch.default_generator.manual_seed(seed)
         yield
+
+
+class SideStream:
+    """A stream of a GPU for a thread whose kernels, and waits for them, pass those that are queued already.
+
+    Args:
+        device: the GPU, whose current stream here and now is the one that is passed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.main = torch.cuda.current_stream(device)
+        self.own = torch.cuda.Stream(device, priority=-1)
+
+    def now(self) -> torch.cuda.Event:
+        """The present end of the main stream's queue."""
+        return self.main.record_event()
+
+    def run(self, work: Callable[[], Tensor], after: torch.cuda.Event) -> Tensor:
+        """The result of ``work``, finished, for use in the main stream.
+
+        Args:
+            after: the place in the main stream where all that ``work`` reads is there.
+        """
+        self.own.wait_event(after)
+        with torch.cuda.stream(self.own):
+            result = work()
+        self.own.synchronize()
+        # Its memory is not used again before the kernels that read it in the main stream.
+        result.record_stream(self.main)
+        return result
 
 
 @contextmanager

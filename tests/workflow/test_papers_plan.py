@@ -1,5 +1,6 @@
 """What Snakemake plans for the papers' tables; nothing is run."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from couplet.provenance.record import PARTS
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -97,13 +100,48 @@ def test_row_plans_exactly_its_own(tmp_path):
         ("results/gc-paper/cifar10-gc-ict-ve-to.csv", None, "did you mean 'cifar10-gc-ict-ve-ot'? allowed: "),
         ("results/gc-paprika.csv", None, "gc.yaml: scale = \"paprika\": did you mean 'paper'? allowed: "),
         ("results/ict.csv", "parms=x", "parms: did you mean 'params'? allowed: params"),
-        ("results/ict.csv", "scale=small", "belongs to the name of a target: results/table1-small.csv"),
+        ("results/ict.csv", "scale=smal", "ict.yaml: scale = \"smal\": did you mean 'small'? allowed: "),
     ],
 )
 def test_wrong_names_are_one_line(tmp_path, target, config, message):
     code, line = plan(tmp_path, target, config=config, ok=False)
     assert code == 2
     assert message in line
+
+
+def test_a_scale_of_the_command_is_that_of_names_without_one(tmp_path):
+    """The same jobs but for the table, which has the name that was asked for."""
+    plain, named = "results/gc/cifar10-gc-ict-ve-ot.csv", "results/gc-smoke/cifar10-gc-ict-ve-ot.csv"
+    (*jobs, table), (*wanted, _) = plan(tmp_path, plain, config="scale=smoke"), plan(tmp_path, named)
+    assert table == ("table", "gc/cifar10-gc-ict-ve-ot")
+    assert sorted(jobs) == sorted(wanted)
+    (tmp_path / "results/gc-smoke").mkdir(parents=True)
+    (tmp_path / named).write_text("of another scale by its name")
+    assert len(plan(tmp_path, named, config="scale=paper")) == len(wanted) + 1
+
+
+def test_a_scale_of_the_command_replaces_no_table_of_another(tmp_path):
+    def of(scale):
+        return json.dumps({**{part: {} for part in PARTS}, "settings": {"scale": scale}})
+
+    (tmp_path / "results").mkdir()
+    table, record = (tmp_path / f"results/table1{suffix}" for suffix in (".csv", ".record.json"))
+    recorded = table.with_name("table1.csv.dvc")
+    for path in (table, recorded):
+        path.write_text("mine")
+        code, line = plan(tmp_path, "results/table1.csv", config="scale=smoke", ok=False)
+        assert code == 2
+        assert line == (
+            "couplet: results/table1.csv: is not of scale smoke, and is kept; ask for a name with the scale, "
+            "such as results/table1-smoke.csv"
+        )
+        assert path.read_text() == "mine"
+        path.unlink()
+    table.write_text("of smoke, with other settings")
+    record.write_text(of("smoke"))
+    assert ("table", "table1") in plan(tmp_path, "results/table1.csv", config="scale=smoke")
+    record.write_text(of("small"))
+    assert plan(tmp_path, "results/table1.csv", config="scale=smoke", ok=False)[0] == 2
 
 
 def test_paper_file_that_cannot_name_a_table_is_refused(tmp_path):

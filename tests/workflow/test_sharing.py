@@ -18,7 +18,9 @@ def grid(clone):
     clone.run("git", "commit", "--quiet", "--all", "--message", "one cell")
     screen = clone.run("snakemake", "--cores", "2", TABLE).stdout
     assert re.search(r"results/table1.csv: 2 rows; .*\n\nNFE +Fréchet distance ↓ \(classifier\)", screen)
+    assert re.search(r"to read +results/index.html *\n", screen)
     assert re.search(r"pictures +results/table1.figures *\n", screen)
+    assert (clone.root / "results/index.html").samefile(clone.root / "results/table1.html")
     return clone
 
 
@@ -45,6 +47,7 @@ def content(clone):
         str(path.relative_to(clone.root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in (clone.root / "results").rglob("*")
         if path.is_file()
+        and not path.is_symlink()
         and path.suffix != ".dvc"
         and not {".dvc", ".dvcignore", ".keys", ".snakemake_timestamp"} & {*path.parts}
     }

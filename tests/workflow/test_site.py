@@ -1,5 +1,6 @@
 """The documentation site: built strictly, every page is linked, and every link leads somewhere."""
 
+import json
 import os
 import re
 import subprocess
@@ -103,6 +104,16 @@ def test_commands_settings_and_names_are_those_of_the_code(site):
     assert "<td></td>" not in page_named(site, "settings").text, "a setting without a docstring"
     text = page_named(site, "api").text
     assert all(f".{name}" in text for name in couplet.__all__)
+
+
+def test_the_notebook_is_a_page_with_its_outputs(site):
+    page = page_named(site, "quickstart")
+    pictures = [address for address in page.loaded if address.startswith("quickstart-")]
+    cells = json.loads((REPOSITORY / "examples/quickstart.ipynb").read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    assert len(pictures) == sum("image/png" in output.get("data", {}) for output in outputs) > 0
+    assert "Fréchet distance" in page.text
+    assert "quickstart.html" in page_named(site, "library").text
 
 
 def test_search_works_from_a_file(site):

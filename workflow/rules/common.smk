@@ -14,7 +14,7 @@ from couplet.errors import UserError
 from couplet.plan import summaries
 from couplet.plan.code import check_running
 from couplet.plan.layout import Layout
-from couplet.plan.stages import SELECTION, record_of
+from couplet.plan.stages import SELECTION, beside, record_of
 from couplet.provenance.record import is_intact, read_record
 
 
@@ -32,18 +32,16 @@ def checked(function, *arguments, where=""):
         stop(f"{where}{error}")
 
 
-if "scale" in config:
-    scale = config["scale"]
-    stop(
-        f"--config scale={scale}: belongs to the name of a target: results/table1-{scale}.csv"
-    )
-if unknown := sorted(set(config) - {"params", "published"}):
-    stop(f"--config {unknown[0]}: {choices(unknown[0], ['params', 'published'])}")
+KNOWN = ("params", "scale", "published")
+if unknown := sorted({*config} - {*KNOWN}):
+    stop(f"--config {unknown[0]}: {choices(unknown[0], KNOWN)}")
 checked(check_running, Path())
 
 # A table per parameter file: results/table1.csv from params.yaml (`--config params=other.yaml` takes
 # another file), results/gc.csv from workflow/papers/gc.yaml; at a scale, results/gc-small.csv.
 # A study, workflow/studies/gc-mu.yaml, has a figure as well: results/paper/gc-mu.csv, .svg and .png.
+# `--config scale=smoke` is the scale of all names without one; it replaces no result of another scale.
+SCALE = None if config.get("scale") is None else str(config["scale"])
 FILES = {"table1": Path(config.get("params", "params.yaml")).expanduser()}
 STUDIES = sorted(Path("workflow/studies").glob("[!_]*.yaml"))
 for path in (*STUDIES, *sorted(Path("workflow/papers").glob("*.yaml"))):
@@ -84,9 +82,9 @@ wildcard_constraints:
 
 
 def origin(table):
-    """The parameter file of a table, and the scale that its name ends with, if any."""
+    """The parameter file of a table, and the scale that its name ends with, or that of the command."""
     if table in FILES:
-        return FILES[table], None
+        return FILES[table], SCALE
     name, _, scale = table.rpartition("-")
     return FILES[name], scale
 
@@ -120,7 +118,11 @@ class Job(NamedTuple):
 def tables():
     """Every table: those that led here, then each file as it is written, then each at all of its scales."""
     yield from list(asked)
-    yield from FILES
+    yield from (
+        name
+        for name, path in FILES.items()
+        if SCALE is None or SCALE in checked(scales, path)
+    )
     for name, path in FILES.items():
         yield from (f"{name}-{scale}" for scale in checked(scales, path))
 
@@ -235,18 +237,34 @@ def flags_of(stage):
 shown = {}
 
 
-def trigger(summary, key):
+def free(output):
+    """Whether `--config scale=` may write here: nothing stands or is recorded here but a table of that scale."""
+    if not any(map(Path.exists, (output, output.with_name(f"{output.name}.dvc")))):
+        return True
+    try:
+        return read_record(beside(output)).content["settings"]["scale"] == SCALE
+    except (UserError, KeyError):
+        return False
+
+
+def trigger(summary, key, plain=True):
     """A file that is newer than a table, figure or page unless this is current, as its record says.
 
     Names of summaries carry no key. Snakemake goes by times, and by records of its own that a clone does not
     have; going back to former settings, or to a table of another commit, leaves no trace in either.
+    ``plain``: the name has no scale of its own.
     """
     output, marker = Path("results", summary), Path("results/.keys", summary)
     shown[output.as_posix()] = None
     marker.parent.mkdir(parents=True, exist_ok=True)
-    if summaries.is_current(output, key):
+    current = summaries.is_current(output, key)
+    if plain and SCALE is not None and not current and not free(output):
+        instead = f"ask for a name with the scale, such as results/table1-{SCALE}.csv"
+        stop(f"{output}: is not of scale {SCALE}, and is kept; {instead}")
+    if current:
         marker.touch()
         os.utime(marker, (0, 0))
+        link_page()
     else:
         # Snakemake takes an input of the same content for the same, whatever its time.
         marker.write_text(f"{uuid4()}\n")
@@ -254,6 +272,17 @@ def trigger(summary, key):
             # Written by a clock that is ahead; Snakemake refuses inputs from the future, and ignores time 0.
             os.utime(output, (1, 1))
     return marker.as_posix()
+
+
+def link_page():
+    """Make results/index.html lead to the first page that this run of Snakemake was asked for."""
+    pages = [path.with_suffix(".html") for path in map(Path, shown)]
+    if page := next((page for page in pages if page.exists()), None):
+        # A link and no copy: it is never older than the page.
+        link = Path("results/.keys/index.html")
+        link.unlink(missing_ok=True)
+        link.symlink_to(page.relative_to("results"))
+        link.replace("results/index.html")
 
 
 def rows_of(wildcards):
@@ -268,7 +297,7 @@ def files_of_table(wildcards):
     where = f"results/{name}: "
     files = checked(summaries.table_files, layout(table), part, where=where)
     key = summaries.table_key(layout(table), part)
-    return [*map(as_it_is, files), trigger(name, key)]
+    return [*map(as_it_is, files), trigger(name, key, table in FILES)]
 
 
 def flags_of_table(wildcards):
@@ -284,7 +313,7 @@ def about_table(wildcards):
 
 def captions(wildcards):
     """The captions of all studies that have a page's scale."""
-    scale = wildcards.at.removeprefix("-")
+    scale = wildcards.at.removeprefix("-") or SCALE
     names = [
         path.stem for path in STUDIES if not scale or scale in checked(scales, path)
     ]
@@ -295,7 +324,9 @@ def files_of_page(wildcards):
     """Every caption and picture of the page."""
     files = captions(wildcards)
     figures = [summaries.figure_key(layout(caption.stem)) for caption in files]
-    marker = trigger(f"paper{wildcards.at}.html", summaries.page_key(figures))
+    marker = trigger(
+        f"paper{wildcards.at}.html", summaries.page_key(figures), not wildcards.at
+    )
     files += [caption.with_suffix(".svg") for caption in files]
     # An old page must be made after its figures; Snakemake does not pass that on through `ancient`.
     current = Path(marker).stat().st_mtime == 0
@@ -307,4 +338,7 @@ def files_of_figure(wildcards):
     where, (file, _) = layout(wildcards.study), origin(wildcards.study)
     files = checked(summaries.figure_files, where, where=f"{file}: ")
     key = summaries.figure_key(where)
-    return [*map(as_it_is, files), trigger(f"paper/{wildcards.study}.csv", key)]
+    return [
+        *map(as_it_is, files),
+        trigger(f"paper/{wildcards.study}.csv", key, wildcards.study in FILES),
+    ]

@@ -1,4 +1,5 @@
 rule prepare:
+    """a data set as arrays, from files or a download"""
     input:
         originals=originals_of_archive,
     output:
@@ -28,6 +29,7 @@ rule prepare:
 
 
 rule features:
+    """an extractor, made ready for a data set"""
     input:
         card=input_of("features", "prepare"),
     output:
@@ -55,6 +57,7 @@ rule features:
 
 
 rule reference:
+    """features and moments of the real images"""
     input:
         card=input_of("reference", "prepare"),
         extractor=input_of("reference", "features"),

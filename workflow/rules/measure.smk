@@ -1,10 +1,12 @@
 rule select:
+    """scores of a run's snapshots, and the best one"""
     input:
         record=ancient("results/runs/{run}/train/record.json"),
         extractor=input_of("select", "features"),
         reference=input_of("select", "reference"),
     output:
         selection="results/runs/{run}/{selection}/selection.json",
+        samples="results/runs/{run}/{selection}/selection.samples.npy",
         record="results/runs/{run}/{selection}/selection.record.json",
     log:
         "logs/select/{run}/{selection}.log",
@@ -29,6 +31,7 @@ rule select:
 
 
 rule sample:
+    """images of the selected snapshot"""
     input:
         record=ancient("results/runs/{run}/train/record.json"),
         selection=input_of("sample", "select"),
@@ -57,6 +60,7 @@ rule sample:
 
 
 rule evaluate:
+    """all metrics of the images"""
     input:
         record=ancient("results/runs/{run}/train/record.json"),
         extractor=input_of("evaluate", "features"),
@@ -91,6 +95,7 @@ rule evaluate:
 
 
 rule probe:
+    """a measurement of a run besides its samples"""
     input:
         record=ancient("results/runs/{run}/train/record.json"),
         card=input_of("probe", "prepare"),
@@ -148,5 +153,6 @@ rule time:
 
 # Every probe of every cell of the grid: `snakemake --cores all probes`.
 rule probes:
+    """every probe of every cell of table1"""
     input:
         lambda wildcards: [*jobs("table1", "probe")],

@@ -1,6 +1,7 @@
 # Models that others have published: downloaded, imported, sampled and scored, down to results/published.csv.
 # Names and inputs: workflow/rules/common_published.smk.
 rule published_download:
+    """a checkpoint that others published"""
     output:
         "raw/published/{published}",
     log:
@@ -23,6 +24,7 @@ rule published_download:
 
 
 rule published_import:
+    """the same as a file of couplet"""
     input:
         checkpoint,
     output:
@@ -43,6 +45,7 @@ rule published_import:
 
 
 rule published_sample:
+    """its images"""
     input:
         model=imported_model,
         labels=archive_of_labels,
@@ -69,6 +72,7 @@ rule published_sample:
 
 
 rule published_score:
+    """their numbers"""
     input:
         real=compared_with,
         samples="results/published/{measured}/samples.npz",
@@ -95,6 +99,7 @@ rule published_score:
 
 
 rule published:
+    """results/published.csv: models of others beside what they report"""
     input:
         scores=lambda wildcards: list(map(as_it_is, scores(wildcards))),
         marker=lambda wildcards: trigger(

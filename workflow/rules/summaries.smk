@@ -1,4 +1,5 @@
 rule table:
+    """results/table1.csv, results/gc.csv, results/gc-small.csv, …"""
     input:
         files_of_table,
     output:
@@ -42,6 +43,7 @@ rule table:
 
 
 rule figure:
+    """the figure of a study: results/paper/gc-mu.csv, …"""
     input:
         files_of_figure,
     output:
@@ -73,6 +75,7 @@ rule figure:
 
 
 rule paper:
+    """results/paper.html: every study on one page"""
     input:
         files_of_page,
     output:

@@ -1,6 +1,7 @@
 # An interrupted run resumes from its last state, in {run}/train.partial. `retries` is in the profiles and not
 # here: here it would hold inside the job of a cluster, too, which the scheduler told to end.
 rule train:
+    """the run of a cell"""
     input:
         card=input_of("train", "prepare"),
         frozen=frozen_run("train"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
@@ -26,7 +27,8 @@ from couplet.reporting.markdown import table as markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = {ROOT / "CONTRIBUTING.md": "contributing.md"}
+NOTEBOOK = ROOT / "examples/quickstart.ipynb"
+PAGES = {ROOT / "CONTRIBUTING.md": "contributing.md", NOTEBOOK: "tutorials/quickstart.md"}
 """Pages that lie outside docs/."""
 BOUNDS = {
     Ge: ("ge", "≥"),
@@ -41,9 +43,13 @@ WORDS = {NoneType: "null", str: "text", bool: "true, false", int: "integer", flo
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie outside docs/."""
+    """Add the pages that lie outside docs/, and the notebook's pictures."""
+    text, pictures = notebook(NOTEBOOK)
     for path, name in PAGES.items():
-        files.append(File.generated(config, name, content=path.read_text(encoding="utf-8")))
+        content = text if path == NOTEBOOK else path.read_text(encoding="utf-8")
+        files.append(File.generated(config, name, content=content))
+    for name, picture in pictures.items():
+        files.append(File.generated(config, f"tutorials/{name}", content=picture))
     return files
 
 
@@ -63,6 +69,22 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         lambda link: linked(*link.groups(""), source=source, page=DOCS / name, address=config.repo_url),
         markdown,
     )
+
+
+def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook with its outputs as Markdown, and the pictures in it by name."""
+    text, pictures = [], dict[str, bytes]()
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        text.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            if picture := output.get("data", {}).get("image/png"):
+                name = f"{path.stem}-{len(pictures) + 1}.png"
+                pictures[name] = b64decode(picture)
+                text.append(f"![{name}]({name})")
+            else:
+                text.append(f"```text\n{''.join(output['text'])}```")
+    return "\n\n".join(text), pictures
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -104,6 +126,7 @@ def commands() -> str:
             f"### {name}",
             paragraphs(command.help),
             f"    {usage}",
+            *([f"    {command.epilog.removeprefix('Example: ')}"] if command.epilog else []),
             markdown_table(("option", "meaning"), shown),
         ]
         panels.setdefault(command.rich_help_panel, []).extend(lines)

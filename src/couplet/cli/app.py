@@ -6,7 +6,9 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from importlib import metadata
+from inspect import cleandoc
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +16,7 @@ from typing import Annotated
 import typer
 
 from couplet.cli.everyday import adopt, import_, init, run, watch
-from couplet.cli.inspection import check, recipes, settings, show, verify, why
+from couplet.cli.inspection import check, compare, recipes, settings, show, verify, why
 from couplet.cli.models import export, generate, score
 from couplet.cli.pipeline import commands
 from couplet.errors import Stopped, UserError
@@ -32,6 +34,27 @@ ELSEWHERE = {
 }
 """Advice for options of the engines, by name."""
 
+EXAMPLES = {
+    "init": "couplet init my-project",
+    "run": "couplet run --coupling vae --set couplings.vae.kl_weight=30 --steps 200 --out adhoc/x",
+    "watch": "couplet watch adhoc/x/train --track tensorboard=logs",
+    "adopt": "couplet adopt adhoc/x/train --data adhoc/x/data",
+    "import": "couplet import network-snapshot.pkl --out model.safetensors",
+    "generate": "couplet generate adhoc/x --count 16 --nfe 2 --out samples.png",
+    "score": "couplet score samples.npz --reference data/cifar10",
+    "export": "couplet export adhoc/x --to my-model --name jane/my-model --license mit",
+    "settings": "couplet settings --coupling vae --scale smoke",
+    "show": "couplet show results/table1.csv",
+    "compare": "couplet compare adhoc/x adhoc/y",
+    "why": "couplet why results/table1.csv --row vae,nfe=2,seed=1",
+    "verify": "couplet verify results",
+    "recipes": "couplet recipes gc/cifar10-gc-ict-ve-generator",
+    "prepare": "couplet prepare my-set --from FOLDER --resolution 32",
+    "train": "couplet train --coupling vae --data x/data --out x/train",
+    "probe": "couplet probe transport --train x/train --data x/data --out x/transport.csv",
+}
+"""A call of each command, for its help; docs/pipeline.md has the stages."""
+
 app = typer.Typer(
     name="couplet",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -39,12 +62,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _name, _command in commands():
-    app.command(_name, rich_help_panel="Pipeline")(_command)
-for _command in (init, run, watch, adopt, import_, generate, score, export):
-    app.command(_command.__name__.rstrip("_"), rich_help_panel="Everyday")(_command)
-for _command in (check, settings, show, why, verify, recipes):
-    app.command(rich_help_panel="Inspection")(_command)
+_PANELS: dict[str, list[Callable[..., None]]] = {
+    "Pipeline": commands(),
+    "Everyday": [init, run, watch, adopt, import_, generate, score, export],
+    "Inspection": [check, settings, show, compare, why, verify, recipes],
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        _name, _paragraphs = _command.__name__.rstrip("_"), cleandoc(_command.__doc__ or "").split("\n\n")
+        app.command(
+            _name,
+            help="\n\n".join(" ".join(each.split()) for each in _paragraphs),  # else lines break twice
+            epilog=f"Example: {EXAMPLES[_name]}" if _name in EXAMPLES else None,
+            rich_help_panel=_panel,
+        )(_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -88,6 +119,8 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         hint = ELSEWHERE.get(getattr(error, "option_name", ""), "")
+        if type(error).__name__ == "MissingParameter":
+            hint = f" {getattr(error.param, 'help', None) or ''}"
         _fail(error.format_message() + hint)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -34,6 +34,9 @@ def run(
     changes += [f"recipes.{recipe}.{change}" for change in o.changes_of(steps=steps, batch=batch)]
     checked = resolve(params, scale, changes)
     text, tracks = standalone(params, scale, changes), o.tracks(track, checked.track)
+    size = checked.training(checked.experiment).recipe
+    # Before torch is imported, which takes seconds.
+    typer.echo(f"{out}: {checked.experiment}, {size.steps} steps of {size.batch} images", err=True)
     with process(threads, device) as context:
         from couplet.adhoc import run_cell
 
@@ -67,6 +70,7 @@ def watch(
         from couplet.live import follow
 
         follow(train, track, context, every)
+        typer.echo(f"{train}: finished")
 
 
 def adopt(

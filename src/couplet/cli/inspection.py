@@ -15,6 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from couplet.cli import options as o
+from couplet.config.cells import Training
+from couplet.config.layers import leaves
+from couplet.config.metrics import described
 from couplet.config.resolve import resolve, settings_with_origins
 from couplet.errors import UserError
 from couplet.files import read_json
@@ -72,7 +75,10 @@ def _show_table(path: Path) -> None:
     common = (f"{heads[i]} {rows[0][i]}" for i, _ in enumerate(heads) if i not in differ and rows[0][i])
     typer.echo(f"{path}: {len(rows)} rows; {', '.join(common)}\n")
     print_table(([row[i] for i in differ] for row in rows), [heads[i] for i in differ])
-    places = [("to read", path.with_suffix(".html")), ("pictures", path.with_suffix(".figures"))]
+    page, index = path.with_suffix(".html"), path.with_name("index.html")
+    if page.exists() and index.exists() and index.samefile(page):
+        page = index
+    places = [("to read", page), ("pictures", path.with_suffix(".figures"))]
     typer.echo()
     print_table(
         [
@@ -90,13 +96,44 @@ def _show_figure(path: Path) -> None:
     print_table([("claim", caption["claim"]), *statements, picture])
 
 
-def _contents(folder: Path) -> Iterator[tuple[str, str]]:
-    """Pairs of name and value, from configuration to metrics."""
+def compare(runs: Annotated[list[Path], typer.Argument(help="Folders of two runs or more.")]) -> None:
+    """Put runs side by side: the settings in which they differ, and their numbers."""
+    if len(runs) < 2:
+        raise UserError(f"couplet compare {runs[0]}: give the folders of two runs or more")
+    columns = []
+    for folder in runs:
+        _, training, record = _run(folder)
+        settings = {".".join(key): value for key, value in leaves(training.model_dump(mode="json"))}
+        column = {key: json.dumps(value, ensure_ascii=False) for key, value in settings.items()}
+        numbers = {"training (s)": f"{record['seconds']:.1f}"}
+        for file in sorted(folder.rglob("evaluation.json")):
+            for row in read_json(file)["numbers"]:
+                name = f"{row['metric']} ({row['extractor']}), NFE {row['nfe']}"
+                numbers[name] = described(row["metric"]).text(row["value"])
+        columns.append((column, numbers))
+    differ = {
+        key: None
+        for column, _ in columns
+        for key in column
+        if len({other.get(key) for other, _ in columns}) > 1
+    }
+    named = [*differ, *dict.fromkeys(name for _, numbers in columns for name in numbers)]
+    rows = [(name, *((column | numbers).get(name, "") for column, numbers in columns)) for name in named]
+    print_table(rows, ("", *map(str, runs)))
+
+
+def _run(folder: Path) -> tuple[Path, Training, dict[str, Any]]:
+    """Folder, settings and record of the training in the folder of a run."""
     train = folder / "train"
     if not (train / "config.json").exists():
         partial = "; a run is unfinished" if (folder / "train.partial").exists() else ""
         raise UserError(f"{folder}: no run here, expected train/config.json{partial}")
-    training, record = training_in(train), read_json(record_of("train", train))
+    return train, training_in(train), read_json(record_of("train", train))
+
+
+def _contents(folder: Path) -> Iterator[tuple[str, str]]:
+    """Pairs of name and value, from configuration to metrics."""
+    train, training, record = _run(folder)
     recipe, coupling = training.recipe, training.coupling.model_dump()
     yield "run", f"{training.cell}-{record['key']}"
     yield "coupling", " ".join([coupling.pop("kind"), *(f"{key}={value}" for key, value in coupling.items())])
@@ -115,7 +152,7 @@ def _contents(folder: Path) -> Iterator[tuple[str, str]]:
         yield "features", evaluation["extractor"]
         yield "samples", str(evaluation["samples"]["count"])
         for row in evaluation["numbers"]:
-            yield f"{row['metric']}, NFE {row['nfe']}", f"{row['value']:.4f}"
+            yield f"{row['metric']}, NFE {row['nfe']}", described(row["metric"]).text(row["value"])
     if (folder / "samples.png").exists():
         yield "picture", str(folder / "samples.png")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -29,6 +31,13 @@ FILES = (".npz", ".png")
 NO_FOLDER = (".npy", ".zip", ".tar", ".jpg", ".jpeg", ".gif", ".webp", ".safetensors")
 """Suffixes by which other files may be meant."""
 
+Model = Annotated[
+    Path,
+    typer.Argument(
+        help="The folder of a run or of `couplet export`, a checkpoint, what `couplet import` writes or "
+        "reads, or OWNER/NAME on the Hugging Face Hub."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Decides the noise of every image.", min=0, max=2**62)]
 Nfe = Annotated[int, typer.Option(help="Network evaluations per image.", min=1, max=10_000)]
 Batch = Annotated[int, typer.Option(help="Images handed on at once; changes no pixel.", min=1, max=1_000_000)]
@@ -47,11 +56,12 @@ MidSigmas = Annotated[
 
 
 def generate(
-    model: Annotated[
-        Path, typer.Argument(help="A file of `couplet import`, the folder of a run, or a checkpoint.")
-    ],
+    model: Model,
     out: Annotated[
-        Path, typer.Option(help="A folder for image files, an .npz file (arr_0), or a .png file for all.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="A folder for image files, an .npz file (arr_0), or a .png file for all."
+        ),
     ],
     count: Annotated[int, typer.Option(help="Number of images.", min=1, max=MOST)] = 64,
     nfe: Nfe = 1,
@@ -63,24 +73,24 @@ def generate(
     device: o.Device = "auto",
     processes: o.Processes = 1,
 ) -> None:
-    """Generate images with any model: of a run, or of others after `couplet import`.
+    """Generate images with any model: of a run, or of others.
 
     A run's folder stands for its selected snapshot, or without a selection for the last one.
     """
     options = {"labels": _labels(labels), "mid_sigmas": _levels(mid_sigmas)}
     checked = _images_out(out, "--out")
-    with process(threads, device, processes) as context:
+    with process(threads, device, processes) as context, scratch() as folder:
         from couplet.stages.generate import described, find_model, run
 
         more: dict[str, Any] = {"count": count, "nfe": nfe, "seed": seed, "batch": batch, **options}
-        settings = run(context, find_model(model), out=checked, **more)
+        settings = run(context, find_model(model, folder), out=checked, **more)
         typer.echo(f"{out}: {described(settings)}")
 
 
 def score(
     samples: Annotated[
         Path,
-        typer.Argument(help="A folder, zip, .npz or .npy file of images, a prepared data set, or a model."),
+        typer.Argument(help="A folder, zip, .npz or .npy file of images, a prepared data set, or any model."),
     ],
     reference: Annotated[
         Path,
@@ -122,14 +132,15 @@ def score(
     options: dict[str, Any] = {"labels": _labels(labels), "mid_sigmas": _levels(mid_sigmas)}
     of_model = {**options, "keep": keep}
     settings, extractors = _measuring(params, scale, extractor)
-    with process(threads, device, processes) as context, TemporaryDirectory(prefix="couplet-") as folder:
+    with process(threads, device, processes) as context, scratch() as folder:
+        from couplet.interop.hub import is_model
         from couplet.stages import score as scoring
-        from couplet.stages.generate import find_model, is_model, run
+        from couplet.stages.generate import find_model, run
 
         more: dict[str, Any] = {"seed": seed, "split": split, "reference": reference}
         if is_model(samples):
-            found = find_model(samples)
-            images = _images_out(keep or Path(context.ranks.gather(folder)[0], "images.npz"), "--keep")
+            found = find_model(samples, folder)
+            images = _images_out(keep or context.ranks.gather(folder)[0] / "images.npz", "--keep")
             options |= {"count": count, "nfe": nfe, "seed": seed, "batch": batch}
             about = {"path": str(samples), **run(context, found, out=images, **options)}
             more |= {"nfe": nfe, "about": about, "origin": None if keep else found.inputs}
@@ -145,10 +156,8 @@ def score(
 
 
 def export(
-    model: Annotated[
-        Path, typer.Argument(help="The folder of a run, a checkpoint, or a file of `couplet import`.")
-    ],
-    to: Annotated[Path, o.output("The folder to write, new or empty.", folder=True)],
+    model: Model,
+    to: Annotated[Path, o.output("The folder to write, new or empty.", "--to", folder=True)],
     name: Annotated[
         str | None,
         typer.Option(help="OWNER/NAME of the repository, for the card.", show_default="--to"),
@@ -175,12 +184,12 @@ def export(
         raise UserError(f"--name {name}: must be OWNER/NAME of letters, digits, '-', '_' and '.'")
     if license is not None and not re.fullmatch(r"[a-z0-9.-]{1,64}", license, re.ASCII):
         raise UserError(f"--license {license}: must be an identifier of the hub, such as apache-2.0")
-    with process(threads, device) as context:
+    with process(threads, device) as context, scratch() as folder:
         from couplet.stages.export import run
         from couplet.stages.generate import find_model
 
         more: dict[str, Any] = {"title": title, "licence": license, "scores": score or ()}
-        places = run(context, find_model(model), out=to, diffusers=diffusers, **more)
+        places = run(context, find_model(model, folder), out=to, diffusers=diffusers, **more)
     quoted = shlex.quote(str(to))
     typer.echo(f"{to}: {model} as a folder for the Hugging Face Hub")
     for place in places:
@@ -193,6 +202,13 @@ def export(
             ("", f"hf upload {name or f'OWNER/{shlex.quote(title)}'} {quoted}"),
         ]
     )
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder."""
+    with TemporaryDirectory(prefix="couplet-") as folder:
+        yield Path(folder)
 
 
 def _images_out(out: Path, option: str) -> Path:

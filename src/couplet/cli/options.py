@@ -36,13 +36,13 @@ def checked_output(path: Path, shown: str, folder: bool) -> Path:
     return path
 
 
-def output(help: str, *, folder: bool, **more: Any) -> Any:
-    """An option for a path to write: a ``folder`` or a file."""
+def output(help: str, *names: str, folder: bool, **more: Any) -> Any:
+    """An option for a path to write, a ``folder`` or a file; ``--out`` unless it has other ``names``."""
 
     def checked(param: typer.CallbackParam, path: Path | None) -> Path | None:
         return None if path is None else checked_output(path, f"{param.opts[0]} {path}", folder)
 
-    return typer.Option(help=help, callback=checked, **more)
+    return typer.Option(*(names or ("--out", "-o")), help=help, callback=checked, **more)
 
 
 Folder = Annotated[Path, output("Folder to write.", folder=True)]
@@ -54,7 +54,12 @@ OwnParams = Annotated[
     Path | None,
     typer.Option(help="The parameter file; without one, the run's own settings and measuring defaults."),
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of this process.", min=1, max=MOST_THREADS)]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        help="CPU threads of this process.", show_default="OMP_NUM_THREADS, or 1", min=1, max=MOST_THREADS
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Processes = Annotated[
     int, typer.Option(help="Processes that share the work: one for each GPU.", min=1, max=MOST_THREADS)

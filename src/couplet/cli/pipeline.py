@@ -27,21 +27,29 @@ from couplet.config.resolve import resolve
 from couplet.config.variants import load_plugins
 from couplet.errors import UserError
 from couplet.plan.layout import Layout
-from couplet.plan.stages import STAGES, Settings, dataset_in, extractor_in, record_of, training_in
+from couplet.plan.stages import (
+    RECORD_SUFFIX,
+    STAGES,
+    Settings,
+    dataset_in,
+    extractor_in,
+    record_of,
+    training_in,
+)
 from couplet.process import process, start
 from couplet.provenance.record import read_record
 
 
-def commands() -> list[tuple[str, Callable[..., None]]]:
-    """Name and function of every command, in the order in which stages run."""
+def commands() -> list[Callable[..., None]]:
+    """The function of every command, in the order in which stages run."""
     own: dict[str, Callable[..., None]] = {
         "prepare": prepare,
         "train": train,
         "probe": probe,
         "time": time,
     }
-    stages = ((name, own[name] if name in own else stage_command(name)) for name in STAGES)
-    return [*stages, ("table", table), ("figure", figure), ("paper", paper), ("published", published)]
+    stages = (own[name] if name in own else stage_command(name) for name in STAGES)
+    return [*stages, table, figure, paper, published]
 
 
 def stage_command(name: str) -> Callable[..., None]:
@@ -328,7 +336,9 @@ def figure(
 
 
 def paper(
-    captions: Annotated[list[Path], typer.Argument(help=".json files of `couplet figure`.")],
+    captions: Annotated[
+        list[Path], typer.Argument(help=".json files of `couplet figure`; records beside them are left out.")
+    ],
     out: Annotated[Path, o.output("The page to write.", folder=False)],
     rebuild: Annotated[
         str, typer.Option(help="The command that makes one of the figures, with {name}.")
@@ -338,7 +348,8 @@ def paper(
     start(1)
     from couplet.stages.paper import run
 
-    typer.echo(f"{out}: {run(captions, out, rebuild)}")
+    chosen = [path for path in captions if not path.name.endswith(RECORD_SUFFIX)]
+    typer.echo(f"{out}: {run(chosen, out, rebuild)}")
 
 
 def published(

@@ -112,6 +112,8 @@ class Variant(Closed):
     """Name of a member in error messages, from that of the family: ``learning rate``."""
     implementation: ClassVar[str] = ""
     """``package.module:Name`` of the code behind the settings. Not inherited by other kinds."""
+    title: ClassVar[str] = ""
+    """What people call it, in pictures and on pages; blank is the kind."""
 
     kind: str
 

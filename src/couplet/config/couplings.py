@@ -67,6 +67,7 @@ class MinibatchOTConfig(MinibatchCouplingConfig):
     """Noise permuted within the batch by exact optimal transport."""
 
     implementation: ClassVar[str] = "couplet.couplings.minibatch:MinibatchOT"
+    title: ClassVar[str] = "minibatch OT"
     kind: Literal["ot"] = "ot"
 
 
@@ -74,6 +75,7 @@ class SinkhornConfig(MinibatchCouplingConfig):
     """Noise permuted within the batch by entropic optimal transport, without a solver on the CPU."""
 
     implementation: ClassVar[str] = "couplet.couplings.minibatch:Sinkhorn"
+    title: ClassVar[str] = "Sinkhorn OT"
     kind: Literal["sinkhorn"] = "sinkhorn"
     epsilon: float = Field(0.1, ge=1e-6, le=1e6)
     """Weight of the plan's entropy, in units of the centred cost's root mean square; a smaller one comes
@@ -86,6 +88,7 @@ class ProjectedConfig(MinibatchCouplingConfig):
     """Noise permuted within the batch by sorting along the best of several random directions."""
 
     implementation: ClassVar[str] = "couplet.couplings.minibatch:Projected"
+    title: ClassVar[str] = "projected OT"
     kind: Literal["projected"] = "projected"
     directions: int = Field(16, ge=1, le=100_000)
     """Number of random directions, the same in every batch."""
@@ -97,6 +100,7 @@ class SwapsConfig(MinibatchCouplingConfig):
     """Noise exchanged between pairs of images where that lowers the transport cost."""
 
     implementation: ClassVar[str] = "couplet.couplings.minibatch:Swaps"
+    title: ClassVar[str] = "pairwise swaps"
     kind: Literal["swaps"] = "swaps"
     rounds: int = Field(128, ge=1, le=100_000)
     """Rounds in which every image is compared with one other; more come closer to optimal transport."""
@@ -117,6 +121,7 @@ class VariationalConfig(CouplingConfig):
     """An encoder emits mean and standard deviation of the noise (VCT)."""
 
     implementation: ClassVar[str] = "couplet.couplings.variational:Variational"
+    title: ClassVar[str] = "variational"
     kind: Literal["vae"] = "vae"
     kl_weight: float = Field(30.0, ge=0, le=1e6)
     """Weight of the KL term before the recipe's own scale (VCT's kl_loss_scale)."""
@@ -128,6 +133,7 @@ class GeneratorInducedConfig(CouplingConfig):
     """The model's own output as data endpoint of the pair (GC)."""
 
     implementation: ClassVar[str] = "couplet.couplings.generator_induced:GeneratorInduced"
+    title: ClassVar[str] = "generator-induced"
     kind: Literal["generator"] = "generator"
     mu: float = Field(0.5, ge=0, le=1)
     """Probability that a pair is generator-induced; the released code's `mix_gen_induced_traj` is 1 - mu."""
@@ -158,4 +164,5 @@ class VariationalGeneratorConfig(VariationalConfig, GeneratorInducedConfig):
     """Noise from an encoder, the model's output as data endpoint (VCT and GC combined; in neither paper)."""
 
     implementation: ClassVar[str] = "couplet.couplings.variational:VariationalGenerator"
+    title: ClassVar[str] = "variational + generator-induced"
     kind: Literal["vae_generator"] = "vae_generator"  # type: ignore[assignment]

@@ -20,6 +20,10 @@ class Number(NamedTuple):
     is_spread: bool = False
     """Whether it is the spread of another number within one run; tables leave it out."""
 
+    def text(self, value: float, *, signed: bool = False) -> str:
+        """A value of it as people read it; what rounds to zero has no minus sign."""
+        return f"{value:{'+' if signed else ''}z.{self.decimals}f}"
+
 
 class MetricConfig(Variant):
     """How samples are compared with real images: a function that returns ``numbers``; its seed is < 2^32."""

@@ -217,6 +217,17 @@ class Params(Closed):
                 return family.parse(name)
             raise Invalid((), name, choices(name, {*entries, *(family.family if family else ())}))
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """What kernels, couplings and the rows of the study are called, by name; others have their names."""
+        sections = ("kernels", "couplings")
+        titles = {name: kind.title for section in sections for name, kind in FAMILIES[section].family.items()}
+        own = {
+            name for section in sections for name, each in getattr(self, section).items() if each.kind != name
+        }
+        called = {name: title for name, title in titles.items() if title and name not in own}
+        return called | (self.study.labels if self.study else {})
+
     def dataset_named(self, name: str) -> DatasetConfig:
         """The data set of that name; Invalid if there is none."""
         return self._lookup("datasets", name, ("dataset",))

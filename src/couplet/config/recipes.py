@@ -29,6 +29,7 @@ class VarianceExplodingConfig(KernelConfig):
     """x_t = x + t z (EDM, iCT, ECT, GC)."""
 
     implementation: ClassVar[str] = "couplet.kernels:VarianceExploding"
+    title: ClassVar[str] = "VE"
     kind: Literal["ve"] = "ve"
 
 
@@ -36,6 +37,7 @@ class LinearInterpolationConfig(KernelConfig):
     """x_t = (1 - t/sigma_max) x + t z, the flow-matching kernel (VCT)."""
 
     implementation: ClassVar[str] = "couplet.kernels:LinearInterpolation"
+    title: ClassVar[str] = "LI"
     kind: Literal["li"] = "li"
 
 

@@ -166,7 +166,7 @@ class Study(Closed):
     numbers: Literal["evaluate", "select"] = "evaluate"
     """Distances to draw: of the selected snapshot, or with `select` of the last, which skips two stages."""
     labels: dict[str, str] = {}
-    """Names of recipes, kernels and couplings in the figure."""
+    """Names of recipes, kernels and couplings in the figure, where not those that people use."""
     compare: Listed[Comparison] = ()
     """Statements to test."""
     note: str = ""

@@ -63,13 +63,22 @@ def finite(costs: Tensor) -> Tensor:
     return costs
 
 
+def _values(images: Tensor) -> Tensor:
+    """The values of each image [b, d] for products: float32, on a GPU float64.
+
+    Whether a GPU takes float32 products in TF32 is a setting of the process, which the step in training
+    changes while a thread arranges the noise of another.
+    """
+    return images.flatten(1).to(torch.float64 if images.is_cuda else torch.float32)
+
+
 def gains(images: Tensor, noise: Tensor) -> Tensor:
-    """What a pair saves, ``x_i·z_j``, [b, b], float32.
+    """What a pair saves, ``x_i·z_j``, [b, b], float32 or more.
 
     ``-x_i·z_j`` is equivalent to the cost ``||x_i - sigma z_j||²`` for every sigma > 0: norms do not depend
     on the permutation.
     """
-    return finite(images.flatten(1).float() @ noise.flatten(1).float().T)
+    return finite(_values(images) @ _values(noise).T)
 
 
 def cheapest(cost: Tensor) -> Tensor:
@@ -149,8 +158,8 @@ def sorted_along(images: Tensor, noise: Tensor, directions: Tensor) -> Tensor:
     The image with the n-th smallest ``x·theta`` gets the noise with the n-th smallest ``z·theta``: optimal
     for the components along theta, a column of ``directions`` [c h w, n], and overall where D = 1.
     """
-    x, z = (values.flatten(1).float() for values in (images, noise))
-    order_x, order_z = ((values @ directions).argsort(stable=True, dim=0) for values in (x, z))
+    x, z = _values(images), _values(noise)
+    order_x, order_z = ((values @ directions.to(values)).argsort(stable=True, dim=0) for values in (x, z))
     partners = torch.empty_like(order_x).scatter_(0, order_x, order_z)
     gained = torch.stack([(x * z[partner]).sum() for partner in partners.T])
     return partners[:, finite(gained).argmax()]
@@ -168,7 +177,7 @@ class Projected(MinibatchCoupling):
     def assign(self, images: Tensor, noise: Tensor) -> Tensor:
         draws = generator(CPU, self.config.seed, "directions")
         directions = torch.randn(images[0].numel(), self.config.directions, generator=draws)
-        return sorted_along(images, noise, directions.to(images.device))
+        return sorted_along(images, noise, directions)
 
 
 def swapped(images: Tensor, noise: Tensor, meetings: Tensor) -> Tensor:

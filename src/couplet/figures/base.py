@@ -68,7 +68,7 @@ class Cells:
         names = {key: getattr(member.cell, key) for key in DIMENSIONS}
         varied = [key for key in DIMENSIONS if len({getattr(each.cell, key) for each in self.members}) > 1]
         keys = [key for key in varied if key != without] or ([] if without else ["coupling"])
-        label = ", ".join(self.study.labels.get(names[key], names[key]) for key in keys)
+        label = ", ".join(self.params.labels.get(names[key], names[key]) for key in keys)
         return names | {"row": label, "seed": member.cell.seed}
 
     def distances(self, without: str = "") -> pd.DataFrame:
@@ -169,7 +169,7 @@ class FigureKind(ABC):
     def statements(self, rows: pd.DataFrame, cells: Cells) -> list[Statement]:
         """The study's comparisons, tested on the seeds."""
         unfit = partial(self.unfit, cells)
-        return statements(rows, cells.study.compare, cells.study.labels, *self.place, unfit=unfit)
+        return statements(rows, cells.study.compare, cells.params.labels, *self.place, unfit=unfit)
 
     def unfit(self, cells: Cells, lower: Mapping[str, Any], than: Mapping[str, Any]) -> str:
         """The reason why two rows, by the columns that tell them apart, allow no claim; blank without one."""

@@ -136,7 +136,7 @@ def distance_curves(path: Path, scores: pd.DataFrame, *, ylabel: str) -> None:
 def number(value: float, _: object = None) -> str:
     """A tick's label: 0.05, 200, 3×10⁻⁶; a power of ten where that is shorter to read."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:g}"
+        return f"{value:zg}"
     digits, exponent = f"{value:e}".split("e")
     power = f"10^{{{int(exponent)}}}"
     return f"${power}$" if float(digits) == 1 else rf"${float(digits):g}\times{power}$"

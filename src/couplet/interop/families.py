@@ -13,7 +13,7 @@ from torch import Tensor
 
 from couplet.interop.architecture import PER_HEAD
 from couplet.interop.files import Content, Refused, read, read_json
-from couplet.interop.hub import is_exported
+from couplet.interop.hub import is_own
 from couplet.interop.openai import from_diffusers, from_openai
 from couplet.interop.pickles import Module, Object, StoredTensor, section, state_of
 from couplet.schedules import karras_level
@@ -66,7 +66,7 @@ def recognise(path: Path) -> Checkpoint:
         Exception: nearly any, where the file is damaged.
     """
     if path.is_dir():
-        if is_exported(path):
+        if is_own(path):
             raise Refused(OURS)
         return _diffusers(path)
     content = read(path)
@@ -375,8 +375,6 @@ TWO_STEPS = {(40, 64): 22, (40, 256): 17, (201, 64): 106, (151, 256): 67}
 
 
 def _diffusers(folder: Path) -> Checkpoint:
-    if (folder / "checkpoints").is_dir():
-        raise Refused("a run of couplet, whose snapshots need no import")
     index = read_json(_within(folder, "model_index.json"))
     if index.get("_class_name") != INDEX["_class_name"]:
         raise Refused(

@@ -1,12 +1,15 @@
-"""Models of the Hugging Face hub: folders of `couplet export`, and pipelines of diffusers."""
+"""Where models are: on disk, and on the Hugging Face hub as folders of `couplet export` or of diffusers."""
 
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from couplet.errors import UserError, installed
-from couplet.files import read_json
+from couplet.files import read_json, reported
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LIBRARY, FORMAT = "couplet", 1
@@ -18,6 +21,45 @@ PIPELINE = [
     "unet/config.json",
 ]
 UNET = [f"unet/diffusion_pytorch_model.{ending}" for ending in ("safetensors", "bin")]
+RUN = ("train/config.json", "train.partial", "checkpoints")
+"""In the folder of a run, finished or not, or of `couplet train`."""
+NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+"""A model of the hub, `owner/name`."""
+
+
+def is_model(source: Path) -> bool:
+    """Whether it is a model and not images: one that couplet wrote or imports, or a name on the hub."""
+    if not source.exists():
+        return named_on_hub(str(source))
+    if source.is_dir():
+        return is_own(source) or (source / PIPELINE[0]).is_file()
+    with reported(source, "read"), source.open("rb") as file:
+        beginning = file.read(10)
+    if beginning[8:] == b'{"' or beginning.startswith(b"\x80"):  # safetensors; a pickle
+        return True
+    if not zipfile.is_zipfile(source):
+        return False
+    with zipfile.ZipFile(source) as archive:
+        return any(name.endswith("/data.pkl") for name in archive.namelist())  # of torch.save
+
+
+def is_own(path: Path) -> bool:
+    """Whether couplet wrote it: a checkpoint, perhaps a damaged one, or the folder of a run or an export."""
+    if path.is_dir():
+        return any((path / name).exists() for name in RUN) or is_exported(path)
+    with reported(path, "read"), path.open("rb") as file:
+        if file.read(10)[8:] != b'{"':
+            return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "couplet" in (file.metadata() or {})
+    except SafetensorError:
+        return True
+
+
+def named_on_hub(text: str) -> bool:
+    """Whether a model of the hub may be called so."""
+    return NAME.fullmatch(text) is not None and ".." not in text
 
 
 def is_exported(folder: Path) -> bool:
@@ -45,7 +87,7 @@ def download(name: str) -> Path:
     Raises:
         UserError: there is no such model, or huggingface_hub is not installed.
     """
-    if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name, re.ASCII) or ".." in name:
+    if not named_on_hub(name):
         raise UserError(
             f"{name}: no such file or folder, and not owner/name of a model on the Hugging Face hub"
         )
@@ -61,8 +103,8 @@ def download(name: str) -> Path:
             if (folder / needed[-1]).is_file():
                 break
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        cause = " ".join(str(error).split())[:300]
-        raise UserError(f"{name}: cannot be fetched from the Hugging Face hub ({cause})") from None
+        cause = f"not fetched from the Hugging Face hub ({' '.join(str(error).split())[:300]})"
+        raise UserError(f"{name}: no such file or folder, and {cause}") from None
     if not (folder / needed[0]).is_file():
         expected = "expected a model of couplet or a ConsistencyModelPipeline of diffusers"
         raise UserError(f"{name}: a repository without {needed[0]}; {expected}")

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from couplet.config.metrics import FrechetDistanceConfig, KernelDistanceConfig
 from couplet.metrics.measure import FloatArray, Measured, Moments, check_pair, check_width
 
+EPSILON = np.finfo(np.float64).eps
+
 
 def fd(
     config: FrechetDistanceConfig, samples: Measured, reference: Measured, *, seed: int
@@ -25,26 +27,48 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     last trace is the sum of the singular values of ``F_aᵀ F_b``. This needs no root of the product, which
     rounding makes complex, and loses no digits where covariances are singular.
 
-    For equal moments it is 0 up to rounding, of either sign.
+    A distance that rounding cannot tell from 0, as that of equal moments, is 0.
 
     Raises:
-        ValueError: moments of different lengths, or a matrix that is no covariance.
-        numpy.linalg.LinAlgError: NaN or infinite entries.
+        ValueError: moments of different lengths, NaN or infinite entries, or a matrix that is no covariance.
     """
     check_width(a.mean.size, b.mean.size)
     shift = a.mean - b.mean
-    overlap = np.linalg.svd(_factor(a.covariance).T @ _factor(b.covariance), compute_uv=False).sum()
-    return float(shift @ shift + np.trace(a.covariance) + np.trace(b.covariance) - 2 * overlap)
+    overlap = _sum_of_singular_values(_factor(a).T @ _factor(b), a.covariance.shape)
+    spread = np.trace(a.covariance) + np.trace(b.covariance)
+    distance = float(shift @ shift + spread - 2 * overlap)
+    return distance if distance > len(shift) * EPSILON * spread else 0.0
 
 
-def _factor(covariance: FloatArray) -> FloatArray:
-    """Return F [d, r] with ``F Fᵀ`` = ``covariance`` [d, d] and r its numerical rank."""
-    values, vectors = np.linalg.eigh(covariance)
-    rounding = len(values) * np.finfo(np.float64).eps * np.abs(values).max()
-    if values[0] < -rounding:
-        raise ValueError(f"not a covariance: its smallest eigenvalue is {values[0]:g}")
-    used = values > rounding
-    return vectors[:, used] * np.sqrt(values[used])
+def _factor(moments: Moments) -> FloatArray:
+    """F [d, r] with ``F Fᵀ`` = the covariance and r its numerical rank: Cholesky's with pivots, Higham 1990.
+
+    A seventh of the time of eigenvectors.
+    """
+    # Imported here because it takes a quarter of a second and few processes compare moments.
+    from scipy.linalg.lapack import dpstrf
+
+    covariance = moments.covariance
+    if not (np.isfinite(moments.mean).all() and np.isfinite(covariance).all()):
+        raise ValueError("moments: NaN or infinite entries")
+    rows, order, rank, _ = dpstrf(covariance, lower=1)
+    factor = np.empty((len(rows), rank))
+    factor[order - 1] = np.tril(rows)[:, :rank]
+    rounding = len(rows) * EPSILON * covariance.diagonal().max()
+    if rank < len(rows) and abs(covariance - factor @ factor.T).max() > 10 * rounding:
+        raise ValueError("not a covariance: it has a negative eigenvalue")
+    return factor
+
+
+def _sum_of_singular_values(product: FloatArray, regular: tuple[int, ...]) -> float:
+    """Of a product of two factors, which has the shape ``regular`` where neither covariance is singular.
+
+    Roots of eigenvalues, in half of the time, keep ten digits or more there; where a factor is deficient,
+    zeros would come out as roots of rounding.
+    """
+    if product.shape == regular:
+        return float(np.sqrt(np.linalg.eigvalsh(product @ product.T).clip(0)).sum())
+    return float(np.linalg.svd(product, compute_uv=False).sum()) if product.size else 0.0
 
 
 def kid(

@@ -17,7 +17,7 @@ from couplet.config.resolve import resolve
 from couplet.config.yaml12 import dump_yaml, read_yaml
 from couplet.errors import UserError
 from couplet.files import write_json
-from couplet.plan.layout import Layout, in_folder
+from couplet.plan.layout import Layout, in_folder, shown_by
 from couplet.plan.stages import RUN, STAGES, digest, ingredients, keys_of, record_of
 
 ROOT = Path("experiment")
@@ -109,14 +109,21 @@ def pipeline(params: Params, root: Path = Path()) -> dict[str, Any]:
         "y_label": "Fréchet distance to the selection split, NFE 1",
     }
     curves = [
-        {title: {"x": "step", "y": {f"{LIVE}/{file}": columns}, "x_label": "training steps"}}
+        {
+            title: {
+                "x": "step",
+                "y": {f"{LIVE}/{file}": columns},
+                "x_label": "training steps",
+                "y_label": title,
+            }
+        }
         for title, (file, columns) in CURVES.items()
     ]
     return {
         "stages": {name: _stage(name, params.dataset_named(params.dataset), code) for name in RUN},
         "artifacts": {"model": ARTIFACT},
         "metrics": [f"{LIVE}/metrics.json"],
-        "plots": [*curves, f"{LIVE}/samples", {"distance": distance}],
+        "plots": [*curves, f"{LIVE}/samples", {"Fréchet distance": distance}],
     }
 
 
@@ -144,7 +151,8 @@ def _stage(name: str, dataset: DatasetConfig, code: str) -> dict[str, Any]:
         *(path for read, path in reads.items() if read not in passed_on),
     ]
     # Not persist: DVC would not look for the stage in its run cache.
-    content["outs"] = [*outs, str(LIVE)] if name == "train" else outs
+    beside = {"train": LIVE, "select": shown_by(output)}
+    content["outs"] = [*outs, str(beside[name])] if name in beside else outs
     if name == "evaluate":
         content["metrics"] = [str(output.with_suffix(".metrics.json"))]
     return content

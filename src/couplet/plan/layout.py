@@ -113,6 +113,11 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}.safetensors"
 
 
+def shown_by(selection: Path) -> Path:
+    """The file beside that of `couplet select` with the first images of every snapshot."""
+    return selection.with_suffix(".samples.npy")
+
+
 def statistics_name(split: str, number: int = 0) -> str:
     """File name of the statistics of a split, or of a further set of its images."""
     return f"{split}-{number}.safetensors" if number else f"{split}.safetensors"

@@ -20,11 +20,13 @@ from couplet.config.variants import name_of, variants_in
 from couplet.errors import UserError
 from couplet.files import sha256
 from couplet.plan.code import PACKAGE, definitions
-from couplet.plan.layout import Layout
+from couplet.plan.layout import Layout, shown_by
 from couplet.plan.stages import RUN, STAGES, beside, digest, record_of
 
 TABLE = (
     "couplet.reporting.table:table",
+    "couplet.reporting.results:results_page",
+    "couplet.provenance.why:described",
     "couplet.reporting.pictures:sample_grids",
     "couplet.figures.marks:distance_curves",
 )
@@ -34,7 +36,9 @@ PAGE = ("couplet.reporting.page:page",)
 
 TABLE_FILES = (
     "reporting/couplet.mplstyle",
-    "reporting/page.html.j2",
+    "reporting/results.css",
+    "reporting/results.html.j2",
+    "reporting/results.js",
     "reporting/published.csv",
     "reporting/published.json",
 )
@@ -49,7 +53,9 @@ SMALL = {".json", ".csv", ".svg"}
 
 def table_files(layout: Layout, part: str = "") -> list[Path]:
     """The files from which a table is made; Invalid if no cell's name begins with ``part``."""
-    return [*_files(layout, layout.params.measured(part), RUN), *_times(layout, part)]
+    measured = layout.params.measured(part)
+    shown = dict.fromkeys(shown_by(layout.output("select", *pair)) for pair in measured)
+    return [*_files(layout, measured, RUN), *_times(layout, part), *shown]
 
 
 def _files(layout: Layout, measured: Iterable[tuple[Cell, str]], stages: Iterable[str]) -> list[Path]:

@@ -474,8 +474,8 @@ class Chains:
                 )
             if "train" in STAGES[each].reads or each == "time":
                 self._numbers |= record.outputs
-        for after in records.values():
-            for read in () if after.stage in unlinked else STAGES[after.stage].reads:
+        for each, after in records.items():
+            for read in () if each in unlinked else STAGES[each].reads:
                 _check_link(records[read], after)
         return records
 

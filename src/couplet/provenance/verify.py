@@ -102,7 +102,7 @@ def _unrecorded(root: Path, records: Sequence[Record], written: set[Path]) -> It
     stages = (record for record in records if record.stage not in ("table", "published", "probe"))
     folders = {path.parent for record in stages for path in record.outputs}
     for path in sorted(_walk(root)):
-        if path.parent in folders and path not in known:
+        if path.parent in folders and path not in known and not path.is_symlink():
             yield f"{path}: in no record"
 
 

@@ -93,7 +93,6 @@ def _of_published(file: Path, row: str) -> Why:
 
 def _runs(table: Record, row: Mapping[str, str]) -> Iterator[Run]:
     """The runs of a row, with their numbers and chains."""
-    suffix = f"_nfe{row['nfe']}"
     for name in row["runs"].split():
         relative = table.content["evaluations"][f"{name} {row['extractor']}"]
         path = Path(os.path.normpath(table.path.parent / relative))
@@ -102,9 +101,13 @@ def _runs(table: Record, row: Mapping[str, str]) -> Iterator[Run]:
             raise UserError(f"{path}: not there or without its record; run `couplet evaluate` again")
         if record.outputs[path] != table.inputs[path]:
             raise UserError(f"{path}: is not what {table.path} was made from; run `couplet table` again")
-        metrics = read_json(path.with_suffix(".metrics.json")).items()
-        numbers = {key.removesuffix(suffix): value for key, value in metrics if key.endswith(suffix)}
-        yield Run(name, numbers, chain(record))
+        yield Run(name, numbers_of(path, row["nfe"]), chain(record))
+
+
+def numbers_of(evaluation: Path, nfe: str) -> dict[str, float]:
+    """The numbers of an NFE that a file of `couplet evaluate` holds, by metric in its features."""
+    metrics, suffix = read_json(evaluation.with_suffix(".metrics.json")).items(), f"_nfe{nfe}"
+    return {key.removesuffix(suffix): value for key, value in metrics if key.endswith(suffix)}
 
 
 def _chosen(

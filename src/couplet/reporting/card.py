@@ -39,7 +39,8 @@ class Metric(NamedTuple):
     """The extractor's name of it: ``fid``, ``fd_classifier``."""
     heading: str
     value: float
-    decimals: int
+    text: str
+    """The value as people read it."""
     nfe: int
     protocol: Mapping[str, Any]
 
@@ -220,7 +221,7 @@ def _numbers(metrics: Sequence[Metric]) -> Iterator[str]:
     if metrics:
         yield "## Metrics\n"
         heads = ("metric", "NFE", "value", "protocol")
-        rows = ((m.heading, str(m.nfe), f"{m.value:.{m.decimals}f}", words(m.protocol)) for m in metrics)
+        rows = ((m.heading, str(m.nfe), m.text, words(m.protocol)) for m in metrics)
         yield markdown.table(heads, rows)
 
 

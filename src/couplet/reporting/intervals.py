@@ -19,16 +19,16 @@ MOST = 10_000
 
 
 class Interval(NamedTuple):
-    """A difference of means and the ends of its confidence interval."""
+    """A mean, or a difference of means, and the ends of its confidence interval."""
 
     difference: float
     low: float
     """NaN, as ``high``, for want of seeds."""
     high: float
     count: int
-    """Pairs of seeds, or values of the smaller group."""
+    """Values, pairs of seeds, or values of the smaller group."""
     std: float = math.nan
-    """Sample standard deviation of the paired differences; NaN if values are not paired or there is one."""
+    """Sample standard deviation of the values or differences; NaN for two groups, or a single value."""
 
     @property
     def verdict(self) -> Verdict:
@@ -48,6 +48,16 @@ def simultaneous(statements: int) -> float:
     return 1 - (1 - LEVEL) / max(statements, 1)
 
 
+def student(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """The mean with Student's interval, for independent draws of a normal distribution."""
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return Interval(mean, math.nan, math.nan, count)
+    std = statistics.stdev(values)
+    half = _quantile(count - 1, level) * std / math.sqrt(count)
+    return Interval(mean, mean - half, mean + half, count, std)
+
+
 def paired(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:
     """``mean(first - second)`` with Student's interval of the differences within seeds.
 
@@ -60,13 +70,7 @@ def paired(first: Sequence[float], second: Sequence[float], level: float = LEVEL
         first, second: the values of the same seeds in the same order.
         level: the coverage, in (0, 1).
     """
-    differences = [a - b for a, b in zip(first, second, strict=True)]
-    mean, count = statistics.fmean(differences), len(differences)
-    if count < 2:
-        return Interval(mean, math.nan, math.nan, count)
-    std = statistics.stdev(differences)
-    half = _quantile(count - 1, level) * std / math.sqrt(count)
-    return Interval(mean, mean - half, mean + half, count, std)
+    return student([a - b for a, b in zip(first, second, strict=True)], level)
 
 
 def welch(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:

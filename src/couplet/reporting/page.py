@@ -1,4 +1,4 @@
-"""HTML pages: of a table, and of all studies with the papers' claims."""
+"""HTML pages: templates, and the page of all studies with the papers' claims."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ LEAD = (
 )
 
 
-def render(title: str, lead: str, **content: Any) -> str:
-    """A page that refers to no other file and needs no script: a `table`, or `groups` of studies.
+def render(template: str, **content: Any) -> str:
+    """The page that a ``template`` of this folder makes of ``content``; it refers to no other file.
 
     Raises:
         jinja2.UndefinedError: a part of ``content`` lacks a key.
@@ -37,8 +37,7 @@ def render(title: str, lead: str, **content: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode()
-    template = environment.get_template("page.html.j2")
-    return template.render({"table": None, "groups": None} | content, title=title, lead=lead)
+    return environment.get_template(template).render(content)
 
 
 def page(entries: Sequence[Mapping[str, Any]], title: str) -> str:
@@ -70,7 +69,9 @@ def page(entries: Sequence[Mapping[str, Any]], title: str) -> str:
     groups: dict[str, list[dict[str, Any]]] = {}
     for entry in sorted(entries, key=lambda entry: [*PAPERS].index(entry["paper"])):
         groups.setdefault(PAPERS[entry["paper"]], []).append({**entry, "counts": _counts([entry])})
-    return render(title, LEAD, groups=groups, totals=_counts(entries), verdicts=VERDICTS)
+    return render(
+        "page.html.j2", title=title, lead=LEAD, groups=groups, totals=_counts(entries), verdicts=VERDICTS
+    )
 
 
 def _verdicts(entries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, zip_longest
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from couplet.config.datasets import is_plane
 from couplet.data.archive import Split
@@ -22,11 +21,19 @@ IMAGES, POINTS, PREVIEW_POINTS = 36, 1000, 5000
 """Images or points in a panel of samples, and points in a preview, at most."""
 
 ROWS, COLUMNS = 10, 10
-TILE, LARGEST, GAP, NAMES = 64, 256, 4, 110
-"""Of a preview: smallest and largest side of an image, gap, width of the class names; in pixels."""
+"""Of a preview."""
+TILE, LARGEST, GAP = 64, 256, 4
+"""Of a preview: smallest and largest side of an image, and the gap, in pixels."""
 
-DOT, AXIS = 2, 220
-"""Side of a point in pixels; grey value of the axes."""
+SIDE = 32
+"""Smaller images of a grid are enlarged to at least this side, in pixels: 8×8 digits four times."""
+ACROSS, PANELS = 4, 16
+"""Of panels side by side: images in a row, so that five fit a page unreduced, and the gap in pixels."""
+TEXT = 15
+"""Height of letters, in pixels."""
+
+DOT, FRAME = 2, 220
+"""Side of a point in pixels; grey value of the frame around points."""
 COLOURS = np.array([(31, 119, 180), (214, 39, 40)], np.uint8)
 """RGB colour of the points of a class; classes take turns."""
 
@@ -37,12 +44,12 @@ def evenly(length: int, count: int) -> NDArray[np.int64]:
 
 
 def scatter(images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
-    """Draw points [n, 1, 1, 2] and axes of the square [-1, 1]² as a picture, uint8 [512, 512, 3].
+    """Draw points [n, 1, 1, 2] in the square [-1, 1]² as a picture with a frame, uint8 [512, 512, 3].
 
     The second coordinate points up. ``labels`` are class indices [n], which decide the colours.
     """
     picture = np.full((256, 256, 3), 255, np.uint8)
-    picture[[127, 128]] = picture[:, [127, 128]] = AXIS
+    picture[[0, -1]] = picture[:, [0, -1]] = FRAME
     x, y = images[:, 0, 0].T
     picture[255 - y, x] = COLOURS[0 if labels is None else labels % len(COLOURS)]
     return picture.repeat(DOT, axis=0).repeat(DOT, axis=1)
@@ -59,19 +66,11 @@ def contact_sheet(split: Split, classes: tuple[str, ...]) -> Image.Image:
     longer = max(split.images.shape[1:3])
     shrink, scale = -(-longer // LARGEST), -(-TILE // longer)
     height, width = (-(-side // shrink) * scale for side in split.images.shape[1:3])
-    left = GAP + (NAMES if classes else 0)
-    rows = _rows(split, classes)
-    step_x, step_y = width + GAP, height + GAP
-    columns = max(len(indices) for _, indices in rows)
-    sheet = Image.new("RGB", (left + columns * step_x, GAP + len(rows) * step_y), "white")
-    for y, (name, indices) in enumerate(rows):
-        top = GAP + y * step_y
-        ImageDraw.Draw(sheet).text((GAP, top + step_y // 2), name[:16], fill="black")
-        for x, index in enumerate(indices):
-            pixels = split.images[index]
-            image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).reduce(shrink)
-            sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (left + x * step_x, top))
-    return sheet
+
+    def drawn(index: int) -> Image.Image:
+        return image_of(split.images[index]).reduce(shrink).resize((width, height), Image.Resampling.NEAREST)
+
+    return sheet([(name[:16], [*map(drawn, chosen)]) for name, chosen in _rows(split, classes)], gap=GAP)
 
 
 def _rows(split: Split, classes: tuple[str, ...]) -> list[tuple[str, list[int]]]:
@@ -83,24 +82,74 @@ def _rows(split: Split, classes: tuple[str, ...]) -> list[tuple[str, list[int]]]
     return [(classes[label], np.flatnonzero(labels == label)[:COLUMNS].tolist()) for label in chosen]
 
 
+def image_of(pixels: NDArray[np.uint8]) -> Image.Image:
+    """An array [h, w, c] as an image: grey or RGB, each with transparency if c is 2 or 4."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image | None]]], titles: Sequence[str] = (), *, gap: int
+) -> Image.Image:
+    """Pictures in rows, each after its name, and in columns, each below its title.
+
+    Names and titles take the room that they need, and none if all are blank.
+
+    Args:
+        rows: name and pictures of each row; None leaves a place empty.
+        titles: of the columns.
+        gap: between pictures, in pixels.
+    """
+    font = ImageFont.load_default(TEXT)
+    left = max(_width(font, name) for name, _ in rows)
+    top = 2 * TEXT if any(titles) else 0
+    columns = zip_longest(*(pictures for _, pictures in rows))
+    widths = [
+        max(_width(font, title or "") - gap, *(picture.width for picture in column if picture), 1)
+        for title, column in zip_longest(titles, columns, fillvalue=())
+    ]
+    heights = [max((picture.height for picture in pictures if picture), default=0) for _, pictures in rows]
+    xs = [*accumulate(widths, lambda x, width: x + width + gap, initial=left)]
+    ys = [*accumulate(heights, lambda y, height: y + height + gap, initial=top)]
+    drawn = Image.new("RGB", (xs[-1] - gap, ys[-1] - gap), "white")
+    pen = ImageDraw.Draw(drawn)
+    for x, title in zip(xs, titles, strict=False):
+        pen.text((x, TEXT * 3 // 4), title, "black", font, anchor="lm")
+    for y, height, (name, pictures) in zip(ys, heights, rows, strict=False):
+        pen.text((0, y + height // 2), name, "black", font, anchor="lm")
+        for x, picture in zip(xs, pictures, strict=False):
+            if picture is not None:
+                drawn.paste(picture, (x, y))
+    return drawn
+
+
+def _width(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> int:
+    """Room for a name and the space after it, in pixels."""
+    return int(font.getlength(text)) + TEXT if text else 0
+
+
 def panel_size(shape: tuple[int, ...]) -> int:
     """Number of images [h, w, c] of this shape in a panel."""
     return POINTS if is_plane(shape) else IMAGES
 
 
-def tile(images: NDArray[np.uint8], columns: int = 6) -> NDArray[np.uint8]:
-    """Images [n, h, w, c] as one picture with thin grey lines; the end of the last row is grey.
+def tile(
+    images: NDArray[np.uint8], columns: int = 6, *, side: int = SIDE, gap: int = 255
+) -> NDArray[np.uint8]:
+    """Images [n, h, w, c] as one picture, enlarged by a whole number to at least ``side`` pixels.
 
-    Points of the plane, [n, 1, 1, 2], become a scatter plot, [512, 512, 3].
+    Between the images are thin lines of the value ``gap``; the end of the last row has it too. Points of the
+    plane, [n, 1, 1, 2], become a scatter plot, [512, 512, 3].
     """
     if is_plane(images.shape[1:]):
         return scatter(images)
-    gap = max(1, images.shape[1] // 16)
+    scale = -(-side // max(images.shape[1:3]))
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    line = max(1, images.shape[1] // 16)
     missing = -len(images) % columns
-    images = np.pad(images, ((0, missing), (0, gap), (0, gap), (0, 0)), constant_values=110)
+    images = np.pad(images, ((0, missing), (0, line), (0, line), (0, 0)), constant_values=gap)
     n, height, width, channels = images.shape
     grid = images.reshape(n // columns, columns, height, width, channels)
-    return grid.transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, channels)
+    return grid.transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, channels)[:-line, :-line]
 
 
 def sample_grids(path: Path, panels: Mapping[str, Mapping[str, NDArray[np.uint8]]]) -> None:
@@ -110,17 +159,10 @@ def sample_grids(path: Path, panels: Mapping[str, Mapping[str, NDArray[np.uint8]
     of every panel in a row has the same noise. A column without a panel in a row is empty there.
     """
     names = list(dict.fromkeys(name for row in panels.values() for name in row))
-    with mpl.rc_context({"axes.grid": False}, fname=STYLE), replacing(path) as temporary:
-        figure = Figure(figsize=(2.2 * len(names), 2.4 * len(panels)), layout="constrained")
-        axes = figure.subplots(len(panels), len(names), squeeze=False)
-        for axis, name in zip(axes[0], names, strict=True):
-            axis.set_title(name)
-        for line, (row, images) in zip(axes, panels.items(), strict=True):
-            for axis, name in zip(line, names, strict=True):
-                axis.axis("off")
-                if name in images:
-                    picture = tile(images[name][: panel_size(images[name].shape[1:])])
-                    axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, aspect="equal")
-            line[0].axis("on")
-            line[0].set(xticks=[], yticks=[], ylabel=row)
-        figure.savefig(temporary, format=path.suffix[1:])
+
+    def drawn(images: NDArray[np.uint8] | None) -> Image.Image | None:
+        return None if images is None else image_of(tile(images[: panel_size(images.shape[1:])], ACROSS))
+
+    rows = [(row, [drawn(images.get(name)) for name in names]) for row, images in panels.items()]
+    with replacing(path) as temporary:
+        sheet(rows, names, gap=PANELS).save(temporary, format="PNG")

@@ -121,9 +121,9 @@ def _statement(compared: Compared, level: float) -> Statement:
     result = paired([lower[seed] for seed in seeds], [than[seed] for seed in seeds], level)
     unpaired = welch([*lower.values()], [*than.values()], level)
     text = (
-        f"{compared.where}: {means}; difference {result.difference:+.3g}, {100 * level:.4g} % interval "
-        f"{result.low:+.3g} to {result.high:+.3g} of {len(seeds)} pairs "
-        f"(unpaired {unpaired.low:+.3g} to {unpaired.high:+.3g})"
+        f"{compared.where}: {means}; difference {result.difference:+z.3g}, {100 * level:.4g} % interval "
+        f"{result.low:+z.3g} to {result.high:+z.3g} of {len(seeds)} pairs "
+        f"(unpaired {unpaired.low:+z.3g} to {unpaired.high:+z.3g})"
     )
     if compared.unfit:
         return Statement(f"{text}; no claim: {compared.unfit}", "no claim")
@@ -142,5 +142,5 @@ def spread(values: Sequence[float]) -> str:
     """Mean and sample standard deviation with the number of seeds: ``0.62 ± 0.10 (3 seeds)``."""
     mean = statistics.fmean(values)
     if len(values) < 2:
-        return f"{mean:.3g} (1 seed)"
-    return f"{mean:.3g} ± {statistics.stdev(values):.2g} ({len(values)} seeds)"
+        return f"{mean:z.3g} (1 seed)"
+    return f"{mean:z.3g} ± {statistics.stdev(values):.2g} ({len(values)} seeds)"

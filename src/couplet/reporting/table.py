@@ -12,7 +12,6 @@ from couplet.config.extractors import ExtractorConfig
 from couplet.config.metrics import MetricConfig, described
 from couplet.reporting import markdown
 from couplet.reporting.intervals import paired
-from couplet.reporting.page import render
 from couplet.reporting.published import (
     Published,
     difference,
@@ -90,30 +89,19 @@ class Table(NamedTuple):
 
         return pd.DataFrame(self.rows).to_csv(index=False)
 
+    @property
+    def shown(self) -> list[Column]:
+        """The columns for reading that are not empty."""
+        return [c for c in self.columns if c.heading and any(row[c.name] for row in self.rows)]
+
     def reading(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows for reading: means with their spread, without empty columns."""
-        columns = [c for c in self.columns if c.heading and any(row[c.name] for row in self.rows)]
-        texts = [[column.text(row) for column in columns] for row in self.rows]
-        return [column.heading for column in columns], texts
+        texts = [[column.text(row) for column in self.shown] for row in self.rows]
+        return [column.heading for column in self.shown], texts
 
     def markdown(self) -> str:
         """The table for reading, as Markdown."""
         return markdown.table(*self.reading())
-
-    def html(self, title: str) -> str:
-        """The table for reading, as a page."""
-        headings, rows = self.reading()
-        lead = (
-            "Mean ± standard deviation over training seeds; ± of a published number is what its column says. "
-            "Arrows point to better values. A difference from the independent coupling is the mean of those "
-            "within seeds, with Student's 95 % interval, which holds for each row by itself."
-        )
-        if clocks := "; ".join(dict.fromkeys(row["timed_by"] for row in self.rows if row.get("timed_by"))):
-            lead += (
-                " Time: the median over rounds in which all trainings of a data set took steps by turns, "
-                f"± half the distance of the quartiles ({clocks}); training and images/s follow from it."
-            )
-        return render(title, lead, table={"columns": headings, "rows": rows})
 
 
 def table(results: Iterable[Result]) -> Table:
@@ -239,9 +227,11 @@ def _minus_independent(own: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, s
     if not seeds:
         return {}
     result = paired([mine[seed] for seed in seeds], [theirs[seed] for seed in seeds])
-    decimals = described(metric).decimals
+    number = described(metric)
     numbers = dict(zip(_versus(column), (result.difference, result.low, result.high), strict=False))
-    texts = {name: f"{value:+.{decimals}f}" for name, value in numbers.items() if not math.isnan(value)}
+    texts = {
+        name: number.text(value, signed=True) for name, value in numbers.items() if not math.isnan(value)
+    }
     return {**texts, _versus(column)[-1]: str(result.count)}
 
 
@@ -345,12 +335,12 @@ def _statistics(
     if paper is not None:
         numbers |= {f"published_{column}": paper.value, f"published_{column}_spread": paper.spread}
         row = {"published_spread_of": paper.spread_of}
-    decimals = described(metric).decimals
-    row |= {name: f"{value:.{decimals}f}" for name, value in numbers.items() if value is not None}
+    number = described(metric)
+    row |= {name: number.text(value) for name, value in numbers.items() if value is not None}
     if paper is not None:
-        row[f"{column}_difference"] = f"{mean - paper.value:+.{decimals}f}"
+        row[f"{column}_difference"] = number.text(mean - paper.value, signed=True)
         if std:
-            row[f"{column}_difference_in_std"] = f"{(mean - paper.value) / std:+.1f}"
+            row[f"{column}_difference_in_std"] = f"{(mean - paper.value) / std:+z.1f}"
     return row
 
 

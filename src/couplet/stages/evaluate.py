@@ -92,7 +92,7 @@ def run(
             inputs={**used, **digests(train / "config.json", selection, features, *statistics)},
             outputs=digests(out, flat),
         )
-    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    return ", ".join(f"{name} {value:z.4g}" for name, value in metrics.items())
 
 
 def _samples(path: Path, count: int) -> NDArray[np.uint8]:

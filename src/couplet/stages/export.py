@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,8 +46,8 @@ from couplet.stages.generate import Model, images_of
 from couplet.stages.score import protocol_of
 from couplet.tensors import save_tensors
 
-SEED, WIDTH = 0, 600
-"""Of the samples in the card: seed, and about the least width in pixels."""
+SEED, LEAST = 0, 96
+"""Of the samples in the card: seed, and least side in pixels, to which smaller ones are enlarged."""
 
 
 def run(
@@ -76,29 +76,31 @@ def run(
     """
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty; choose another folder")
-    path = source.checkpoint
+    path, digest = source.checkpoint, sha256(source.checkpoint)
     if is_exported(path.parent) and path.name == WEIGHTS:
         raise UserError(f"{path.parent}: is exported already; copy the folder")
     network, saved = model.load(path, context.device)
     if saved.of.sampler is None:
-        raise UserError(f"{path}: a diffusion model, which makes no images in a few steps")
+        raise UserError(f"{source.name}: a diffusion model, which makes no images in a few steps")
     made, inputs = _Made.of(path), dict(source.inputs)
+    # A score read the same weights, or the same files of others.
+    same = {digest, *(inputs.values() if source.code else ())}
     metrics: list[Metric] = []
-    for file, found in (*_evaluations(made, path), *_scores(scores, inputs[path])):
+    for file, found in (*_evaluations(made, path), *_scores(scores, same)):
         metrics += found
         inputs |= digests(file)
     dataset = None
     if made is not None:
         dataset, files = made.dataset()
         inputs |= files
-    converted = _converted(path, network, saved) if diffusers else None
+    converted = _converted(source.name, network, saved) if diffusers else None
     settings = {
         "title": title,
         "licence": licence,
         "diffusers": diffusers,
         "design": saved.of.design.model_dump(mode="json"),
     }
-    numerics = sorted({*GENERATE, *map(name_of, variants_in(saved.of.design))})
+    numerics = sorted({*GENERATE, *source.code, *map(name_of, variants_in(saved.of.design))})
     if converted is not None:
         numerics.append("couplet.interop.diffusers:pipeline")
     with replacing(out) as folder:
@@ -109,7 +111,7 @@ def run(
         )
         with replacing(folder / WEIGHTS) as temporary:
             shutil.copyfile(path, temporary)
-        write_json(folder / CONFIG, _config(saved, inputs[path]))
+        write_json(folder / CONFIG, _config(saved, digest))
         if saved.training is not None:
             (folder / SETTINGS).write_text(dump_yaml(repeated(saved.training)))
         shown = _picture(context, network, saved, folder / PICTURE)
@@ -121,7 +123,7 @@ def run(
             title,
             saved,
             licence=licence,
-            digest=inputs[path],
+            digest=digest,
             parameters={part: _size(getattr(network, part)) for part in ("network", "coupling")},
             record=None if made is None else made.record.content,
             dataset=dataset,
@@ -197,15 +199,15 @@ def _evaluations(made: _Made | None, checkpoint: Path) -> Iterator[tuple[Path, l
         yield path, metrics
 
 
-def _scores(paths: Sequence[Path], digest: str) -> Iterator[tuple[Path, list[Metric]]]:
-    """The numbers in files of `couplet score` that were measured on the model with this SHA-256, by file."""
+def _scores(paths: Sequence[Path], same: Set[str]) -> Iterator[tuple[Path, list[Metric]]]:
+    """The numbers in files of `couplet score` on the model, a file of which has one of these SHA-256."""
     for path in paths:
         content, record = read_json(path), read_record(beside(path), "`couplet score` writes it")
         records = chain(record)
         read = {
             found for each in records if each.stage in ("score", "generate") for found in each.inputs.values()
         }
-        if record.stage != "score" or digest not in read:
+        if record.stage != "score" or not same & read:
             raise UserError(f"--score {path}: is not of this model; give a file of `couplet score` on it")
         configs = record.content["settings"]["extractors"]
         extractors = {config.label: config for config in map(ExtractorConfig.parse, configs)}
@@ -238,10 +240,10 @@ def _metric(row: Mapping[str, Any], config: ExtractorConfig, nfe: int, protocol:
     number = described(config.number(row["metric"]))
     heading = f"{number.heading} {'↓' if number.lower_is_better else '↑'}"
     name = config.metric(row["metric"])
-    return Metric(name, heading, row["value"], decimals=number.decimals, nfe=nfe, protocol=protocol)
+    return Metric(name, heading, row["value"], number.text(row["value"]), nfe=nfe, protocol=protocol)
 
 
-def _converted(path: Path, network: ConsistencyModel, saved: Saved) -> Pipeline:
+def _converted(path: str, network: ConsistencyModel, saved: Saved) -> Pipeline:
     """The model for diffusers; UserError if it cannot be expressed."""
     try:
         return pipeline(network, saved)
@@ -281,21 +283,16 @@ def _config(saved: Saved, digest: str) -> dict[str, Any]:
 def _picture(context: Context, network: ConsistencyModel, saved: Saved, path: Path) -> str:
     """Draw samples, small ones enlarged; return how they are made."""
     with installed("a picture of samples"):
-        from PIL import Image
-
-        from couplet.reporting.pictures import panel_size, tile
+        from couplet.reporting.pictures import image_of, panel_size, tile
     side, channels, nfe = saved.shape.resolution, saved.shape.channels, len(saved.sampler.levels)
     total, parts = panel_size((side, side, channels)), []
     with context.counting("samples for the card", total) as advance:
         for images in images_of(context, network, saved, saved.sampler, count=total, nfe=nfe, seed=SEED):
             parts.append(images)
             advance(len(images))
-    picture = tile(np.concatenate(parts))
-    scale = max(1, WIDTH // picture.shape[1])
-    picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
-    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(path, "PNG")
+    image_of(tile(np.concatenate(parts), side=LEAST)).save(path, "PNG")
     classes = ", classes in turn" if saved.conditional else ""
-    enlarged = f", enlarged {scale} times" if scale > 1 else ""
+    enlarged = f", enlarged {-(-LEAST // side)} times" if 1 < side < LEAST else ""
     made = f"couplet generate . --out grid.png --count {total} --nfe {nfe} --seed {SEED}"
     return (
         f"The first {total} samples with seed {SEED}, NFE {nfe}{classes}, none left out: `{made}`{enlarged}."

@@ -22,10 +22,11 @@ from couplet.config.designs import Imported, SamplerConfig
 from couplet.config.variants import name_of, variants_in
 from couplet.data.archive import Archive
 from couplet.errors import Stopped, UserError, installed
-from couplet.files import replacing, reported
-from couplet.interop.hub import WEIGHTS, is_exported
+from couplet.files import replacing
+from couplet.interop.convert import import_model
+from couplet.interop.hub import WEIGHTS, download, is_exported, is_own
 from couplet.model import ConsistencyModel, Saved
-from couplet.plan.published import GENERATE
+from couplet.plan.published import GENERATE, IMPORT
 from couplet.plan.stages import beside
 from couplet.process import Context
 from couplet.provenance.record import Digests, FreeRecorder, archive_digests, digests, read_record
@@ -46,45 +47,49 @@ Write = Callable[[NDArray[np.uint8]], object]
 
 
 class Model(NamedTuple):
-    """A file of weights, and the files that led to it."""
+    """A model that was found."""
 
+    name: str
+    """As people gave it, or its file of weights in the folder that they gave."""
     checkpoint: Path
-    led_by: tuple[Path, ...] = ()
+    """The file of weights."""
+    files: tuple[Path, ...]
+    """Files and folders that decide the weights, for records."""
 
     @property
     def inputs(self) -> Digests:
-        """All of them with their SHA-256."""
-        return digests(self.checkpoint, *self.led_by)
+        """The files with their SHA-256."""
+        return digests(*self.files)
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """What makes the weights of the files, where that is not couplet's reading of its own."""
+        return () if self.checkpoint in self.files else IMPORT
 
 
-def is_model(path: Path) -> bool:
-    """Whether ``path`` is a model and not images: a safetensors file, or the folder of a run or an export."""
-    if path.is_dir():
-        inside = ("train/config.json", "train.partial", "checkpoints")
-        return any((path / name).exists() for name in inside) or is_exported(path)
-    if not path.is_file():
-        return False
-    with reported(path, "read"), path.open("rb") as file:
-        return file.read(10)[8:] == b'{"'
-
-
-def find_model(path: Path) -> Model:
-    """The weights at ``path``.
+def find_model(source: str | Path, scratch: Path) -> Model:
+    """The model at ``source``, which is imported into the folder ``scratch`` if others published it.
 
     Args:
-        path: a file of `couplet import`, a checkpoint, a folder of `couplet export`, or that of a run, which
-            stands for its selected snapshot, or without a selection for the last.
+        source: a file of `couplet import`, a checkpoint, a folder of `couplet export`, or that of a run,
+            which stands for its selected snapshot, or without a selection for the last; a file or folder
+            that `couplet import` reads; or the `owner/name` of a model on the Hugging Face hub.
+        scratch: a folder that lives as long as the model is read.
 
     Raises:
         UserError: it is none of these; the run is unfinished, or its selections differ.
     """
-    if path.exists() and not is_model(path):
-        allowed = "a file of `couplet import`, a folder of `couplet export`, a run's folder or a checkpoint"
-        raise UserError(f"{path}: must be {allowed}; `couplet import` reads what others have published")
+    path = Path(source)
+    if not path.exists():
+        path = download(str(source))
+    if not is_own(path):
+        imported = scratch / WEIGHTS
+        import_model(str(path), imported)
+        return Model(str(source), imported, (path,))
     if not path.is_dir():
-        return Model(path)
+        return Model(str(source), path, (path,))
     if is_exported(path):
-        return Model(path / WEIGHTS)
+        return Model(str(source), path / WEIGHTS, (path / WEIGHTS,))
     train = path if (path / "checkpoints").is_dir() else path / "train"
     if not (snapshots := sorted((train / "checkpoints").glob("*.safetensors"))):
         unfinished = "; a run is unfinished" if (path / "train.partial").exists() else ""
@@ -94,9 +99,8 @@ def find_model(path: Path) -> Model:
     if len({*chosen.values()}) > 1:
         listed = ", ".join(f"{name} in {place}" for place, name in chosen.items())
         raise UserError(f"{path}: its selections differ, {listed}; give the path of a checkpoint")
-    if not chosen:
-        return Model(snapshots[-1])
-    return Model(train / "checkpoints" / next(iter(chosen.values())), tuple(chosen))
+    checkpoint = train / "checkpoints" / next(iter(chosen.values())) if chosen else snapshots[-1]
+    return Model(str(checkpoint), checkpoint, (checkpoint, *chosen))
 
 
 def run(
@@ -127,8 +131,8 @@ def run(
         UserError: the model or a setting does not fit, or ``out`` is taken.
     """
     network, saved = model.load(source.checkpoint, context.device)
-    sampler = _sampler(source.checkpoint, saved, nfe, mid_sigmas)
-    classes_of = _labels(source.checkpoint, saved, labels)
+    sampler = _sampler(source.name, saved, nfe, mid_sigmas)
+    classes_of = _labels(source.name, saved, labels)
     side, channels = saved.shape.resolution, saved.shape.channels
     _check_free(out)
     if out.suffix not in WRITERS and channels == 2:
@@ -143,7 +147,7 @@ def run(
     if isinstance(saved.of, Imported):
         settings["source"] = saved.of.source
     inputs = {**source.inputs, **(archive_digests(Archive(labels)) if isinstance(labels, Path) else {})}
-    numerics = sorted({*GENERATE, *map(name_of, variants_in(saved.of.design))})
+    numerics = sorted({*GENERATE, *source.code, *map(name_of, variants_in(saved.of.design))})
     record = FreeRecorder("generate", settings, out, context.device, inputs=inputs, numerics=numerics)
     classes = None
     if classes_of is not None:
@@ -154,7 +158,7 @@ def run(
         *(context, network, saved, sampler), count=count, nfe=nfe, seed=seed, labels=classes_of or "balanced"
     )
     size = _call_size(side, context.device)
-    with context.counting(f"generate {source.checkpoint}", count) as advance:
+    with context.counting(f"generate {source.name}", count) as advance:
         if context.ranks.first:
             shape = (count, side, side, channels)
             with WRITERS.get(out.suffix, _folder)(out, shape, classes) as write:
@@ -177,7 +181,7 @@ def described(settings: dict[str, Any]) -> str:
     return f"{settings['count']} images, NFE {settings['nfe']} at noise level {levels}{given}"
 
 
-def _sampler(path: Path, saved: Saved, nfe: int, mid_sigmas: Sequence[float] | None) -> SamplerConfig:
+def _sampler(path: str, saved: Saved, nfe: int, mid_sigmas: Sequence[float] | None) -> SamplerConfig:
     """The model's way of sampling, with other ``mid_sigmas`` if they are given."""
     try:
         sampler = saved.sampler
@@ -199,7 +203,7 @@ def _sampler(path: Path, saved: Saved, nfe: int, mid_sigmas: Sequence[float] | N
     return sampler
 
 
-def _labels(path: Path, saved: Saved, labels: Labels | Path | None) -> Labels | Drawn | None:
+def _labels(path: str, saved: Saved, labels: Labels | Path | None) -> Labels | Drawn | None:
     """The classes that samples get; None for a model without classes."""
     if not saved.conditional:
         if labels is not None:
@@ -315,14 +319,12 @@ def _npz(out: Path, shape: tuple[int, ...], classes: NDArray[np.int64] | None) -
 def _grid(out: Path, shape: tuple[int, ...], classes: NDArray[np.int64] | None) -> Iterator[Write]:
     """Draw all images as one picture, about as wide as high; points of the plane as a scatter plot."""
     with installed("a picture"):
-        from PIL import Image
-
-        from couplet.reporting.pictures import tile
+        from couplet.reporting.pictures import image_of, tile
     parts: list[NDArray[np.uint8]] = []
     with replacing(out) as temporary:
         yield parts.append
         picture = tile(np.concatenate(parts), columns=math.ceil(shape[0] ** 0.5))
-        Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(temporary, "PNG")
+        image_of(picture).save(temporary, "PNG")
 
 
 WRITERS = {".npz": _npz, ".png": _grid}

@@ -15,6 +15,7 @@ from couplet.probes.base import Subject
 from couplet.process import Context
 from couplet.provenance.record import Recorder, archive_digests, digests, read_record
 from couplet.stages.train import Weights
+from couplet.tensors import products
 
 
 def run(
@@ -34,7 +35,10 @@ def run(
     record = Recorder("probe", settings, out, device, reads=reads)
     weights = Weights.of(training, data, frozen)
     checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
-    with context.counting(f"probe {config.kind} {training.cell}", config.images(training)) as advance:
+    with (
+        context.counting(f"probe {config.kind} {training.cell}", config.images(training)) as advance,
+        products(),
+    ):
         subject = Subject(
             training,
             archive,

@@ -72,14 +72,14 @@ def _row(model: PublishedModel, reported: Reported, score: Path | None, folder: 
     """A row of the table, all of its values as texts."""
     number = None if score is None else _number(score, model)
     measured, protocol = (None, {}) if number is None else (number["value"], number["protocol"])
-    decimals = described(model.metric).decimals
+    printed = described(model.metric)
     texts = [f"published: {model.protocol}", *([f"measured: {words(protocol)}"] if protocol else [])]
     if model.differs:
         texts.append(f"they differ: {model.differs}")
     unmeasured = f"not measured: {model.missing or 'no score is given'}" if score is None else ""
     difference = ""
     if measured is not None and reported.value is not None and not model.differs:
-        difference = f"{measured - reported.value:+.{decimals}f}"
+        difference = printed.text(measured - reported.value, signed=True)
     return {
         "method": model.method,
         "dataset": model.dataset or "",
@@ -87,7 +87,7 @@ def _row(model: PublishedModel, reported: Reported, score: Path | None, folder: 
         "metric": model.metric,
         "features": model.extractor,
         "published": "" if reported.value is None else f"{reported.value:g}",
-        "measured": "" if measured is None else f"{measured:.{decimals}f}",
+        "measured": "" if measured is None else printed.text(measured),
         "difference": difference,
         "protocol": "; ".join(texts),
         "note": "; ".join(filter(None, [unmeasured, model.note])),

@@ -275,4 +275,4 @@ def lines(scores: Sequence[Score]) -> Iterator[tuple[str, str, str]]:
     for score in scores:
         number = described(score.extractor.number(score.metric))
         arrow = "↓" if number.lower_is_better else "↑"
-        yield f"{number.heading} {arrow}", f"{score.value:.{number.decimals}f}", words(score.protocol)
+        yield f"{number.heading} {arrow}", number.text(score.value), words(score.protocol)

@@ -6,16 +6,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from couplet import model
+from couplet.config.metrics import described
 from couplet.errors import UserError
-from couplet.files import write_json
+from couplet.files import replacing, write_json
 from couplet.metrics.extractor.base import load_extractor
 from couplet.metrics.measure import label_counts, load_reference
-from couplet.plan.layout import checkpoint_name, statistics_name
+from couplet.plan.layout import checkpoint_name, shown_by, statistics_name
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, digests
-from couplet.sampling import Drawn
+from couplet.reporting.pictures import panel_size
+from couplet.sampling import Drawn, first_images
 from couplet.selection import best, score
 
 
@@ -23,6 +27,8 @@ def run(
     context: Context, settings: Settings, *, train: Path, features: Path, reference: Path, out: Path
 ) -> str:
     """Score all snapshots against the split of ``select.split`` and write the file ``out``.
+
+    The file beside it that ends in .samples.npy holds images of each, uint8 [snapshots, n, h, w, c].
 
     The seeds differ from those of `evaluate`, and by default the split does too, so that the numbers of the
     selected snapshot are not biased by the selection.
@@ -46,13 +52,17 @@ def run(
         drawn["label_counts"] = label_counts(of_training)
     checkpoints = {step: train / "checkpoints" / checkpoint_name(step) for step in training.snapshot_steps}
     images = len(checkpoints) * measurement.select.samples
-    scores = {}
+    scores, shown = {}, []
     with context.counting(f"select {training.cell}", images) as advance:
         fd = partial(score, extractor=extractor, target=target, advance=advance, ranks=context.ranks)
         fd = partial(fd, labels=Drawn(drawn["label_counts"])) if drawn else fd
         for step, path in checkpoints.items():
             network, saved = model.load(path, context.device)
             scores[step] = fd(training, measurement, network, saved.shape)
+            if context.ranks.first:
+                side = saved.shape.resolution
+                count = panel_size((side, side, saved.shape.channels))
+                shown.append(first_images(network, saved, count))
     nfe = measurement.select.nfe
     chosen = best(scores, nfe)
     content = {
@@ -70,9 +80,11 @@ def run(
     }
     if context.ranks.first:
         write_json(out, content)
+        with replacing(shown_by(out)) as temporary, temporary.open("wb") as file:
+            np.save(file, shown)
         record.write(
             cell=training.cell.model_dump(),
             inputs=digests(train / "config.json", *checkpoints.values(), features, *read),
-            outputs=digests(out),
+            outputs=digests(out, shown_by(out)),
         )
-    return f"step {chosen}, Fréchet distance {scores[chosen][nfe]:.3f}"
+    return f"step {chosen}, Fréchet distance {described('fd').text(scores[chosen][nfe])}"

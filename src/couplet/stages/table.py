@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
+from numpy.typing import NDArray
 
 from couplet.config.base import Invalid
 from couplet.config.cells import Cell
+from couplet.config.layers import leaves
 from couplet.config.params import Params
 from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError
 from couplet.figures.marks import distance_curves
 from couplet.files import read_json, replacing
-from couplet.plan.layout import Layout
-from couplet.plan.stages import STAGES
+from couplet.plan.layout import Layout, shown_by
+from couplet.plan.stages import STAGES, record_of
 from couplet.plan.summaries import table_key
-from couplet.provenance.record import Chains, SummaryRecorder, digests
+from couplet.provenance.record import Chains, SummaryRecorder, chain, digests, read_record
+from couplet.provenance.why import Run, Why, described, numbers_of
 from couplet.reporting.pictures import evenly, panel_size, sample_grids
+from couplet.reporting.results import NAMES, Details, Group, Trained, results_page
 from couplet.reporting.table import Result, table
 from couplet.stages.sample import samples_name
 from couplet.stages.time import times_of
@@ -27,9 +34,12 @@ from couplet.stages.time import times_of
 Measured = tuple[Cell, str]
 """A cell and its extractor."""
 
+CURVE = "curve.csv"
+"""Losses, in the folder of a run."""
+
 
 def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool = False) -> str:
-    """Write the table ``out`` (CSV), also as .md and .html, a record, and pictures in the folder .figures.
+    """Write the table ``out`` (CSV), also as .md, its page, a record, and pictures in the folder .figures.
 
     The record of every number must agree with the parameters and with the records of its inputs.
 
@@ -68,19 +78,28 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
         for pair in measured
     }
     content = table(results.values())
-    texts = {
-        out: content.csv(),
-        out.with_suffix(".md"): content.markdown(),
-        out.with_suffix(".html"): content.html(out.stem),
+    # Another extractor than the selector measures the same samples, selected by the same distances.
+    drawn = [(cell, name) for cell, name in finished if name == params.selector(cell, name)]
+    evaluations = {
+        f"{results[pair].run} {results[pair].evaluation['extractor']}": layout.output("evaluate", *pair)
+        for pair in finished
     }
+    page = results_page(
+        out.stem,
+        content,
+        [_details(results, evaluations, row) for row in content.rows],
+        _groups(layout, drawn),
+        labels=params.labels,
+        missing=[f"{cell}, {name}: {STAGES[stage].absent}" for (cell, name), stage in missing.items()],
+        why=f"couplet why {quote(str(out))} --row",
+    )
+    texts = {out: content.csv(), out.with_suffix(".md"): content.markdown(), out.with_suffix(".html"): page}
     for path, text in texts.items():
         with replacing(path) as temporary:
             temporary.write_text(text)
     # A picture for the couplings and seeds of one data set, recipe, kernel and extractor.
     groups: dict[str, list[Measured]] = {}
-    for cell, extractor in finished:
-        if extractor != params.selector(cell, extractor):
-            continue  # the same samples, selected by the same distances
+    for cell, extractor in drawn:
         group = f"{cell.dataset}-{cell.recipe}-{cell.kernel}-{extractor}"
         groups.setdefault(group, []).append((cell, extractor))
     figures = []
@@ -88,11 +107,12 @@ def run(params: Params, root: Path, out: Path, part: str = "", *, partial: bool 
         for name, draw in (("samples", _samples), ("distance", _curves)):
             figures.append(out.with_suffix(".figures") / f"{group}-{name}.png")
             draw(layout, members, figures[-1])
-    evaluations = {}
-    for pair in finished:
-        name = f"{results[pair].run} {results[pair].evaluation['extractor']}"
-        evaluations[name] = os.path.relpath(layout.output("evaluate", *pair), out.parent)
-    record.write(inputs=chains.inputs, outputs=digests(*texts, *figures), evaluations=evaluations)
+    curves = [layout.output("train", cell) / CURVE for cell, _ in drawn]
+    record.write(
+        inputs={**chains.inputs, **digests(*curves)},
+        outputs=digests(*texts, *figures),
+        evaluations={name: os.path.relpath(path, out.parent) for name, path in evaluations.items()},
+    )
     return f"{len(content.rows)} rows"
 
 
@@ -116,18 +136,98 @@ def _result(chains: Chains, cell: Cell, extractor: str, missing: str | None) -> 
     )
 
 
+def _details(
+    results: Mapping[Measured, Result], evaluations: Mapping[str, Path], row: Mapping[str, str]
+) -> Details:
+    """What is behind a row of the table; of a row whose cells are missing, their settings."""
+    first = next(
+        each
+        for each in results.values()
+        if all(value == row[key] for key, value in each.training.cell if key != "seed")
+        and row["extractor"] in (each.extractor, each.evaluation.get("extractor"))
+    )
+    files = {name: evaluations[f"{name} {row['extractor']}"] for name in row["runs"].split()}
+    numbers = {name: numbers_of(path, row["nfe"]) for name, path in files.items()}
+    runs = [
+        Run(name, numbers[name], chain(read_record(record_of("evaluate", path))))
+        for name, path in files.items()
+    ]
+    trained = first.training.model_dump(mode="json", exclude={"cell", "frozen_run"})
+    measured = first.measurement.model_dump(mode="json")
+    settings = leaves({**trained, "features": first.features.model_dump(mode="json"), **measured})
+    return Details(
+        settings={".".join(keys): json.dumps(value, ensure_ascii=False) for keys, value in settings},
+        numbers=numbers,
+        origin=[*described(Why(Path(), {}, runs))][1:],
+    )
+
+
+def _groups(layout: Layout, measured: Sequence[Measured]) -> list[Group]:
+    """Runs with their curves and images, by data set and extractor."""
+    groups: dict[tuple[str, str], list[Measured]] = {}
+    for cell, extractor in measured:
+        groups.setdefault((cell.dataset, extractor), []).append((cell, extractor))
+    return [
+        Group(
+            title=" · ".join(name) if len(groups) > 1 else "",
+            distance=_distance(layout.params, name[1]),
+            real=_real(layout, members[0][0]),
+            runs=[_trained(layout, *pair, _label(layout.params, pair[0], members)) for pair in members],
+        )
+        for name, members in groups.items()
+    ]
+
+
+def _label(params: Params, cell: Cell, among: Sequence[Measured]) -> str:
+    """What tells a cell apart from others of its data set."""
+    varied = [key for key in NAMES if len({getattr(each, key) for each, _ in among}) > 1]
+    names = [getattr(cell, key) for key in varied or NAMES[-1:]]
+    return ", ".join(params.labels.get(name, name) for name in names)
+
+
+def _trained(layout: Layout, cell: Cell, extractor: str, label: str) -> Trained:
+    """A run's curves and images; of snapshots it has none if an earlier version selected."""
+    selection = layout.output("select", cell, extractor)
+    chosen, column = read_json(selection), f"fd_nfe{layout.params.select.nfe}"
+    distance = {score["step"]: score[column] for score in chosen["scores"]}
+    with (layout.output("train", cell) / CURVE).open() as file:
+        loss = {int(line["step"]): float(line["loss"]) for line in csv.DictReader(file)}
+    shown = read_array(shown_by(selection)) if shown_by(selection).exists() else ()
+    samples = layout.output("sample", cell, extractor)
+    return Trained(
+        label,
+        cell.seed,
+        loss=loss,
+        distance=distance,
+        shown=dict(zip(distance, shown, strict=False)),
+        samples={nfe: read_array(samples / samples_name(nfe)) for nfe in sorted(layout.params.sample.nfe)},
+        selected=chosen["selected"]["step"],
+    )
+
+
+def _real(layout: Layout, cell: Cell) -> NDArray[np.uint8]:
+    """As many real images as a panel has."""
+    images = Archive(layout.output("prepare", cell)).train.images
+    return images[evenly(len(images), panel_size(images.shape[1:]))]
+
+
+def _distance(params: Params, extractor: str) -> str:
+    """What `select` measures, in words."""
+    return f"Fréchet distance to {params.select.split} split, NFE {params.select.nfe}, {extractor}"
+
+
 def _samples(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
     """Samples of the first seed, all couplings from the same noise, next to as many real images."""
+    labels = layout.params.labels
     first: dict[str, Path] = {}
     for cell, extractor in measured:
-        first.setdefault(cell.coupling, layout.output("sample", cell, extractor))
+        label = labels.get(cell.coupling, cell.coupling)
+        first.setdefault(label, layout.output("sample", cell, extractor))
     panels: dict[str, dict[str, np.ndarray]] = {
-        f"NFE {nfe}": {coupling: read_array(folder / samples_name(nfe)) for coupling, folder in first.items()}
+        f"NFE {nfe}": {label: read_array(folder / samples_name(nfe)) for label, folder in first.items()}
         for nfe in sorted(layout.params.sample.nfe)
     }
-    real = Archive(layout.output("prepare", measured[0][0])).train.images
-    chosen = evenly(len(real), panel_size(real.shape[1:]))
-    next(iter(panels.values()))["real images"] = real[chosen]
+    next(iter(panels.values()))["real images"] = _real(layout, measured[0][0])
     sample_grids(path, panels)
 
 
@@ -135,11 +235,14 @@ def _curves(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
     """Distances of every snapshot, as `select` measured them."""
     import pandas as pd
 
-    select = layout.params.select
+    params = layout.params
     scores = pd.DataFrame(
-        {"coupling": cell.coupling, "step": score["step"], "value": score[f"fd_nfe{select.nfe}"]}
+        {
+            "coupling": params.labels.get(cell.coupling, cell.coupling),
+            "step": score["step"],
+            "value": score[f"fd_nfe{params.select.nfe}"],
+        }
         for cell, extractor in measured
         for score in read_json(layout.output("select", cell, extractor))["scores"]
     )
-    ylabel = f"Fréchet distance to {select.split} split, NFE {select.nfe}, {measured[0][1]}"
-    distance_curves(path, scores, ylabel=ylabel)
+    distance_curves(path, scores, ylabel=_distance(params, measured[0][1]))

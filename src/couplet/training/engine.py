@@ -30,7 +30,7 @@ def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.dev
     for network in networks:
         forward: Callable[..., Tensor] = network.forward
         if config.compile:
-            forward = _compiled(forward)
+            forward = _compiled(forward, device)
         if config.precision == "bf16":
             forward = _in_bfloat16(forward, device)
         # Set on the object, so that hooks and names of weights do not change.
@@ -42,13 +42,19 @@ def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.dev
             del network.forward
 
 
-def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _compiled(forward: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
     """``forward`` through torch.compile, with eager's random numbers: teacher and student share their masks.
+
+    They are two programs, without and with gradient. A mask is drawn in the order in which activations lie in
+    memory, which torch would choose for each program of a GPU by itself; here it is that of the weights.
 
     Raises:
         UserError: on the first call, where torch cannot compile the network as a whole.
     """
-    compiled = torch.compile(forward, fullgraph=True, options={"fallback_random": True})
+    options = {"fallback_random": True}
+    if device.type == "cuda":
+        options["layout_optimization"] = False
+    compiled = torch.compile(forward, fullgraph=True, options=options)
     works = False
 
     def call(*arguments: Any) -> Tensor:

@@ -25,7 +25,7 @@ from couplet.model import ConsistencyModel, ImageShape, build
 from couplet.networks.initial import initialise
 from couplet.ranks import ALONE, Ranks
 from couplet.schedules import Discretised
-from couplet.tensors import CPU, default_stream, generator, products, seed_of
+from couplet.tensors import CPU, SideStream, default_stream, generator, products, seed_of
 from couplet.training.ema import Average, target
 from couplet.training.engine import computed
 from couplet.training.optim import build_optimizer, learning_rate_factor
@@ -186,19 +186,22 @@ class _Work:
         arrange = self.state.model.coupling.arrange
         # This rank's share of the loader's images.
         own = rows if self.loader.world == 1 else slice(None)
+        side = SideStream(device) if device.type == "cuda" and ahead else None
 
-        def drawn() -> Iterator[tuple[Batch, Tensor]]:
+        def drawn() -> Iterator[tuple[Batch, Tensor, torch.cuda.Event | None]]:
             for step in range(start, stop):
                 with record_function("data"):
                     batch = Batch(*next(batches))
                 shape = (self.training.recipe.batch, *batch.images.shape[1:])
                 stream = generator(device, self.training.cell.seed, "noise", step)
-                yield batch, torch.randn(shape, generator=stream, device=device)
+                noise = torch.randn(shape, generator=stream, device=device)
+                yield batch, noise, side and side.now()
 
-        def arranged(given: tuple[Batch, Tensor]) -> tuple[Batch, Tensor]:
-            batch, noise = given
+        def arranged(given: tuple[Batch, Tensor, torch.cuda.Event | None]) -> tuple[Batch, Tensor]:
+            batch, noise, drawn = given
             with record_function("arrange"):
-                return batch.rows(own), arrange(batch.images, noise, rows)
+                work = partial(arrange, batch.images, noise, rows)
+                return batch.rows(own), side.run(work, drawn) if side and drawn else work()
 
         with closing(self.loader.batches(start, stop, device)) as batches:
             yield from prefetched(arranged, drawn(), threads=1, most=ahead)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -56,19 +57,29 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
 
 def radam(config: RAdamConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
     """Rectified Adam."""
-    return torch.optim.RAdam([weights], **_settings(config), foreach=True)
+    return _uncompiled(torch.optim.RAdam)([weights], **_settings(config), foreach=True)
 
 
 def adam(config: AdamConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
     """Adam."""
-    return torch.optim.Adam([weights], **_settings(config), foreach=True)
+    return _uncompiled(torch.optim.Adam)([weights], **_settings(config), foreach=True)
 
 
 def lion(config: LionConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
     """Lion, from lion-pytorch."""
     from lion_pytorch import Lion
 
-    return Lion([weights], **_settings(config))
+    return _uncompiled(Lion)([weights], **_settings(config))
+
+
+def _uncompiled(kind: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """A class of optimisers without what keeps its methods out of a graph of torch.compile, where they never are.
+
+    That imports torch._dynamo, which takes a second.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "step")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(methods["step"])})
 
 
 def _settings(config: RAdamConfig | AdamConfig | LionConfig) -> dict[str, Any]:

@@ -134,7 +134,10 @@ def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: O
         default_stream(device, draws.dropout_seed),
         _in_mode(teacher, models.online.training),
     ):
-        target = _predictor(teacher, objective)(pair.data, pair.noise, r, pair.labels)
+        if objective.schedule.always_zero:
+            target = pair.data.detach()
+        else:
+            target = _predictor(teacher, objective)(pair.data, pair.noise, r, pair.labels)
     distance = objective.distance(student, target)
     weight = objective.weighting(t, r)
     scale = objective.weighting.penalty_scale(*objective.schedule.last_pair(step))
@@ -189,12 +192,10 @@ def _predictor(model: ConsistencyModel, objective: Objective) -> Predictor:
     @torch.no_grad()
     def predict(data: Tensor, noise: Tensor, level: Tensor, labels: Tensor | None) -> Tensor:
         noisy = objective.kernel.noise(data, noise, level)
-        # Schedules that stay above 0 need no look at the levels, for which a GPU would be waited for.
         if not objective.schedule.reaches_zero:
             return model(noisy, level, labels, boundary=boundary)
+        # Images at level 0 are evaluated and replaced: to look at the levels is to wait for a GPU.
         clean = level == 0
-        if clean.all():
-            return data.detach()
         level = torch.where(clean, torch.ones_like(level), level)
         answer = model(noisy, level, labels, boundary=boundary)
         return torch.where(per_image(clean, answer), data.to(answer.dtype), answer)

@@ -1,6 +1,7 @@
 """The command line as a whole: help, groups, options of generated commands, usage errors."""
 
 import json
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from couplet.cli.app import app
+from couplet.cli.app import EXAMPLES, app
 from couplet.plan.stages import STAGES
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
@@ -57,6 +58,15 @@ def test_help_is_quick_and_shows_commands_in_groups():
     assert "--install-completion" in text
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_of_a_command_is_one(name, tmp_path, monkeypatch):
+    """It parses, for the command that it stands below."""
+    monkeypatch.chdir(tmp_path)
+    program, called, *arguments = shlex.split(EXAMPLES[name])
+    assert (program, called) == ("couplet", name)
+    COMMANDS[name].make_context(name, arguments)
+
+
 def test_help_of_every_command_imports_no_torch():
     ended, _, modules = helped(*([name, "--help"] for name in COMMANDS))
     assert len(ended) == len(COMMANDS)
@@ -75,11 +85,11 @@ def test_stage_has_an_option_for_each_output_that_it_reads(stage):
     expected = {f"--{STAGES[read].option}" for read in STAGES[stage].reads}
     assert expected | {"--out", "--params", "--scale"} <= options(stage)
     if stage in GENERATED:
-        others = {"--out", "--params", "--scale", "--threads", "--device", "--processes"}
+        others = {"--out", "-o", "--params", "--scale", "--threads", "--device", "--processes"}
         own = {"--extractor"} if stage == "features" else set()
         assert options(stage) == expected | others | own
         needed = {option for each in COMMANDS[stage].params if each.required for option in each.opts}
-        assert needed == expected | {"--out"}
+        assert needed == expected | {"--out", "-o"}
 
 
 def test_summary_of_a_stage_is_that_of_the_table_of_stages():
@@ -102,10 +112,10 @@ def test_no_command_prints_the_help(couplet):
     [
         (["trian"], "No such command 'trian'."),
         (["train", "--couplng", "vae"], "No such option: --couplng"),
-        (["reference", "--data", "d"], "Missing option '--features'."),
+        (["reference", "--data", "d"], "Missing option '--features'. Output of `couplet features`."),
         (["train", "--data", "d", "--out", "o", "--seed", "one"], "Invalid value for '--seed'"),
         (["select", "--train", "t", "--processes", "0"], "Invalid value for '--processes'"),
-        (["show"], "Missing argument 'path'."),
+        (["show"], "Missing argument 'path'. Folder of a run, or"),
         (["show", "a", "b"], "Got unexpected extra argument"),
         (["train", "--data"], "Option '--data' requires an argument."),
     ],

@@ -77,7 +77,7 @@ def test_distances_are_those_of_evaluate_or_of_the_last_snapshot(cells):
         rows = build(made.study.figure).rows(made)
         assert rows["value"].tolist() == pytest.approx(expected)
         assert rows["nfe"].tolist() == [1, 2] * 4
-        assert rows["row"].tolist() == ["independent"] * 4 + ["vae"] * 4
+        assert rows["row"].tolist() == ["independent"] * 4 + ["variational"] * 4
 
 
 def test_statements_and_table_come_from_the_same_rows(cells):
@@ -126,7 +126,9 @@ def test_steps_have_every_snapshot_at_each_budget(cells):
     said = kind.measured(made)
     assert "samples of every snapshot against the" in said
     assert "bands are 95 % intervals" in said
-    assert said.endswith("(CPU time, 1 thread): independent 20 ms (20 to 20), vae 21 ms (20.5 to 21.5).")
+    assert said.endswith(
+        "(CPU time, 1 thread): independent 20 ms (20 to 20), variational 21 ms (20.5 to 21.5)."
+    )
 
 
 TIMES = {
@@ -171,9 +173,9 @@ def test_verdict_at_equal_seconds_needs_a_measurement_that_is_fit_for_it(cells, 
     compared, _ = kind.compared(kind.rows(made))
     members = [member._replace(time=(TIMES | changed)[member.cell.coupling]) for member in made.members]
     steps, seconds = kind.statements(compared, replace(made, members=members))
-    assert steps.text.startswith("NFE 1, equal steps (200): vae 4.05")
+    assert steps.text.startswith("NFE 1, equal steps (200): variational 4.05")
     assert steps.verdict == "shown"
-    assert seconds.text.startswith("NFE 1, equal seconds (4): vae ")
+    assert seconds.text.startswith("NFE 1, equal seconds (4): variational ")
     assert (seconds.verdict, said in seconds.text) == (verdict, True), seconds.text
 
 
@@ -242,10 +244,26 @@ def test_trajectories_are_compared_by_the_mean_deviation(cells):
     caption = kind.caption(rows, made)
     texts = [statement["text"] for statement in caption["statements"]]
     assert [text.split(":")[0] for text in texts] == ["t = 1", "t = 2"]
-    assert "vae 2.1 ± 0.14 (2 seeds), independent 20.1 ± 0.14" in texts[0]
+    assert "variational 2.1 ± 0.14 (2 seeds), independent 20.1 ± 0.14" in texts[0]
     assert {statement["verdict"] for statement in caption["statements"]} == {"shown"}
     assert caption["table"]["columns"] == ["", "x", "mean ± std"]
-    assert ["vae", "2", "4.2 ± 0.28 (2 seeds)"] in caption["table"]["rows"]
+    assert ["variational", "2", "4.2 ± 0.28 (2 seeds)"] in caption["table"]["rows"]
+
+
+def test_names_are_those_that_people_use_unless_the_file_gives_them_to_other_settings(params_content):
+    def labels(**changes):
+        return Params.model_validate(params_content | changes).labels
+
+    usual = labels()
+    assert (usual["ot"], usual["vae"], usual["generator"]) == (
+        "minibatch OT",
+        "variational",
+        "generator-induced",
+    )
+    assert "independent" not in usual
+    assert "ot" not in labels(couplings={"ot": {"kind": "sinkhorn"}})
+    assert labels(couplings={"vae": {"kl_weight": 1.0}})["vae"] == "variational"
+    assert "ve" not in labels(kernels={"ve": {"kind": "li"}})
 
 
 def test_labels_must_be_different(cells):

@@ -531,7 +531,7 @@ def test_a_model_of_couplet_needs_no_import() -> None:
     import_model("x.pt", Path("model"))
     assert "a model of couplet already" in refusal(Path("model").absolute())
     Path("run/checkpoints").mkdir(parents=True)
-    assert "a run of couplet" in refusal(Path("run").absolute())
+    assert "a model of couplet already" in refusal(Path("run").absolute())
 
 
 def test_one_line_and_exit_code_2(

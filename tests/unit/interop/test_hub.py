@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hub_server import hub
@@ -16,6 +18,7 @@ from couplet import library, model
 from couplet.errors import UserError
 from couplet.interop.convert import import_model
 from couplet.model import ImageShape, Saved, build
+from couplet.provenance.record import read_record
 
 LOAD = """
 import sys, couplet
@@ -25,6 +28,13 @@ for name in sys.argv[1:]:
         print(couplet.load(name, "cpu").sample(3, seed=1).tobytes().hex())
     except UserError as error:
         print(error)
+"""
+
+COMMANDS = """
+import json, sys
+from couplet.cli.app import app
+for words in json.loads(sys.argv[1]):
+    app(words, standalone_mode=False)
 """
 
 
@@ -55,10 +65,13 @@ def loaded(*names):
     return done.stdout.strip()
 
 
+def files_in(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 def served(folder):
     """The files of a folder, as the server keeps them."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files_in(folder)}
 
 
 def test_what_hf_uploads_is_what_couplet_loads(server, exported):
@@ -104,9 +117,37 @@ def test_the_command_imports_from_the_hub(server, unpacked_pipeline, tmp_path):
     out.unlink()
     done = subprocess.run([*command, "jane/other", "--out", str(out)], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("couplet: jane/other: cannot be fetched from the Hugging Face hub")
+    assert done.stderr.startswith("couplet: jane/other: no such file or folder, and not fetched from the ")
     assert done.stderr.count("\n") == 1
     assert not out.exists()
+
+
+def test_commands_take_what_load_takes(server, exported, unpacked_pipeline, tmp_path):
+    """`generate`, `score` and `export`, for an exported model and one that needs an import."""
+    server.files |= {"jane/x": served(exported), "jane/cd": served(unpacked_pipeline)}
+    options = ("--count", 3, "--seed", 1, "--device", "cpu")
+    images, score, again = tmp_path / "cd.npz", tmp_path / "score.json", tmp_path / "again"
+    commands = [
+        ("generate", "jane/x", *options, "--out", tmp_path / "x.npz"),
+        ("generate", "jane/cd", *options, "--out", images),
+        ("score", "jane/cd", *options, "--reference", images, "--extractor", "values", "--out", score),
+        ("export", "jane/cd", "--device", "cpu", "--score", score, "--to", again),
+    ]
+    words = json.dumps([[str(word) for word in command] for command in commands])
+    done = subprocess.run([sys.executable, "-c", COMMANDS, words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    x, cd = (library.load(folder, device="cpu").sample(3, seed=1) for folder in (exported, unpacked_pipeline))
+    assert np.array_equal(np.load(tmp_path / "x.npz")["arr_0"], x)
+    assert np.array_equal(np.load(images)["arr_0"], cd)
+    assert np.array_equal(library.load(again, device="cpu").sample(3, seed=1), cd)
+    assert "## Metrics" in (again / "README.md").read_text()
+
+    own, theirs = (read_record(tmp_path / f"{name}.npz.record.json") for name in ("x", "cd"))
+    assert [path.name for path in own.inputs] == ["model.safetensors"]
+    assert {path.name for path in theirs.inputs} == {path.name for path in files_in(unpacked_pipeline)}
+    assert all(path.exists() for path in theirs.inputs), "no temporary file"
+    assert any(name.startswith("couplet.interop.convert") for name in theirs.content["code"])
 
 
 def test_weights_of_the_older_format_are_fetched_if_alone(server, tmp_path, unpacked_pipeline):

@@ -2,38 +2,36 @@
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
+from PIL import Image
 
 from couplet.reporting.pictures import panel_size, sample_grids, scatter, tile
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    """The pictures that are drawn, in order."""
-    found = []
-    draw = Axes.imshow
-
-    def imshow(axis, picture, **options):
-        found.append(np.array(picture))
-        return draw(axis, picture, **options)
-
-    monkeypatch.setattr(Axes, "imshow", imshow)
-    return found
-
-
 def random_images(count, *shape):
-    return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 255, (count, *shape), dtype=np.uint8)
 
 
-def test_images_stand_side_by_side():
+def test_images_stand_side_by_side_with_lines_between_them_only():
     images = random_images(5, 4, 4, 1)
-    picture = tile(images, 3)
-    assert picture.shape == (10, 15, 1)
+    picture = tile(images, 3, side=4)
+    assert picture.shape == (9, 14, 1)
     for index, image in enumerate(images):
         y, x = (5 * side for side in divmod(index, 3))
         assert np.array_equal(picture[y : y + 4, x : x + 4], image)
-    assert (picture[5:, 10:] == 110).all()
+    assert (picture[5:, 10:] == 255).all()
+    assert (picture[:, 4::5] == 255).all()
+
+
+@pytest.mark.parametrize(("side", "enlarged"), [(8, 32), (28, 56), (32, 32), (64, 64)])
+def test_small_images_are_enlarged_by_a_whole_number(side, enlarged):
+    images = random_images(2, side, side, 3)
+    picture = tile(images, 2)
+    line = picture.shape[1] - 2 * enlarged
+    assert picture.shape == (enlarged, 2 * enlarged + line, 3)
+    times = enlarged // side
+    for number, image in enumerate(images):
+        x = number * (enlarged + line)
+        assert np.array_equal(picture[:, x : x + enlarged], image.repeat(times, 0).repeat(times, 1))
 
 
 def test_points_are_drawn_as_points():
@@ -42,10 +40,31 @@ def test_points_are_drawn_as_points():
 
 
 @pytest.mark.parametrize(("shape", "most"), [((8, 8, 1), 36), ((8, 8, 3), 36), ((1, 1, 2), 1000)])
-def test_panels_show_the_first_images(shape, most, shown, tmp_path):
-    images, real = random_images(1100, *shape), random_images(10, *shape)
-    sample_grids(tmp_path / "a.png", {"NFE 1": {"vae": images, "real images": real}})
+def test_panels_show_the_first_images_to_the_pixel_without_an_axis(shape, most, tmp_path):
+    images, real, later = (
+        random_images(1100, *shape),
+        random_images(10, *shape)[::-1],
+        random_images(8, *shape),
+    )
+    sample_grids(
+        tmp_path / "a.png",
+        {"NFE 1": {"variational": images, "real images": real}, "NFE 2": {"variational": later}},
+    )
     assert panel_size(shape) == most
-    expected = [tile(images[:most], 6).squeeze(), tile(real, 6).squeeze()]
-    assert all(np.array_equal(*pair) for pair in zip(shown, expected, strict=True))
-    assert plt.imread(tmp_path / "a.png").ndim == 3
+    first, second, below = (
+        np.broadcast_to(panel, (*panel.shape[:2], 3))
+        for panel in (tile(images[:most], 4), tile(real, 4), tile(later, 4))
+    )
+    with Image.open(tmp_path / "a.png") as file:
+        picture = np.asarray(file)
+    left = picture.shape[1] - first.shape[1] - second.shape[1] - 16
+    top = picture.shape[0] - first.shape[0] - below.shape[0] - 16
+    assert 40 < left < 80, "room for NFE 1"
+    assert top == 30, "room for titles"
+    assert np.array_equal(picture[top : top + first.shape[0], left : left + first.shape[1]], first)
+    assert np.array_equal(picture[top : top + second.shape[0], left + first.shape[1] + 16 :], second)
+    assert np.array_equal(picture[-below.shape[0] :, left : left + below.shape[1]], below)
+    # Nothing but white between the panels and in the empty place, and letters only left and above.
+    assert (picture[top:, left + first.shape[1] : left + first.shape[1] + 16] == 255).all()
+    assert (picture[top + first.shape[0] + 16 :, left + first.shape[1] :] == 255).all()
+    assert (picture[:top] < 128).any() and (picture[top:, :left] < 128).any()

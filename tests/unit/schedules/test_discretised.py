@@ -144,7 +144,7 @@ def test_draws_follow_the_probabilities(levels):
 
 
 def test_lognormal_parameters_of_the_configuration_are_used():
-    shifted = make(p_mean=-0.8, p_std=1.6).probabilities(11)
+    shifted = make(p_mean=-0.8, p_std=1.6).probabilities(11, torch.device("cpu"))
     torch.testing.assert_close(shifted, lognormal_probabilities(make().grid(11), -0.8, 1.6))
 
 

@@ -1,14 +1,20 @@
 """`couplet table`: results that it refuses, and cells that are missing."""
 
 import csv
+import html
 import shutil
 
+import numpy as np
 import pytest
 
+from couplet import model
 from couplet.errors import UserError
 from couplet.files import read_json, sha256, write_json
+from couplet.plan.layout import checkpoint_name, shown_by
 from couplet.plan.stages import RUN, Settings
 from couplet.process import Context
+from couplet.provenance.why import described, why
+from couplet.sampling import first_images
 from couplet.stages import prepare, table
 
 
@@ -127,6 +133,8 @@ def test_missing_cells_are_refused_unless_they_are_left_out(grid):
     assert float(made[0]["fd_classifier_mean"]) == pytest.approx(other["fd_classifier_nfe1"], abs=1e-3)
     assert made[0]["fd_classifier_std"] == ""
     assert "seed 0: not evaluated" in (grid.root / "part.md").read_text()
+    page = (grid.root / "part.html").read_text()
+    assert f"<li>{grid.cells[0]}, classifier: not evaluated</li>" in page
     assert len(list((grid.root / "part.figures").glob("*.png"))) == 2
 
 
@@ -147,6 +155,37 @@ def test_complete_table_is_the_same_with_partial(grid):
         texts.append(out.read_text())
     assert texts[0] == texts[1] == (grid.root / "table1.csv").read_text()
     assert "missing" not in rows(out)[0]
+
+
+def test_page_has_what_couplet_why_says_of_every_row(grid):
+    table.run(grid.params, grid.root, out := grid.root / "again.csv")
+    page = html.unescape(out.with_suffix(".html").read_text())
+    for number in (1, 2):
+        answer = why(out, str(number))
+        for run in answer.runs:
+            assert f"<td>{run.name}</td>" in page
+            assert all(f"{value:.6g}" in page for value in run.numbers.values())
+        lines = {line for _, line in described(answer._replace(row={}))}
+        assert len(lines) > 10
+        assert all(f"<td>{line}</td>" in page for line in lines if line)
+        assert f"<code>couplet why {out} --row {number}</code>" in page
+
+
+def test_page_shows_what_select_kept_of_each_snapshot_and_does_without(grid):
+    selection = grid.outputs["select"]
+    shown = np.load(shown_by(selection))
+    steps = [score["step"] for score in read_json(selection)["scores"]]
+    for step, images in zip(steps, shown, strict=True):
+        path = grid.outputs["train"] / "checkpoints" / checkpoint_name(step)
+        network, saved = model.load(path, Context().device)
+        assert np.array_equal(images, first_images(network, saved, 36))
+    with_slider = (grid.root / "table1.html").read_text()
+    assert f'max="{len(steps) - 1}"' in with_slider
+    shown_by(selection).unlink()  # as of an earlier version
+    table.run(grid.params, grid.root, grid.root / "again.csv")
+    page = (grid.root / "again.html").read_text()
+    assert 'type="range"' not in page
+    assert "were not kept" in page
 
 
 def test_part_that_no_cell_has_is_refused(grid):
