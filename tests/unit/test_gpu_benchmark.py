@@ -70,11 +70,7 @@ def test_stopped_call_is_continued_and_a_finished_one_does_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_each_way_is_set_beside_the_plain_step(tmp_path):
-    running = start(tmp_path, "ot", "step")
-    for line in running.stdout:
-        if line.startswith("step: independent eager"):
-            running.send_signal(signal.SIGTERM)  # what follows is compiled, which takes a minute
-    running.wait()
+    start(tmp_path, "step", "ot").communicate()
     stages = json.loads((tmp_path / "gpu.json").read_text())["stages"]
     eager = stages["step"]["parts"]["independent eager"]["found"]
     assert [row["way"] for row in eager] == ["plain", "float32", "float32+channels_last"]
