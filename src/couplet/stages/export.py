@@ -46,8 +46,8 @@ from couplet.stages.generate import Model, images_of
 from couplet.stages.score import protocol_of
 from couplet.tensors import save_tensors
 
-SEED, LEAST = 0, 96
-"""Of the samples in the card: seed, and least side in pixels, to which smaller ones are enlarged."""
+SEED = 0
+"""Of the samples in the card."""
 
 
 def run(
@@ -281,7 +281,7 @@ def _config(saved: Saved, digest: str) -> dict[str, Any]:
 
 
 def _picture(context: Context, network: ConsistencyModel, saved: Saved, path: Path) -> str:
-    """Draw samples, small ones enlarged; return how they are made."""
+    """Draw samples as `couplet generate` does; return how they are made."""
     with installed("a picture of samples"):
         from couplet.reporting.pictures import image_of, panel_size, tile
     side, channels, nfe = saved.shape.resolution, saved.shape.channels, len(saved.sampler.levels)
@@ -290,13 +290,10 @@ def _picture(context: Context, network: ConsistencyModel, saved: Saved, path: Pa
         for images in images_of(context, network, saved, saved.sampler, count=total, nfe=nfe, seed=SEED):
             parts.append(images)
             advance(len(images))
-    image_of(tile(np.concatenate(parts), side=LEAST)).save(path, "PNG")
+    image_of(tile(np.concatenate(parts))).save(path, "PNG")
     classes = ", classes in turn" if saved.conditional else ""
-    enlarged = f", enlarged {-(-LEAST // side)} times" if 1 < side < LEAST else ""
     made = f"couplet generate . --out grid.png --count {total} --nfe {nfe} --seed {SEED}"
-    return (
-        f"The first {total} samples with seed {SEED}, NFE {nfe}{classes}, none left out: `{made}`{enlarged}."
-    )
+    return f"The first {total} samples with seed {SEED}, NFE {nfe}{classes}, none left out: `{made}`."
 
 
 def repeated(training: Training) -> dict[str, Any]:

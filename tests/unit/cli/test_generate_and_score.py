@@ -81,8 +81,9 @@ class TestGenerate:
         labels = json.loads((tmp_path / "folder/dataset.json").read_text())["labels"]
         assert labels == [[f"{i:06d}.png", i % 5] for i in range(9)]
         grid = np.asarray(Image.open(tmp_path / "grid.png"))
-        assert np.array_equal(grid[:8, :8], content["arr_0"][0])
-        assert np.array_equal(grid[18:26, 9:17], content["arr_0"][7])
+        # Eight times enlarged, with four pixels between them.
+        assert np.array_equal(grid[:64:8, :64:8], content["arr_0"][0])
+        assert np.array_equal(grid[136:200:8, 68:132:8], content["arr_0"][7])
 
     @pytest.mark.parametrize(
         ("labels", "expected"), [("3", {3}), ("1,4", {1, 4}), ("uniform", {0, 1, 2, 3, 4})]
