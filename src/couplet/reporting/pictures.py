@@ -28,8 +28,8 @@ TILE, LARGEST, GAP = 64, 256, 4
 SIDE = 64
 """Smaller images of a grid are enlarged to at least this side, in pixels."""
 ACROSS, SMALL, PANELS = 4, 32, 16
-"""Of panels side by side: images in a row and their least side, so that five panels fit a page unreduced, with
-8×8 digits enlarged four times; and the gap in pixels."""
+"""Of panels side by side: images in a row, their least side, and the gap in pixels; five panels of 8×8 digits
+fit a page unreduced."""
 TEXT = 15
 """Height of letters, in pixels."""
 
