@@ -7,6 +7,7 @@ that a right colour shows that the shape was understood. The edited digits are n
 """
 
 import sys
+from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,17 +31,18 @@ def coloured_digits():
     return np.rint(digits.images[..., None] / 16 * colours[:, None, None] * 255).astype(np.uint8)
 
 
-def trained(images, folder, steps):
-    """A model of the images after so many steps; files go to the folder."""
-    (folder / "images").mkdir()
-    for number, image in enumerate(images):
-        Image.fromarray(image).save(folder / f"images/{number:04}.png")
-    dataset = {"kind": "images", "path": str(folder / "images"), "resolution": 8, "test_images": 100}
-    changes = {"datasets": {"coloured": dataset}, "dataset": "coloured", "coupling": "ot"}
-    run = couplet.train(changes={**changes, "recipes.ict.steps": steps})
-    for _ in run:
-        pass
-    return run.model
+def trained(images, steps):
+    """A model of the images after so many steps; its data are gone afterwards."""
+    with TemporaryDirectory() as folder, chdir(folder):
+        Path("images").mkdir()
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(f"images/{number:04}.png")
+        dataset = {"kind": "images", "path": "images", "resolution": 8, "test_images": 100}
+        changes = {"datasets": {"coloured": dataset}, "dataset": "coloured", "coupling": "ot"}
+        run = couplet.train(changes={**changes, "recipes.ict.steps": steps})
+        for _ in run:
+            pass
+        return run.model
 
 
 def draw(path, rows):
@@ -57,8 +59,7 @@ def draw(path, rows):
 
 def main(out, steps):
     images = coloured_digits()
-    with TemporaryDirectory() as folder:
-        model = trained(images[:-HELD_OUT], Path(folder), steps)
+    model = trained(images[:-HELD_OUT], steps)
     digits = images[-SHOWN:]
 
     known = np.ones((8, 8), bool)
