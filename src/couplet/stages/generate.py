@@ -23,7 +23,7 @@ from couplet.config.variants import name_of, variants_in
 from couplet.data.archive import Archive
 from couplet.errors import Stopped, UserError, installed
 from couplet.files import replacing
-from couplet.interop.convert import import_model
+from couplet.interop.convert import ASSUMED, import_model
 from couplet.interop.hub import WEIGHTS, download, is_exported, is_own
 from couplet.model import ConsistencyModel, Saved
 from couplet.plan.published import GENERATE, IMPORT
@@ -67,7 +67,7 @@ class Model(NamedTuple):
         return () if self.checkpoint in self.files else IMPORT
 
 
-def find_model(source: str | Path, scratch: Path) -> Model:
+def find_model(source: str | Path, scratch: Path, say: Callable[[str], None] = lambda text: None) -> Model:
     """The model at ``source``, which is imported into the folder ``scratch`` if others published it.
 
     Args:
@@ -75,6 +75,7 @@ def find_model(source: str | Path, scratch: Path) -> Model:
             which stands for its selected snapshot, or without a selection for the last; a file or folder
             that `couplet import` reads; or the `owner/name` of a model on the Hugging Face hub.
         scratch: a folder that lives as long as the model is read.
+        say: called with what is assumed of a model that is imported.
 
     Raises:
         UserError: it is none of these; the run is unfinished, or its selections differ.
@@ -84,7 +85,9 @@ def find_model(source: str | Path, scratch: Path) -> Model:
         path = download(str(source))
     if not is_own(path):
         imported = scratch / WEIGHTS
-        import_model(str(path), imported)
+        for line in import_model(str(path), imported).splitlines():
+            if line.startswith(ASSUMED):
+                say(f"{source}: {line}")
         return Model(str(source), imported, (path,))
     if not path.is_dir():
         return Model(str(source), path, (path,))
