@@ -62,9 +62,14 @@ class Model(NamedTuple):
         return digests(*self.files)
 
     @property
-    def code(self) -> tuple[str, ...]:
-        """What makes the weights of the files, where that is not couplet's reading of its own."""
-        return () if self.checkpoint in self.files else IMPORT
+    def imported(self) -> bool:
+        """Whether the weights were made of others' files just now."""
+        return self.checkpoint not in self.files
+
+    def code(self, saved: Saved) -> list[str]:
+        """What decides its images, for records."""
+        made = IMPORT if self.imported else ()
+        return sorted({*GENERATE, *made, *map(name_of, variants_in(saved.of.design))})
 
 
 def find_model(source: str | Path, scratch: Path, say: Callable[[str], None] = lambda text: None) -> Model:
@@ -150,8 +155,8 @@ def run(
     if isinstance(saved.of, Imported):
         settings["source"] = saved.of.source
     inputs = {**source.inputs, **(archive_digests(Archive(labels)) if isinstance(labels, Path) else {})}
-    numerics = sorted({*GENERATE, *source.code, *map(name_of, variants_in(saved.of.design))})
-    record = FreeRecorder("generate", settings, out, context.device, inputs=inputs, numerics=numerics)
+    code = source.code(saved)
+    record = FreeRecorder("generate", settings, out, context.device, inputs=inputs, numerics=code)
     classes = None
     if classes_of is not None:
         classes = class_indices(
