@@ -141,7 +141,7 @@ TIMES = {
 @pytest.mark.parametrize(
     ("changed", "verdict", "said"),
     [
-        ({}, "shown", "95 % interval"),
+        ({}, "shown", "97.5 % interval"),
         # Rounds that a busy machine slowed alike: the ratio is as sure as before.
         (
             {
@@ -149,7 +149,7 @@ TIMES = {
                 for name, time in TIMES.items()
             },
             "shown",
-            "95 % interval",
+            "97.5 % interval",
         ),
         ({"vae": TIMES["vae"]._replace(rounds=(15.0, 27.0) * 7 + (21.0,))}, "no claim", "is too uncertain"),
         ({"vae": TIMES["vae"]._replace(source="other.json")}, "no claim", "are of different measurements"),
@@ -190,7 +190,7 @@ def test_rows_are_compared_at_shares_of_the_shortest_training(cells):
     kind = build(made.study.figure)
     texts = [text["text"] for text in kind.caption(kind.rows(made), made)["statements"]]
     assert [text.split(":")[0] for text in texts] == ["NFE 1, equal steps (150)", "NFE 1, equal steps (200)"]
-    assert f"vae {np.mean([(16 * 4) ** 0.5, (17 * 4.1) ** 0.5]):.3g} ±" in texts[0]
+    assert f"variational {np.mean([(16 * 4) ** 0.5, (17 * 4.1) ** 0.5]):.3g} ±" in texts[0]
 
 
 def test_probe_rows_are_numbers(cells):
