@@ -35,6 +35,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,12 @@ BESIDES = ("pytest", "lion-pytorch", "pillow")
 ON_TORCH = {"lion-pytorch"}
 """Packages to be downloaded without their requirements, since torch is there."""
 
-PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 17)) + ("manylinux2014_x86_64",)
+PLATFORMS = (
+    "manylinux_2_28_x86_64",
+    "manylinux_2_27_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux2014_x86_64",
+)
 
 STAGES = ("tests", "step", "ot", "loader", "sample", "resume", "train")
 
@@ -152,9 +158,14 @@ def main() -> None:
         sys.exit(2)
     _on_path(str(ROOT / "src"))
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    import gpu_stages
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        import gpu_stages
 
-    sys.exit(gpu_stages.run(options, ends=began + 60 * options.minutes))
+        sys.exit(gpu_stages.run(options, ends=began + 60 * options.minutes))
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from here", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

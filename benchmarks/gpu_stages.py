@@ -53,7 +53,7 @@ ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / "workflow/papers/gc.yaml"
 COUPLINGS = ("independent", "ot", "vae", "generator")
 
-WEIGHTS = {"tests": 80, "step": 150, "ot": 35, "loader": 15, "sample": 35, "resume": 20, "train": 170}
+WEIGHTS = {"tests": 110, "step": 150, "ot": 35, "loader": 15, "sample": 35, "resume": 20, "train": 170}
 """Of the time that is left, a stage has its share among the stages from it on."""
 
 GRACE, END = 5.0, 10.0
@@ -66,12 +66,7 @@ EAGER = [
     f"{precision}{order}" for precision in ("float32", "tf32", "bf16") for order in ("", "+channels_last")
 ]
 
-TINY = (
-    "recipes.gc-ict.network.model_channels=8",
-    "recipes.gc-ict.network.num_blocks=1",
-    "recipes.gc-ict.network.channel_mult=[1]",
-    "couplings.vae.encoder.model_channels=8",
-)
+TINY = {"network": {"model_channels": 8, "num_blocks": 1, "channel_mult": [1]}}
 
 SIDE = 6
 """Images in a row and in a column of a panel of samples."""
@@ -102,9 +97,10 @@ class Bench:
 
     def training(self, coupling: str, scale: str | None = None, **recipe: Any) -> Training:
         """GC's CIFAR-10 row with another coupling and some settings of its recipe changed."""
-        changes = ["couplings.vae={}", *(TINY if self.tiny else ())]
-        params = resolve(PARAMS, scale, changes)
+        params = resolve(PARAMS, scale, ["couplings.vae={}"])
         training = params.training(params.experiment.model_copy(update={"coupling": coupling}))
+        if self.tiny:
+            training = changed(training, "recipe", TINY)
         return changed(training, "recipe", recipe)
 
     @cached_property
@@ -202,12 +198,13 @@ def step(bench: Bench) -> dict[str, Part]:
         )
         return [row._asdict() for row in found]
 
-    groups = {"eager": EAGER}
-    for precision in ("bf16", "tf32", "float32"):
-        ways = [f"{precision}+compile", f"{precision}+compile+channels_last"]
-        groups[f"compiled {precision}"] = ways
-    if bench.device.type == "cpu":
-        groups = {"eager": [way for way in EAGER if not way.startswith("tf32")], "compiled float32": ways}
+    compiled = {
+        f"compiled {name}": [f"{name}+compile", f"{name}+compile+channels_last"]
+        for name in ("bf16", "tf32", "float32")
+    }
+    groups = {"eager": EAGER, **compiled}
+    if bench.tiny:
+        groups = {"eager": ["float32", "float32+channels_last"]}
     couplings = COUPLINGS[:1] if bench.tiny else COUPLINGS
     return {
         f"{coupling} {name}": partial(part, coupling, ways)
@@ -319,7 +316,7 @@ def _apart(found: list[float], wanted: list[float]) -> float:
 
 
 def train(bench: Bench) -> dict[str, Part]:
-    """Runs of all couplings, of as many steps as the time allows for all; the first part finds that number."""
+    """Runs of all couplings, of one number of steps, which the first part finds from the time."""
     precision = "bf16" if bench.device.type == "cuda" else "float32"
 
     def settings(coupling: str, steps: int) -> Training:
@@ -340,7 +337,9 @@ def train(bench: Bench) -> dict[str, Part]:
         return {"seconds": seconds, "steps": min(steps_each, 12) if bench.tiny else steps_each}
 
     def part(coupling: str, until: float) -> dict[str, Any]:
-        count: int = bench.found["pace"]["found"]["steps"]
+        if "found" not in (paced := bench.found.get("pace", {})):
+            raise UserError("the number of steps is not known, because the part `pace` failed")
+        count: int = paced["found"]["steps"]
         training = settings(coupling, count)
         state, curve, began = bench.state(training), [], time.monotonic()
         with bench.steps(training, state) as steps:
@@ -352,7 +351,7 @@ def train(bench: Bench) -> dict[str, Part]:
                     break
         model = state.ema.module
         sampler = SamplerConfig(levels=(training.recipe.sigma_max, 0.8), boundary=True)
-        options = {"seed": 0, "purpose": "sample", "count": SIDE**2, "batch": SIDE**2, "nfe": (1, 2)}
+        options: Any = {"seed": 0, "purpose": "sample", "count": SIDE**2, "batch": SIDE**2, "nfe": (1, 2)}
         [images] = generate(model, bench.shape, sampler, conditional=False, **options)
         draw(bench.out / f"samples-{coupling}.png", images[1], images[2])
         return {
@@ -394,7 +393,6 @@ STAGES: dict[str, Callable[[Bench], dict[str, Part]]] = {
 
 def run(options: Namespace, *, ends: float) -> int:
     """Take the parts that are not done until ``ends`` of `time.monotonic`; return the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.set_num_threads(options.threads)
     try:
         with tempfile.TemporaryDirectory(prefix="couplet-gpu-") as folder:
@@ -402,9 +400,6 @@ def run(options: Namespace, *, ends: float) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
 
 
 class Session:

@@ -7,11 +7,12 @@
 
 A way of taking the step is `plain` (tests/unit/training/plain.py), or a precision with `+compile` where the
 networks are compiled and `+channels_last` where the weights of convolutions, and so activations, lie in that
-order of memory. `plain` is float32 without TF32, which torch by itself would use for convolutions. All ways take turns in one process, each with a run of its own, on images of noise; a
-ratio is the median over rounds of the first way's time divided by that of the way, so that the load of the
-machine weighs on both. Parts are those that `torch.profiler` sees, in rounds of their own, since recording
-takes time: on a GPU the time of the kernels launched in each part. `student` and `teacher` are forward
-passes; `other` is the rest: the loss, the check of the gradients, the profiler itself.
+order of memory. `plain` is float32 without TF32, which torch by itself would use for convolutions. All ways
+take turns in one process, each with a run of its own, on images of noise; a ratio is the median over rounds
+of the first way's time divided by that of the way, so that the load of the machine weighs on both. Parts are
+those that `torch.profiler` sees, in rounds of their own, since recording takes time: on a GPU the time of the
+kernels launched in each part. `student` and `teacher` are forward passes; `other` is the rest: the loss, the
+check of the gradients, the profiler itself.
 
 Memory is what a step needs beyond what is there before it: on a GPU what torch allocates, on the CPU the
 growth of the resident set. FLOP utilisation is what `couplet.cost` counts, over the step's time and what the

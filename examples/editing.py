@@ -2,7 +2,7 @@
 
     python examples/editing.py FOLDER [STEPS]
 
-Trains for about two minutes on one core, on scikit-learn's 8×8 digits, every class in a colour of its own, so
+Trains for about a minute on one core, on scikit-learn's 8×8 digits, every class in a colour of its own, so
 that a right colour shows that the shape was understood. The edited digits are none of the training's.
 """
 
@@ -79,4 +79,4 @@ def main(out, steps):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1500)
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1000)

@@ -203,6 +203,12 @@ def study():
     }
 
 
+@pytest.fixture(scope="session")
+def small_grid():
+    """Makes the content of :func:`grid_content`, for fixtures of many tests."""
+    return small
+
+
 @pytest.fixture
 def grid_content():
     """The parameters of the grid as a file has them, to be edited at will."""

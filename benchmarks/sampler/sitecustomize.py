@@ -55,6 +55,8 @@ def begin() -> None:
     global noted
     spent.clear()
     noted = 0.0  # the start of the interpreter counts, as `other`
+    atexit.unregister(end)
+    atexit.register(end)
     signal.setitimer(signal.ITIMER_PROF, EVERY, EVERY)
 
 
@@ -69,4 +71,3 @@ if "SAMPLED" in os.environ:
     signal.signal(signal.SIGPROF, note)
     begin()
     os.register_at_fork(after_in_child=begin)
-    atexit.register(end)

@@ -26,7 +26,7 @@ from couplet.data.pixels import check_images
 from couplet.errors import UserError
 from couplet.model import ConsistencyModel, ImageShape, Saved
 from couplet.plan.stages import Settings
-from couplet.process import Context, find
+from couplet.process import Console, Context, find
 from couplet.project import origin
 from couplet.provenance.record import check_inputs
 from couplet.sampling import class_indices, one_hot, sample_noise, to_uint8
@@ -259,7 +259,7 @@ def train(
     settings, name = Settings.of(training), checked.dataset
     folder = Path("data", name) if data is None else Path(data)
     if data is None:
-        prepare(Context(find("cpu")), settings, name=name, out=folder, raw=Path(checked.raw))
+        prepare(Console(), settings, name=name, out=folder, raw=Path(checked.raw))
     check_inputs({"prepare": folder}, settings)
     weights = Weights.of(training, folder, None if frozen is None else Path(frozen))
     return Run(training, Archive(folder), find(device), weights)

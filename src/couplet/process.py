@@ -39,14 +39,10 @@ def silent(title: str, total: int) -> AbstractContextManager[Callable[[int, str]
     return nullcontext(lambda done, text: None)
 
 
-@dataclass(frozen=True)
-class Context:
-    """Surroundings of a stage. By default: the CPU, one process, silence."""
+@dataclass(frozen=True, kw_only=True)
+class Console:
+    """What a stage says to a person. By default: nothing."""
 
-    # Looked up late, because torch takes a second to import.
-    device: torch.device = field(default_factory=lambda: resolve_name("torch:device")("cpu"))
-    ranks: Ranks = field(default_factory=lambda: resolve_name("couplet.ranks:ALONE"))
-    """The processes that share the work."""
     say: Callable[[str], None] = lambda text: None
     """Prints a line for a person."""
     show: Progress = silent
@@ -59,6 +55,16 @@ class Context:
     def counting(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         """A function to call with the number of images just processed, of ``total``."""
         return counted(self.show, title, total)
+
+
+@dataclass(frozen=True)
+class Context(Console):
+    """Surroundings of a stage that computes with torch. By default: the CPU, one process, silence."""
+
+    # Looked up late, because torch takes a second to import.
+    device: torch.device = field(default_factory=lambda: resolve_name("torch:device")("cpu"))
+    ranks: Ranks = field(default_factory=lambda: resolve_name("couplet.ranks:ALONE"))
+    """The processes that share the work."""
 
 
 @contextmanager
@@ -186,6 +192,11 @@ def _take(path: Path) -> bool:
         return True
     _HELD.append(lock)
     return True
+
+
+def console() -> Console:
+    """What a command says that computes nothing with torch, which it does not import either."""
+    return Console(say=_say, show=shown, signals=signals)
 
 
 @contextmanager

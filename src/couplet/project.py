@@ -58,7 +58,7 @@ Consistency models, trained and compared with [couplet](https://pypi.org/project
 
     snakemake --cores all results/table1-smoke.csv    # does everything work: two minutes on two cores
     snakemake --cores all results/table1.csv          # the grid of params.yaml: under ten minutes
-    couplet show results/table1.csv                   # the table again, and where its pictures lie
+    couplet show results/table1.csv                   # the table again; its page is results/index.html
     couplet why results/table1.csv --row 1            # from a number to its checkpoint, settings and data
 
 | file | content |

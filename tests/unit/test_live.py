@@ -444,8 +444,8 @@ def test_grid_is_of_the_average_with_the_noise_of_its_seed(go, make_training, tm
     go(settings, tmp_path / "run")
     path = tmp_path / "run/checkpoints/step-00000002.safetensors"
     grid = sample_grid(path, CPU)
-    # Six rows of six images, enlarged from 8 to 32 pixels, each with two pixels of a line.
-    assert grid.shape == (6 * 34, 6 * 34, 1)
+    # Six rows of six images, enlarged from 8 to 64 pixels, with four pixels of a line between them.
+    assert grid.shape == (6 * 68 - 4, 6 * 68 - 4, 1)
     network, _ = model.load(path, CPU)
     noise = sample_noise(0, "live", range(36), evaluation=0, shape=(1, 8, 8)).double()
     labels = torch.nn.functional.one_hot(torch.arange(36) % 3, 3).float()
@@ -453,8 +453,8 @@ def test_grid_is_of_the_average_with_the_noise_of_its_seed(go, make_training, tm
     with torch.no_grad():
         images = to_uint8(network(level * noise, level, labels, boundary=True).double())
     for index, image in enumerate(images):
-        y, x = (34 * side for side in divmod(index, 6))
-        assert np.array_equal(grid[y : y + 32 : 4, x : x + 32 : 4, 0], image[0].numpy())
+        y, x = (68 * side for side in divmod(index, 6))
+        assert np.array_equal(grid[y : y + 64 : 8, x : x + 64 : 8, 0], image[0].numpy())
 
 
 def test_points_of_the_plane_are_drawn_as_such(make_training, tmp_path):

@@ -223,7 +223,7 @@ def recipes(
     counts = ", ".join(f"{count} {table}" for table, count in Counter(row.table for row in listed).items())
     typer.echo(
         f"\n{len(listed)} rows ({counts}). GPU-hours are modelled: operations counted, "
-        f"{tflops:g} TFLOP/s assumed."
+        f"{tflops:g} TFLOP/s assumed. Column `assumed`: number of settings that no source states."
     )
 
 

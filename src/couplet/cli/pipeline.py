@@ -36,7 +36,7 @@ from couplet.plan.stages import (
     record_of,
     training_in,
 )
-from couplet.process import process, start
+from couplet.process import console, process, start
 from couplet.provenance.record import read_record
 
 
@@ -185,11 +185,10 @@ def prepare(
     else:
         name, config, raw = dataset, from_path(dataset, from_, **own), Path("raw")
     folder = out or Path("data") / name
-    with process(1) as context:
-        from couplet.stages.prepare import run
+    from couplet.stages.prepare import run
 
-        message = run(context, Settings(config), name=name, out=folder, raw=raw, workers=workers)
-        typer.echo(f"{folder}: {message}")
+    message = run(console(), Settings(config), name=name, out=folder, raw=raw, workers=workers)
+    typer.echo(f"{folder}: {message}")
 
 
 def _dataset(path: Path, scale: str | None, name: str | None) -> tuple[str, Any, Path]:

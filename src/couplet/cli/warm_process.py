@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -11,16 +12,19 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from select import select
 from threading import Thread
-from typing import Any
+from typing import Any, TextIO, cast
 
 from couplet.cli.warm import LONGEST, NUMBER, PASSED_ON, surroundings
+from couplet.plan.code import definitions
+from couplet.plan.stages import STAGES
 
 IMPORTED = (
-    *("couplet.cli.app", "couplet.live", "couplet.reporting.pictures"),
+    *("couplet.cli.app", "couplet.live", "couplet.reporting.pictures", "numpy.random", "rich.progress"),
     *(f"couplet.stages.{stage}" for stage in ("train", "select", "sample", "evaluate", "probe")),
 )
 """What is imported for the first command: what most commands of a run need. Pandas is not, as it starts a thread."""
@@ -34,10 +38,10 @@ THREADS = (
 PROGRAM = """
 import sys
 sys.path = [*filter(None, sys.path)]  # without the working folder, where a file may be called like a module
-from couplet.cli.warm_process import serve
+from couplet.cli.warm_process import run, serve
 serve(listening=int(sys.argv[1]), folder=sys.argv[2])
 from couplet.cli.app import main
-main()
+run(main)
 """
 
 
@@ -63,7 +67,7 @@ def start() -> None:
             [sys.executable, "-c", PROGRAM, str(listener.fileno()), folder],
             stdin=ends,
             stdout=subprocess.DEVNULL,
-            stderr=None,
+            stderr=subprocess.DEVNULL,
             env={**os.environ, **dict.fromkeys(THREADS, "1")},
             pass_fds=[listener.fileno()],
             start_new_session=True,
@@ -77,6 +81,7 @@ def serve(listening: int, folder: str) -> None:
 
     Returns in each copy, whose process is then as if it had begun with the command.
     """
+    atexit.register(_leave)  # the first to be registered is the last to be called
     listener = socket.socket(fileno=listening)
     own = json.loads(json.dumps(surroundings()))
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
@@ -99,7 +104,7 @@ def serve(listening: int, folder: str) -> None:
         elif listener in ready:
             client, _ = listener.accept()
             request, streams = _received(client)
-            if request.get("surroundings") == own and _imported() and (copy := _fork()) is not None:
+            if request.get("surroundings") == own and _is_ready() and (copy := _fork()) is not None:
                 if copy == 0:
                     for other in (listener, woken, wake, *copies.values()):
                         other.close()
@@ -113,6 +118,27 @@ def serve(listening: int, folder: str) -> None:
     raise SystemExit
 
 
+def run(main: Callable[[], None]) -> None:
+    """Run a command in a copy."""
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            _code.append(end.code)
+        raise
+
+
+_code: list[int] = []
+"""The exit code of this process, where it is a copy whose command has ended."""
+
+
+def _leave() -> None:
+    """End a copy without taking its memory apart, which takes longer than many a command."""
+    if _code:
+        sys.stdout.flush()
+        os._exit(_code[0])
+
+
 def _received(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """A command and its standard streams; empty where the client is gone."""
     with suppress(OSError, ValueError):
@@ -121,12 +147,14 @@ def _received(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
     return {}, []
 
 
-def _imported() -> bool:
-    """Import, the first time, what commands need; whether this process may be forked afterwards."""
+def _is_ready() -> bool:
+    """Import and read, the first time, what commands need; whether this process may be forked afterwards."""
     if not gc.get_freeze_count():
         for module in IMPORTED:
             with suppress(ImportError):  # on a machine that only trains
                 import_module(module)
+        # Records and keys name the code of a stage; what has been read of it is kept.
+        definitions(*(entry for stage in STAGES.values() for entry in stage.numerics))
         gc.collect()
         gc.freeze()  # Copies share the memory of what they do not change.
     return len(os.listdir("/proc/self/task")) == 1
@@ -147,6 +175,12 @@ def _reap(copies: dict[int, socket.socket]) -> None:
                 client.send(NUMBER.pack(os.waitstatus_to_exitcode(status)))
 
 
+def _text(number: int, mode: str, former: TextIO, buffering: int = -1) -> TextIO:
+    """A standard stream as Python opens it, for the file that it is now."""
+    stream = open(number, mode, buffering, encoding=former.encoding, errors=former.errors, closefd=False)
+    return cast(TextIO, stream)
+
+
 def _take_over(client: socket.socket, request: dict[str, Any], streams: list[int]) -> None:
     """Become the process that the command would have been, until that one is gone."""
     os.setsid()
@@ -155,10 +189,12 @@ def _take_over(client: socket.socket, request: dict[str, Any], streams: list[int
     for number in PASSED_ON:
         handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if number in request["ignored"] else handler)
-    for standard, stream in enumerate(streams):
-        os.dup2(stream, standard)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
         os.close(stream)
-    sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())
+    sys.stdin = _text(0, "r", sys.stdin)
+    sys.stdout = _text(1, "w", sys.stdout)
+    sys.stderr = _text(2, "w", sys.stderr, buffering=1)
     sys.argv, sys.path = request["arguments"], request["path"]
     os.environ.clear()
     os.environ.update(request["environment"])

@@ -24,7 +24,7 @@ YLABELS = {
     ("transport", "mean"): "transport cost c(t) = E‖x̂ − z‖²",
     ("regulariser", "mean"): "E‖ẋ − v(x_t, t)‖²",
 }
-"""By probe and column; other columns have their names."""
+"""By probe and column; other columns have the words of their names."""
 
 
 class Evaluations(FigureKind):
@@ -100,7 +100,7 @@ class Probe(FigureKind):
 
     def ylabel(self, params: Params) -> str:
         value = self.columns[1]
-        return YLABELS.get((self.config.probe, value), value)
+        return YLABELS.get((self.config.probe, value), value.replace("_", " "))
 
     def picture(self, rows: pd.DataFrame, ylabel: str) -> Figure:
         picture, (axes,) = marks.panels()

@@ -62,7 +62,13 @@ class Recorder:
     """
 
     def __init__(
-        self, stage: str, settings: Settings, output: Path, device: torch.device, *, reads: Mapping[str, Path]
+        self,
+        stage: str,
+        settings: Settings,
+        output: Path,
+        device: torch.device | None,
+        *,
+        reads: Mapping[str, Path],
     ) -> None:
         """Check ``output``, and the outputs of earlier stages that this stage ``reads``.
 
@@ -252,9 +258,14 @@ def archive_digests(archive: Archive) -> dict[Path, str]:
 
 
 def environment(device: torch.device | None = None) -> dict[str, Any]:
-    """Versions, commit and hardware of this process."""
-    import torch
+    """Versions, commit and hardware of this process; ``device`` is None where it computes without torch."""
+    hardware: dict[str, Any] = {"device": "cpu", "threads": 1}
+    if device is not None:
+        import torch
 
+        hardware["threads"] = torch.get_num_threads()
+        if device.type == "cuda":
+            hardware["device"] = torch.cuda.get_device_name(device)
     packages = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -264,10 +275,9 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages,
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device and device.type == "cuda" else "cpu",
         "cpu": _cpu(),
         "cpu_count": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        **hardware,
     }
 
 

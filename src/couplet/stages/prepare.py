@@ -10,7 +10,7 @@ from couplet.data.archive import PREVIEW, Archive, Card, write
 from couplet.data.sources.base import read
 from couplet.files import replacing
 from couplet.plan.stages import Settings
-from couplet.process import Context
+from couplet.process import Console
 from couplet.provenance.record import Recorder, archive_digests, digests, is_current
 from couplet.reporting.pictures import contact_sheet
 
@@ -19,12 +19,12 @@ NAMED = 5
 
 
 def run(
-    context: Context, settings: Settings, *, name: str, out: Path, raw: Path = Path("raw"), workers: int = 1
+    context: Console, settings: Settings, *, name: str, out: Path, raw: Path = Path("raw"), workers: int = 1
 ) -> str:
     """Write the archive of a data set with a picture of it to the folder ``out``.
 
     Args:
-        context: surroundings.
+        context: where it says what it does.
         settings: settings of the data set.
         name: its name in the card.
         out: the archive's folder.
@@ -32,7 +32,7 @@ def run(
             share, to ``raw/imagenet``.
         workers: threads that decode; the bytes written do not depend on them.
     """
-    record = Recorder("prepare", settings, out, context.device, reads={})
+    record = Recorder("prepare", settings, out, None, reads={})
     if is_current("prepare", out, record.key) and Archive(out).card.dataset == name:
         return f"{name}, as the record has it"
 

@@ -51,7 +51,7 @@ def _compiled(forward: Callable[..., Tensor], device: torch.device) -> Callable[
     Raises:
         UserError: on the first call, where torch cannot compile the network as a whole.
     """
-    options = {"fallback_random": True}
+    options: dict[str, Any] = {"fallback_random": True}
     if device.type == "cuda":
         options["layout_optimization"] = False
     compiled = torch.compile(forward, fullgraph=True, options=options)

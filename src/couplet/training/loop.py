@@ -195,7 +195,7 @@ class _Work:
                 shape = (self.training.recipe.batch, *batch.images.shape[1:])
                 stream = generator(device, self.training.cell.seed, "noise", step)
                 noise = torch.randn(shape, generator=stream, device=device)
-                yield batch, noise, side and side.now()
+                yield batch, noise, side.now() if side else None
 
         def arranged(given: tuple[Batch, Tensor, torch.cuda.Event | None]) -> tuple[Batch, Tensor]:
             batch, noise, drawn = given

@@ -124,11 +124,8 @@ def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: O
         pair = couple(
             models, batch, draws.noise, level=level, uniform=draws.uniform, objective=objective, step=step
         )
-    with record_function("student"), default_stream(device, draws.dropout_seed):
-        x_t = objective.kernel.noise(pair.data, pair.noise, t)
-        student = models.online(x_t, t, pair.labels, boundary=objective.recipe.boundary.training)
     teacher: ConsistencyModel = getattr(models, objective.recipe.teacher)
-    # An averaged teacher has the student's dropout masks as well.
+    # First, while no activations are kept; an averaged teacher has the student's dropout masks as well.
     with (
         record_function("teacher"),
         default_stream(device, draws.dropout_seed),
@@ -138,6 +135,9 @@ def consistency_loss(models: Models, batch: Batch, draws: Draws, *, objective: O
             target = pair.data.detach()
         else:
             target = _predictor(teacher, objective)(pair.data, pair.noise, r, pair.labels)
+    with record_function("student"), default_stream(device, draws.dropout_seed):
+        x_t = objective.kernel.noise(pair.data, pair.noise, t)
+        student = models.online(x_t, t, pair.labels, boundary=objective.recipe.boundary.training)
     distance = objective.distance(student, target)
     weight = objective.weighting(t, r)
     scale = objective.weighting.penalty_scale(*objective.schedule.last_pair(step))

@@ -1,5 +1,6 @@
 """`couplet prepare` as a user types it: what it writes, what it says, and with which exit code it ends."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -55,6 +56,17 @@ def test_folder_of_images_becomes_an_archive(couplet, pictures, tmp_path):
     assert archive.train.images[:, 3, 4].tolist() == [[i, 100, 200] for i in (0, 1, 2, 0, 1, 2)]
     with Image.open(tmp_path / "data/pets/preview.png") as preview:
         assert preview.format == "PNG"
+
+
+def test_preparing_imports_neither_torch_nor_matplotlib(pictures, tmp_path):
+    seen = "print({*sys.modules} & {'torch', 'matplotlib'})"
+    code = f"import sys; from couplet import cli\ntry: cli.main()\nfinally: {seen}"
+    command = ("prepare", "pets", "--from", pictures, "--resolution", "8", "--out", tmp_path / "pets")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.endswith("set()\n"), done.stderr
+    assert Archive(tmp_path / "pets").card.counts == {"train": 6}
 
 
 def test_options_of_from_reach_the_archive(couplet, pictures, tmp_path):

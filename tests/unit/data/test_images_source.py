@@ -9,15 +9,17 @@ import sys
 import tarfile
 import zipfile
 import zlib
+from contextlib import ExitStack
 
 import lmdb
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from couplet.config.datasets import ImagesConfig
 from couplet.data.archive import Archive, Stream
 from couplet.data.sources.base import with_held_out
+from couplet.data.sources.containers import images_at
 from couplet.errors import UserError
 from stage_functions import prepare
 
@@ -68,6 +70,22 @@ def tree(prefix=""):
 
 WANTED = np.stack([pixels(k * 10 + i) for k, i in TREE.values()])
 LABELS = [k for k, _ in TREE.values()]
+
+
+@pytest.mark.parametrize("name", ["BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"])
+def test_a_format_with_a_mark_is_opened_at_the_first_attempt(name, tmp_path, monkeypatch):
+    attempts = []
+    begin = ImageFile.ImageFile.__init__
+
+    def noted(self, *arguments):
+        attempts.append(type(self).format)
+        begin(self, *arguments)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "__init__", noted)
+    Image.fromarray(pixels(0)).save(tmp_path / "0.png", name)
+    with ExitStack() as stack:
+        assert images_at(tmp_path, stack).splits["train"].image(0).format == name
+    assert attempts == [name]
 
 
 def zipped(path, files, **options):

@@ -176,6 +176,17 @@ def test_legend_names_what_varies(rows, names):
 
 
 @pytest.mark.usefixtures("style")
+def test_ticks_of_close_values_are_whole_numbers_to_read():
+    """And not differences from +1.516e2 in a corner."""
+    close = [row | {"value": 151.6 + 0.001 * row["seed"]} for row in made(nfe=[1], x=[0.0, 1.0])]
+    picture = render(FIGURES["sweep"][0], close, YLABEL)
+    picture.canvas.draw()
+    (axes,) = picture.axes
+    assert axes.yaxis.get_offset_text().get_text() == ""
+    assert all(label.get_text().startswith("151.") for label in axes.get_yticklabels())
+
+
+@pytest.mark.usefixtures("style")
 def test_sweep_on_a_logarithmic_axis_has_a_place_for_zero():
     figure = SweepConfig(x="coupling.beta", xlabel="weight β", log=True)
     (axes,) = render(figure, made(nfe=[1], x=[0.0, 0.01, 0.1, 1.0]), YLABEL).axes

@@ -172,46 +172,6 @@ def test_assignment_does_not_depend_on_tf32(coupling):
     assert found[0].sort().values.tolist() == list(range(256))
 
 
-@needs_compiler
-@pytest.mark.slow
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_compiled_student_and_teacher_share_their_masks(channels_last, precision):
-    """With and without gradient: two programs, whose activations must have one order in memory."""
-    torch.compiler.reset()
-    with default_stream(CPU, 0):
-        config = NetworkConfig.parse({**NETWORK, "dropout": 0.5})
-        network = build(config, in_channels=3, out_channels=3, resolution=16, num_classes=0)
-        for parameter in network.parameters():  # the last layers begin at almost zero
-            torch.nn.init.normal_(parameter, std=0.1)
-    network.to(GPU).train()
-    if channels_last:
-        network.to(memory_format=torch.channels_last)
-    x, level = torch.randn(BATCH, 3, 16, 16, device=GPU), torch.zeros(BATCH, device=GPU)
-
-    def answer(grad, seed=17):
-        with torch.set_grad_enabled(grad), default_stream(GPU, seed):
-            return network(x, level, None).detach()
-
-    with products(), computed([network], TrainConfig(compile=True, precision=precision), GPU):
-        student, teacher, other = answer(True), answer(False), answer(False, seed=18)
-    size = student.abs().mean()
-    assert (student - teacher).abs().mean() < 0.05 * size
-    assert (student - other).abs().mean() > 0.2 * size
-
-
-@needs_compiler
-@pytest.mark.slow
-@pytest.mark.parametrize("coupling", ["vae", "generator"])
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-def test_compiled_run_is_the_eager_one_over_the_whole_curriculum(settings, images, coupling):
-    """A generator-induced coupling evaluates another number of images in every step."""
-    torch.compiler.reset()
-    wanted = losses(settings(coupling, dropout=0.3, steps=24), images)
-    found = losses(settings(coupling, dropout=0.3, steps=24, train={"compile": True}), images)
-    assert found == pytest.approx(wanted, rel=2e-2)
-
-
 def test_weights_in_channels_last_take_the_same_steps(settings, images):
     def taken(memory_format):
         training = settings("generator")
@@ -296,3 +256,40 @@ def test_one_cell_from_data_to_numbers(couplet, grid_content, tmp_path, monkeypa
     for coupling in ("vae", "generator"):
         code, _, err = couplet("run", "--out", coupling, "--coupling", coupling, "--device", "cuda")
         assert code == 0, err
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_compiled_student_and_teacher_share_their_masks(channels_last):
+    """With and without gradient: two programs, whose activations must have one order in memory."""
+    torch.compiler.reset()
+    with default_stream(CPU, 0):
+        config = NetworkConfig.parse({**NETWORK, "dropout": 0.5})
+        network = build(config, in_channels=3, out_channels=3, resolution=16, num_classes=0)
+        for parameter in network.parameters():  # the last layers begin at almost zero
+            torch.nn.init.normal_(parameter, std=0.1)
+    network.to(GPU).train()
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+    x, level = torch.randn(BATCH, 3, 16, 16, device=GPU), torch.zeros(BATCH, device=GPU)
+
+    def answer(grad, seed=17):
+        with torch.set_grad_enabled(grad), default_stream(GPU, seed):
+            return network(x, level, None).detach()
+
+    with products(), computed([network], TrainConfig(compile=True), GPU):
+        student, teacher, other = answer(True), answer(False), answer(False, seed=18)
+    size = student.abs().mean()
+    assert (student - teacher).abs().mean() < 0.05 * size
+    assert (student - other).abs().mean() > 0.2 * size
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_compiled_run_is_the_eager_one_over_the_whole_curriculum(settings, images):
+    """A generator-induced coupling evaluates another number of images in every step."""
+    torch.compiler.reset()
+    wanted = losses(settings("generator", dropout=0.3, steps=24), images)
+    found = losses(settings("generator", dropout=0.3, steps=24, train={"compile": True}), images)
+    assert found == pytest.approx(wanted, rel=2e-2)

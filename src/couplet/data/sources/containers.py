@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
@@ -253,11 +254,18 @@ def _opened(path: Path, name: str, read: Callable[[], bytes]) -> Image.Image:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: {name}: cannot be read ({reason})") from None
     try:
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=_formats())
     except Image.UnidentifiedImageError:
         raise CorruptImage("not an image" if content else "empty file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptImage(str(error)) from None
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Pillow's formats; last those that the first bytes do not tell, each of which is a failed attempt."""
+    Image.init()
+    return tuple(sorted(Image.ID, key=lambda name: Image.OPEN[name][1] is None))
 
 
 def _no_image(name: PurePosixPath, endings: set[str]) -> str | None:

@@ -181,7 +181,7 @@ def stream(
 
     def image(index: int) -> NDArray[np.uint8]:
         found = opened.image(index)
-        if crop is None:
+        if crop is None or found.size == size:  # which all crops leave as it is
             return pixels(found, channels)
         return np.asarray(CROPS[crop][0](_coloured(found, channels), resolution)).reshape(*size, channels)
 
@@ -222,6 +222,7 @@ def _coloured(opened: Image.Image, channels: Channels) -> Image.Image:
         opened.load()
         if opened.mode == "P" and "transparency" in opened.info:
             opened = opened.convert("RGBA")
-        return opened.convert("RGB" if channels == 3 else "L")
+        mode = "RGB" if channels == 3 else "L"
+        return opened if opened.mode == mode else opened.convert(mode)
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
         raise CorruptImage(str(error)) from None
