@@ -282,11 +282,11 @@ def test_curriculum_s_ablation_has_cm_s_ends():
         assert (schedule.curriculum, schedule.s0, schedule.s1) == ("square_root", 2, 150)
 
 
-def test_study_s_statements_have_three_seeds_at_the_default_scale():
+def test_study_s_statements_have_three_seeds_at_least_at_the_default_scale():
     for path in STUDIES:
         params = resolve(path)
         if params.study.compare:
-            assert {cell.seed for cell in params.cells()} == {0, 1, 2}, path
+            assert {cell.seed for cell in params.cells()} >= {0, 1, 2}, path
 
 
 def test_places_in_the_page_are_different():
