@@ -62,6 +62,12 @@ def test_files_have_the_digests_of_the_records(folder: Path) -> None:
     assert {path for path in folder.rglob("*") if path.is_file()} <= records | named
 
 
+def test_page_quotes_digests_of_the_records() -> None:
+    quoted = re.findall(r"`([0-9a-f]{16})`…", PAGE)
+    texts = [path.read_text(encoding="utf-8") for path in EVIDENCE.rglob("*record.json")]
+    assert not texts or all(any(f'"{digest}' in text for text in texts) for digest in quoted)
+
+
 @folders
 def test_every_number_of_the_table_is_the_mean_of_scores(folder: Path) -> None:
     columns = [column for column in next(rows(folder)) if column.endswith("_mean")]
