@@ -30,8 +30,9 @@ def content(path: Path) -> Any:
 
 
 def rows(folder: Path) -> Iterator[dict[str, str]]:
+    """The rows of a table that have numbers."""
     with (folder / "table1.csv").open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
+        yield from (row for row in csv.DictReader(file) if row["runs"])
 
 
 def within(part: Any, whole: Any) -> bool:
@@ -74,7 +75,7 @@ def test_every_number_of_the_table_is_the_mean_of_scores(folder: Path) -> None:
     assert columns
     for row in rows(folder):
         runs = row["runs"].split()
-        assert len(runs) == int(row["seeds"])
+        assert len(runs) == int(row["seeds"].split()[0])
         scores = [content(path) for run in runs for path in folder.glob(f"runs/{run}/*/evaluation.json")]
         assert len(scores) == len(runs)
         for column in columns:
@@ -104,7 +105,7 @@ def test_runs_have_the_settings_of_the_parameter_file(folder: Path) -> None:
         assert not record["dirty"]
         cells.add((cell["coupling"], cell["seed"]))
     assert cells <= {(coupling, seed) for coupling in grid["couplings"] for seed in grid["seeds"]}
-    assert len(cells) == sum(int(row["seeds"]) for row in rows(folder) if row["nfe"] == "1")
+    assert len(cells) == sum(int(row["seeds"].split()[0]) for row in rows(folder) if row["nfe"] == "1")
 
 
 @folders
