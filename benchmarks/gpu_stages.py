@@ -43,6 +43,7 @@ from couplet.errors import UserError
 from couplet.files import read_json, replacing
 from couplet.files import sha256 as file_sha256
 from couplet.model import ConsistencyModel, ImageShape
+from couplet.provenance.record import source
 from couplet.sampling import generate
 from couplet.tensors import CPU, generator
 from couplet.training.loop import initial_state, loader_of, shape_of
@@ -84,6 +85,8 @@ class Bench:
 
     def __init__(self, options: Namespace, folder: Path) -> None:
         self.device = process.find(options.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self.tiny: bool = options.tiny
         self.found: dict[str, Any] = {}
         """The results of the present stage's parts, so far."""
@@ -112,8 +115,8 @@ class Bench:
         if self.data is None:
             write(folder, "cifar10", synthetic(256 if self.tiny else 10_000))
         else:
-            with read(from_path("cifar10", self.data), self.folder) as source:
-                write(folder, "cifar10", source, workers=torch.get_num_threads())
+            with read(from_path("cifar10", self.data), self.folder) as images:
+                write(folder, "cifar10", images, workers=torch.get_num_threads())
         return Archive(folder)
 
     @property
@@ -425,7 +428,8 @@ class Session:
                 other = [part for part, value in self.key.items() if entry["key"].get(part) != value]
                 print(f"{name}: begins again, because {', '.join(other)} changed", flush=True)
             if not entry or entry["key"] != self.key:
-                entry = self.stages[name] = {"key": self.key, "parts": {}, "not_reached": []}
+                entry = self.stages[name] = {"key": self.key, "parts": {}}
+                entry["commit"] = source()["commit"]
             parts = STAGES[name](self.bench)
             self.bench.found = entry["parts"]
             entry["not_reached"] = [part for part in parts if part not in entry["parts"]]
@@ -445,7 +449,8 @@ class Session:
                     return 75
             self.save()
             if entry["not_reached"]:
-                print(f"{name}: not reached: {', '.join(entry['not_reached'])}", flush=True)
+                left = ", ".join(entry["not_reached"])
+                print(f"{name}: not reached: {left}; alone it has all the time: --stages {name}", flush=True)
         return 0
 
     def usable(self) -> bool:
@@ -457,13 +462,12 @@ class Session:
 
     def save(self) -> None:
         """Write gpu.json, and the curves as a table."""
-        source = "the archive or images of --data" if self.bench.data else "synthetic"
         report.write(
             self.path,
             self.bench.device,
             cuda=torch.version.cuda,
             cudnn=torch.backends.cudnn.version(),
-            images=source,
+            images=str(self.bench.data) if self.bench.data else "synthetic",
             stages=self.stages,
         )
         runs = self.stages.get("train", {"parts": {}})["parts"]

@@ -106,7 +106,7 @@ def test_results_of_other_code_are_not_taken_over(stages, tmp_path, capsys, monk
     assert stages.run(options, ends=time.monotonic()) == 0
     monkeypatch.setattr(stages, "_code", lambda: "third")
     stages.run(options, ends=time.monotonic())
-    assert capsys.readouterr().out.endswith("ot: not reached: a, b\n")
+    assert capsys.readouterr().out.endswith("ot: not reached: a, b; alone it has all the time: --stages ot\n")
     assert json.loads((tmp_path / "gpu.json").read_text())["stages"]["ot"]["not_reached"] == ["a", "b"]
 
 
