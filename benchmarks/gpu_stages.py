@@ -93,6 +93,8 @@ class Bench:
         self.out: Path = options.out
         self.data: Path | None = options.data
         self.folder = folder
+        self.side = 8 if self.tiny else 32
+        """Pixels per side of images that are made here."""
         self.batch = 8 if self.tiny else 128
         """Images of a step, for ways of taking it."""
         self.large = 32 if self.tiny else 1024
@@ -113,7 +115,7 @@ class Bench:
             return Archive(self.data)
         folder = self.folder / "data"
         if self.data is None:
-            write(folder, "cifar10", synthetic(256 if self.tiny else 10_000))
+            write(folder, "cifar10", synthetic(256 if self.tiny else 10_000, self.side))
         else:
             with read(from_path("cifar10", self.data), self.folder) as images:
                 write(folder, "cifar10", images, workers=torch.get_num_threads())
@@ -144,9 +146,9 @@ class Bench:
         return time.perf_counter() - began
 
 
-def synthetic(count: int) -> Source:
+def synthetic(count: int, side: int) -> Source:
     """Gaussian images with the spectrum of natural ones, as in ot.py."""
-    images = ot.make_images(count, (3, 32, 32), generator(CPU, "synthetic"))
+    images = ot.make_images(count, (3, side, side), generator(CPU, "synthetic"))
     pixels = (images * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     split = Split(pixels.numpy(), np.zeros(count, np.int64))
     return Source("synthetic: Gaussian, spectrum 1/f", (), {"train": split})
@@ -187,7 +189,7 @@ def step(bench: Bench) -> dict[str, Part]:
 
     def part(coupling: str, ways: list[str], until: float) -> list[dict[str, Any]]:
         training = bench.training(coupling, batch=bench.batch, steps=LENGTH)
-        shape = ImageShape(3, 32, 0)
+        shape = ImageShape(3, bench.side, 0)
         compiled = any("compile" in way for way in ways)
         found = measure_step(
             training,
@@ -251,7 +253,7 @@ def transport(bench: Bench) -> dict[str, Part]:
     def alone(until: float) -> dict[str, float]:
         coupling = bench.state(bench.training("ot", batch=bench.large)).model.coupling
         draws = generator(bench.device, "ot")
-        shape = (bench.large, 3, 32, 32)
+        shape = (bench.large, 3, bench.side, bench.side)
         images, noise = (torch.randn(shape, generator=draws, device=bench.device) for _ in range(2))
         work = partial(coupling.arrange, images, noise)
         bench.clock(work)

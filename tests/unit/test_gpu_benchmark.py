@@ -61,7 +61,7 @@ def test_stopped_call_is_continued_and_a_finished_one_does_nothing(tmp_path):
     lines = (tmp_path / "curves.csv").read_text().splitlines()
     assert len(lines) == 1 + sum(len(run["curve"]) for run in runs.values())
     with Image.open(tmp_path / "samples-vae.png") as picture:
-        assert picture.size == (3 * 2 * (6 * 32 + 8), 3 * 6 * 32)
+        assert picture.size == (3 * 2 * (6 * 8 + 8), 3 * 6 * 8)
     assert len([*tmp_path.iterdir()]) == 6  # a machine may give back eight files
 
     assert start(tmp_path, "resume", "train").communicate() == ("", "")
