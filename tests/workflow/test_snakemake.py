@@ -291,6 +291,25 @@ def test_a_probe_of_a_finished_run_is_a_target(grid):
     assert grid.rules("probes") == ["probe"] * (possible - 1) + ["probes"]
 
 
+def test_steps_of_all_rows_are_timed_together_or_of_a_row_alone(grid):
+    layout = Layout(resolve(grid.root / "params.yaml"), Path("results"))
+    together, alone = layout.times("digits"), layout.times("digits-ict-ve-vae")
+    rows = list(csv.DictReader((grid.root / TABLE).read_text().splitlines()))
+    measured = json.loads((grid.root / together).read_text())["milliseconds"]
+    for row in rows:
+        name = "-".join(row[key] for key in ("dataset", "recipe", "kernel", "coupling"))
+        assert float(row["step_ms"]) == pytest.approx(measured[name]["median"], rel=1e-3)
+    assert len({row["step_ms"] for row in rows}) == len(measured) == 2
+    assert (grid.root / f"{together}.dvc").exists()
+    assert grid.plan(str(together)) == []
+    assert grid.rules(f"results/table1/{alone.name[:17]}.csv") == ["table", "time"]
+    # A job on a node has nothing but the path.
+    assert grid.rules(str(alone)) == ["time"]
+    wrong = "results/times/digits-00000000.json"
+    done = grid.run("snakemake", "--dry-run", wrong, ok=False)
+    assert done.stderr.strip().splitlines()[-1] == f"couplet: {wrong}: no parameter file leads to this name"
+
+
 def test_lint_is_clean(grid):
     assert "good condition" in grid.run("snakemake", "--lint").stderr
 

@@ -55,7 +55,7 @@ def student(values: Sequence[float], level: float = LEVEL) -> Interval:
         return Interval(mean, math.nan, math.nan, count)
     std = statistics.stdev(values)
     half = _quantile(count - 1, level) * std / math.sqrt(count)
-    return Interval(mean, mean - half, mean + half, count, std)
+    return Interval(mean, mean - half, mean + half, count, std=std)
 
 
 def paired(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:

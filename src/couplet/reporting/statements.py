@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from couplet.config.study import Comparison
@@ -59,7 +60,8 @@ def statements(
         place_name: the name of that column in a sentence.
         unfit: the reason why two rows, by the columns that name them, allow no claim; blank without one.
     """
-    found = [each for one in comparisons for each in _compared(rows, one, labels, place, place_name, unfit)]
+    find = partial(_compared, rows, labels=labels, place=place, place_name=place_name, unfit=unfit)
+    found = [each for comparison in comparisons for each in find(comparison)]
     level = simultaneous(len(found))
     return [_statement(each, level) for each in found]
 
@@ -77,6 +79,7 @@ def correction(count: int) -> str:
 def _compared(
     rows: pd.DataFrame,
     comparison: Comparison,
+    *,
     labels: Mapping[str, str],
     place: str,
     place_name: str,

@@ -20,7 +20,6 @@ from couplet.config.fit import Facts
 from couplet.config.layers import leaves, without
 from couplet.config.metrics import described
 from couplet.config.params import Params
-from couplet.config.variants import name_of, variants_in
 from couplet.config.yaml12 import dump_yaml
 from couplet.data.archive import Archive
 from couplet.errors import UserError, installed
@@ -29,7 +28,6 @@ from couplet.interop.diffusers import Pipeline, pipeline
 from couplet.interop.files import Refused
 from couplet.interop.hub import CONFIG, FORMAT, LIBRARY, PIPELINE, UNET, WEIGHTS, is_exported
 from couplet.model import ConsistencyModel, Saved
-from couplet.plan.published import GENERATE
 from couplet.plan.stages import RECORD, beside, record_of
 from couplet.process import Context
 from couplet.provenance.record import (
@@ -84,7 +82,7 @@ def run(
         raise UserError(f"{source.name}: a diffusion model, which makes no images in a few steps")
     made, inputs = _Made.of(path), dict(source.inputs)
     # A score read the same weights, or the same files of others.
-    same = {digest, *(inputs.values() if source.code else ())}
+    same = {digest, *(inputs.values() if source.imported else ())}
     metrics: list[Metric] = []
     for file, found in (*_evaluations(made, path), *_scores(scores, same)):
         metrics += found
@@ -100,7 +98,7 @@ def run(
         "diffusers": diffusers,
         "design": saved.of.design.model_dump(mode="json"),
     }
-    numerics = sorted({*GENERATE, *source.code, *map(name_of, variants_in(saved.of.design))})
+    numerics = source.code(saved)
     if converted is not None:
         numerics.append("couplet.interop.diffusers:pipeline")
     with replacing(out) as folder:

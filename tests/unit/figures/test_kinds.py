@@ -141,7 +141,7 @@ TIMES = {
 @pytest.mark.parametrize(
     ("changed", "verdict", "said"),
     [
-        ({}, "shown", "95 % interval"),
+        ({}, "shown", "97.5 % interval"),
         # Rounds that a busy machine slowed alike: the ratio is as sure as before.
         (
             {
@@ -149,7 +149,7 @@ TIMES = {
                 for name, time in TIMES.items()
             },
             "shown",
-            "95 % interval",
+            "97.5 % interval",
         ),
         ({"vae": TIMES["vae"]._replace(rounds=(15.0, 27.0) * 7 + (21.0,))}, "no claim", "is too uncertain"),
         ({"vae": TIMES["vae"]._replace(source="other.json")}, "no claim", "are of different measurements"),
