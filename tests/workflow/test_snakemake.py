@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,17 @@ def test_selection_keeps_every_score_and_uses_the_other_split(grid):
         assert selection["split"] == "test"
         [evaluation] = path.parents[1].glob("evaluate-*/evaluation.json")
         assert json.loads(evaluation.read_text())["reference"]["split"] == "train"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+def test_jobs_run_in_copies_of_a_warm_process(grid):
+    """Their own processes wait, without PyTorch in their memory."""
+    heads, rows = zip(
+        *(path.read_text().splitlines() for path in grid.root.glob("logs/train/*.tsv")), strict=True
+    )
+    memory = [float(row.split()[heads[0].split().index("max_rss")]) for row in rows]
+    assert len(memory) == 2
+    assert max(memory) < 100  # MB
 
 
 def test_a_second_call_has_nothing_to_do(grid):

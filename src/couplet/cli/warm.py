@@ -102,7 +102,6 @@ def _pass_signals_to(copy: int) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
         pass_on(signal.SIGCONT, frame)
 
-    for number in PASSED_ON:
+    for number, handler in {**dict.fromkeys(PASSED_ON, pass_on), signal.SIGTSTP: stop}.items():
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, pass_on)
-    signal.signal(signal.SIGTSTP, stop)
+            signal.signal(number, handler)
