@@ -30,7 +30,7 @@ from couplet.reporting.statements import DIMENSIONS
 
 SELECTED = 0
 """In place of a step: the selected snapshot, with other samples."""
-COLUMNS = (*DIMENSIONS, "seed", "nfe", "step", "value")
+COLUMNS = (*DIMENSIONS, "seed", "nfe", "step", "value", "commit")
 
 
 def of_table(path: Path) -> Iterator[dict[str, Any]]:
@@ -50,9 +50,9 @@ def of_table(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def cell(file: Path) -> dict[str, Any]:
-    """The names of the cell that a stage's output is of."""
-    names: dict[str, Any] = json.loads(beside(file).read_text())["cell"]
-    return names
+    """The names of the cell that a stage's output is of, and the commit that made it."""
+    record = json.loads(beside(file).read_text())
+    return {**record["cell"], "commit": record["commit"]}
 
 
 def numbers_of(path: Path) -> pd.DataFrame:
@@ -62,7 +62,7 @@ def numbers_of(path: Path) -> pd.DataFrame:
         return pd.DataFrame(of_table(path))[[*COLUMNS]]
     if "against" in read:
         read = read[read["against"] == "steps"].assign(step=lambda rows: rows["x"].astype(int))
-    defaults = {"nfe": 1, "step": SELECTED}
+    defaults = {"nfe": 1, "step": SELECTED, "commit": ""}
     return read.assign(**{key: value for key, value in defaults.items() if key not in read})[[*COLUMNS]]
 
 
@@ -118,7 +118,9 @@ def main() -> None:
     parser.add_argument("--numbers", type=Path, help="write the numbers of all seeds as CSV")
     parser.add_argument("--json", type=Path, help="write the comparisons as JSON")
     arguments = parser.parse_args()
-    rows = pd.concat([numbers_of(path) for path in arguments.paths]).drop_duplicates([*COLUMNS[:-1]])
+    rows = pd.concat([numbers_of(path) for path in arguments.paths]).drop_duplicates(
+        [*DIMENSIONS, "seed", "nfe", "step"]
+    )
     found = list(comparisons(rows, arguments.of, arguments.than))
     final = SELECTED if (rows["step"] == SELECTED).any() else rows["step"].max()
     level = simultaneous(arguments.statements or sum(names["step"] == final for names, _ in found))
@@ -129,8 +131,7 @@ def main() -> None:
     if arguments.numbers:
         rows.to_csv(arguments.numbers, index=False, float_format="%.6g")
     if arguments.json:
-        records = [beside(path) for path in arguments.paths if beside(path).exists()]
-        commits = sorted({json.loads(record.read_text())["commit"] for record in records})
+        commits = sorted({*rows["commit"].dropna()} - {""})
         report.write(arguments.json, commits=commits, level=level, comparisons=measured)
 
 
