@@ -114,11 +114,10 @@ class Step:
             "debug/D_t": student,
             "debug/D_r": target,
         }
-        # The last two calls are student's and teacher's, or the student's alone.
-        if (self.r == 0).all():
-            found["debug/x_t"] = self.inputs[-1][0]
-        else:
-            found["debug/x_t"], found["debug/x_r"] = (x for x, _ in self.inputs[-2:])
+        # The last two calls are teacher's and student's, or the student's alone.
+        found["debug/x_t"] = self.inputs[-1][0]
+        if (self.r != 0).any():
+            found["debug/x_r"] = self.inputs[-2][0]
         coupling = self.model.coupling
         if isinstance(coupling, Variational):
             mean, std = coupling.posterior(self.images, self.labels)
