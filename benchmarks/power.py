@@ -87,7 +87,7 @@ def power_of(
     mean = sum(second) / len(second)
     return {
         **names,
-        "pairs": result.size,
+        "pairs": result.seeds,
         "mean": sum(first) / len(first),
         "mean_than": mean,
         "difference": result.difference,
