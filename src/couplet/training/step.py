@@ -194,8 +194,10 @@ def _predictor(model: ConsistencyModel, objective: Objective) -> Predictor:
         noisy = objective.kernel.noise(data, noise, level)
         if not objective.schedule.reaches_zero:
             return model(noisy, level, labels, boundary=boundary)
-        # Images at level 0 are evaluated and replaced: to look at the levels is to wait for a GPU.
         clean = level == 0
+        # A GPU evaluates images at level 0 with the others: to look at its levels is to wait for it.
+        if not level.is_cuda and clean.all():
+            return data.detach()
         level = torch.where(clean, torch.ones_like(level), level)
         answer = model(noisy, level, labels, boundary=boundary)
         return torch.where(per_image(clean, answer), data.to(answer.dtype), answer)
