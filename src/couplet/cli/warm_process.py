@@ -29,6 +29,7 @@ from couplet.plan.stages import STAGES
 IMPORTED = (
     *(f"couplet.stages.{stage}" for stage in ("train", "select", "sample", "evaluate", "probe")),
     *("couplet.cli.app", "couplet.live", "couplet.reporting.pictures", "numpy.random", "rich.progress"),
+    "torch._dynamo",  # which counting a network's operations imports, as every figure does
 )
 """What most commands of a run import."""
 
