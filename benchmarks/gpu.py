@@ -47,10 +47,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-BESIDES = ("pytest", "lion-pytorch", "pillow")
+BESIDES = ("pytest", "lion-pytorch", "pillow", "torchvision", "clean-fid")
 """Requirements of pyproject.toml's extras that the stages have, too."""
 
-ON_TORCH = {"lion-pytorch"}
+ON_TORCH = {"lion-pytorch", "torchvision", "clean-fid"}
 """Packages to be downloaded without their requirements, since torch is there."""
 
 PLATFORMS = (

@@ -43,6 +43,7 @@ from couplet.errors import UserError
 from couplet.files import read_json, replacing
 from couplet.files import sha256 as file_sha256
 from couplet.model import ConsistencyModel, ImageShape
+from couplet.provenance.record import source
 from couplet.sampling import generate
 from couplet.tensors import CPU, generator
 from couplet.training.loop import initial_state, loader_of, shape_of
@@ -84,12 +85,16 @@ class Bench:
 
     def __init__(self, options: Namespace, folder: Path) -> None:
         self.device = process.find(options.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self.tiny: bool = options.tiny
         self.found: dict[str, Any] = {}
         """The results of the present stage's parts, so far."""
         self.out: Path = options.out
         self.data: Path | None = options.data
         self.folder = folder
+        self.side = 8 if self.tiny else 32
+        """Pixels per side of images that are made here."""
         self.batch = 8 if self.tiny else 128
         """Images of a step, for ways of taking it."""
         self.large = 32 if self.tiny else 1024
@@ -110,10 +115,10 @@ class Bench:
             return Archive(self.data)
         folder = self.folder / "data"
         if self.data is None:
-            write(folder, "cifar10", synthetic(256 if self.tiny else 10_000))
+            write(folder, "cifar10", synthetic(256 if self.tiny else 10_000, self.side))
         else:
-            with read(from_path("cifar10", self.data), self.folder) as source:
-                write(folder, "cifar10", source, workers=torch.get_num_threads())
+            with read(from_path("cifar10", self.data), self.folder) as images:
+                write(folder, "cifar10", images, workers=torch.get_num_threads())
         return Archive(folder)
 
     @property
@@ -141,9 +146,9 @@ class Bench:
         return time.perf_counter() - began
 
 
-def synthetic(count: int) -> Source:
+def synthetic(count: int, side: int) -> Source:
     """Gaussian images with the spectrum of natural ones, as in ot.py."""
-    images = ot.make_images(count, (3, 32, 32), generator(CPU, "synthetic"))
+    images = ot.make_images(count, (3, side, side), generator(CPU, "synthetic"))
     pixels = (images * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     split = Split(pixels.numpy(), np.zeros(count, np.int64))
     return Source("synthetic: Gaussian, spectrum 1/f", (), {"train": split})
@@ -184,7 +189,7 @@ def step(bench: Bench) -> dict[str, Part]:
 
     def part(coupling: str, ways: list[str], until: float) -> list[dict[str, Any]]:
         training = bench.training(coupling, batch=bench.batch, steps=LENGTH)
-        shape = ImageShape(3, 32, 0)
+        shape = ImageShape(3, bench.side, 0)
         compiled = any("compile" in way for way in ways)
         found = measure_step(
             training,
@@ -248,7 +253,7 @@ def transport(bench: Bench) -> dict[str, Part]:
     def alone(until: float) -> dict[str, float]:
         coupling = bench.state(bench.training("ot", batch=bench.large)).model.coupling
         draws = generator(bench.device, "ot")
-        shape = (bench.large, 3, 32, 32)
+        shape = (bench.large, 3, bench.side, bench.side)
         images, noise = (torch.randn(shape, generator=draws, device=bench.device) for _ in range(2))
         work = partial(coupling.arrange, images, noise)
         bench.clock(work)
@@ -425,7 +430,8 @@ class Session:
                 other = [part for part, value in self.key.items() if entry["key"].get(part) != value]
                 print(f"{name}: begins again, because {', '.join(other)} changed", flush=True)
             if not entry or entry["key"] != self.key:
-                entry = self.stages[name] = {"key": self.key, "parts": {}, "not_reached": []}
+                entry = self.stages[name] = {"key": self.key, "parts": {}}
+                entry["commit"] = source()["commit"]
             parts = STAGES[name](self.bench)
             self.bench.found = entry["parts"]
             entry["not_reached"] = [part for part in parts if part not in entry["parts"]]
@@ -445,7 +451,8 @@ class Session:
                     return 75
             self.save()
             if entry["not_reached"]:
-                print(f"{name}: not reached: {', '.join(entry['not_reached'])}", flush=True)
+                left = ", ".join(entry["not_reached"])
+                print(f"{name}: not reached: {left}; alone it has all the time: --stages {name}", flush=True)
         return 0
 
     def usable(self) -> bool:
@@ -457,13 +464,12 @@ class Session:
 
     def save(self) -> None:
         """Write gpu.json, and the curves as a table."""
-        source = "the archive or images of --data" if self.bench.data else "synthetic"
         report.write(
             self.path,
             self.bench.device,
             cuda=torch.version.cuda,
             cudnn=torch.backends.cudnn.version(),
-            images=source,
+            images=str(self.bench.data) if self.bench.data else "synthetic",
             stages=self.stages,
         )
         runs = self.stages.get("train", {"parts": {}})["parts"]

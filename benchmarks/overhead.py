@@ -1,13 +1,13 @@
 """Processor time of a whole run, and its share outside training steps, sampling and features.
 
-    python benchmarks/overhead.py --json benchmarks/results/overhead.json       # a quarter of an hour of CPU time
+    python benchmarks/overhead.py --json benchmarks/results/overhead.json
     python benchmarks/overhead.py results/paper.html                            # hours
 
 Makes targets from nothing in two temporary copies of the repository: once each job is a process that imports
-everything by itself, and once jobs are copies of a warm process (docs/pipeline.md). All processes of the run count:
-jobs, Snakemake, DVC, shells and git. A sampler in every Python process tells what its time was spent on; figures of
-parts are therefore good to some hundredths of a second. Metrics (distances between features) and probes are
-listed, and count as overhead. Linux only.
+everything by itself, and once jobs are copies of a warm process (docs/pipeline.md). All processes of the run
+count: jobs, Snakemake, DVC, shells and git. A sampler in every Python process tells what its time was spent
+on, to some hundredths of a second. Metrics (distances between features) and probes are listed apart, and are
+part of the overhead. Linux only; by default some minutes of processor time.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def measure(targets: list[str], cores: int, changed: dict[str, str]) -> dict[str
 
 
 def commands(samples: Path, total: float) -> dict[str, dict[str, float]]:
-    """Seconds by part of every command, with the number of its processes; what is no Python counts as `other`."""
+    """Seconds by part of every command, and the number of its processes; what is not Python is `other`."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for file in samples.iterdir():
         sample = json.loads(file.read_text())
@@ -112,13 +112,9 @@ def main() -> None:
     for mode in [arguments.only] if arguments.only else MODES:
         measured = measure(arguments.targets, arguments.cores, MODES[mode])
         runs[mode] = {**measured, **shares(measured)}
-        print(
-            f"\n{' '.join(arguments.targets)}, jobs {mode}: {measured['total']:.1f} s of processor time, ",
-            end="",
-        )
-        print(
-            f"overhead {runs[mode]['overhead']:.1%}, of it metrics and probes {runs[mode]['metrics and probes']:.1%}"
-        )
+        apart = f"{runs[mode]['metrics and probes']:.1%} of all are metrics and probes"
+        print(f"\n{' '.join(arguments.targets)}, jobs {mode}: {measured['total']:.1f} s of processor time")
+        print(f"overhead {runs[mode]['overhead']:.1%}; {apart}")
         print(f"\n| command | processes | {' | '.join(PARTS)} |\n| --- |{' --- |' * (len(PARTS) + 1)}")
         for name, spent in measured["commands"].items():
             numbers = " | ".join(f"{spent.get(part, 0):.2f}" for part in PARTS)

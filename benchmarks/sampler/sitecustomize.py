@@ -1,8 +1,8 @@
-"""Notes what the processor time of a Python process is spent on; Python imports a file of this name when it starts.
+"""Notes what the processor time of a Python process is spent on; Python imports a file of this name first.
 
-Every 20 ms of processor time, the time since the last note goes to the innermost known part of the call stack. The
-process, and each that is forked from it, leaves a file with its command and its parts in the folder of the
-environment variable SAMPLED.
+Every 20 ms of processor time, the time since the last note goes to the innermost known part of the call
+stack. The process, and each that is forked from it, leaves a file with its command and its parts in the
+folder of the environment variable SAMPLED.
 """
 
 from __future__ import annotations

@@ -33,9 +33,6 @@ from couplet.tensors import default_stream
 from couplet.trackers import Seen, Sink, lines_of, opened, ready, reason, ways_to_look
 from couplet.training.loop import Progress, shape_of
 
-SIDE = 64
-"""Smaller images of a grid are enlarged to at least this side, in pixels."""
-
 Meter = Callable[[float], dict[str, float]]
 """From images per second to what is shown of the machine, by the names in `couplet.trackers.MEASURES`."""
 
@@ -91,7 +88,7 @@ def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
     with default_stream(torch.device("cpu"), 0):
         network, saved = model.load(checkpoint, device)
     side = saved.shape.resolution
-    return tile(first_images(network, saved, panel_size((side, side, saved.shape.channels))), side=SIDE)
+    return tile(first_images(network, saved, panel_size((side, side, saved.shape.channels))))
 
 
 class View:

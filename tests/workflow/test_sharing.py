@@ -62,7 +62,9 @@ def test_results_are_recorded_and_git_keeps_small_files_only(grid):
     grid.run("git", "add", "--all")
     results = grid.root / "results"
     committed = set(grid.run("git", "ls-files", "results").stdout.split())
-    shared = [path for kind in ("data", "features", "reference") for path in results.glob(f"{kind}/*")]
+    shared = [
+        path for kind in ("data", "features", "reference", "times") for path in results.glob(f"{kind}/*")
+    ]
     paths = (*shared, *results.glob("runs/*/*"), *results.glob("table1.*"))
     files = {f"{path.relative_to(grid.root)}.dvc" for path in paths if path.suffix != ".dvc"}
     assert committed == {*files, "results/.dvcignore", "results/.dvc/config"}

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,17 @@ def test_selection_keeps_every_score_and_uses_the_other_split(grid):
         assert selection["split"] == "test"
         [evaluation] = path.parents[1].glob("evaluate-*/evaluation.json")
         assert json.loads(evaluation.read_text())["reference"]["split"] == "train"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+def test_jobs_run_in_copies_of_a_warm_process(grid):
+    """Their own processes wait, without PyTorch in their memory."""
+    heads, rows = zip(
+        *(path.read_text().splitlines() for path in grid.root.glob("logs/train/*.tsv")), strict=True
+    )
+    memory = [float(row.split()[heads[0].split().index("max_rss")]) for row in rows]
+    assert len(memory) == 2
+    assert max(memory) < 100  # MB
 
 
 def test_a_second_call_has_nothing_to_do(grid):
@@ -289,6 +301,25 @@ def test_a_probe_of_a_finished_run_is_a_target(grid):
     assert done.stderr.strip().splitlines()[-1] == f"couplet: {wrong}: no parameter file leads to this name"
     possible = sum(len(layout.params.probes_of(cell)) for cell in layout.params.cells())
     assert grid.rules("probes") == ["probe"] * (possible - 1) + ["probes"]
+
+
+def test_steps_of_all_rows_are_timed_together_or_of_a_row_alone(grid):
+    layout = Layout(resolve(grid.root / "params.yaml"), Path("results"))
+    together, alone = layout.times("digits"), layout.times("digits-ict-ve-vae")
+    rows = list(csv.DictReader((grid.root / TABLE).read_text().splitlines()))
+    measured = json.loads((grid.root / together).read_text())["milliseconds"]
+    for row in rows:
+        name = "-".join(row[key] for key in ("dataset", "recipe", "kernel", "coupling"))
+        assert float(row["step_ms"]) == pytest.approx(measured[name]["median"], rel=1e-3)
+    assert len({row["step_ms"] for row in rows}) == len(measured) == 2
+    assert (grid.root / f"{together}.dvc").exists()
+    assert grid.plan(str(together)) == []
+    assert grid.rules(f"results/table1/{alone.name[:17]}.csv") == ["table", "time"]
+    # A job on a node has nothing but the path.
+    assert grid.rules(str(alone)) == ["time"]
+    wrong = "results/times/digits-00000000.json"
+    done = grid.run("snakemake", "--dry-run", wrong, ok=False)
+    assert done.stderr.strip().splitlines()[-1] == f"couplet: {wrong}: no parameter file leads to this name"
 
 
 def test_lint_is_clean(grid):

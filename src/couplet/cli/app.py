@@ -120,7 +120,7 @@ def main() -> None:
             raise
         hint = ELSEWHERE.get(getattr(error, "option_name", ""), "")
         if type(error).__name__ == "MissingParameter":
-            hint = f" {getattr(error.param, 'help', None) or ''}"
+            hint = f" {getattr(getattr(error, 'param', None), 'help', None) or ''}"
         _fail(error.format_message() + hint)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -36,7 +36,7 @@ def run(
     text, tracks = standalone(params, scale, changes), o.tracks(track, checked.track)
     size = checked.training(checked.experiment).recipe
     # Before torch is imported, which takes seconds.
-    typer.echo(f"{out}: {checked.experiment}, {size.steps} steps of {size.batch} images", err=True)
+    typer.echo(f"{out}: {checked.experiment}, {size.steps} steps of {size.batch} images")
     with process(threads, device) as context:
         from couplet.adhoc import run_cell
 

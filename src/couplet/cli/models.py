@@ -83,7 +83,7 @@ def generate(
         from couplet.stages.generate import described, find_model, run
 
         more: dict[str, Any] = {"count": count, "nfe": nfe, "seed": seed, "batch": batch, **options}
-        settings = run(context, find_model(model, folder), out=checked, **more)
+        settings = run(context, find_model(model, folder, context.say), out=checked, **more)
         typer.echo(f"{out}: {described(settings)}")
 
 
@@ -139,7 +139,7 @@ def score(
 
         more: dict[str, Any] = {"seed": seed, "split": split, "reference": reference}
         if is_model(samples):
-            found = find_model(samples, folder)
+            found = find_model(samples, folder, context.say)
             images = _images_out(keep or context.ranks.gather(folder)[0] / "images.npz", "--keep")
             options |= {"count": count, "nfe": nfe, "seed": seed, "batch": batch}
             about = {"path": str(samples), **run(context, found, out=images, **options)}
@@ -189,7 +189,7 @@ def export(
         from couplet.stages.generate import find_model
 
         more: dict[str, Any] = {"title": title, "licence": license, "scores": score or ()}
-        places = run(context, find_model(model, folder), out=to, diffusers=diffusers, **more)
+        places = run(context, find_model(model, folder, context.say), out=to, diffusers=diffusers, **more)
     quoted = shlex.quote(str(to))
     typer.echo(f"{to}: {model} as a folder for the Hugging Face Hub")
     for place in places:

@@ -1,11 +1,11 @@
 """A command that lets a warm process run it; :mod:`couplet.cli.warm_process` is the other side.
 
-Importing PyTorch takes two seconds of processor time, more than many a stage computes. A warm process has imported
-it once and forks a copy of itself for each command. The copy takes over the command line, standard streams and
-signals of the ``couplet`` that asked, which waits and ends as the copy ends.
+Importing PyTorch takes two seconds of processor time, more than many a stage computes. A warm process has
+imported it once and forks a copy of itself for each command. The copy takes over the command line, standard
+streams and signals of the ``couplet`` that asked, which waits and ends as the copy ends.
 
-Only a command whose process would begin like the warm one is run by it: same interpreter, code, folder, limits and
-environment, which has the number of threads. Any other runs by itself, as all do where there is no warm process.
+Only a command whose process would begin like the warm one is run by it: same interpreter, code, folder,
+limits and environment, which has the number of threads. Any other runs by itself, as all do without it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from types import FrameType
 from typing import Any
 
 NUMBER = struct.Struct("=i")
-"""Of a reply: the number of the copy's process, when it begins; how it ended, an exit code or minus a signal."""
+"""A reply: the copy's process number, when it begins; then how it ended, an exit code or minus a signal."""
 
 LONGEST = 1 << 20
 """Bytes of a request, at most."""
 
 PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-OWN = {"_", "SHLVL", "PWD", "OLDPWD", "TMPDIR", "TMP", "TEMP", "TEMPDIR", "COUPLET_WARM"}
+VARIABLE = "COUPLET_WARM"
+"""Environment variable with the address of the warm process; empty, if none is wanted."""
+
+OWN = {"_", "SHLVL", "PWD", "OLDPWD", "TMPDIR", "TMP", "TEMP", "TEMPDIR", VARIABLE}
 """Environment variables that differ from job to job and that no import reads."""
 
 
@@ -38,16 +41,14 @@ def surroundings() -> dict[str, Any]:
     """What a Python process is given when it begins, as JSON can hold it."""
     umask = os.umask(0o077)
     os.umask(umask)
-    limits = {
-        name: [*resource.getrlimit(getattr(resource, name))] for name in dir(resource) if "RLIMIT_" in name
-    }
+    limits = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
     files = ((path, path.stat()) for path in sorted(Path(__file__).parents[1].rglob("*.py")))
     return {
         "interpreter": [sys.executable, sys.version, [*sys.flags]],
         "code": [[str(path), about.st_mtime_ns, about.st_size] for path, about in files],
-        "folder": os.getcwd(),
+        "folder": str(Path.cwd()),
         "environment": {name: value for name, value in os.environ.items() if name not in OWN},
-        "limits": limits,
+        "limits": [resource.getrlimit(limit) for limit in limits],
         "umask": umask,
         "priority": os.getpriority(os.PRIO_PROCESS, 0),
         "cores": sorted(os.sched_getaffinity(0)),
@@ -101,7 +102,6 @@ def _pass_signals_to(copy: int) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
         pass_on(signal.SIGCONT, frame)
 
-    for number in PASSED_ON:
+    for number, handler in {**dict.fromkeys(PASSED_ON, pass_on), signal.SIGTSTP: stop}.items():
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, pass_on)
-    signal.signal(signal.SIGTSTP, stop)
+            signal.signal(number, handler)

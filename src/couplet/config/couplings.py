@@ -81,7 +81,7 @@ class SinkhornConfig(MinibatchCouplingConfig):
     """Weight of the plan's entropy, in units of the centred cost's root mean square; a smaller one comes
     closer to exact transport and needs more iterations."""
     iterations: int = Field(20, ge=1, le=100_000)
-    """Both defaults together lose about 2 % of the gain of exact transport (`benchmarks/ot.py`)."""
+    """Both defaults together lose about 2 % of the gain of exact transport (`benchmarks/transport.py`)."""
 
 
 class ProjectedConfig(MinibatchCouplingConfig):

@@ -32,6 +32,8 @@ def to_float(images: NDArray[np.uint8], device: torch.device) -> Tensor:
 
 
 def _scaled(pixels: Tensor) -> Tensor:
+    # Channels stay last in memory: a CPU's convolutions are then faster, up to 30 % with gradient, and group
+    # normalisation slower; a step takes as long within 3 % (tiny DDPM++, ECT's loss, 32 images of 3x16x16).
     return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 

@@ -28,6 +28,8 @@ EXPECTED = (
     "of diffusers' ConsistencyModelPipeline"
 )
 LONGEST_CAUSE = 300
+ASSUMED = "not in the file, assumed"
+"""How the lines begin that a person should read, even where the model is imported in passing."""
 
 
 class Options(NamedTuple):
@@ -230,7 +232,7 @@ def _summary(
         assumed["head_channels"] = f"attention heads of {PER_HEAD} channels"
     for option, text in assumed.items():
         if getattr(options, option, None) is None:
-            yield f"not in the file, assumed: {text}"
+            yield f"{ASSUMED}: {text}"
     with torch.device("meta"):
         model = build(design, saved.shape)
     counts = {

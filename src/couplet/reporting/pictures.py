@@ -25,10 +25,11 @@ ROWS, COLUMNS = 10, 10
 TILE, LARGEST, GAP = 64, 256, 4
 """Of a preview: smallest and largest side of an image, and the gap, in pixels."""
 
-SIDE = 32
-"""Smaller images of a grid are enlarged to at least this side, in pixels: 8×8 digits four times."""
-ACROSS, PANELS = 4, 16
-"""Of panels side by side: images in a row, so that five fit a page unreduced, and the gap in pixels."""
+SIDE = 64
+"""Smaller images of a grid are enlarged to at least this side, in pixels."""
+ACROSS, SMALL, PANELS = 4, 32, 16
+"""Of panels side by side: images in a row, their least side, and the gap in pixels; five panels of 8×8 digits
+fit a page unreduced."""
 TEXT = 15
 """Height of letters, in pixels."""
 
@@ -161,7 +162,11 @@ def sample_grids(path: Path, panels: Mapping[str, Mapping[str, NDArray[np.uint8]
     names = list(dict.fromkeys(name for row in panels.values() for name in row))
 
     def drawn(images: NDArray[np.uint8] | None) -> Image.Image | None:
-        return None if images is None else image_of(tile(images[: panel_size(images.shape[1:])], ACROSS))
+        return (
+            None
+            if images is None
+            else image_of(tile(images[: panel_size(images.shape[1:])], ACROSS, side=SMALL))
+        )
 
     rows = [(row, [drawn(images.get(name)) for name in names]) for row, images in panels.items()]
     with replacing(path) as temporary:

@@ -2,7 +2,10 @@
 // Without this script the page shows the last snapshot, and curves not at all.
 const groups = JSON.parse(document.getElementById("data").textContent);
 
-const number = value => value.toLocaleString("en", {maximumSignificantDigits: 3, minimumSignificantDigits: 3});
+function number(value) {
+  const digits = Math.abs(value) < 100 ? 3 : 4;
+  return value.toLocaleString("en", {minimumSignificantDigits: digits, maximumSignificantDigits: digits});
+}
 
 function svg(parent, name, attributes, text) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);

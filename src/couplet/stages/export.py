@@ -20,7 +20,6 @@ from couplet.config.fit import Facts
 from couplet.config.layers import leaves, without
 from couplet.config.metrics import described
 from couplet.config.params import Params
-from couplet.config.variants import name_of, variants_in
 from couplet.config.yaml12 import dump_yaml
 from couplet.data.archive import Archive
 from couplet.errors import UserError, installed
@@ -29,7 +28,6 @@ from couplet.interop.diffusers import Pipeline, pipeline
 from couplet.interop.files import Refused
 from couplet.interop.hub import CONFIG, FORMAT, LIBRARY, PIPELINE, UNET, WEIGHTS, is_exported
 from couplet.model import ConsistencyModel, Saved
-from couplet.plan.published import GENERATE
 from couplet.plan.stages import RECORD, beside, record_of
 from couplet.process import Context
 from couplet.provenance.record import (
@@ -46,8 +44,8 @@ from couplet.stages.generate import Model, images_of
 from couplet.stages.score import protocol_of
 from couplet.tensors import save_tensors
 
-SEED, LEAST = 0, 96
-"""Of the samples in the card: seed, and least side in pixels, to which smaller ones are enlarged."""
+SEED = 0
+"""Of the samples in the card."""
 
 
 def run(
@@ -84,7 +82,7 @@ def run(
         raise UserError(f"{source.name}: a diffusion model, which makes no images in a few steps")
     made, inputs = _Made.of(path), dict(source.inputs)
     # A score read the same weights, or the same files of others.
-    same = {digest, *(inputs.values() if source.code else ())}
+    same = {digest, *(inputs.values() if source.imported else ())}
     metrics: list[Metric] = []
     for file, found in (*_evaluations(made, path), *_scores(scores, same)):
         metrics += found
@@ -100,7 +98,7 @@ def run(
         "diffusers": diffusers,
         "design": saved.of.design.model_dump(mode="json"),
     }
-    numerics = sorted({*GENERATE, *source.code, *map(name_of, variants_in(saved.of.design))})
+    numerics = source.code(saved)
     if converted is not None:
         numerics.append("couplet.interop.diffusers:pipeline")
     with replacing(out) as folder:
@@ -281,7 +279,7 @@ def _config(saved: Saved, digest: str) -> dict[str, Any]:
 
 
 def _picture(context: Context, network: ConsistencyModel, saved: Saved, path: Path) -> str:
-    """Draw samples, small ones enlarged; return how they are made."""
+    """Draw samples as `couplet generate` does; return how they are made."""
     with installed("a picture of samples"):
         from couplet.reporting.pictures import image_of, panel_size, tile
     side, channels, nfe = saved.shape.resolution, saved.shape.channels, len(saved.sampler.levels)
@@ -290,13 +288,10 @@ def _picture(context: Context, network: ConsistencyModel, saved: Saved, path: Pa
         for images in images_of(context, network, saved, saved.sampler, count=total, nfe=nfe, seed=SEED):
             parts.append(images)
             advance(len(images))
-    image_of(tile(np.concatenate(parts), side=LEAST)).save(path, "PNG")
+    image_of(tile(np.concatenate(parts))).save(path, "PNG")
     classes = ", classes in turn" if saved.conditional else ""
-    enlarged = f", enlarged {-(-LEAST // side)} times" if 1 < side < LEAST else ""
     made = f"couplet generate . --out grid.png --count {total} --nfe {nfe} --seed {SEED}"
-    return (
-        f"The first {total} samples with seed {SEED}, NFE {nfe}{classes}, none left out: `{made}`{enlarged}."
-    )
+    return f"The first {total} samples with seed {SEED}, NFE {nfe}{classes}, none left out: `{made}`."
 
 
 def repeated(training: Training) -> dict[str, Any]:

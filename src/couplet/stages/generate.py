@@ -23,7 +23,7 @@ from couplet.config.variants import name_of, variants_in
 from couplet.data.archive import Archive
 from couplet.errors import Stopped, UserError, installed
 from couplet.files import replacing
-from couplet.interop.convert import import_model
+from couplet.interop.convert import ASSUMED, import_model
 from couplet.interop.hub import WEIGHTS, download, is_exported, is_own
 from couplet.model import ConsistencyModel, Saved
 from couplet.plan.published import GENERATE, IMPORT
@@ -62,12 +62,17 @@ class Model(NamedTuple):
         return digests(*self.files)
 
     @property
-    def code(self) -> tuple[str, ...]:
-        """What makes the weights of the files, where that is not couplet's reading of its own."""
-        return () if self.checkpoint in self.files else IMPORT
+    def imported(self) -> bool:
+        """Whether the weights were made of others' files just now."""
+        return self.checkpoint not in self.files
+
+    def code(self, saved: Saved) -> list[str]:
+        """What decides its images, for records."""
+        made = IMPORT if self.imported else ()
+        return sorted({*GENERATE, *made, *map(name_of, variants_in(saved.of.design))})
 
 
-def find_model(source: str | Path, scratch: Path) -> Model:
+def find_model(source: str | Path, scratch: Path, say: Callable[[str], None] = lambda text: None) -> Model:
     """The model at ``source``, which is imported into the folder ``scratch`` if others published it.
 
     Args:
@@ -75,6 +80,7 @@ def find_model(source: str | Path, scratch: Path) -> Model:
             which stands for its selected snapshot, or without a selection for the last; a file or folder
             that `couplet import` reads; or the `owner/name` of a model on the Hugging Face hub.
         scratch: a folder that lives as long as the model is read.
+        say: called with what is assumed of a model that is imported.
 
     Raises:
         UserError: it is none of these; the run is unfinished, or its selections differ.
@@ -84,7 +90,9 @@ def find_model(source: str | Path, scratch: Path) -> Model:
         path = download(str(source))
     if not is_own(path):
         imported = scratch / WEIGHTS
-        import_model(str(path), imported)
+        for line in import_model(str(path), imported).splitlines():
+            if line.startswith(ASSUMED):
+                say(f"{source}: {line}")
         return Model(str(source), imported, (path,))
     if not path.is_dir():
         return Model(str(source), path, (path,))
@@ -147,8 +155,8 @@ def run(
     if isinstance(saved.of, Imported):
         settings["source"] = saved.of.source
     inputs = {**source.inputs, **(archive_digests(Archive(labels)) if isinstance(labels, Path) else {})}
-    numerics = sorted({*GENERATE, *source.code, *map(name_of, variants_in(saved.of.design))})
-    record = FreeRecorder("generate", settings, out, context.device, inputs=inputs, numerics=numerics)
+    code = source.code(saved)
+    record = FreeRecorder("generate", settings, out, context.device, inputs=inputs, numerics=code)
     classes = None
     if classes_of is not None:
         classes = class_indices(

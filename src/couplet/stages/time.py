@@ -73,8 +73,10 @@ def times_of(chains: Chains, part: str = "", *, partial: bool = False) -> dict[s
     found = {}
     for name, (cell, *_) in chains.layout.timed(part).items():
         path = chains.layout.times(name)
-        if partial and not record_of("time", path).exists():
-            continue
+        if not record_of("time", path).exists():
+            if partial:
+                continue
+            raise UserError(f"{path}: does not exist; make it by `couplet time --part {name}`")
         made = chains.checked(chains.layout.timing(name), "time", cell, name)["time"].content
         threads = f"{made['threads']} thread" + ("s" if made["threads"] > 1 else "")
         content = read_json(path)

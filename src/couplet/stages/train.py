@@ -28,6 +28,7 @@ from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import ADOPTED, RECORD, Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, archive_digests, check_inputs, digests
+from couplet.training.engine import slowness
 from couplet.training.loop import Progress, initial_state, loader_of, shape_of
 from couplet.training.loop import run as steps
 from couplet.training.state import Damaged, State
@@ -69,6 +70,8 @@ def run(
     weights = Weights.of(training, data, frozen)
     if (batch := training.recipe.batch) > (count := len(archive.train)):
         context.say(f"{training.cell}: a batch of {batch} repeats images, the data set has {count}")
+    if (slow := slowness(training.train, context.device)) is not None:
+        context.say(f"{training.cell}: {slow}")
     lock = locked(place.with_name(f"{place.name}.lock"), context.say) if ranks.first else nullcontext()
     with lock:
         if ranks.first:

@@ -72,10 +72,10 @@ def lion(config: LionConfig, weights: nn.Parameter) -> torch.optim.Optimizer:
     return _uncompiled(Lion)([weights], **_settings(config))
 
 
-def _uncompiled(kind: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """A class of optimisers without what keeps its methods out of a graph of torch.compile, where they never are.
+def _uncompiled(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """A class of optimisers without what keeps it out of a graph of torch.compile, in which it never is here.
 
-    That imports torch._dynamo, which takes a second.
+    That would import torch._dynamo, which takes a second.
     """
     names = ("add_param_group", "load_state_dict", "state_dict", "step")
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from time import process_time
 
@@ -71,7 +72,8 @@ def step_times(
         advance: called with the number of steps after each turn.
     """
     clock = CLOCKS[device.type][1] if clock is None else clock
-    turns = [_turn(*training, archive, device, ranks, clock) for training in trainings]
+    turn_of = partial(_turn, archive=archive, device=device, ranks=ranks, clock=clock)
+    turns = [turn_of(training, frozen) for training, frozen in trainings]
     seconds: list[list[float]] = [[] for _ in turns]
     for number in range(rounds):
         for index in range(len(turns))[:: -1 if number % 2 else 1]:
@@ -83,6 +85,7 @@ def step_times(
 def _turn(
     training: Training,
     frozen: ConsistencyModel | None,
+    *,
     archive: Archive,
     device: torch.device,
     ranks: Ranks,

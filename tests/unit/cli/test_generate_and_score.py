@@ -81,8 +81,9 @@ class TestGenerate:
         labels = json.loads((tmp_path / "folder/dataset.json").read_text())["labels"]
         assert labels == [[f"{i:06d}.png", i % 5] for i in range(9)]
         grid = np.asarray(Image.open(tmp_path / "grid.png"))
-        assert np.array_equal(grid[:8, :8], content["arr_0"][0])
-        assert np.array_equal(grid[18:26, 9:17], content["arr_0"][7])
+        # Eight times enlarged, with four pixels between them.
+        assert np.array_equal(grid[:64:8, :64:8], content["arr_0"][0])
+        assert np.array_equal(grid[136:200:8, 68:132:8], content["arr_0"][7])
 
     @pytest.mark.parametrize(
         ("labels", "expected"), [("3", {3}), ("1,4", {1, 4}), ("uniform", {0, 1, 2, 3, 4})]
@@ -400,7 +401,6 @@ class TestScore:
             ("names.npz", "has no array 'arr_0', only a, b"),
             ("cut.npz", "cannot be read as a zip of arrays"),
             ("cut.npy", "cannot be read as an array"),
-            ("pickle", "must be a folder, zip"),
             ("larger", "was trained on images of 8×8×1, these have 16×16×1"),
             ("colour", "was trained on images of 8×8×1, these have 8×8×3"),
         ],
@@ -428,7 +428,6 @@ class TestScore:
             "names.npz": lambda: np.savez(path, a=pixels, b=pixels),
             "cut.npz": lambda: path.write_bytes(b"PK\3\4 cut"),
             "cut.npy": lambda: path.write_bytes(b"\x93NUMPY\1\0cut"),
-            "pickle": lambda: path.write_bytes(b"\x80\x04."),
             "larger": lambda: images(path, 3, (16, 16)),
             "colour": lambda: images(path, 3, mode="RGB"),
         }
@@ -439,6 +438,18 @@ class TestScore:
             assert err.startswith(f"couplet: {path}")
             assert line in err
         assert not Path("score.json").exists()
+
+    def test_a_pickle_is_a_model_and_no_images(self, score, tmp_path, grid):
+        path = tmp_path / "pickle"
+        path.write_bytes(b"\x80\x04.")
+        for samples, reference, line in (
+            (path, grid.data, "expected a checkpoint of "),
+            (grid.data, path, "must be a folder, zip"),
+        ):
+            code, _, err = score(samples, reference=reference)
+            assert (code, err.count("\n")) == (2, 1), err
+            assert err.startswith(f"couplet: {path}: ")
+            assert line in err
 
     def test_transparency_is_dropped_and_rectangles_are_measured(self, couplet, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -125,7 +125,7 @@ def test_the_command_imports_from_the_hub(server, unpacked_pipeline, tmp_path):
 def test_commands_take_what_load_takes(server, exported, unpacked_pipeline, tmp_path):
     """`generate`, `score` and `export`, for an exported model and one that needs an import."""
     server.files |= {"jane/x": served(exported), "jane/cd": served(unpacked_pipeline)}
-    options = ("--count", 3, "--seed", 1, "--device", "cpu")
+    options = ("--count", 4, "--seed", 1, "--device", "cpu")
     images, score, again = tmp_path / "cd.npz", tmp_path / "score.json", tmp_path / "again"
     commands = [
         ("generate", "jane/x", *options, "--out", tmp_path / "x.npz"),
@@ -137,10 +137,10 @@ def test_commands_take_what_load_takes(server, exported, unpacked_pipeline, tmp_
     done = subprocess.run([sys.executable, "-c", COMMANDS, words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
-    x, cd = (library.load(folder, device="cpu").sample(3, seed=1) for folder in (exported, unpacked_pipeline))
+    x, cd = (library.load(folder, device="cpu").sample(4, seed=1) for folder in (exported, unpacked_pipeline))
     assert np.array_equal(np.load(tmp_path / "x.npz")["arr_0"], x)
     assert np.array_equal(np.load(images)["arr_0"], cd)
-    assert np.array_equal(library.load(again, device="cpu").sample(3, seed=1), cd)
+    assert np.array_equal(library.load(again, device="cpu").sample(4, seed=1), cd)
     assert "## Metrics" in (again / "README.md").read_text()
 
     own, theirs = (read_record(tmp_path / f"{name}.npz.record.json") for name in ("x", "cd"))
@@ -176,7 +176,7 @@ def test_wrong_names_and_contents_are_one_line(server, exported):
     server.files["jane/without"] = {"config.json": files["config.json"]}
     server.files["jane/other"] = {"README.md": b"#"}
     problems = {
-        "jane/nothing": "cannot be fetched from the Hugging Face hub (404",
+        "jane/nothing": "no such file or folder, and not fetched from the Hugging Face hub (404",
         "jane/damaged": "cannot be read as safetensors",
         "jane/later": "format = 9, this version of couplet reads 1; update it",
         "jane/without": "a repository without model.safetensors",

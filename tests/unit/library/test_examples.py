@@ -9,6 +9,8 @@ import jupytext
 import nbclient
 import pytest
 
+from couplet import editing
+
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
@@ -21,6 +23,21 @@ def distance(steps):
 @pytest.mark.slow
 def test_two_moons_are_learnt():
     assert distance(300) < 0.5 * distance(1)
+
+
+@pytest.mark.slow
+def test_every_edit_has_a_picture_in_the_documents(tmp_path):
+    """The example draws those that library.md shows; a short training is enough for that."""
+    done = subprocess.run([sys.executable, str(EXAMPLES / "editing.py"), "figures", "2"], cwd=tmp_path)
+    assert done.returncode == 0
+    drawn = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == ["figures"]
+    shown = (EXAMPLES.parent / "docs/library.md").read_text()
+    defined = (
+        name for name, each in vars(editing).items() if getattr(each, "__module__", "") == editing.__name__
+    )
+    assert drawn == {f"editing-{name}.png" for name in defined if name[0] != "_"}
+    assert drawn == {*re.findall(r"figures/(editing-\w+\.png)", shown)}
 
 
 @pytest.mark.slow

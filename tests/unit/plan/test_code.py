@@ -231,6 +231,9 @@ def test_no_definition_that_a_stage_calls_is_missing_from_its_key(tmp_path):
                 "out": layout.output("probe", cell, name),
             }
             check("probe", layout.settings(cell, probe=name), **paths, **more.get("train", {}))
+    for name, (cell, *_) in layout.timed().items():
+        data = layout.output("prepare", cell)
+        check("time", layout.timing(name), data=data, out=layout.times(name))
     assert {stage: sorted(names) for stage, names in wanting.items() if names} == {}
     assert set(wanting) == set(STAGES)
     rooms = {name.split(".")[1].partition(":")[0] for name in seen}

@@ -22,7 +22,7 @@ def test_images_stand_side_by_side_with_lines_between_them_only():
     assert (picture[:, 4::5] == 255).all()
 
 
-@pytest.mark.parametrize(("side", "enlarged"), [(8, 32), (28, 56), (32, 32), (64, 64)])
+@pytest.mark.parametrize(("side", "enlarged"), [(8, 64), (28, 84), (32, 64), (64, 64), (256, 256)])
 def test_small_images_are_enlarged_by_a_whole_number(side, enlarged):
     images = random_images(2, side, side, 3)
     picture = tile(images, 2)
@@ -53,7 +53,7 @@ def test_panels_show_the_first_images_to_the_pixel_without_an_axis(shape, most, 
     assert panel_size(shape) == most
     first, second, below = (
         np.broadcast_to(panel, (*panel.shape[:2], 3))
-        for panel in (tile(images[:most], 4), tile(real, 4), tile(later, 4))
+        for panel in (tile(each, 4, side=32) for each in (images[:most], real, later))
     )
     with Image.open(tmp_path / "a.png") as file:
         picture = np.asarray(file)

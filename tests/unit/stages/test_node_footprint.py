@@ -49,7 +49,7 @@ for name, command in commands.items():
             code = end.code
         except Exception:
             traceback.print_exc()
-    ended[name] = code, printed.getvalue()
+    ended[name] = code, printed.getvalue(), "torch._dynamo" in sys.modules
 print(json.dumps(ended))
 """
 """A process in which other packages are not installed; it runs couplet's commands one after the other."""
@@ -81,7 +81,7 @@ def modules_of_others(distributions):
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory, noise_archive):
-    """Exit code and stderr of each stage."""
+    """Exit code and stderr of each stage, and whether torch's compiler was imported until its end."""
     root = tmp_path_factory.mktemp("node")
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     del params["scale"], params["scales"]
@@ -131,5 +131,10 @@ STAGES_ON_A_NODE = (
 
 @pytest.mark.parametrize("stage", STAGES_ON_A_NODE)
 def test_stage_needs_no_other_package(ended, stage):
-    code, printed = ended[stage]
+    code, printed, _ = ended[stage]
     assert code == 0, printed
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_training_imports_no_compiler(ended, coupling):
+    assert ended[f"train {coupling}"][2] is False

@@ -314,6 +314,15 @@ def test_process_on_a_folder_in_use_is_refused(archive, tmp_path, hold, settings
     run(settings(), archive, out)
 
 
+def test_bfloat16_without_units_for_it_is_said_at_the_start(archive, tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
+    chosen = settings()
+    slow = chosen.model_copy(update={"train": chosen.train.model_copy(update={"precision": "bf16"})})
+    (line,) = run(slow, archive, tmp_path / "run")
+    assert "train.precision = bf16" in line
+    assert run(chosen, archive, tmp_path / "other") == []
+
+
 def test_leftovers_without_a_state_are_not_published(archive, tmp_path, settings):
     with pytest.raises(Killed):
         run(settings(steps=9), archive, tmp_path / "run", 1)

@@ -13,7 +13,7 @@ from couplet.errors import UserError
 from couplet.model import ImageShape
 from couplet.networks.base import Network
 from couplet.tensors import default_stream, products
-from couplet.training.engine import computed
+from couplet.training.engine import computed, slowness
 from couplet.training.loop import initial_state, run
 
 CPU = torch.device("cpu")
@@ -23,6 +23,30 @@ needs_compiler = pytest.mark.skipif(
     reason="torch compiles for the CPU with a C++ compiler",
 )
 SHAPE = ImageShape(channels=1, resolution=8, num_classes=0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "capabilities", "slow"),
+    [
+        ("bf16", "cpu", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ("bf16", "cpu", {"avx2": True, "avx512_bf16": True, "amx_bf16": False}, False),
+        ("bf16", "cpu", {"neon": True, "bf16": False}, True),
+        ("bf16", "cpu", {"architecture": "riscv"}, False),
+        ("bf16", "cuda", {"avx512_bf16": False}, False),
+        ("float32", "cpu", {"avx512_bf16": False}, False),
+    ],
+)
+def test_bfloat16_on_a_cpu_without_units_is_said_to_be_slow(
+    precision, device, capabilities, slow, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    said = slowness(TrainConfig(precision=precision), torch.device(device))
+    assert said is None if not slow else said.startswith("train.precision = bf16: this CPU has no units")
+
+
+def test_an_earlier_torch_cannot_tell(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert slowness(TrainConfig(precision="bf16"), CPU) is None
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What a batch's transport costs to find, and what is found: exact and cheaper couplings, per batch.
 
-    python benchmarks/ot.py --json benchmarks/results/ot.json
-    python benchmarks/ot.py --device cuda --batch 256 1024 4096
+    python benchmarks/transport.py --json benchmarks/results/transport.json
+    python benchmarks/transport.py --device cuda --batch 256 1024 4096
 
 Each coupling of the parameter file that deals out noise (`ot`, `sinkhorn` ...) gets the same batches, by
 turns. Images are Gaussian with the 1/f spectrum of natural ones, a standard deviation of 0.5 and channels
