@@ -87,7 +87,7 @@ def power_of(
     mean = sum(second) / len(second)
     return {
         **names,
-        "pairs": result.seeds,
+        "pairs": result.size,
         "mean": sum(first) / len(first),
         "mean_than": mean,
         "difference": result.difference,

@@ -25,7 +25,7 @@ class Interval(NamedTuple):
     low: float
     """NaN, as ``high``, for want of seeds."""
     high: float
-    seeds: int
+    size: int
     """Values, pairs of seeds, or values of the smaller group."""
     std: float = math.nan
     """Sample standard deviation of the values or differences; NaN for two groups, or a single value."""

@@ -232,7 +232,7 @@ def _minus_independent(own: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, s
     texts = {
         name: number.text(value, signed=True) for name, value in numbers.items() if not math.isnan(value)
     }
-    return {**texts, _versus(column)[-1]: str(result.seeds)}
+    return {**texts, _versus(column)[-1]: str(result.size)}
 
 
 def _versus(column: str) -> tuple[str, ...]:

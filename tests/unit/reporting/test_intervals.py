@@ -57,7 +57,7 @@ def test_simultaneous_intervals_err_in_one_study_of_twenty_at_most():
 def test_paired_interval_by_hand():
     found = paired([1.0, 2.0, 3.0], [4.0, 6.0, 8.0])
     # Differences -3, -4, -5: standard error 1/sqrt(3), 2 degrees of freedom, t = 4.3027.
-    assert (found.difference, found.std, found.seeds) == (-4.0, 1.0, 3)
+    assert (found.difference, found.std, found.size) == (-4.0, 1.0, 3)
     assert found.low == pytest.approx(-4 - 4.3027 / math.sqrt(3), rel=1e-4)
     assert found.high == pytest.approx(-4 + 4.3027 / math.sqrt(3), rel=1e-4)
     assert found.verdict == "shown"
