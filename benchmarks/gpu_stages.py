@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ot
 import report
 import torch
 from loader import make_files
@@ -31,6 +30,7 @@ from sample import inception
 from sample import measure as measure_samples
 from step import LENGTH, changed
 from step import measure as measure_step
+from transport import make_images
 
 from couplet import process
 from couplet.config.cells import Training
@@ -147,8 +147,8 @@ class Bench:
 
 
 def synthetic(count: int, side: int) -> Source:
-    """Gaussian images with the spectrum of natural ones, as in ot.py."""
-    images = ot.make_images(count, (3, side, side), generator(CPU, "synthetic"))
+    """Gaussian images with the spectrum of natural ones, as in transport.py."""
+    images = make_images(count, (3, side, side), generator(CPU, "synthetic"))
     pixels = (images * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     split = Split(pixels.numpy(), np.zeros(count, np.int64))
     return Source("synthetic: Gaussian, spectrum 1/f", (), {"train": split})

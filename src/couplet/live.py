@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from couplet import model
 from couplet.config.cells import Training
+from couplet.config.datasets import panel_size
 from couplet.config.track import Track
 from couplet.cost import cost, peak_tflops
 from couplet.data.archive import Archive
@@ -83,7 +84,7 @@ def sample_grid(checkpoint: Path, device: torch.device) -> NDArray[np.uint8]:
     Raises:
         UserError: the file cannot be read.
     """
-    from couplet.reporting.pictures import panel_size, tile
+    from couplet.reporting.pictures import tile
 
     with default_stream(torch.device("cpu"), 0):
         network, saved = model.load(checkpoint, device)

@@ -37,7 +37,12 @@ def test_every_stage_has_a_rule_a_command_and_slurm_resources():
     rules = re.findall(r"^rule (\w+):", "".join(path.read_text() for path in WORKFLOW), re.M)
     assert len(rules) == len(set(rules))
     profile = yaml.safe_load((REPOSITORY / "workflow/profiles/slurm/config.yaml").read_text())
-    for names in (rules, dict(commands()), profile["set-threads"], profile["set-resources"]):
+    for names in (
+        rules,
+        [command.__name__ for command in commands()],
+        profile["set-threads"],
+        profile["set-resources"],
+    ):
         assert STAGES.keys() <= set(names)
     assert set(RUN) <= yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"].keys()
 

@@ -37,7 +37,7 @@ def measured(clone, name, *options):
 @pytest.mark.slow
 def test_every_stage_writes_the_same_bytes(trained):
     alone = measured(trained, "one")
-    assert len(alone) == 7
+    assert len(alone) == 8
     assert measured(trained, "two", "--processes", "2") == alone
 
 

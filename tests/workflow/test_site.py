@@ -87,7 +87,8 @@ def test_pages_load_nothing_from_elsewhere(site):
 def test_no_marker_or_link_out_of_the_site_is_left(site):
     for page, content in site.items():
         assert "<!-- site:" not in content.text, page.name
-        assert not re.search(r'href="[^"]*\.(?:md|py|yaml|ipynb)"', content.text), page.name
+        for file in re.findall(r'href="([^"]*\.(?:md|py|yaml|ipynb))"', content.text):
+            assert (page.parent / file).exists(), f"{page.name}: {file}"
 
 
 def page_named(site, name):

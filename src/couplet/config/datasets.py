@@ -29,6 +29,11 @@ def is_plane(shape: tuple[int, ...] | None) -> bool:
     return shape == (1, 1, 2)
 
 
+def panel_size(shape: tuple[int, ...]) -> int:
+    """Number of images [h, w, c] of this shape that a picture shows side by side."""
+    return 1000 if is_plane(shape) else 36
+
+
 class DatasetConfig(Variant):
     """Origin of the images and how they are split.
 

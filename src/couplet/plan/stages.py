@@ -226,6 +226,7 @@ STAGES = {
             "couplet.metrics.measure:label_counts",
             "couplet.selection:score",
             "couplet.selection:best",
+            "couplet.sampling:first_images",
             LOAD,
         ),
         absent="no snapshot selected",

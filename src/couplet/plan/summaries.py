@@ -26,7 +26,6 @@ from couplet.plan.stages import RUN, STAGES, beside, digest, record_of
 TABLE = (
     "couplet.reporting.table:table",
     "couplet.reporting.results:results_page",
-    "couplet.provenance.why:described",
     "couplet.reporting.pictures:sample_grids",
     "couplet.figures.marks:distance_curves",
 )

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from couplet.config.datasets import is_plane
+from couplet.config.datasets import is_plane, panel_size
 from couplet.data.archive import Split
 from couplet.files import replacing
 
 STYLE = Path(__file__).with_name("couplet.mplstyle")
 """The look that all figures share."""
 
-IMAGES, POINTS, PREVIEW_POINTS = 36, 1000, 5000
+PREVIEW_POINTS = 5000
 """Images or points in a panel of samples, and points in a preview, at most."""
 
 ROWS, COLUMNS = 10, 10
@@ -126,11 +126,6 @@ def sheet(
 def _width(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> int:
     """Room for a name and the space after it, in pixels."""
     return int(font.getlength(text)) + TEXT if text else 0
-
-
-def panel_size(shape: tuple[int, ...]) -> int:
-    """Number of images [h, w, c] of this shape in a panel."""
-    return POINTS if is_plane(shape) else IMAGES
 
 
 def tile(

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from couplet.config.datasets import is_plane
+from couplet.config.datasets import is_plane, panel_size
 from couplet.reporting.intervals import student
 from couplet.reporting.page import render
-from couplet.reporting.pictures import image_of, panel_size, tile
+from couplet.reporting.pictures import image_of, tile
 from couplet.reporting.table import Column, Table
 
 POINTS = 100

@@ -14,6 +14,7 @@ from torch import nn
 
 from couplet import model
 from couplet.config.cells import EvaluateConfig, Training
+from couplet.config.datasets import panel_size
 from couplet.config.designs import Imported
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.fit import Facts
@@ -281,7 +282,7 @@ def _config(saved: Saved, digest: str) -> dict[str, Any]:
 def _picture(context: Context, network: ConsistencyModel, saved: Saved, path: Path) -> str:
     """Draw samples as `couplet generate` does; return how they are made."""
     with installed("a picture of samples"):
-        from couplet.reporting.pictures import image_of, panel_size, tile
+        from couplet.reporting.pictures import image_of, tile
     side, channels, nfe = saved.shape.resolution, saved.shape.channels, len(saved.sampler.levels)
     total, parts = panel_size((side, side, channels)), []
     with context.counting("samples for the card", total) as advance:

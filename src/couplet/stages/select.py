@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from couplet import model
+from couplet.config.datasets import panel_size
 from couplet.config.metrics import described
 from couplet.errors import UserError
 from couplet.files import replacing, write_json
@@ -18,7 +19,6 @@ from couplet.plan.layout import checkpoint_name, shown_by, statistics_name
 from couplet.plan.stages import Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, digests
-from couplet.reporting.pictures import panel_size
 from couplet.sampling import Drawn, first_images
 from couplet.selection import best, score
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from couplet.config.base import Invalid
 from couplet.config.cells import Cell
+from couplet.config.datasets import panel_size
 from couplet.config.layers import leaves
 from couplet.config.params import Params
 from couplet.data.archive import Archive, read_array
@@ -25,7 +26,7 @@ from couplet.plan.stages import STAGES, record_of
 from couplet.plan.summaries import table_key
 from couplet.provenance.record import Chains, SummaryRecorder, chain, digests, read_record
 from couplet.provenance.why import Run, Why, described, numbers_of
-from couplet.reporting.pictures import evenly, panel_size, sample_grids
+from couplet.reporting.pictures import evenly, sample_grids
 from couplet.reporting.results import NAMES, Details, Group, Trained, results_page
 from couplet.reporting.table import Result, table
 from couplet.stages.sample import samples_name

@@ -9,7 +9,7 @@ outputs of a failed job.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from couplet import model
-from couplet.config.cells import Training
+from couplet.config.cells import TrainConfig, Training
 from couplet.data.archive import Archive
 from couplet.errors import Stopped, UserError
 from couplet.files import append, locked, read_json, remove_temporary, replacing, write_json
@@ -28,7 +28,6 @@ from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import ADOPTED, RECORD, Settings
 from couplet.process import Context
 from couplet.provenance.record import Recorder, archive_digests, check_inputs, digests
-from couplet.training.engine import slowness
 from couplet.training.loop import Progress, initial_state, loader_of, shape_of
 from couplet.training.loop import run as steps
 from couplet.training.state import Damaged, State
@@ -276,3 +275,16 @@ def _publish(partial: Path, out: Path) -> None:
         out.replace(replaced)
     partial.replace(out)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def slowness(config: TrainConfig, device: torch.device) -> str | None:
+    """What to say before a training in bf16 on a CPU that emulates it; None where torch cannot tell."""
+    asked = getattr(torch.cpu, "get_capabilities", None)  # older versions of torch have none
+    capabilities: Mapping[str, Any] = {} if asked is None else asked()
+    units = [present for name, present in capabilities.items() if "bf16" in name]
+    if config.precision != "bf16" or device.type != "cpu" or not units or any(units):
+        return None
+    return (
+        "train.precision = bf16: this CPU has no units for bfloat16 and emulates it; a step has been seen to "
+        "take 15 times as long as in float32"
+    )

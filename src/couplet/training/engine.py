@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,19 +40,6 @@ def computed(models: Iterable[nn.Module], config: TrainConfig, device: torch.dev
     finally:
         for network in networks:
             del network.forward
-
-
-def slowness(config: TrainConfig, device: torch.device) -> str | None:
-    """What to say before a training in bf16 on a CPU that emulates it; None where torch cannot tell."""
-    asked = getattr(torch.cpu, "get_capabilities", None)  # older versions of torch have none
-    capabilities: Mapping[str, Any] = {} if asked is None else asked()
-    units = [present for name, present in capabilities.items() if "bf16" in name]
-    if config.precision != "bf16" or device.type != "cpu" or not units or any(units):
-        return None
-    return (
-        "train.precision = bf16: this CPU has no units for bfloat16 and emulates it; a step has been seen to "
-        "take 15 times as long as in float32"
-    )
 
 
 def _compiled(forward: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:

@@ -55,7 +55,7 @@ def test_the_repository_s_file_is_right(params_content):
 def test_smoke_scale_of_the_repository_s_file_is_small(params_content):
     smoke, small = (resolve(PARAMS, scale) for scale in ("smoke", "small"))
     assert resolve(PARAMS).scale == "small"
-    assert len(small.cells()) == 2 * len(smoke.cells())
+    assert len(small.cells()) == 3 * len(smoke.cells())
     assert training(smoke).recipe.steps < 50 < training(small).recipe.steps
     plain = Params.model_validate(params_content)
     assert [plain.training(c) for c in plain.cells()] == [small.training(c) for c in small.cells()]
@@ -190,7 +190,7 @@ def test_scale_is_a_layer_over_every_section(resolved, params_content):
     assert (made.probes["gradient"].batches, written.probes["gradient"].batches) == (4, 32)
     assert made.probes["transport"] == written.probes["transport"]
     assert {cell.seed for cell in made.cells()} == {5}
-    assert len(made.cells()) == len(written.cells()) / 2
+    assert len(made.cells()) == len(written.cells()) / 3
 
 
 def test_every_recipe_is_laid_over_recipes_of_the_file_itself(resolved):

@@ -209,7 +209,7 @@ EDITS = {
     "`threads`, `gpus`, `raw`, `probes`, `track`, `peak_tflops`": put(
         threads=2, gpus=2, raw="other", probes={"plane": {}}, track=["mlflow"], peak_tflops=1.0
     ),
-    "a seed more in `table1.seeds`": put(table1__seeds=[0, 1, 2]),
+    "a seed more in `table1.seeds`": put(table1__seeds=[0, 1, 2, 3]),
     "a study with cells of the grid in a new file": study,
     "images at `path` replaced, under the same names": lambda place: (
         place.folder / "images/a/1.png"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from couplet.reporting.pictures import panel_size, sample_grids, scatter, tile
+from couplet.config.datasets import panel_size
+from couplet.reporting.pictures import sample_grids, scatter, tile
 
 
 def random_images(count, *shape):

@@ -12,8 +12,9 @@ from couplet.data.loader import Loader
 from couplet.errors import UserError
 from couplet.model import ImageShape
 from couplet.networks.base import Network
+from couplet.stages.train import slowness
 from couplet.tensors import default_stream, products
-from couplet.training.engine import computed, slowness
+from couplet.training.engine import computed
 from couplet.training.loop import initial_state, run
 
 CPU = torch.device("cpu")
