@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 Verdict = Literal["shown", "not shown", "opposite", "no claim"]
@@ -56,6 +56,12 @@ def student(values: Sequence[float], level: float = LEVEL) -> Interval:
     std = statistics.stdev(values)
     half = _quantile(count - 1, level) * std / math.sqrt(count)
     return Interval(mean, mean - half, mean + half, count, std=std)
+
+
+def of_both(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[list[float], list[float]]:
+    """The values of the seeds that both have, each by seed, in the order of the first."""
+    seeds = [seed for seed in first if seed in second]
+    return [first[seed] for seed in seeds], [second[seed] for seed in seeds]
 
 
 def paired(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:

@@ -8,7 +8,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from couplet.config.study import Comparison
-from couplet.reporting.intervals import MOST, POWER, Verdict, paired, pairs_needed, simultaneous, welch
+from couplet.reporting.intervals import (
+    MOST,
+    POWER,
+    Verdict,
+    of_both,
+    paired,
+    pairs_needed,
+    simultaneous,
+    welch,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,19 +122,19 @@ def _compared(
 def _statement(compared: Compared, level: float) -> Statement:
     """The sentence and the verdict, with intervals of a level."""
     lower, than = compared.values
-    seeds = [seed for seed in lower if seed in than]
+    values = of_both(lower, than)
     means = ", ".join(
         f"{name} {spread([*values.values()])}"
         for name, values in zip(compared.names, compared.values, strict=True)
     )
-    if len(seeds) < 2:
+    if len(values[0]) < 2:
         text = f"{compared.where}: {means}; too few seeds that both have for an interval"
         return Statement(text, "no claim")
-    result = paired([lower[seed] for seed in seeds], [than[seed] for seed in seeds], level)
+    result = paired(*values, level)
     unpaired = welch([*lower.values()], [*than.values()], level)
     text = (
         f"{compared.where}: {means}; difference {result.difference:+z.3g}, {100 * level:.4g} % interval "
-        f"{result.low:+z.3g} to {result.high:+z.3g} of {len(seeds)} pairs "
+        f"{result.low:+z.3g} to {result.high:+z.3g} of {result.size} pairs "
         f"(unpaired {unpaired.low:+z.3g} to {unpaired.high:+z.3g})"
     )
     if compared.unfit:

@@ -11,7 +11,7 @@ from couplet.config.cells import Measurement, Training
 from couplet.config.extractors import ExtractorConfig
 from couplet.config.metrics import MetricConfig, described
 from couplet.reporting import markdown
-from couplet.reporting.intervals import paired
+from couplet.reporting.intervals import of_both, paired
 from couplet.reporting.published import (
     Published,
     difference,
@@ -96,8 +96,9 @@ class Table(NamedTuple):
 
     def reading(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows for reading: means with their spread, without empty columns."""
-        texts = [[column.text(row) for column in self.shown] for row in self.rows]
-        return [column.heading for column in self.shown], texts
+        columns = self.shown
+        texts = [[column.text(row) for column in columns] for row in self.rows]
+        return [column.heading for column in columns], texts
 
     def markdown(self) -> str:
         """The table for reading, as Markdown."""
@@ -152,7 +153,8 @@ def table(results: Iterable[Result]) -> Table:
             baselines.setdefault(_context(members[0]), name)
     rows = []
     for name, members in groups.items():
-        baseline = numbers[numbers["row"] == baselines.get(_context(members[0]))]
+        compared = baselines.get(_context(members[0]))
+        baseline = numbers[numbers["row"] == compared]
         own = numbers[numbers["row"] == name]
         planned = {nfe for member in members if member.missing for nfe in member.nfe}
         for nfe in sorted(planned | set(own["nfe"])):
@@ -168,7 +170,7 @@ def table(results: Iterable[Result]) -> Table:
                 row |= _stated(first, metric)
                 for item, how in others:
                     otherwise.setdefault(how, []).append(item)
-            if name != baselines.get(_context(members[0])):
+            if name != compared:
                 row |= _minus_independent(own[own["nfe"] == nfe], baseline[baseline["nfe"] == nfe])
             row["published_source"] = "; ".join(sources)
             row["published_otherwise"] = "; ".join(
@@ -223,10 +225,10 @@ def _minus_independent(own: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, s
     mine, theirs = (
         each[each["column"] == column].set_index("seed")["value"].to_dict() for each in (own, baseline)
     )
-    seeds = [seed for seed in mine if seed in theirs]
-    if not seeds:
+    values = of_both(mine, theirs)
+    if not values[0]:
         return {}
-    result = paired([mine[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+    result = paired(*values)
     number = described(metric)
     numbers = dict(zip(_versus(column), (result.difference, result.low, result.high), strict=False))
     texts = {

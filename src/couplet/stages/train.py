@@ -9,7 +9,7 @@ outputs of a failed job.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -279,10 +279,11 @@ def _publish(partial: Path, out: Path) -> None:
 
 def slowness(config: TrainConfig, device: torch.device) -> str | None:
     """What to say before a training in bf16 on a CPU that emulates it; None where torch cannot tell."""
-    asked = getattr(torch.cpu, "get_capabilities", None)  # older versions of torch have none
-    capabilities: Mapping[str, Any] = {} if asked is None else asked()
-    units = [present for name, present in capabilities.items() if "bf16" in name]
-    if config.precision != "bf16" or device.type != "cpu" or not units or any(units):
+    if config.precision != "bf16" or device.type != "cpu":
+        return None
+    asked = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch have none
+    units = [present for name, present in asked().items() if "bf16" in name]
+    if not units or any(units):
         return None
     return (
         "train.precision = bf16: this CPU has no units for bfloat16 and emulates it; a step has been seen to "
