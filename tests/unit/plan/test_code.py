@@ -1,5 +1,6 @@
 """The definitions that make a stage's output, and the edits that change their digests."""
 
+import gc
 import importlib
 import os
 import re
@@ -52,6 +53,9 @@ def called():
     def note(frame, event, argument):
         codes.add(frame.f_code)
 
+    # Python 3.11 crashes where garbage of torch's compiler, of an earlier test, is collected in a profile.
+    gc.collect()
+    gc.disable()
     threading.setprofile(note)
     sys.setprofile(note)
     try:
@@ -59,6 +63,7 @@ def called():
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
+        gc.enable()
     for each in codes:
         path = Path(each.co_filename)
         # Bodies of modules and classes are run when they are imported, whoever imports them.
