@@ -105,7 +105,7 @@ def compare(runs: Annotated[list[Path], typer.Argument(help="Folders of two runs
         _, training, record = _run(folder)
         settings = {".".join(key): value for key, value in leaves(training.model_dump(mode="json"))}
         column = {key: json.dumps(value, ensure_ascii=False) for key, value in settings.items()}
-        numbers = {"training (s)": f"{record['seconds']:.1f}"}
+        numbers = {"wall clock (s)": f"{record['seconds']:.1f}"}
         for file in sorted(folder.rglob("evaluation.json")):
             for row in read_json(file)["numbers"]:
                 name = f"{row['metric']} ({row['extractor']}), NFE {row['nfe']}"

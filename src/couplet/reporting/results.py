@@ -99,6 +99,7 @@ def results_page(
     drawn = [_drawn(group) for group in groups]
     differing = _differing([each.settings for each in details])
     columns, shared = _columns(table)
+    best = {column.name: _best(table, column) for column in columns}
     return render(
         "results.html.j2",
         title=title,
@@ -112,7 +113,7 @@ def results_page(
             {
                 "name": _name(row, columns, labels),
                 "cells": [
-                    _cell(row, column, each, labels, best=_is_best(table, row, column)) for column in columns
+                    _cell(row, column, each, labels, best=number in best[column.name]) for column in columns
                 ],
                 "numbers": each.numbers,
                 "apart": {key: each.settings[key] for key in differing if key in each.settings},
@@ -180,17 +181,23 @@ def _cell(
     return parts
 
 
-def _is_best(table: Table, row: Mapping[str, str], column: Column) -> bool:
-    """Whether a row's mean is the best of those that it can be compared with."""
-    if not (column.name.endswith("_mean") and row[column.name] and re.search("[↓↑]", column.heading)):
-        return False
-    comparable = [
-        float(each[column.name])
-        for each in table.rows
-        if each[column.name] and all(each.get(key) == row.get(key) for key in COMPARED)
-    ]
-    best = min if "↓" in column.heading else max
-    return len(comparable) > 1 and float(row[column.name]) == best(comparable)
+def _best(table: Table, column: Column) -> set[int]:
+    """The numbers, from 1, of the rows whose mean is the best of those that they can be compared with."""
+    if not (column.name.endswith("_mean") and re.search("[↓↑]", column.heading)):
+        return set()
+    comparable: dict[tuple[str, ...], dict[int, float]] = {}
+    for number, row in enumerate(table.rows, start=1):
+        if row[column.name]:
+            group = tuple(row.get(key, "") for key in COMPARED)
+            comparable.setdefault(group, {})[number] = float(row[column.name])
+    chosen = min if "↓" in column.heading else max
+    return {
+        number
+        for values in comparable.values()
+        if len(values) > 1
+        for number, value in values.items()
+        if value == chosen(values.values())
+    }
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

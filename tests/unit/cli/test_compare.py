@@ -11,7 +11,7 @@ def test_runs_differ_in_their_settings_and_have_numbers_each(grid, couplet):
     table = {name: values for name, *values in rows}
     assert table["cell.seed"] == ["0", "1"]
     assert "recipe.steps" not in table
-    assert len(table["training (s)"]) == 2
+    assert len(table["wall clock (s)"]) == 2
     numbers = table["fd (classifier), NFE 1"]
     assert all(re.fullmatch(r"\d+\.\d{3}", number) for number in numbers)
     code, out, err = couplet("compare", runs[0], runs[0])
