@@ -83,7 +83,8 @@ def run_cell(
         f"NFE {nfe}": {params.labels.get(cell.coupling, cell.coupling): images}
         for nfe, images in samples.items()
     }
-    sample_grids(out / "samples.png", panels)
+    with replacing(out / "samples.png") as temporary:
+        temporary.write_bytes(sample_grids(panels))
 
 
 def _check_network(training: Training, data: Archive) -> None:

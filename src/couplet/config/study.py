@@ -160,11 +160,13 @@ class Study(Closed):
     source: str
     """The place of the claim."""
     order: int
-    """Place in the page."""
+    """Place in the page; it opens with 0."""
     figure: FigureConfig
     """How it is drawn."""
     numbers: Literal["evaluate", "select"] = "evaluate"
     """Distances to draw: of the selected snapshot, or with `select` of the last, which skips two stages."""
+    samples: bool = False
+    """Show images of the first seed above the figure, from the same noise for every row."""
     labels: dict[str, str] = {}
     """Names of recipes, kernels and couplings in the figure, where not those that people use."""
     compare: Listed[Comparison] = ()
@@ -183,4 +185,6 @@ class Study(Closed):
         for name in ("title", "claim", "source"):
             if not getattr(self, name).strip():
                 raise Invalid((name,), getattr(self, name), "must say something")
+        if self.samples and self.needs != "evaluate":
+            raise Invalid(("samples",), True, f"must be false for a figure of {self.needs}")
         return self

@@ -22,6 +22,10 @@ LEAD = (
 )
 
 
+OPENING = "Couplings, each from the same seeds"
+"""Heading of what opens the page: the studies of order 0."""
+
+
 def render(template: str, **content: Any) -> str:
     """The page that a ``template`` of this folder makes of ``content``; it refers to no other file.
 
@@ -43,12 +47,14 @@ def render(template: str, **content: Any) -> str:
 def page(entries: Sequence[Mapping[str, Any]], title: str) -> str:
     """The page of studies, with their pictures inside.
 
-    The entries are in the page's order within their paper. Each has
+    The entries are in the page's order within their paper; those of order 0 come before all others. Each has
 
-    - ``name``, ``paper`` (a key of PAPERS), ``result``, ``title``, ``claim``, ``source``, ``note``;
+    - ``name``, ``order``, ``paper`` (a key of PAPERS), ``result``;
+    - ``title``, ``claim``, ``source``, ``note``;
     - ``statements``: of ``text`` and ``verdict`` (one of VERDICTS);
     - ``measured`` (extractor and seeds), ``budget``, ``target`` (the command that makes it);
-    - ``svg``: the figure's text; ``links``: paths of ``csv``, ``svg`` and ``png`` from the page;
+    - ``svg``: the figure's text; ``samples``: a picture above it, PNG in base 64, or blank;
+    - ``links``: paths of ``csv``, ``svg`` and ``png`` from the page;
     - ``table``: ``columns``, and ``rows`` of as many texts.
 
     Raises:
@@ -67,8 +73,9 @@ def page(entries: Sequence[Mapping[str, Any]], title: str) -> str:
             if value not in allowed:
                 raise ValueError(f"{entry['name']}: {key} = {value!r} is none of {', '.join(allowed)}")
     groups: dict[str, list[dict[str, Any]]] = {}
-    for entry in sorted(entries, key=lambda entry: [*PAPERS].index(entry["paper"])):
-        groups.setdefault(PAPERS[entry["paper"]], []).append({**entry, "counts": _counts([entry])})
+    for entry in sorted(entries, key=lambda entry: (entry["order"] > 0, [*PAPERS].index(entry["paper"]))):
+        heading = PAPERS[entry["paper"]] if entry["order"] > 0 else OPENING
+        groups.setdefault(heading, []).append({**entry, "counts": _counts([entry])})
     return render(
         "page.html.j2", title=title, lead=LEAD, groups=groups, totals=_counts(entries), verdicts=VERDICTS
     )

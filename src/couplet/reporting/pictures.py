@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from itertools import accumulate, zip_longest
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from couplet.config.datasets import is_plane, panel_size
 from couplet.data.archive import Split
-from couplet.files import replacing
 
 STYLE = Path(__file__).with_name("couplet.mplstyle")
 """The look that all figures share."""
@@ -148,8 +148,8 @@ def tile(
     return grid.transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, channels)[:-line, :-line]
 
 
-def sample_grids(path: Path, panels: Mapping[str, Mapping[str, NDArray[np.uint8]]]) -> None:
-    """Draw panels of samples: a row per NFE, a column per coupling.
+def sample_grids(panels: Mapping[str, Mapping[str, NDArray[np.uint8]]]) -> bytes:
+    """Draw panels of samples as a PNG file: a row per NFE, a column per coupling.
 
     ``panels[row][column]`` has images [n, h, w, c], of which the first :func:`panel_size` are drawn; image i
     of every panel in a row has the same noise. A column without a panel in a row is empty there.
@@ -164,5 +164,6 @@ def sample_grids(path: Path, panels: Mapping[str, Mapping[str, NDArray[np.uint8]
         )
 
     rows = [(row, [drawn(images.get(name)) for name in names]) for row, images in panels.items()]
-    with replacing(path) as temporary:
-        sheet(rows, names, gap=PANELS).save(temporary, format="PNG")
+    file = BytesIO()
+    sheet(rows, names, gap=PANELS).save(file, format="PNG")
+    return file.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 from collections import Counter
 from pathlib import Path
@@ -9,14 +10,16 @@ from pathlib import Path
 from couplet.config.cells import Cell
 from couplet.config.params import Params
 from couplet.config.variants import build
-from couplet.data.archive import Archive
+from couplet.data.archive import Archive, read_array
 from couplet.errors import UserError
 from couplet.figures.base import Cells, Measured
 from couplet.files import read_json, replacing, write_json
 from couplet.plan.layout import Layout
 from couplet.plan.summaries import figure_key
 from couplet.provenance.record import Chains, SummaryRecorder, digests
+from couplet.reporting.pictures import sample_grids
 from couplet.reporting.times import StepTime
+from couplet.stages.sample import samples_name
 from couplet.stages.time import times_of
 from couplet.training.loop import shape_of
 
@@ -43,6 +46,7 @@ def run(params: Params, name: str, root: Path, out: Path) -> str:
     kind.draw(rows, out, kind.ylabel(params))
     caption = {
         "name": name,
+        "samples": _samples(cells, layout) if study.samples else "",
         **study.model_dump(include={"paper", "result", "title", "claim", "source", "note", "order"}),
         **kind.caption(rows, cells),
         "scale": params.scale,
@@ -55,6 +59,21 @@ def run(params: Params, name: str, root: Path, out: Path) -> str:
     verdicts = Counter(statement["verdict"] for statement in caption["statements"])
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
     return f"{study.paper}, {study.result}: {counts or 'no statement'}"
+
+
+def _samples(cells: Cells, layout: Layout) -> str:
+    """Samples of the first seed, a column for each row of the figure, as a PNG file in base 64."""
+    first: dict[str, Cell] = {}
+    for member in cells.members:
+        first.setdefault(cells.names(member)["row"], member.cell)
+    folders = {
+        row: layout.output("sample", cell, layout.params.selector(cell)) for row, cell in first.items()
+    }
+    panels = {
+        f"NFE {nfe}": {row: read_array(folder / samples_name(nfe)) for row, folder in folders.items()}
+        for nfe in sorted(layout.params.sample.nfe)
+    }
+    return base64.b64encode(sample_grids(panels)).decode()
 
 
 def _measured(chains: Chains, cell: Cell, needs: str, time: StepTime | None) -> Measured:

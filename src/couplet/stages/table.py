@@ -229,7 +229,8 @@ def _samples(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
         for nfe in sorted(layout.params.sample.nfe)
     }
     next(iter(panels.values()))["real images"] = _real(layout, measured[0][0])
-    sample_grids(path, panels)
+    with replacing(path) as temporary:
+        temporary.write_bytes(sample_grids(panels))
 
 
 def _curves(layout: Layout, measured: Sequence[Measured], path: Path) -> None:

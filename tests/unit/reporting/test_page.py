@@ -25,6 +25,8 @@ def entry(name="gc-mu", paper="GC", verdicts=("shown",), **changed):
         "statements": [{"text": f"{name} {i}", "verdict": verdict} for i, verdict in enumerate(verdicts)],
         "measured": "Inception, 3 seeds",
         "budget": "20,000 steps",
+        "order": 1,
+        "samples": "",
         "svg": SVG,
         "links": {kind: f"{name}.{kind}" for kind in ("csv", "svg", "png")},
         "table": {"columns": ["coupling", "NFE 1"], "rows": [["independent", f"9.1 ± 0.1 {name}"]]},
@@ -76,13 +78,16 @@ def test_page_contains_every_part_of_every_entry():
 
 
 def test_papers_stand_in_order_and_contents_lead_to_their_entries():
-    parsed = Parsed(page([entry("extra", "couplet"), entry("b"), entry("a"), entry("ict", "iCT")], "Papers"))
-    order = ["ict", "b", "a", "extra"]
+    first = entry("first", "couplet", order=0, samples="UE5H")
+    made = [entry("extra", "couplet"), entry("b"), entry("a"), entry("ict", "iCT"), first]
+    parsed = Parsed(page(made, "Papers"))
+    order = ["first", "ict", "b", "a", "extra"]
+    assert parsed.values("img", "src")[0] == "data:image/png;base64,UE5H"
     assert parsed.values("section", "id") == order
     inside = [href for href in parsed.values("a", "href") if href.startswith("#")]
     assert inside == [f"#{name}" for name in order] * 2  # contents, then summary
     assert "Beyond the papers" in parsed.text
-    assert (parsed.text.count("The paper\n"), parsed.text.count("Expected\n")) == (3, 1)
+    assert (parsed.text.count("The paper\n"), parsed.text.count("Expected\n")) == (3, 2)
     assert "variational noise coupling" not in parsed.text  # no entry, no heading
 
 
