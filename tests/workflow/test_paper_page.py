@@ -57,6 +57,7 @@ def study(name, order):
             "order": order,
             "figure": FIGURES[name],
             "numbers": "evaluate" if name == "dots" else "select",
+            "samples": name == "dots",
             "compare": [{"lower": "generator", "than": "independent"}],
         },
         "table1": grid,
@@ -139,6 +140,8 @@ def test_page_holds_every_figure_in_order_and_nothing_from_elsewhere(made):
     places = [page.index(f'id="{name}"') for name in FIGURES]
     assert places == sorted(places)
     assert page.count("data:image/svg+xml;base64,") == len(FIGURES)
+    assert page.index("data:image/png;base64,") < page.index("data:image/svg+xml;base64,")
+    assert page.count("data:image/png;base64,") == 1
     assert "Nothing &lt;b&gt;at all&lt;/b&gt;." in page
     assert 'href="paper/dots.csv"' in page
 

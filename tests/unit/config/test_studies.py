@@ -165,6 +165,10 @@ def test_pretrained_wants_a_frozen_predictor(write, params_content):
         ({"claim": " "}, r"study\.claim = \" \": must say something"),
         ({"paper": "CM"}, r"study\.paper = \"CM\""),
         (
+            {"samples": True, "numbers": "select"},
+            r"study\.samples = true: must be false for a figure of select",
+        ),
+        (
             {"compare": [{"lower": "vea", "than": "ot"}]},
             r"study\.compare\.0\.lower = \"vea\": did you mean 'vae'",
         ),
