@@ -110,7 +110,7 @@ class Clone:
 
 
 def clone_into(root):
-    """A clone of the repository's files, tests and documents left out, with the tiny grid, committed with git."""
+    """A clone of the repository in a new folder: its code and workflow with the tiny grid, committed."""
     root.mkdir()
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],

@@ -1,7 +1,7 @@
-"""A Slurm cluster of two pretended nodes on this machine, without accounting; needs root and Debian's packages.
+"""A Slurm of two pretended nodes on this machine, without accounting; needs root and Debian's packages.
 
-By hand: ``python loopback.py up FOLDER``, what it prints, ``python loopback.py down FOLDER``. Everything lies in
-FOLDER, a short path outside of the home folders of others; nothing of /etc/slurm or a Slurm that runs is used.
+By hand: ``python loopback.py up FOLDER``, then what it prints; ``python loopback.py down FOLDER``. Its files
+are all in FOLDER, so that a Slurm that is installed here, and another cluster like this one, are untouched.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
+SYSTEM = "/usr/bin:/usr/local/bin"
 NODES = ("n1", "n2")
 GPUS = 2
 CPUS = 8
@@ -55,7 +56,6 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
-# The database of accounts is configured and away, so that sacct fails.
 AccountingStorageType=accounting_storage/none
 """
 
@@ -65,7 +65,10 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf")}
+        self.environment = {
+            "SLURM_CONF": str(self.folder / "slurm.conf"),
+            "PATH": f"{self.folder}:{os.environ['PATH']}",
+        }
 
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """A command of Slurm."""
@@ -100,22 +103,26 @@ class Cluster:
         }
         lines = [CONFIGURATION.format(**{**known, **changes})]
         (self.folder / "state").mkdir(exist_ok=True)
+        # Snakemake's plugin for nodes keeps the name of the configuration from srun.
+        srun = self.folder / "srun"
+        conf = self.environment["SLURM_CONF"]
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={conf} exec {shutil.which("srun", path=SYSTEM)} "$@"\n')
+        srun.chmod(0o755)
         # With File=, Slurm hands out indices and sets CUDA_VISIBLE_DEVICES, as with real GPUs.
         gpus = []
         for number, node in enumerate(NODES, 1):
             (self.folder / f"spool-{node}").mkdir(exist_ok=True)
             gpus.append(f"NodeName={node} Name=gpu File=/dev/null,/dev/zero\n")
-            lines.append(
-                f"NodeName={node} NodeHostname={known['host']} NodeAddr=127.0.0.1 Port={self._port() + number} "
-                f"CPUs={CPUS} CoresPerSocket={CPUS} RealMemory={MEMORY} Gres=gpu:{GPUS}\n"
-            )
+            address = f"NodeHostname={known['host']} NodeAddr=127.0.0.1 Port={self._port() + number}"
+            size = f"CPUs={CPUS} CoresPerSocket={CPUS} RealMemory={MEMORY} Gres=gpu:{GPUS}"
+            lines.append(f"NodeName={node} {address} {size}\n")
         lines.append(f"PartitionName=main Nodes={','.join(NODES)} Default=YES DefaultTime=10\n")
         (self.folder / "gres.conf").write_text("".join(gpus))
         (self.folder / "slurm.conf").write_text("".join(lines))
 
     def _port(self) -> int:
         """The first of the ports: one that is the same in each call for this folder."""
-        return 20_000 + 8 * (os.stat(self.folder).st_ino % 1000)
+        return 20_000 + 8 * (self.folder.stat().st_ino % 1000)
 
     def start_controller(self) -> None:
         """Start slurmctld, and wait until it answers."""
@@ -130,17 +137,24 @@ class Cluster:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
-        files = {"key": "key", "socket": "socket", "pid": "pid", "log": "log", "seed": "seed"}
-        options = {"key": "key-file", "pid": "pid-file", "log": "log-file", "seed": "seed-file", "socket": "socket"}
-        # --force: folders above may be writable for a group, as /tmp is.
-        self._daemon("munged", "--force", *(f"--{options[name]}={self.folder}/munge.{end}" for name, end in files.items()))
+        names = {
+            "key-file": "key",
+            "pid-file": "pid",
+            "log-file": "log",
+            "seed-file": "seed",
+            "socket": "socket",
+        }
+        files = [f"--{option}={self.folder}/munge.{end}" for option, end in names.items()]
+        self._daemon("munged", "--force", *files)  # folders above may be writable for all, as /tmp is
         self._wait("munged", "munge", "-n", "--socket", f"{self.folder}/munge.socket")
 
     def _daemon(self, *command: str) -> None:
         """Start a program that goes to the background by itself."""
-        environment = {**os.environ, **self.environment}
         with (self.folder / "start.log").open("a") as log:
-            subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True)
+            environment = {**os.environ, **self.environment}
+            subprocess.run(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True
+            )
 
     def _wait(self, what: str, *command: str, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
@@ -185,7 +199,7 @@ def main() -> None:
         raise SystemExit(reason)
     getattr(cluster, {"up": "up", "down": "down"}[action])()
     if action == "up":
-        print(*(f"export {name}={value}" for name, value in cluster.environment.items()))
+        print(*(f'export {name}="{value}"' for name, value in cluster.environment.items()), sep="\n")
 
 
 if __name__ == "__main__":

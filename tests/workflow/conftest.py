@@ -1,6 +1,7 @@
 """A clone of the repository with a tiny grid, to run the engines in."""
 
 import pytest
+
 from clones import clone_into
 
 
