@@ -18,6 +18,7 @@ from couplet.plan.stages import ADOPTED, RECORD, Settings, digest, ingredients, 
 from couplet.process import Context
 from couplet.provenance.record import (
     archive_digests,
+    as_computed,
     check_inputs,
     digests,
     environment,

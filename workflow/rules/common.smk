@@ -243,8 +243,8 @@ def threads_of(stage):
 
 def gpus(stage, params):
     """GPUs that a job asks for; a stage that shares no work among processes has use for one."""
-    most = params.gpus if "processes" in STAGES[stage].parallel else 1
-    return 0 if GPUS == 0 else min(most, params.gpus)
+    shared = "processes" in STAGES[stage].parallel
+    return 0 if GPUS == 0 else params.gpus if shared else min(1, params.gpus)
 
 
 def parallel(stage, params):

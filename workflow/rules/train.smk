@@ -6,10 +6,9 @@ rule train:
         card=input_of("train", "prepare"),
         frozen=frozen_run("train"),
     output:
+        # Snakemake removes what is named here where a job fails, or where a scheduler says so of a finished one.
+        # The record holds the digests of all the rest, and `couplet train` puts it back.
         record="results/runs/{run}/train/record.json",
-        config="results/runs/{run}/train/config.json",
-        curve="results/runs/{run}/train/curve.csv",
-        checkpoints=directory("results/runs/{run}/train/checkpoints"),
     log:
         "logs/train/{run}.log",
     benchmark:

@@ -100,15 +100,16 @@ def _train(settings: Settings) -> Any:
     """The settings on which the weights depend.
 
     Settings that only sampling, logging or the table reads are left out, except in the coupling, which is
-    saved with the weights; so are the default ways of computing. Files of weights count by content.
+    saved with the weights; so are a microbatch, which changes the rounding of a sum, and the default ways of
+    computing. Files of weights count by content.
     """
     training = settings.training
     decide = training.model_dump(mode="json", exclude={"frozen_run", "dataset"})
     recipe, train = decide["recipe"], decide["train"]
     for name in ("sources", "mid_sigmas"):
         del recipe[name]
-    del recipe["boundary"]["sampling"], train["log_every"], train["save_every"]
-    for name in ("precision", "compile", "microbatch"):
+    del recipe["boundary"]["sampling"], train["log_every"], train["save_every"], train["microbatch"]
+    for name in ("precision", "compile"):
         if train[name] == TrainConfig.model_fields[name].default:
             del train[name]
     train["snapshots"] = list(training.snapshot_steps)
