@@ -1,6 +1,8 @@
 # Which cells there are, and the names behind a path. Parameters are read and checked here, once.
 import os
 import re
+import shutil
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -226,9 +228,26 @@ NEEDS = {
 }
 
 
+@cache
+def largest_node():
+    """MB of the largest node of this Slurm; 0 where there is none."""
+    if shutil.which("sinfo") is None:
+        return 0
+    command = ["sinfo", "--noheader", "--format=%m"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return max(map(int, re.findall(r"\d+", done.stdout)), default=0)
+
+
 def memory(stage):
-    """MB that a job asks for: as much again after each attempt, of which memory may have been the end."""
-    return lambda wildcards, attempt: attempt * NEEDS[stage][0]
+    """MB that a job asks for: as much again after each attempt, as far as a node has it."""
+
+    def megabytes(wildcards, attempt):
+        first = NEEDS[stage][0]
+        return (
+            first if attempt == 1 else min(attempt * first, max(first, largest_node()))
+        )
+
+    return megabytes
 
 
 def minutes(stage):

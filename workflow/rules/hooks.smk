@@ -1,14 +1,18 @@
 # What is checked before jobs run, and said after they failed.
-import subprocess
-
 # Seconds for which Slurm must know an ended job: its plugin asks every three minutes, if nothing happens.
 OLD_ENOUGH = 240
+
+
+def said_in(log):
+    """What Snakemake has said so far: the content of its log, a path or a list of them."""
+    paths = [log] if isinstance(log, str) else log
+    return "".join(Path(path).read_text() for path in paths)
 
 
 def check_start(log):
     """Stop where jobs would wait for ever, or would be given fewer threads than their files say."""
     # Snakemake's log says which plugin submits jobs.
-    if "\nSLURM run ID: " in Path(log).read_text():
+    if "\nSLURM run ID: " in said_in(log):
         check_slurm()
     else:
         for table in asked:
@@ -77,7 +81,7 @@ def last_lines(path, count=5):
 
 def tell_failures(log):
     """Print every failed job with the reason and its logs."""
-    text, failed = Path(log).read_text(), {}
+    text, failed = said_in(log), {}
     names = dict(re.findall(r"^Job (\d+): (.*)$", text, re.MULTILINE))
     for found in ERROR.finditer(text):
         if found["again"]:
