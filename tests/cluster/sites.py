@@ -13,7 +13,7 @@ import loopback
 
 from clones import Clone
 
-SECONDS = 500
+SECONDS = 900
 """Time that a run may take; each takes a minute or two."""
 
 
@@ -87,10 +87,11 @@ class Site:
         return found[0]
 
     def jobs(self):
-        """What Slurm knows of the jobs: number, state, memory, GPUs."""
-        lines = self.cluster.call("squeue", "-h", "--states=all", "-o", "%i|%T|%m|%b|%Z").splitlines()
-        words = (line.split("|") for line in lines)
-        return [tuple(rest) for *rest, folder in words if folder == str(self.root)]
+        """What Slurm knows of the jobs, in their order: number, state, memory, GPUs."""
+        columns = "JobID:20,State:20,MinMemory:20,tres-per-job:20,WorkDir:300"
+        lines = self.cluster.call("squeue", "-h", "--states=all", "--sort=i", "-O", columns).splitlines()
+        own = (line for line in lines if line[80:].strip() == str(self.root))
+        return [tuple(line[at : at + 20].strip() for at in range(0, 80, 20)) for line in own]
 
     def instead_of_couplet(self, script):
         """Put a shell script in the place of the command `couplet`, which is $couplet in it."""

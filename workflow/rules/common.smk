@@ -293,11 +293,17 @@ def time_limit(wildcards, resources):
 
 
 def logged(command):
-    """A shell command that adds to its log, below a line for each attempt."""
+    """A shell command whose log has every attempt, below a line for each.
+
+    Snakemake removes a log before an attempt; the hidden file that it is a link to stays.
+    """
     begins = (
         "== $(date '+%F %T') on $(hostname)${{SLURM_JOB_ID:+, Slurm job $SLURM_JOB_ID}}"
     )
-    return f'{{{{ echo "{begins}"; {command}; }}}} >> {{log}} 2>&1'
+    link = (
+        'log={log}; all="${{log%/*}}/.${{log##*/}}"; touch "$all"; ln -f "$all" {log}'
+    )
+    return f'{link}; {{{{ echo "{begins}"; {command}; }}}} >> {{log}} 2>&1'
 
 
 def flags(table):

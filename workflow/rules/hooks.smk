@@ -45,6 +45,9 @@ def check_slurm():
             f"Slurm: MinJobAge = {known}: ended jobs are forgotten before Snakemake asks for them; must be at "
             f"least {OLD_ENOUGH} seconds, see docs/cluster.md"
         )
+    # The plugin asks for this each time; without an answer, from a controller that is away, it would go on with
+    # sacct, which may never have one.
+    sys.modules["snakemake_executor_plugin_slurm"].get_min_job_age = lambda: known
 
 
 ERROR = re.compile(
