@@ -41,12 +41,12 @@ def longer(steps):
 
 
 def contents(root):
-    """Every result but records, which have times."""
+    """Every result; records have times, and hidden files are of no result."""
     files = (path for path in (root / "results").rglob("*") if path.is_file())
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in files
-        if path.suffix in SAME and "record" not in path.name and path.name[0] != "."
+        if path.suffix in SAME and "record" not in path.name and "/." not in path.as_posix()
     }
 
 
