@@ -15,7 +15,7 @@ from couplet.config.params import Params
 from couplet.config.recipes import Recipe
 from couplet.config.yaml12 import dump_yaml
 from couplet.plan.layout import Layout, checkpoint_name
-from couplet.plan.stages import STAGES, Settings, key_of
+from couplet.plan.stages import STAGES, Settings, key_of, parallel
 from couplet.plan.summaries import figure_key, table_key
 
 WEIGHTS = {
@@ -217,8 +217,9 @@ RUN = {"train", "probe", *MEASURED}
         ("probes.gradient.batches", 5, {"probe"}),
         ("train.log_every", 5, set()),
         ("train.snapshots", 5, RUN),
-        ("threads", 2, set()),
-        ("gpus", 2, set()),
+        ("threads", 2, {"features", "reference", *RUN}),
+        ("gpus", 2, {"reference", *RUN}),
+        ("gpus", 0, set()),
         ("table1.seeds", [5], set()),
         ("table1.couplings", ["vae"], set()),
         ("study", None, set()),
@@ -226,6 +227,22 @@ RUN = {"train", "probe", *MEASURED}
 )
 def test_a_changed_setting_changes_the_keys_of_what_depends_on_it(layout, dotted, value, stages):
     assert difference(keys(layout()), keys(layout(dotted, value))) == stages
+
+
+@pytest.mark.parametrize(
+    ("stage", "threads", "gpus", "expected"),
+    [
+        ("train", 1, 1, {}),
+        ("train", 1, 0, {}),
+        ("train", 8, 0, {"threads": 8}),
+        ("train", 8, 4, {"threads": 2, "processes": 4}),
+        ("train", 2, 4, {"processes": 4}),
+        ("features", 8, 4, {"threads": 8}),
+        ("prepare", 8, 4, {}),
+    ],
+)
+def test_threads_and_processes_count_where_there_are_several(stage, threads, gpus, expected):
+    assert parallel(stage, threads, gpus) == expected
 
 
 @pytest.mark.parametrize(
@@ -240,7 +257,8 @@ def test_a_changed_setting_changes_the_keys_of_what_depends_on_it(layout, dotted
         ("recipes.ecm.batch", 32, False),
         ("select.samples", 500, False),
         ("train.save_every", 5, False),
-        ("threads", 2, False),
+        ("threads", 2, True),
+        ("gpus", 0, False),
     ],
 )
 def test_trainings_that_are_timed_together_have_one_key(layout, dotted, value, changes):
@@ -361,7 +379,8 @@ def test_frozen_run_has_the_seed_of_its_cell(layout):
         ("evaluate.metrics.kid.subsets", 5, True),
         ("recipes.ict.sources", {"steps": "a paper"}, False),
         ("recipes.ecm.steps", 5, False),  # of no cell
-        ("threads", 2, False),
+        ("threads", 2, True),
+        ("gpus", 0, False),
         ("coupling", "vae", False),
     ],
 )
