@@ -13,7 +13,7 @@ import pytest
 LAUNCH = """
 import sys
 from couplet.ranks import launch
-sys.exit(launch(2, sys.argv[1:]))
+sys.exit(launch(sys.argv[1:], 2))
 """
 
 WORKER = """

@@ -231,7 +231,7 @@ def train(
         measurement=checked.measurement(trained),
         extractor=checked.extractor_named(checked.selector(trained)),
     )
-    with process(threads, device, processes) as context:
+    with process(threads, device, processes, checked.nodes) as context:
         from couplet.live import meter, observed
         from couplet.stages.train import run
 

@@ -74,6 +74,9 @@ class Params(Closed):
     gpus: int = Field(1, ge=1, le=1024)
     """GPUs of one job that trains or measures, a process each; on the CPU, processes. Changes numbers only by
     rounding, and with dropout by the masks."""
+    nodes: int = Field(1, ge=1, le=1024)
+    """Nodes of one training, each with `gpus`: a training has `nodes` × `gpus` processes. Measuring takes one
+    node."""
     raw: Place = "raw"
     """Folder of data sets as their authors publish them, one folder per kind; `prepare` downloads to it."""
     track: Listed[Annotated[str, AfterValidator(of_every_run)]] = ()
