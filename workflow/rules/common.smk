@@ -210,6 +210,16 @@ def setting_of(stage, name):
     return lambda wildcards: getattr(job_of(stage, wildcards).params, name)
 
 
+def of_training(value):
+    """A resource of a training that follows from its parameter file."""
+    return lambda wildcards: value(job_of("train", wildcards).params)
+
+
+def on_several_nodes(value):
+    """A resource that only a training on several nodes has."""
+    return of_training(lambda params: value(params) if params.nodes > 1 else None)
+
+
 def flags(table):
     """Parameter file and scale as command-line options."""
     path, scale = origin(table)

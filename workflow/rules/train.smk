@@ -21,7 +21,13 @@ rule train:
         # A command that ends the run before a scheduler does: `timeout 23h`.
         time_limit="",
         mem_mb=8000,
-        gpu=setting_of("train", "gpus"),
+        gpu=of_training(lambda params: params.nodes * params.gpus),
+        nodes=setting_of("train", "nodes"),
+        # On several nodes `couplet train` calls srun itself, for a task on each; Slurm's executor must not.
+        mpi=on_several_nodes(lambda params: "srun"),
+        tasks=on_several_nodes(lambda params: params.nodes),
+        tasks_per_gpu=on_several_nodes(lambda params: 0),
+        gres=on_several_nodes(lambda params: f"gpu:{params.gpus}" if params.gpus else None),
     params:
         settings=flags_of("train"),
         frozen=flag_of_frozen,
