@@ -10,6 +10,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/hooks.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/measure.smk"
@@ -36,6 +37,7 @@ rule all:
 
 # Jobs on this machine share the import of PyTorch; with an empty COUPLET_WARM, each imports it by itself.
 onstart:
+    check_start(log)
     warm_process.start()
 
 
@@ -51,3 +53,4 @@ onsuccess:
 
 onerror:
     shell("python workflow/scripts/record.py")
+    tell_failures(log)

@@ -118,6 +118,8 @@ def start(threads: int | None, device: str = "cpu") -> torch.device:
     processes = whole_number("LOCAL_WORLD_SIZE", 1)
     count = max(1, threads // processes) if threads else whole_number("OMP_NUM_THREADS", 1)
     os.environ["OMP_NUM_THREADS"] = str(count)
+    if _is_one_of_many():  # A lost connection is told in a line; torch would add the stack of its own code.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
 
     torch.set_num_threads(count)
@@ -191,7 +193,8 @@ def process(
 ) -> Iterator[Context]:
     """The context of a command: device, processes on each of ``nodes``, progress and signals.
 
-    All processes but the first are silent.
+    All processes but the first are silent. ``processes`` is 0 for one process on the CPU, and then ``device``
+    is `auto` or `cpu`.
 
     Raises:
         UserError: there is no such device, or this was started on one of several nodes alone.
@@ -199,6 +202,12 @@ def process(
         SystemExit: several processes are wanted and this is none of them; they ran with its command line and
             have ended.
     """
+    if processes == 0 and device not in ("auto", "cpu"):
+        raise UserError(
+            f"--processes 0: is one process on the CPU, --device {device} is not; give one of them"
+        )
+    if processes == 0:
+        processes, device = 1, "cpu"
     if processes * nodes > 1 and not _is_one_of_many():
         from couplet.ranks import launch
 
