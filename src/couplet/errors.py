@@ -22,6 +22,13 @@ class Stopped(Exception):
     """
 
 
+class Lost(Exception):
+    """Another of the processes that share the work is gone, without a word.
+
+    The command line exits with code 75, too: the same command goes on from what is saved.
+    """
+
+
 PACKAGES = {
     "PIL": "pillow",
     "cleanfid": "clean-fid",

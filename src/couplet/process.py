@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from couplet.environment import whole_number
 from couplet.errors import UserError
 
 if TYPE_CHECKING:
@@ -114,28 +115,15 @@ def counted(
 def start(threads: int | None, device: str = "cpu") -> torch.device:
     """Import torch with a process's share of ``threads``, and :func:`find` the device of that name."""
     # Before torch is imported: a second OpenMP thread on a busy core slows every step many times.
-    processes = _variable("LOCAL_WORLD_SIZE", 1)
-    count = max(1, threads // processes) if threads else _variable("OMP_NUM_THREADS", 1)
+    processes = whole_number("LOCAL_WORLD_SIZE", 1)
+    count = max(1, threads // processes) if threads else whole_number("OMP_NUM_THREADS", 1)
     os.environ["OMP_NUM_THREADS"] = str(count)
+    if _is_one_of_many():  # A lost connection is told in a line; torch would add the stack of its own code.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
 
     torch.set_num_threads(count)
     return find(device)
-
-
-MOST_THREADS = 1024
-
-
-def _variable(name: str, default: int, least: int = 1) -> int:
-    """A whole number in the environment; of a list such as OpenMP's, the first; UserError for another text.
-
-    An empty variable counts as none.
-    """
-    if not (text := os.environ.get(name, "").partition(",")[0].strip()):
-        return default
-    if not (text.isascii() and text.isdecimal() and least <= int(text[:9]) <= MOST_THREADS):
-        raise UserError(f"{name} = {os.environ[name]}: must be a whole number from {least} to {MOST_THREADS}")
-    return int(text)
 
 
 def find(name: str) -> torch.device:
@@ -168,14 +156,14 @@ def _free_gpu() -> int:
     """Lock a GPU; if all are taken, a single process shares the first."""
     from torch import cuda
 
-    count, local = cuda.device_count(), _variable("LOCAL_RANK", 0, least=0)
+    count, local = cuda.device_count(), whole_number("LOCAL_RANK", 0, least=0)
     if local >= count:
         raise UserError(f"--processes: process {local + 1}, but this machine has {count} GPUs")
     for index in range(count):
         name = f"couplet-gpu-{cuda.get_device_properties(index).uuid}.lock"
         if _take(Path(tempfile.gettempdir()) / name):
             return index
-    if _variable("LOCAL_WORLD_SIZE", 1) > 1:
+    if whole_number("LOCAL_WORLD_SIZE", 1) > 1:
         # Two processes of one group cannot share.
         raise UserError(f"--device auto: no GPU is left for process {local + 1}, other jobs have all {count}")
     return 0
@@ -200,27 +188,30 @@ def console() -> Console:
 
 
 @contextmanager
-def process(threads: int | None, device: str = "cpu", processes: int = 1) -> Iterator[Context]:
-    """The context of a command: device, processes, progress and signals.
+def process(
+    threads: int | None, device: str = "cpu", processes: int = 1, nodes: int = 1
+) -> Iterator[Context]:
+    """The context of a command: device, processes on each of ``nodes``, progress and signals.
 
     All processes but the first are silent. ``processes`` is 0 for one process on the CPU, and then ``device``
     is `auto` or `cpu`.
 
     Raises:
-        UserError: there is no such device.
-        SystemExit: several ``processes`` are wanted and this is none of them; they ran with its
-            command line and have ended.
+        UserError: there is no such device, or this was started on one of several nodes alone.
+        Lost: another of the processes is gone.
+        SystemExit: several processes are wanted and this is none of them; they ran with its command line and
+            have ended.
     """
     if processes == 0 and device not in ("auto", "cpu"):
         raise UserError(
             f"--processes 0: is one process on the CPU, --device {device} is not; give one of them"
         )
     if processes == 0:
-        device = "cpu"
-    if processes > 1 and not _is_one_of_many():
+        processes, device = 1, "cpu"
+    if processes * nodes > 1 and not _is_one_of_many():
         from couplet.ranks import launch
 
-        raise SystemExit(launch(processes, ["-m", "couplet", *sys.argv[1:]]))
+        raise SystemExit(launch(["-m", "couplet", *sys.argv[1:]], processes, nodes))
     chosen = start(threads, device)
     import torch
 
@@ -263,7 +254,12 @@ def _is_one_of_many() -> bool:
 
 def rank() -> int:
     """The number of this process among those that share the work, before they are connected; else 0."""
-    return _variable("RANK", 0, least=0) if _is_one_of_many() else 0
+    return whole_number("RANK", 0, least=0) if _is_one_of_many() else 0
+
+
+def first_here() -> bool:
+    """Whether this process is the first, or the only one, of those on this machine."""
+    return whole_number("LOCAL_RANK", 0, least=0) == 0
 
 
 @contextmanager

@@ -322,6 +322,16 @@ def logged(command):
     return f'{link}; {{{{ echo "{begins}"; {command}; }}}} >> {{log}} 2>&1'
 
 
+def of_training(value):
+    """A resource of a training that follows from its parameter file."""
+    return lambda wildcards: value(job_of("train", wildcards).params)
+
+
+def on_several_nodes(value):
+    """A resource that only a training on several nodes has."""
+    return of_training(lambda params: value(params) if params.nodes > 1 else None)
+
+
 def flags(table):
     """Parameter file and scale as command-line options."""
     path, scale = origin(table)

@@ -19,9 +19,9 @@ from couplet.cli.everyday import adopt, import_, init, run, watch
 from couplet.cli.inspection import check, compare, recipes, settings, show, verify, why
 from couplet.cli.models import export, generate, score
 from couplet.cli.pipeline import commands
-from couplet.errors import Stopped, UserError
+from couplet.errors import Lost, Stopped, UserError
 from couplet.plan.code import check_running
-from couplet.process import rank
+from couplet.process import first_here, rank
 
 RANK_PATIENCE = 10.0
 """Seconds before a process other than the first one prints its error."""
@@ -94,8 +94,8 @@ def _root(
 def main() -> None:
     """Run a command.
 
-    An error that a user can cause becomes one line on stderr and exit code 2, a signal that stopped a run one
-    line and exit code 75.
+    An error that a user can cause becomes one line on stderr and exit code 2, a signal that stopped a run or
+    the loss of another process one line and exit code 75.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -107,6 +107,10 @@ def main() -> None:
     except Stopped as stop:
         if rank() == 0:
             print(f"couplet: {stop}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)
+    except Lost as lost:
+        if first_here():
+            print(f"couplet: {lost}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")

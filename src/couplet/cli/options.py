@@ -16,9 +16,9 @@ from couplet.config.datasets import DatasetConfig
 from couplet.config.resolve import dataset_names
 from couplet.config.track import FORMS, Track
 from couplet.config.variants import load_plugins
+from couplet.environment import MOST
 from couplet.errors import UserError
 from couplet.plan.stages import dataset_in, record_of
-from couplet.process import MOST_THREADS
 
 DEFAULT = Path("params.yaml")
 
@@ -56,15 +56,13 @@ OwnParams = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(
-        help="CPU threads of this process.", show_default="OMP_NUM_THREADS, or 1", min=1, max=MOST_THREADS
-    ),
+    typer.Option(help="CPU threads of this process.", show_default="OMP_NUM_THREADS, or 1", min=1, max=MOST),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Processes = Annotated[
     int,
     typer.Option(
-        help="Processes that share the work: one for each GPU; 0: one, on the CPU.", min=0, max=MOST_THREADS
+        help="Processes that share the work: one for each GPU; 0: one, on the CPU.", min=0, max=MOST
     ),
 ]
 Data = Annotated[Path, typer.Option(help="Output of `couplet prepare`.")]

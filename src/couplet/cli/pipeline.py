@@ -233,7 +233,8 @@ def train(
         measurement=checked.measurement(trained),
         extractor=checked.extractor_named(checked.selector(trained)),
     )
-    with process(threads, o.device_of(device, checked.gpus), processes) as context:
+    device = o.device_of(device, checked.gpus)
+    with process(threads, device, processes, checked.nodes) as context:
         from couplet.live import meter, observed
         from couplet.stages.train import run
 

@@ -75,6 +75,8 @@ class Params(Closed):
     gpus: int = Field(1, ge=0, le=1024)
     """GPUs of one job that trains or measures, a process each, or on the CPU processes; 0: one process, on
     the CPU. Several change numbers by rounding, with dropout by the masks, and so cache keys."""
+    nodes: int = Field(1, ge=1, le=1024)
+    """Nodes of one training, each with the `gpus` and `threads` above: together they share every batch."""
     raw: Place = "raw"
     """Folder of data sets as their authors publish them, one folder per kind; `prepare` downloads to it."""
     track: Listed[Annotated[str, AfterValidator(of_every_run)]] = ()

@@ -36,6 +36,7 @@ class Layout:
             selector=None if selector in (None, extractor) else params.extractor_named(selector),
             threads=params.threads,
             gpus=params.gpus,
+            nodes=params.nodes,
         )
 
     def keys(self, cell: Cell, extractor: str | None = None, probe: str | None = None) -> dict[str, str]:

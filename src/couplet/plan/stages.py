@@ -51,6 +51,8 @@ class Settings(NamedTuple):
     """CPU threads of a job, which its processes share."""
     gpus: int = 1
     """GPUs of a job, a process each; 0 is one process on the CPU."""
+    nodes: int = 1
+    """Nodes of a job that may have several, each with so many threads and GPUs."""
 
     @property
     def reference(self) -> ReferenceConfig:
@@ -83,6 +85,8 @@ class Stage:
     """Message for a cell in which this is the first stage without a record."""
     parallel: tuple[str, ...] = ("threads", "processes")
     """What it may have several of; that changes its numbers by rounding, and by the masks of dropout."""
+    across_nodes: bool = False
+    """Whether its processes may be on several nodes."""
     record_inside: bool = False
     """Whether its record lies in its output, a folder, because both are published together."""
     variants: Callable[[Any], Iterable[Variant]] = lambda settings: ()
@@ -220,6 +224,7 @@ STAGES = {
         ),
         variants=_of_training,
         absent="not trained",
+        across_nodes=True,
         record_inside=True,
     ),
     "select": Stage(
@@ -350,12 +355,12 @@ def code_of(stage: str, settings: Settings) -> dict[str, str]:
     return definitions(*row.numerics, *sorted(named))
 
 
-def parallel(stage: str, threads: int, gpus: int) -> dict[str, int]:
-    """The processes of a stage and the threads of each, where a job with so many has more than one."""
-    possible = STAGES[stage].parallel
-    processes = max(1, gpus) if "processes" in possible else 1
-    counts = {"threads": threads // processes, "processes": processes}
-    return {name: counts[name] for name in possible if counts[name] > 1}
+def parallel(stage: str, threads: int, gpus: int, nodes: int = 1) -> dict[str, int]:
+    """The processes of a stage and the threads of each, where nodes with so many have more than one."""
+    row = STAGES[stage]
+    here = max(1, gpus) if "processes" in row.parallel else 1
+    counts = {"threads": threads // here, "processes": here * (nodes if row.across_nodes else 1)}
+    return {name: counts[name] for name in counts if name in row.parallel and counts[name] > 1}
 
 
 def ingredients(stage: str, settings: Settings) -> dict[str, Any]:
@@ -364,7 +369,7 @@ def ingredients(stage: str, settings: Settings) -> dict[str, Any]:
     With several threads or processes, these as well, as ``parallel``.
     """
     made_of = {"settings": STAGES[stage].settings(settings), "code": code_of(stage, settings)}
-    several = parallel(stage, settings.threads, settings.gpus)
+    several = parallel(stage, settings.threads, settings.gpus, settings.nodes)
     return {**made_of, "parallel": several} if several else made_of
 
 

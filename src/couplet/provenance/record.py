@@ -102,7 +102,7 @@ def as_computed(settings: Settings) -> Settings:
     from torch import distributed as dist
 
     processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    return settings._replace(threads=processes * torch.get_num_threads(), gpus=processes)
+    return settings._replace(threads=processes * torch.get_num_threads(), gpus=processes, nodes=1)
 
 
 class SummaryRecorder(Recorder):

@@ -88,7 +88,8 @@ def run(
         if ranks.first:
             _make_ready(out, partial)
         ranks.wait()
-        if (path := partial / RECORD).exists():
+        # The first process decides: a network disk may show a file to one node later than to another.
+        if ranks.gather((path := partial / RECORD).exists())[0]:
             finished = read_json(path)
             if (finished["key"], finished["data"]) != (record.key, archive.card.files):
                 raise UserError(
@@ -201,10 +202,6 @@ class _Run(NamedTuple):
         joint = state.model.coupling.joint_images
         loader = loader_of(training, self.archive, joint_images=joint, ranks=ranks)
         self._restore(state)
-        if len(at := set(ranks.gather(state.step))) > 1:
-            raise UserError(
-                f"{self.partial}: processes see states of steps {sorted(at)}; all must see one disk"
-            )
         if state.loaded:
             context.say(f"{training.recipe.init_from}: {state.loaded}")
         if ranks.first:
@@ -256,9 +253,13 @@ class _Run(NamedTuple):
             old.unlink()
 
     def _restore(self, state: State) -> None:
-        saved = states_in(self.partial)
+        saved = self.context.ranks.gather(states_in(self.partial))[0]
         if not saved:
             return
+        if not saved[-1].exists():
+            raise UserError(
+                f"{saved[-1]}: the first process sees it, this one does not; all must see one disk"
+            )
         try:
             state.restore(saved[-1], key=self.key, data=self.archive.card.digest)
         except Damaged as error:
