@@ -13,7 +13,7 @@ from couplet.config.resolve import resolve, scales
 from couplet.errors import UserError
 from couplet.plan import summaries
 from couplet.plan.code import check_running
-from couplet.plan.layout import Layout
+from couplet.plan.layout import Layout, folder_name
 from couplet.plan.stages import SELECTION, beside, record_of
 from couplet.provenance.record import is_intact, read_record
 
@@ -129,7 +129,11 @@ def tables():
 
 @cache
 def jobs(table, stage, part=""):
-    """The jobs of a stage in a table, or in a part of it, by the path of their output."""
+    """The jobs of a stage in a table, or in a part of it, by the name of their folder without its key.
+
+    Keys are computed only where a name is the one that is looked for: each job of a cluster has a Snakemake of
+    its own, which wants a single one of thousands of cells.
+    """
     params = layout(table).params
     pairs = params.measured()
     if stage == "time":
@@ -144,18 +148,23 @@ def jobs(table, stage, part=""):
         ]
     if stage in SELECTION:
         pairs = summaries.selected(params)
-    found = (Job(table, cell, name) for cell, name in pairs)
-    return {job.output(stage).as_posix(): job for job in found}
+    found = {}
+    for cell, name in pairs:
+        same = found.setdefault(folder_name(stage, cell, name), [])
+        if "{run}" in OUTPUTS[stage] or not same:
+            same.append(Job(table, cell, name))
+    return found
 
 
 def job_of(stage, wildcards):
     """The job of a stage with these wildcards, in the first table that has it."""
-    path = OUTPUTS[stage].format(**wildcards)
-    part = wildcards.times.rpartition("-")[0] if stage == "time" else ""
+    path = Path(OUTPUTS[stage].format(**wildcards))
+    name = path.parts[2].rpartition("-")[0]
     # A parameter file is read only when a job is looked for in it.
     for table in tables():
-        if path in jobs(table, stage, part):
-            return jobs(table, stage, part)[path]
+        for job in jobs(table, stage, name if stage == "time" else "").get(name, ()):
+            if job.output(stage) == path:
+                return job
     stop(f"{path}: no parameter file leads to this name")
 
 

@@ -155,4 +155,8 @@ rule time:
 rule probes:
     """every probe of every cell of table1"""
     input:
-        lambda wildcards: [*jobs("table1", "probe")],
+        lambda wildcards: [
+            job.output("probe")
+            for same in jobs("table1", "probe").values()
+            for job in same
+        ],
