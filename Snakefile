@@ -12,6 +12,7 @@ report: "workflow/report/workflow.rst"
 # Constraints of wildcards come before all rules: later ones would undo them for outputs in a storage.
 include: "workflow/rules/common.smk"
 include: "workflow/rules/common_published.smk"
+include: "workflow/rules/hooks.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/measure.smk"
@@ -37,6 +38,7 @@ rule all:
 
 # Jobs on this machine share the import of PyTorch; with an empty COUPLET_WARM, each imports it by itself.
 onstart:
+    check_start(log)
     warm_process.start()
 
 
@@ -52,3 +54,4 @@ onsuccess:
 
 onerror:
     shell("python workflow/scripts/record.py")
+    tell_failures(log)

@@ -18,9 +18,9 @@ from couplet.errors import UserError, installed
 from couplet.files import replacing
 from couplet.live import meter, observed
 from couplet.plan.layout import Layout, in_folder
-from couplet.plan.stages import RUN, STAGES, Settings, key_of, keys_of, record_of
+from couplet.plan.stages import RUN, STAGES, key_of, keys_of, record_of
 from couplet.process import Context
-from couplet.provenance.record import check_inputs, is_current, record_with
+from couplet.provenance.record import as_computed, check_inputs, is_current, record_with
 from couplet.stages.sample import samples_name
 from couplet.training.loop import shape_of
 
@@ -45,7 +45,7 @@ def run_cell(
         from couplet.reporting.pictures import sample_grids
     cell = params.experiment
     # One folder has one extractor.
-    settings = Layout(params, out).settings(cell, params.extractor)._replace(selector=None)
+    settings = as_computed(Layout(params, out).settings(cell, params.extractor)._replace(selector=None))
     data = Facts.of(cell.dataset, settings.dataset)
     with refused(out):
         check_fit(data, settings.training, settings.measurement, settings.extractor)
@@ -71,8 +71,9 @@ def run_cell(
                 more[stage] = {"observe": observe}
                 if (frozen := settings.training.frozen_run) is not None:
                     more[stage]["frozen"] = teacher = out / "pretrained"
-                    if not is_current(stage, teacher, key_of(stage, Settings.of(frozen))):
-                        run(context, Settings.of(frozen), **paths, out=teacher)
+                    taught = settings._replace(training=frozen)
+                    if not is_current(stage, teacher, key_of(stage, taught)):
+                        run(context, taught, **paths, out=teacher)
             if not is_current(stage, outputs[stage], keys[stage]):
                 run(context, settings, **paths, out=outputs[stage], **more.get(stage, {}))
             if stage == "prepare":

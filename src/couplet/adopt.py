@@ -18,6 +18,7 @@ from couplet.plan.stages import ADOPTED, RECORD, Settings, digest, ingredients, 
 from couplet.process import Context
 from couplet.provenance.record import (
     archive_digests,
+    as_computed,
     check_inputs,
     digests,
     environment,
@@ -68,7 +69,10 @@ def adopt(
     archive, training = Archive(data), training_in(folder)
     if old["data"] != (dict(archive.card.files) if finished else archive.card.digest):
         raise UserError(f"{data}: not the data set that {folder} was trained on; give the folder that was")
-    settings = Settings.of(training)
+    settings = as_computed(Settings.of(training))
+    if finished:
+        processes = old["processes"]
+        settings = settings._replace(threads=processes * old["threads"], gpus=processes)
     keys, made_of = check_inputs({"prepare": data}, settings), ingredients("train", settings)
     key = key_from(made_of, keys)
     if key == old["key"]:

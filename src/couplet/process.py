@@ -203,13 +203,20 @@ def console() -> Console:
 def process(threads: int | None, device: str = "cpu", processes: int = 1) -> Iterator[Context]:
     """The context of a command: device, processes, progress and signals.
 
-    All processes but the first are silent.
+    All processes but the first are silent. ``processes`` is 0 for one process on the CPU, and then ``device``
+    is `auto` or `cpu`.
 
     Raises:
         UserError: there is no such device.
         SystemExit: several ``processes`` are wanted and this is none of them; they ran with its
             command line and have ended.
     """
+    if processes == 0 and device not in ("auto", "cpu"):
+        raise UserError(
+            f"--processes 0: is one process on the CPU, --device {device} is not; give one of them"
+        )
+    if processes == 0:
+        device = "cpu"
     if processes > 1 and not _is_one_of_many():
         from couplet.ranks import launch
 

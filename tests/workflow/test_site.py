@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from conftest import REPOSITORY
+from clones import REPOSITORY
 from couplet.cli.app import app
 from couplet.config.couplings import CouplingConfig
 

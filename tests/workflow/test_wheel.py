@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY, Clone, tiny
+from clones import REPOSITORY, Clone, tiny
 
 
 def run(*command, **environment):

@@ -1,6 +1,8 @@
 # Which cells there are, and the names behind a path. Parameters are read and checked here, once.
 import os
 import re
+import shutil
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -14,7 +16,7 @@ from couplet.errors import UserError
 from couplet.plan import summaries
 from couplet.plan.code import check_running
 from couplet.plan.layout import Layout, folder_name
-from couplet.plan.stages import SELECTION, beside, record_of
+from couplet.plan.stages import SELECTION, STAGES, beside, record_of
 from couplet.provenance.record import is_intact, read_record
 
 
@@ -32,9 +34,12 @@ def checked(function, *arguments, where=""):
         stop(f"{where}{error}")
 
 
-KNOWN = ("params", "scale", "published")
+KNOWN = ("params", "scale", "published", "gpus")
 if unknown := sorted({*config} - {*KNOWN}):
     stop(f"--config {unknown[0]}: {choices(unknown[0], KNOWN)}")
+if (GPUS := config.get("gpus")) not in (None, 0):
+    instead = "give 0, for a cluster without GPUs, or edit `gpus` of the parameter file"
+    stop(f"--config gpus={GPUS}: {instead}")
 checked(check_running, Path())
 
 # A table per parameter file: results/table1.csv from params.yaml (`--config params=other.yaml` takes
@@ -214,9 +219,100 @@ def flag_of_frozen(wildcards, input):
     return "".join(f"--frozen {Path(record).parent} " for record in input.frozen)
 
 
-def setting_of(stage, name):
-    """A setting of a job's parameter file: its threads or GPUs."""
-    return lambda wildcards: getattr(job_of(stage, wildcards).params, name)
+# MB and minutes of a job.
+NEEDS = {
+    "prepare": (8000, 480),
+    "features": (16000, 60),
+    "reference": (32000, 240),
+    "train": (32000, 1440),
+    "select": (16000, 480),
+    "sample": (16000, 240),
+    "evaluate": (32000, 240),
+    "probe": (16000, 240),
+    "time": (32000, 240),
+    "published_download": (1000, 60),
+    "published_import": (8000, 60),
+    "published_sample": (16000, 240),
+    "published_score": (32000, 240),
+}
+
+
+@cache
+def largest_node():
+    """MB of the largest node of this Slurm; 0 where there is none."""
+    if shutil.which("sinfo") is None:
+        return 0
+    command = ["sinfo", "--noheader", "--format=%m"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return max(map(int, re.findall(r"\d+", done.stdout)), default=0)
+
+
+def memory(stage):
+    """MB that a job asks for: as much again after each attempt, as far as a node has it."""
+
+    def megabytes(wildcards, attempt):
+        first = NEEDS[stage][0]
+        return (
+            first if attempt == 1 else min(attempt * first, max(first, largest_node()))
+        )
+
+    return megabytes
+
+
+def minutes(stage):
+    """Minutes that a job asks for: equally, but a training resumes."""
+    again = stage != "train"
+    return lambda wildcards, attempt: (attempt if again else 1) * NEEDS[stage][1]
+
+
+def threads_of(stage):
+    return lambda wildcards: job_of(stage, wildcards).params.threads
+
+
+def gpus(stage, params):
+    """GPUs that a job asks for; a stage that shares no work among processes has use for one."""
+    shared = "processes" in STAGES[stage].parallel
+    return 0 if GPUS == 0 else params.gpus if shared else min(1, params.gpus)
+
+
+def parallel(stage, params):
+    """Threads, processes and device of a job as options, which decide numbers: never what a scheduler gives."""
+    words = {
+        "threads": f"--threads {params.threads}",
+        "processes": f"--processes {max(1, params.gpus)}",
+    }
+    device = ["--device cpu"] if 0 in (GPUS, params.gpus) else []
+    return " ".join([*(words[each] for each in STAGES[stage].parallel), *device])
+
+
+def gpus_of(stage):
+    return lambda wildcards: gpus(stage, job_of(stage, wildcards).params)
+
+
+def parallel_of(stage):
+    return lambda wildcards: parallel(stage, job_of(stage, wildcards).params)
+
+
+def time_limit(wildcards, resources):
+    """The beginning of a command that ends a training before a scheduler does."""
+    before = resources.save_ahead
+    return (
+        f"timeout --foreground {max(1, resources.runtime - before)}m " if before else ""
+    )
+
+
+def logged(command):
+    """A shell command whose log has every attempt, below a line for each.
+
+    Snakemake removes a log before an attempt; the hidden file that it is a link to stays.
+    """
+    begins = (
+        "== $(date '+%F %T') on $(hostname)${{SLURM_JOB_ID:+, Slurm job $SLURM_JOB_ID}}"
+    )
+    link = (
+        'log={log}; all="${{log%/*}}/.${{log##*/}}"; touch "$all"; ln -f "$all" {log}'
+    )
+    return f'{link}; {{{{ echo "{begins}"; {command}; }}}} >> {{log}} 2>&1'
 
 
 def flags(table):

@@ -3,6 +3,7 @@ from itertools import chain
 
 from couplet.config.published import published_list
 from couplet.plan import published as plan_of_published
+from couplet.plan import stages
 
 PUBLISHED = Path(config.get("published", "workflow/published.yaml")).expanduser()
 
@@ -40,13 +41,19 @@ def real_images(model):
     return archive, model.extractor, archive
 
 
+def several(model):
+    """Threads and processes of a model's jobs, where there are several: they change numbers by rounding."""
+    params = layout(model.table).params
+    return stages.parallel("evaluate", params.threads, params.gpus)
+
+
 @cache
 def published_jobs():
     """Models and what they report, by the folder of their images and numbers."""
     found = {}
     for name, model in listed().models.items():
         if model.missing is None:
-            real = list(map(str, real_images(model)))
+            real = list(map(str, (*real_images(model), *several(model).items())))
             for reported in model.reported:
                 key = plan_of_published.measured_key(
                     model, reported, listed().seed, real
@@ -146,6 +153,14 @@ def score_flags(wildcards):
 def measured_table(wildcards):
     """The table whose parameter file sets threads and GPUs."""
     return layout(measured_of(wildcards)[1].table).params
+
+
+def gpus_of_table(wildcards):
+    return gpus("evaluate", measured_table(wildcards))
+
+
+def parallel_of_table(wildcards):
+    return parallel("evaluate", measured_table(wildcards))
 
 
 def scores(wildcards):

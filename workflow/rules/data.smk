@@ -17,15 +17,18 @@ rule prepare:
         "../envs/couplet.yaml"
     threads: 2
     resources:
-        mem_mb=2000,
+        mem_mb=memory("prepare"),
+        runtime=minutes("prepare"),
     params:
         settings=flags_of("prepare"),
         out=subpath(output.card, parent=True),
     message:
         "prepare {wildcards.data}"
     shell:
-        "couplet prepare {params.settings} --out {params.out}"
-        " --workers {threads} > {log} 2>&1"
+        logged(
+            "couplet prepare {params.settings} --out {params.out}"
+            " --workers {threads}"
+        )
 
 
 rule features:
@@ -42,18 +45,23 @@ rule features:
         "logs/features/{features}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("features", "threads")
+    threads: threads_of("features")
     resources:
-        mem_mb=4000,
+        mem_mb=memory("features"),
+        runtime=minutes("features"),
+        gpu=gpus_of("features"),
     params:
         settings=flags_of("features"),
+        parallel=parallel_of("features"),
         data=subpath(input.card, parent=True),
         out=subpath(output.card, parent=True),
     message:
         "features {wildcards.features}"
     shell:
-        "couplet features {params.settings} --data {params.data}"
-        " --out {params.out} --threads {threads} > {log} 2>&1"
+        logged(
+            "couplet features {params.settings} --data {params.data}"
+            " --out {params.out} {params.parallel}"
+        )
 
 
 rule reference:
@@ -70,16 +78,20 @@ rule reference:
         "logs/reference/{reference}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("reference", "threads")
+    threads: threads_of("reference")
     resources:
-        mem_mb=8000,
-        gpu=setting_of("reference", "gpus"),
+        mem_mb=memory("reference"),
+        runtime=minutes("reference"),
+        gpu=gpus_of("reference"),
     params:
         settings=flags_of("reference"),
+        parallel=parallel_of("reference"),
         data=subpath(input.card, parent=True),
         features=subpath(input.extractor, parent=True),
     message:
         "reference {wildcards.reference}"
     shell:
-        "couplet reference {params.settings} --data {params.data} --features {params.features}"
-        " --out {output.statistics} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        logged(
+            "couplet reference {params.settings} --data {params.data} --features {params.features}"
+            " --out {output.statistics} {params.parallel}"
+        )

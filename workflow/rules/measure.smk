@@ -14,20 +14,24 @@ rule select:
         "logs/select/{run}/{selection}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("select", "threads")
+    threads: threads_of("select")
     resources:
-        mem_mb=8000,
-        gpu=setting_of("select", "gpus"),
+        mem_mb=memory("select"),
+        runtime=minutes("select"),
+        gpu=gpus_of("select"),
     params:
         settings=flags_of("select"),
+        parallel=parallel_of("select"),
         train=subpath(input.record, parent=True),
         features=subpath(input.extractor, parent=True),
     message:
         "select {wildcards.run} {wildcards.selection}"
     shell:
-        "couplet select {params.settings} --train {params.train}"
-        " --features {params.features} --reference {input.reference}"
-        " --out {output.selection} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        logged(
+            "couplet select {params.settings} --train {params.train}"
+            " --features {params.features} --reference {input.reference}"
+            " --out {output.selection} {params.parallel}"
+        )
 
 
 rule sample:
@@ -44,19 +48,23 @@ rule sample:
         "logs/sample/{run}/{samples}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("sample", "threads")
+    threads: threads_of("sample")
     resources:
-        mem_mb=4000,
-        gpu=setting_of("sample", "gpus"),
+        mem_mb=memory("sample"),
+        runtime=minutes("sample"),
+        gpu=gpus_of("sample"),
     params:
         settings=flags_of("sample"),
+        parallel=parallel_of("sample"),
         train=subpath(input.record, parent=True),
     message:
         "sample {wildcards.run} {wildcards.samples}"
     shell:
-        "couplet sample {params.settings} --train {params.train}"
-        " --selection {input.selection} --out {output.samples}"
-        " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        logged(
+            "couplet sample {params.settings} --train {params.train}"
+            " --selection {input.selection} --out {output.samples}"
+            " {params.parallel}"
+        )
 
 
 rule evaluate:
@@ -77,21 +85,25 @@ rule evaluate:
         "logs/evaluate/{run}/{evaluation}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("evaluate", "threads")
+    threads: threads_of("evaluate")
     resources:
-        mem_mb=8000,
-        gpu=setting_of("evaluate", "gpus"),
+        mem_mb=memory("evaluate"),
+        runtime=minutes("evaluate"),
+        gpu=gpus_of("evaluate"),
     params:
         settings=flags_of("evaluate"),
+        parallel=parallel_of("evaluate"),
         train=subpath(input.record, parent=True),
         features=subpath(input.extractor, parent=True),
     message:
         "evaluate {wildcards.run} {wildcards.evaluation}"
     shell:
-        "couplet evaluate {params.settings} --train {params.train}"
-        " --features {params.features} --reference {input.reference}"
-        " --selection {input.selection} --samples {input.samples} --out {output.evaluation}"
-        " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        logged(
+            "couplet evaluate {params.settings} --train {params.train}"
+            " --features {params.features} --reference {input.reference}"
+            " --selection {input.selection} --samples {input.samples} --out {output.evaluation}"
+            " {params.parallel}"
+        )
 
 
 rule probe:
@@ -109,20 +121,24 @@ rule probe:
         "logs/probe/{run}/{probe}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("probe", "threads")
+    threads: threads_of("probe")
     resources:
-        mem_mb=8000,
-        gpu=1,
+        mem_mb=memory("probe"),
+        runtime=minutes("probe"),
+        gpu=gpus_of("probe"),
     params:
         settings=flags_of("probe"),
+        parallel=parallel_of("probe"),
         train=subpath(input.record, parent=True),
         data=subpath(input.card, parent=True),
         frozen=flag_of_frozen,
     message:
         "probe {wildcards.run} {wildcards.probe}"
     shell:
-        "couplet probe {params.settings} --train {params.train} --data {params.data}"
-        " {params.frozen}--out {output.numbers} --threads {threads} > {log} 2>&1"
+        logged(
+            "couplet probe {params.settings} --train {params.train} --data {params.data}"
+            " {params.frozen}--out {output.numbers} {params.parallel}"
+        )
 
 
 rule time:
@@ -137,18 +153,22 @@ rule time:
         "logs/time/{times}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("time", "threads")
+    threads: threads_of("time")
     resources:
-        mem_mb=8000,
-        gpu=setting_of("time", "gpus"),
+        mem_mb=memory("time"),
+        runtime=minutes("time"),
+        gpu=gpus_of("time"),
     params:
         settings=flags_of("time"),
+        parallel=parallel_of("time"),
         data=subpath(input.card, parent=True),
     message:
         "time {wildcards.times}"
     shell:
-        "couplet time {params.settings} --data {params.data} --out {output.times}"
-        " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        logged(
+            "couplet time {params.settings} --data {params.data} --out {output.times}"
+            " {params.parallel}"
+        )
 
 
 # Every probe of every cell of the grid: `snakemake --cores all probes`.

@@ -10,7 +10,8 @@ rule published_download:
         "../envs/couplet.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory("published_download"),
+        runtime=minutes("published_download"),
     params:
         address=lambda wildcards: quote(
             str(listed().models[wildcards.published].address)
@@ -19,8 +20,9 @@ rule published_download:
     message:
         "published_download {wildcards.published}"
     shell:
-        "python workflow/scripts/download.py {params.address} {output} {params.sha256}"
-        " > {log} 2>&1"
+        logged(
+            "python workflow/scripts/download.py {params.address} {output} {params.sha256}"
+        )
 
 
 rule published_import:
@@ -35,13 +37,14 @@ rule published_import:
         "../envs/couplet.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
+        mem_mb=memory("published_import"),
+        runtime=minutes("published_import"),
     params:
         source=import_flags,
     message:
         "published_import {wildcards.imported}"
     shell:
-        "couplet import {params.source} --out {output.model} > {log} 2>&1"
+        logged("couplet import {params.source} --out {output.model}")
 
 
 rule published_sample:
@@ -60,15 +63,19 @@ rule published_sample:
         "../envs/couplet.yaml"
     threads: lambda wildcards: measured_table(wildcards).threads
     resources:
-        mem_mb=8000,
-        gpu=lambda wildcards: measured_table(wildcards).gpus,
+        mem_mb=memory("published_sample"),
+        runtime=minutes("published_sample"),
+        gpu=gpus_of_table,
     params:
         settings=generate_flags,
+        parallel=parallel_of_table,
     message:
         "published_sample {wildcards.measured}"
     shell:
-        "couplet generate {input.model} {params.settings} --out {output.samples}"
-        " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        logged(
+            "couplet generate {input.model} {params.settings} --out {output.samples}"
+            " {params.parallel}"
+        )
 
 
 rule published_score:
@@ -87,15 +94,19 @@ rule published_score:
         "../envs/couplet.yaml"
     threads: lambda wildcards: measured_table(wildcards).threads
     resources:
-        mem_mb=16000,
-        gpu=lambda wildcards: measured_table(wildcards).gpus,
+        mem_mb=memory("published_score"),
+        runtime=minutes("published_score"),
+        gpu=gpus_of_table,
     params:
         settings=score_flags,
+        parallel=parallel_of_table,
     message:
         "published_score {wildcards.measured}"
     shell:
-        "couplet score {input.samples} {params.settings} --out {output.score}"
-        " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        logged(
+            "couplet score {input.samples} {params.settings} --out {output.score}"
+            " {params.parallel}"
+        )
 
 
 rule published:
@@ -124,4 +135,4 @@ rule published:
     message:
         "published results/published.csv"
     shell:
-        "couplet published {params.list} {params.scores} --out {output.csv} > {log} 2>&1"
+        logged("couplet published {params.list} {params.scores} --out {output.csv}")

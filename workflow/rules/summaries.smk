@@ -39,7 +39,7 @@ rule table:
     message:
         "table {wildcards.table}"
     shell:
-        "couplet table {params.table} --root results --out {output.csv} > {log} 2>&1"
+        logged("couplet table {params.table} --root results --out {output.csv}")
 
 
 rule figure:
@@ -71,7 +71,7 @@ rule figure:
     message:
         "figure {wildcards.study}"
     shell:
-        "couplet figure {params.study} --root results --out {output.numbers} > {log} 2>&1"
+        logged("couplet figure {params.study} --root results --out {output.numbers}")
 
 
 rule paper:
@@ -95,4 +95,4 @@ rule paper:
     message:
         "paper paper{wildcards.at}"
     shell:
-        "couplet paper {params.captions} --out {output.page} > {log} 2>&1"
+        logged("couplet paper {params.captions} --out {output.page}")

@@ -6,30 +6,33 @@ rule train:
         card=input_of("train", "prepare"),
         frozen=frozen_run("train"),
     output:
+        # Snakemake removes what is named here where a job fails, or where a scheduler says so of a finished one.
+        # The record holds the digests of all the rest, and `couplet train` puts it back.
         record="results/runs/{run}/train/record.json",
-        config="results/runs/{run}/train/config.json",
-        curve="results/runs/{run}/train/curve.csv",
-        checkpoints=directory("results/runs/{run}/train/checkpoints"),
     log:
         "logs/train/{run}.log",
     benchmark:
         "logs/train/{run}.tsv"
     conda:
         "../envs/couplet.yaml"
-    threads: setting_of("train", "threads")
+    threads: threads_of("train")
     resources:
-        # A command that ends the run before a scheduler does: `timeout 23h`.
-        time_limit="",
-        mem_mb=8000,
-        gpu=setting_of("train", "gpus"),
+        # Minutes before the end of `runtime` at which the run is told to save its state and end; 0: never.
+        save_ahead=0,
+        mem_mb=memory("train"),
+        runtime=minutes("train"),
+        gpu=gpus_of("train"),
     params:
         settings=flags_of("train"),
+        parallel=parallel_of("train"),
         frozen=flag_of_frozen,
         data=subpath(input.card, parent=True),
         out=subpath(output.record, parent=True),
+        time_limit=time_limit,
     message:
         "train {wildcards.run}"
     shell:
-        "{resources.time_limit} "
-        "couplet train {params.settings} --data {params.data}"
-        " {params.frozen}--out {params.out} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        logged(
+            "{params.time_limit}couplet train {params.settings} --data {params.data}"
+            " {params.frozen}--out {params.out} {params.parallel}"
+        )

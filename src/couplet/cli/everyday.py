@@ -37,7 +37,7 @@ def run(
     size = checked.training(checked.experiment).recipe
     # Before torch is imported, which takes seconds.
     typer.echo(f"{out}: {checked.experiment}, {size.steps} steps of {size.batch} images")
-    with process(threads, device) as context:
+    with process(threads, o.device_of(device, checked.gpus)) as context:
         from couplet.adhoc import run_cell
 
         with locked(out.absolute().with_name(f"{out.absolute().name}.lock"), context.say):

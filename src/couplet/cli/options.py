@@ -62,9 +62,17 @@ Threads = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Processes = Annotated[
-    int, typer.Option(help="Processes that share the work: one for each GPU.", min=1, max=MOST_THREADS)
+    int,
+    typer.Option(
+        help="Processes that share the work: one for each GPU; 0: one, on the CPU.", min=0, max=MOST_THREADS
+    ),
 ]
 Data = Annotated[Path, typer.Option(help="Output of `couplet prepare`.")]
+
+
+def device_of(given: str, gpus: int) -> str:
+    """The device of a command whose parameter file has so many `gpus`: with none, `auto` is the CPU."""
+    return "cpu" if given == "auto" and gpus == 0 else given
 
 
 def track(text: str) -> Track:

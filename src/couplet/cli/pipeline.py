@@ -73,7 +73,8 @@ def stage_command(name: str) -> Callable[..., None]:
     def command(**given: Any) -> None:
         paths, out = {option: given[option] for option in inputs}, given["out"]
         settings = settings_for(paths, given["params"], given["scale"], given.get("extractor"))
-        with process(given["threads"], given["device"], given["processes"]) as context:
+        device = o.device_of(given["device"], settings.gpus)
+        with process(given["threads"], device, given["processes"]) as context:
             run = import_module(f"couplet.stages.{name}").run
             typer.echo(f"{out}: {run(context, settings, **paths, out=out)}")
 
@@ -88,20 +89,21 @@ def settings_for(
     if scale is not None and params is None:
         raise UserError(f"--scale {scale}: belongs to --params FILE")
     checked = None if params is None else resolve(params, scale)
+    gpus = checked.gpus if checked else 1
     config = extractor_in(paths["features"]) if "features" in paths else None
     if "train" not in paths:
         if config is None:
             checked = checked or resolve(o.DEFAULT)
             config = located(params or o.DEFAULT, checked.extractor_named, extractor or checked.extractor)
         real = checked.reference if checked else ReferenceConfig()
-        return Settings(dataset_in(paths["data"]), config, real=real)
+        return Settings(dataset_in(paths["data"]), config, real=real, gpus=gpus)
     training = training_in(paths["train"])
     if checked is not None:
         measurement = located(params, checked.measurement, training.cell)
         training = checked.training(training.cell)
     else:
         measurement = measured_as(training, paths)
-    return Settings.of(training, measurement=measurement, extractor=config)
+    return Settings.of(training, measurement=measurement, extractor=config, gpus=gpus)
 
 
 def measured_as(training: Training, paths: dict[str, Path]) -> Measurement:
@@ -231,7 +233,7 @@ def train(
         measurement=checked.measurement(trained),
         extractor=checked.extractor_named(checked.selector(trained)),
     )
-    with process(threads, device, processes) as context:
+    with process(threads, o.device_of(device, checked.gpus), processes) as context:
         from couplet.live import meter, observed
         from couplet.stages.train import run
 
@@ -262,7 +264,7 @@ def probe(
     settings = settings_for({"train": train}, params, scale)
     find = ProbeConfig.parse if params is None else resolve(params, scale).probe_named
     config = located(params or "probe", find, name)
-    with process(threads, device) as context:
+    with process(threads, o.device_of(device, settings.gpus)) as context:
         from couplet.stages.probe import run
 
         chosen = Settings.of(settings.training, probe=config)
@@ -294,7 +296,7 @@ def time(
             f"has {', '.join(names)}; name one of them" if names else "time.rounds = 0: measures nothing"
         )
         raise UserError(f"--part {part or 'not given'}: {params} {problem}")
-    with process(threads, device, processes) as context:
+    with process(threads, o.device_of(device, layout.params.gpus), processes) as context:
         from couplet.stages.time import run
 
         typer.echo(f"{out}: {run(context, layout.timing(names[0]), data=data, out=out)}")

@@ -70,10 +70,11 @@ class Params(Closed):
     scale: str | None = None
     """A name from `scales`; null leaves the file as it is written."""
     threads: int = Field(1, ge=1, le=1024)
-    """CPU threads of one job. More than the cores that are free makes every job many times slower."""
-    gpus: int = Field(1, ge=1, le=1024)
-    """GPUs of one job that trains or measures, a process each; on the CPU, processes. Changes numbers only by
-    rounding, and with dropout by the masks."""
+    """CPU threads of one job, which its processes share. More than the cores that are free makes every job
+    many times slower. Changes numbers by rounding, and so cache keys."""
+    gpus: int = Field(1, ge=0, le=1024)
+    """GPUs of one job that trains or measures, a process each, or on the CPU processes; 0: one process, on
+    the CPU. Several change numbers by rounding, with dropout by the masks, and so cache keys."""
     raw: Place = "raw"
     """Folder of data sets as their authors publish them, one folder per kind; `prepare` downloads to it."""
     track: Listed[Annotated[str, AfterValidator(of_every_run)]] = ()

@@ -48,10 +48,12 @@ CODE = ("src/couplet", "requirements.txt")
 
 MORE_OPTIONS = {
     "prepare": ["--workers 2"],
-    "features": ["--threads ${threads}"],
-    "train": ["--threads ${threads}", "--processes ${gpus}", f"--track dvc={LIVE}"],
+    "train": [f"--track dvc={LIVE}"],
 }
-"""Options of a stage besides parameters and paths; by default, threads and GPUs."""
+"""Options of a stage besides parameters, paths, threads and processes."""
+
+PARALLEL = {"threads": "--threads ${threads}", "processes": "--processes ${gpus}"}
+"""Options for what a stage may have several of."""
 
 ARTIFACT = {
     "path": str(in_folder(ROOT, "train")),
@@ -132,7 +134,7 @@ def _stage(name: str, dataset: DatasetConfig, code: str) -> dict[str, Any]:
     stage, output = STAGES[name], in_folder(ROOT, name)
     reads = {read: str(in_folder(ROOT, read)) for read in stage.reads}
     options = [f"--{STAGES[read].option} {path}" for read, path in reads.items()]
-    more = MORE_OPTIONS.get(name, ["--threads ${threads}", "--processes ${gpus}"])
+    more = [*(PARALLEL[each] for each in stage.parallel), *MORE_OPTIONS.get(name, [])]
     command = " ".join([f"couplet {name} --params params.yaml", *options, f"--out {output}", *more])
     outs: list[Any] = [str(output)] if stage.record_inside else [str(output), str(record_of(name, output))]
     content: dict[str, Any] = {"cmd": command, "desc": stage.summary}

@@ -34,6 +34,8 @@ class Layout:
             measurement=None if extractor is None else params.measurement(cell),
             probe=None if probe is None else params.probe_named(probe),
             selector=None if selector in (None, extractor) else params.extractor_named(selector),
+            threads=params.threads,
+            gpus=params.gpus,
         )
 
     def keys(self, cell: Cell, extractor: str | None = None, probe: str | None = None) -> dict[str, str]:
@@ -59,7 +61,9 @@ class Layout:
     def timing(self, name: str) -> Settings:
         """The settings of the measurement of that name."""
         timed = tuple(self.params.training(cell) for cell in self.timed(name)[name])
-        return Settings.of(timed[0], timed=timed, rounds=self.params.time.rounds)
+        params = self.params
+        more = {"rounds": params.time.rounds, "threads": params.threads, "gpus": params.gpus}
+        return Settings.of(timed[0], timed=timed, **more)
 
     def times(self, name: str) -> Path:
         """The file of the measurement of that name."""

@@ -47,6 +47,10 @@ class Settings(NamedTuple):
     """The trainings whose steps are timed together."""
     rounds: int = 0
     """Rounds of that measurement."""
+    threads: int = 1
+    """CPU threads of a job, which its processes share."""
+    gpus: int = 1
+    """GPUs of a job, a process each; 0 is one process on the CPU."""
 
     @property
     def reference(self) -> ReferenceConfig:
@@ -77,6 +81,8 @@ class Stage:
     """``module:name`` of the functions and classes that decide its output, besides those of variants."""
     absent: str
     """Message for a cell in which this is the first stage without a record."""
+    parallel: tuple[str, ...] = ("threads", "processes")
+    """What it may have several of; that changes its numbers by rounding, and by the masks of dropout."""
     record_inside: bool = False
     """Whether its record lies in its output, a folder, because both are published together."""
     variants: Callable[[Any], Iterable[Variant]] = lambda settings: ()
@@ -170,6 +176,7 @@ STAGES = {
         numerics=("couplet.data.archive:write", "couplet.data.sources.base:read"),
         variants=lambda settings: [settings.dataset],
         absent="no data set",
+        parallel=(),
     ),
     "features": Stage(
         summary="Make an extractor ready for a data set: train a classifier, or check published weights.",
@@ -180,6 +187,7 @@ STAGES = {
         numerics=(),
         variants=lambda settings: [settings.extractor],
         absent="no extractor",
+        parallel=("threads",),
     ),
     "reference": Stage(
         summary="Write features and moments of the real images, a file per split.",
@@ -264,6 +272,7 @@ STAGES = {
         numerics=("couplet.probes.base:Subject",),
         variants=lambda settings: [settings.probe],
         absent="no probe",
+        parallel=("threads",),
     ),
     "time": Stage(
         summary="Measure the time of a training step, of all trainings of a grid on one data set by turns.",
@@ -341,14 +350,28 @@ def code_of(stage: str, settings: Settings) -> dict[str, str]:
     return definitions(*row.numerics, *sorted(named))
 
 
+def parallel(stage: str, threads: int, gpus: int) -> dict[str, int]:
+    """The processes of a stage and the threads of each, where a job with so many has more than one."""
+    possible = STAGES[stage].parallel
+    processes = max(1, gpus) if "processes" in possible else 1
+    counts = {"threads": threads // processes, "processes": processes}
+    return {name: counts[name] for name in possible if counts[name] > 1}
+
+
 def ingredients(stage: str, settings: Settings) -> dict[str, Any]:
-    """The ``settings`` and the ``code`` that decide a stage's output, besides the outputs that it reads."""
-    return {"settings": STAGES[stage].settings(settings), "code": code_of(stage, settings)}
+    """The ``settings`` and the ``code`` that decide a stage's output, besides the outputs that it reads.
+
+    With several threads or processes, these as well, as ``parallel``.
+    """
+    made_of = {"settings": STAGES[stage].settings(settings), "code": code_of(stage, settings)}
+    several = parallel(stage, settings.threads, settings.gpus)
+    return {**made_of, "parallel": several} if several else made_of
 
 
 def key_from(made_of: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """The cache key of an output, from its ingredients and the keys of the outputs that its stage reads."""
-    return digest([made_of["settings"], made_of["code"], dict(inputs)])
+    several = [made_of["parallel"]] if "parallel" in made_of else []
+    return digest([made_of["settings"], made_of["code"], dict(inputs), *several])
 
 
 def keys_of(settings: Settings, stage: str) -> dict[str, str]:

@@ -81,6 +81,7 @@ class Recorder:
         if output.exists() and output.is_dir() != folder:
             raise UserError(f"{output}: is a {kinds[not folder]}, `couplet {stage}` writes a {kinds[folder]}")
         check_own(stage, output, record_of(stage, output))
+        settings = settings if device is None else as_computed(settings)
         keys, made_of = check_inputs(reads, settings), ingredients(stage, settings)
         self._path, self.key = record_of(stage, output), key_from(made_of, keys)
         self._begin(device, stage=stage, keys=keys, **made_of)
@@ -93,6 +94,15 @@ class Recorder:
         """Write the record, with ``more`` content; ``seconds`` in it replaces the time since the start."""
         seconds = round(time.perf_counter() - self._began, 3)
         write_record(self._path, {**self._content, "seconds": seconds, **more}, inputs, outputs)
+
+
+def as_computed(settings: Settings) -> Settings:
+    """The settings with the threads and processes that compute here, whatever a parameter file says."""
+    import torch
+    from torch import distributed as dist
+
+    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return settings._replace(threads=processes * torch.get_num_threads(), gpus=processes)
 
 
 class SummaryRecorder(Recorder):

@@ -2,8 +2,8 @@
 
 An unfinished run lies in ``OUT.partial``: the last two complete states, the curve and the snapshots so far.
 Steps after the newest state are repeated, to the same bytes. A finished run gets its record.json, loses its
-states and becomes ``OUT``. So a process may be killed at any moment, and a workflow engine may remove the
-outputs of a failed job.
+states and becomes ``OUT``. So a process may be killed at any moment. A workflow engine removes the record of
+a finished run if a scheduler says that its job failed; the same command puts it back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ from couplet.networks.initial import read_weights
 from couplet.plan.layout import checkpoint_name
 from couplet.plan.stages import ADOPTED, RECORD, Settings
 from couplet.process import Context
-from couplet.provenance.record import Recorder, archive_digests, check_inputs, digests
+from couplet.provenance.record import (
+    Recorder,
+    archive_digests,
+    check_inputs,
+    digests,
+    is_intact,
+    read_record,
+)
 from couplet.training.loop import Progress, initial_state, loader_of, shape_of
 from couplet.training.loop import run as steps
 from couplet.training.state import Damaged, State
@@ -36,6 +43,9 @@ Observer = Callable[[Progress, float], None]
 """Called after every step with its scalars and the images per second so far."""
 
 STATES_KEPT = 2
+
+KEPT = ".finished.json"
+"""A copy of the record of a finished run, which no engine knows."""
 
 FIRST_STEPS = 20
 """Steps at the start that all have a line in curve.csv, for `couplet adopt`."""
@@ -73,6 +83,8 @@ def run(
         context.say(f"{training.cell}: {slow}")
     lock = locked(place.with_name(f"{place.name}.lock"), context.say) if ranks.first else nullcontext()
     with lock:
+        if ranks.any(ranks.first and _put_back(place, record.key, archive)):
+            return f"{training.cell}, finished before"
         if ranks.first:
             _make_ready(out, partial)
         ranks.wait()
@@ -108,6 +120,18 @@ def run(
             _publish(partial, place)
         ranks.wait()
     return f"{training.cell}, {training.recipe.steps} steps"
+
+
+def _put_back(out: Path, key: str, archive: Archive) -> bool:
+    """Put back the record of a finished run that lacks nothing else; return whether there is one."""
+    if (out / RECORD).exists() or not (out / KEPT).exists():
+        return False
+    kept = read_record(out / KEPT)
+    if (kept.content["key"], kept.content["data"]) != (key, archive.card.files) or not is_intact(kept):
+        return False
+    with replacing(out / RECORD) as temporary:
+        shutil.copyfile(out / KEPT, temporary)
+    return True
 
 
 def _make_ready(out: Path, partial: Path) -> None:
@@ -269,6 +293,7 @@ def _publish(partial: Path, out: Path) -> None:
     for state in states_in(partial):
         state.unlink()
     (partial / ADOPTED).unlink(missing_ok=True)
+    shutil.copyfile(partial / RECORD, partial / KEPT)
     replaced = out.with_name(f"{out.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if out.exists():

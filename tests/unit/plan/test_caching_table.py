@@ -206,9 +206,12 @@ EDITS = {
     "`train.log_every`, `train.save_every`, `train.microbatch`, `sample.batch`": put(
         train__log_every=5, train__save_every=5, train__microbatch=8, sample__batch=50
     ),
-    "`threads`, `gpus`, `raw`, `probes`, `track`, `peak_tflops`": put(
-        threads=2, gpus=2, raw="other", probes={"plane": {}}, track=["mlflow"], peak_tflops=1.0
+    "`raw`, `probes`, `track`, `peak_tflops`": put(
+        raw="other", probes={"plane": {}}, track=["mlflow"], peak_tflops=1.0
     ),
+    "`threads`": put(threads=2),
+    "`gpus` above 1": put(gpus=2),
+    "`gpus: 0`": put(gpus=0),
     "a seed more in `table1.seeds`": put(table1__seeds=[0, 1, 2, 3]),
     "a study with cells of the grid in a new file": study,
     "images at `path` replaced, under the same names": lambda place: (

@@ -217,8 +217,9 @@ RUN = {"train", "probe", *MEASURED}
         ("probes.gradient.batches", 5, {"probe"}),
         ("train.log_every", 5, set()),
         ("train.snapshots", 5, RUN),
-        ("threads", 2, set()),
-        ("gpus", 2, set()),
+        ("threads", 2, {"features", "reference", *RUN}),
+        ("gpus", 2, {"reference", *RUN}),
+        ("gpus", 0, set()),
         ("table1.seeds", [5], set()),
         ("table1.couplings", ["vae"], set()),
         ("study", None, set()),
@@ -240,7 +241,8 @@ def test_a_changed_setting_changes_the_keys_of_what_depends_on_it(layout, dotted
         ("recipes.ecm.batch", 32, False),
         ("select.samples", 500, False),
         ("train.save_every", 5, False),
-        ("threads", 2, False),
+        ("threads", 2, True),
+        ("gpus", 0, False),
     ],
 )
 def test_trainings_that_are_timed_together_have_one_key(layout, dotted, value, changes):
@@ -361,7 +363,8 @@ def test_frozen_run_has_the_seed_of_its_cell(layout):
         ("evaluate.metrics.kid.subsets", 5, True),
         ("recipes.ict.sources", {"steps": "a paper"}, False),
         ("recipes.ecm.steps", 5, False),  # of no cell
-        ("threads", 2, False),
+        ("threads", 2, True),
+        ("gpus", 0, False),
         ("coupling", "vae", False),
     ],
 )
