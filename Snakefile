@@ -9,13 +9,14 @@ min_version("9.0")
 report: "workflow/report/workflow.rst"
 
 
+# Constraints of wildcards come before all rules: later ones would undo them for outputs in a storage.
 include: "workflow/rules/common.smk"
+include: "workflow/rules/common_published.smk"
 include: "workflow/rules/hooks.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/summaries.smk"
-include: "workflow/rules/common_published.smk"
 include: "workflow/rules/published.smk"
 
 

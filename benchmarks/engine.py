@@ -1,18 +1,24 @@
-"""Time of the two engines when there is nothing to do, and time to plan a large grid.
+"""Time of the two engines when there is nothing to do, and time to plan grids of many cells.
 
     python benchmarks/engine.py --json benchmarks/results/engine.json
     python benchmarks/engine.py --folder .       # a working copy whose grid and experiment are finished
+    python benchmarks/engine.py --only planning --cells 2000
 
 Without `--folder`, the default grid and the experiment are computed at a size of seconds in a temporary copy
 of the repository (minutes). Commands take turns, so that a busy moment of the machine affects all of them.
 Wall-clock and CPU seconds are medians; on a busy machine, compare CPU seconds. An engine's own start
 (`--version`, which imports all of it) is a lower bound.
+
+Planning is `snakemake --dry-run` from nothing: CPU seconds, and the share of couplet, the time in the
+functions of `workflow/` that Snakemake calls for its jobs, of all time under cProfile. On a cluster, each job
+is handed to a Snakemake of its own, which reads the workflow again and plans that one job: the last column.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import pstats
 import re
 import resource
 import shutil
@@ -31,6 +37,16 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[1]
 TARGET = "results/table1.csv"
 MANY = "many.yaml"
+CELLS = (100, 500, 2000, 5000)
+LIMITS = {2000: 30}
+"""CPU seconds in which grids of so many cells must be planned."""
+
+PROFILED = """
+import cProfile, sys
+from snakemake.cli import main
+sys.argv[0] = "snakemake"
+cProfile.run("main()", sys.argv.pop(1))
+"""
 TOY = {
     "every_recipe": {"steps": 2, "batch": 8, "network": {"model_channels": 8}},
     "train": {"snapshots": 1},
@@ -52,16 +68,13 @@ class Measured(NamedTuple):
     """Wall-clock seconds; none for what is only compared with."""
 
 
-def measured(cells: int) -> tuple[Measured, ...]:
-    many = ("snakemake", "--dry-run", TARGET, "--config", f"params={MANY}")
-    return (
-        Measured("snakemake: its own start", ("snakemake", "--version"), r"^\d", None),
-        Measured("snakemake, nothing to do", ("snakemake", TARGET), "Nothing to be done", 3),
-        Measured(f"snakemake --dry-run, {cells} cells", many, rf"(?m)^train +{cells}$", 20),
-        Measured("dvc: its own start", ("dvc", "--version"), r"^\d", None),
-        Measured("dvc repro, nothing to do", ("dvc", "repro"), "up to date", 4),
-        Measured("the grid, recorded", ("dvc", "--cd", "results", "status"), "up to date", None),
-    )
+IDLE = (
+    Measured("snakemake: its own start", ("snakemake", "--version"), r"^\d", None),
+    Measured("snakemake, nothing to do", ("snakemake", TARGET), "Nothing to be done", 3),
+    Measured("dvc: its own start", ("dvc", "--version"), r"^\d", None),
+    Measured("dvc repro, nothing to do", ("dvc", "repro"), "up to date", 4),
+    Measured("the grid, recorded", ("dvc", "--cd", "results", "status"), "up to date", None),
+)
 
 
 def run(command: tuple[str, ...], folder: Path) -> str:
@@ -110,22 +123,25 @@ def write_many(folder: Path, cells: int) -> int:
 
 def seconds(item: Measured, folder: Path) -> tuple[float, float]:
     """Wall-clock and CPU seconds of one call."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    said = run(item.command, folder)
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall, cpu, said = timed(item.command, folder)
     if not re.search(item.says, said):
         sys.exit(f"{' '.join(item.command)} did not say {item.says!r}:\n{said}")
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return wall, cpu
 
 
-def measure(folder: Path, cells: int, runs: int) -> list[Mapping[str, Any]]:
-    items = measured(write_many(folder, cells))
-    try:
-        for item in items:  # bytecode and caches of the first call are not what is measured
-            seconds(item, folder)
-        rounds = [[seconds(item, folder) for item in items] for _ in range(runs)]
-    finally:
-        (folder / MANY).unlink()
+def timed(command: tuple[str, ...], folder: Path) -> tuple[float, float, str]:
+    """Wall-clock and CPU seconds of a command, and its output."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    said = run(command, folder)
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, said
+
+
+def idle(folder: Path, runs: int) -> list[Mapping[str, Any]]:
+    """The time of commands that have nothing to do."""
+    for item in IDLE:  # bytecode and caches of the first call are not what is measured
+        seconds(item, folder)
+    rounds = [[seconds(item, folder) for item in IDLE] for _ in range(runs)]
     return [
         {
             "what": item.what,
@@ -135,34 +151,100 @@ def measure(folder: Path, cells: int, runs: int) -> list[Mapping[str, Any]]:
             "cpu_seconds": statistics.median(cpu for _, cpu in times),
             "limit_seconds": item.limit,
         }
-        for item, times in zip(items, zip(*rounds, strict=True), strict=True)
+        for item, times in zip(IDLE, zip(*rounds, strict=True), strict=True)
     ]
+
+
+def planning(folder: Path, sizes: list[int], runs: int) -> list[Mapping[str, Any]]:
+    """The cost of planning grids, in a folder without results."""
+    found = []
+    for size in sizes:
+        cells = write_many(folder, size)
+        config = ("--config", f"params={MANY}")
+        plan = ("--dry-run", TARGET, *config)
+        plans = [timed(("snakemake", *plan), folder) for _ in range(runs)]
+        said = plans[0][2]
+        trained = re.findall(r"(?m)^Job \d+: train (\S+)$", said)
+        total = re.search(r"(?m)^total +(\d+)$", said)
+        if len(trained) != cells or total is None:
+            sys.exit(f"{cells} cells were to be planned, not {len(trained)}:\n{said[-2000:]}")
+        run((sys.executable, "-c", PROFILED, "planning.prof", *plan), folder)
+        job = ("snakemake", "--dry-run", *of_job("train", f"run={trained[-1]}"), *config)
+        found.append(
+            {
+                "cells": cells,
+                "jobs": int(total[1]),
+                "command": " ".join(("snakemake", *plan)),
+                "wall_seconds": statistics.median(wall for wall, _, _ in plans),
+                "cpu_seconds": statistics.median(cpu for _, cpu, _ in plans),
+                "couplet_share": share_of_couplet(folder / "planning.prof", folder),
+                "cpu_seconds_of_a_job": statistics.median(timed(job, folder)[1] for _ in range(runs)),
+                "limit_seconds": LIMITS.get(cells),
+            }
+        )
+        print(f"{cells} cells: {found[-1]['cpu_seconds']:.1f} s of CPU", file=sys.stderr)
+    return found
+
+
+def of_job(rule: str, wildcards: str) -> tuple[str, ...]:
+    """The options with which an executor hands one job to a Snakemake of its own."""
+    job = ("--target-jobs", f"{rule}:{wildcards}", "--allowed-rules", rule, "--cores", "1")
+    return (*job, "--force", "--force-use-threads", "--nolock", "--ignore-incomplete", "--mode", "remote")
+
+
+def share_of_couplet(profile: Path, folder: Path) -> float:
+    """The share of a profile's time that functions of the workflow take which Snakemake calls for jobs."""
+    stats: Any = pstats.Stats(str(profile))
+    workflow, snakemake = str(folder.resolve() / "workflow"), f"{os.sep}snakemake{os.sep}"
+    spent = sum(
+        edge[3]
+        for (file, _, _), (*_, callers) in stats.stats.items()
+        if file.startswith(workflow)
+        for (caller, _, _), edge in callers.items()
+        if snakemake in caller
+    )
+    return spent / stats.total_tt
+
+
+def row(*entries: object) -> None:
+    print("|", " | ".join(f"{each:.2f}" if isinstance(each, float) else str(each) for each in entries), "|")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--folder", type=Path, help="a working copy with nothing to do, instead of a new one")
-    parser.add_argument("--cells", type=int, default=500, help="size of the grid that is planned")
+    parser.add_argument("--only", choices=("idle", "planning"), help="measure nothing else")
+    parser.add_argument("--cells", type=int, nargs="+", default=CELLS, help="sizes of the grids to plan")
     parser.add_argument("--runs", type=int, default=5, help="calls of each command")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
     arguments = parser.parse_args()
 
+    numbers: dict[str, Any] = {"runs": arguments.runs}
     with tempfile.TemporaryDirectory() as name:
-        folder = arguments.folder or Path(name)
-        if not arguments.folder:
-            make_copy(folder)
-        rows = measure(folder, arguments.cells, arguments.runs)
+        if arguments.only != "idle":
+            copy_repository(empty := Path(name, "empty"))
+            numbers["planning"] = planning(empty, arguments.cells, arguments.runs)
+        if arguments.only != "planning":
+            folder = arguments.folder or Path(name, "toy")
+            if not arguments.folder:
+                make_copy(folder)
+            numbers["measured"] = idle(folder, arguments.runs)
 
-    print("| what | wall (s) | fastest | CPU (s) | limit |")
-    print("| --- | --- | --- | --- | --- |")
-    for row in rows:
-        limit = "" if row["limit_seconds"] is None else f"{row['limit_seconds']}"
-        times = " | ".join(
-            f"{row[key]:.2f}" for key in ("wall_seconds", "fastest_wall_seconds", "cpu_seconds")
-        )
-        print(f"| {row['what']} | {times} | {limit} |")
+    if "planning" in numbers:
+        row("cells", "jobs", "CPU (s)", "limit", "couplet's share", "CPU of a job's own Snakemake (s)")
+        row(*["---"] * 6)
+        for each in numbers["planning"]:
+            share = f"{each['couplet_share']:.0%}"
+            limit = each["limit_seconds"] or ""
+            row(each["cells"], each["jobs"], each["cpu_seconds"], limit, share, each["cpu_seconds_of_a_job"])
+    if "measured" in numbers:
+        row("what", "wall (s)", "fastest", "CPU (s)", "limit")
+        row(*["---"] * 5)
+        for each in numbers["measured"]:
+            keys = ("wall_seconds", "fastest_wall_seconds", "cpu_seconds")
+            row(each["what"], *(each[key] for key in keys), each["limit_seconds"] or "")
     if arguments.json:
-        report.write(arguments.json, cells=arguments.cells, runs=arguments.runs, measured=rows)
+        report.write(arguments.json, **numbers)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from couplet.config.resolve import resolve, scales
 from couplet.errors import UserError
 from couplet.plan import summaries
 from couplet.plan.code import check_running
-from couplet.plan.layout import Layout
+from couplet.plan.layout import Layout, folder_name
 from couplet.plan.stages import SELECTION, STAGES, beside, record_of
 from couplet.provenance.record import is_intact, read_record
 
@@ -67,8 +67,11 @@ OUTPUTS = {
     "time": "results/times/{times}.json",
 }
 
+# With `--default-storage-provider`, each job is brought what its inputs name, and nothing else is kept of it.
+STORED = workflow.storage_settings.default_storage_provider is not None
+
 # The file that stands for a folder as the input of a later job.
-IN_FOLDER = {"prepare": "card.json", "features": "card.json"}
+CARD = "" if STORED else "/card.json"
 
 
 wildcard_constraints:
@@ -134,7 +137,11 @@ def tables():
 
 @cache
 def jobs(table, stage, part=""):
-    """The jobs of a stage in a table, or in a part of it, by the path of their output."""
+    """The jobs of a stage in a table, or in a part of it, by the name of their folder without its key.
+
+    Keys are computed only where a name is the one that is looked for: each job of a cluster has a Snakemake of
+    its own, which wants a single one of thousands of cells.
+    """
     params = layout(table).params
     pairs = params.measured()
     if stage == "time":
@@ -149,18 +156,23 @@ def jobs(table, stage, part=""):
         ]
     if stage in SELECTION:
         pairs = summaries.selected(params)
-    found = (Job(table, cell, name) for cell, name in pairs)
-    return {job.output(stage).as_posix(): job for job in found}
+    found = {}
+    for cell, name in pairs:
+        same = found.setdefault(folder_name(stage, cell, name), [])
+        if "{run}" in OUTPUTS[stage] or not same:
+            same.append(Job(table, cell, name))
+    return found
 
 
 def job_of(stage, wildcards):
     """The job of a stage with these wildcards, in the first table that has it."""
-    path = OUTPUTS[stage].format(**wildcards)
-    part = wildcards.times.rpartition("-")[0] if stage == "time" else ""
+    path = Path(OUTPUTS[stage].format(**wildcards))
+    name = path.parts[2].rpartition("-")[0]
     # A parameter file is read only when a job is looked for in it.
     for table in tables():
-        if path in jobs(table, stage, part):
-            return jobs(table, stage, part)[path]
+        for job in jobs(table, stage, name if stage == "time" else "").get(name, ()):
+            if job.output(stage) == path:
+                return job
     stop(f"{path}: no parameter file leads to this name")
 
 
@@ -175,9 +187,60 @@ def input_of(stage, read):
 
     def path(wildcards):
         output = job_of(stage, wildcards).output(read)
-        return as_it_is(output / IN_FOLDER.get(read, ""))
+        return as_it_is(Path(f"{output}{CARD if read in ('prepare', 'features') else ''}"))
 
     return path
+
+
+def folder(path):
+    """A folder with a card, as an output."""
+    return f"{path}{CARD}" if CARD else directory(path)
+
+
+def folder_of(card):
+    """The folder that an input stands for, as a parameter of a rule."""
+    return lambda wildcards, input: getattr(input, card).removesuffix(CARD)
+
+
+def folder_made(wildcards, output):
+    """The folder that a card stands for, as a parameter of the rule that writes it."""
+    return output.card.removesuffix(CARD)
+
+
+def only_stored(*paths):
+    """Outputs that need no mention where files stay in their folder."""
+    return [*paths] if STORED else []
+
+
+def also_read(stage, output):
+    """What commands read besides an output that is named as an input."""
+    if stage == "train":
+        return [output / name for name in ("config.json", "curve.csv", "checkpoints")]
+    return [record_of(stage, output)]
+
+
+def rest_of(stage):
+    """All that a job reads and its other inputs do not name; nothing where files stay in their folder."""
+
+    def paths(wildcards):
+        job = job_of(stage, wildcards)
+        outputs = [(read, job.output(read)) for read in STAGES[stage].reads]
+        outputs += [("train", Path(record).parent) for record in frozen_run(stage)(wildcards)]
+        return [as_it_is(file) for each in outputs for file in also_read(*each)]
+
+    return paths if STORED else []
+
+
+def with_rest(files):
+    """The inputs of a table or figure, with the files beside them that it reads where there is a storage."""
+    for file in files:
+        yield as_it_is(file.parent if STORED and file.name == "card.json" else file)
+        if STORED and file.name == "evaluation.json":
+            yield as_it_is(file.with_suffix(".metrics.json"))
+        if STORED and file.parent.name == "features":
+            yield as_it_is(Path(str(file).removesuffix(".record.json")))
+        if STORED and file.parent.name == "train":
+            yield from map(as_it_is, also_read("train", file.parent)[:2])
 
 
 def originals_of_archive(wildcards):
@@ -191,7 +254,7 @@ def originals_of_archive(wildcards):
             f"{archive}: edited or damaged since it was written; write it again: {again}"
         )
     dataset = job.params.dataset_named(job.cell.dataset)
-    return list(map(as_it_is, dataset.originals_named.values()))
+    return [local(as_it_is(path)) for path in dataset.originals_named.values()]
 
 
 def frozen_run(stage):
@@ -393,7 +456,7 @@ def trigger(summary, key, plain=True):
         if output.exists() and output.stat().st_mtime >= marker.stat().st_mtime:
             # Written by a clock that is ahead; Snakemake refuses inputs from the future, and ignores time 0.
             os.utime(output, (1, 1))
-    return marker.as_posix()
+    return local(marker.as_posix())
 
 
 def link_page():
@@ -419,7 +482,7 @@ def files_of_table(wildcards):
     where = f"results/{name}: "
     files = checked(summaries.table_files, layout(table), part, where=where)
     key = summaries.table_key(layout(table), part)
-    return [*map(as_it_is, files), trigger(name, key, table in FILES)]
+    return [*with_rest(files), trigger(name, key, table in FILES)]
 
 
 def flags_of_table(wildcards):
@@ -461,6 +524,6 @@ def files_of_figure(wildcards):
     files = checked(summaries.figure_files, where, where=f"{file}: ")
     key = summaries.figure_key(where)
     return [
-        *map(as_it_is, files),
+        *with_rest(files),
         trigger(f"paper/{wildcards.study}.csv", key, wildcards.study in FILES),
     ]

@@ -1,4 +1,6 @@
 # The list of models that others have published, and the names behind a path of theirs.
+from itertools import chain
+
 from couplet.config.published import published_list
 from couplet.plan import published as plan_of_published
 from couplet.plan import stages
@@ -23,8 +25,8 @@ def real_images(model):
     at = f"{PUBLISHED}: table = {model.table}: "
     if model.table not in FILES:
         stop(f"{at}{choices(model.table, FILES)}")
-    jobs_of = jobs(model.table, "reference").values()
-    same = [job for job in jobs_of if job.cell.dataset == model.dataset]
+    references = chain.from_iterable(jobs(model.table, "reference").values())
+    same = [job for job in references if job.cell.dataset == model.dataset]
     if not same:
         stop(f"{at}has no cell of data set {model.dataset}")
     measured = [job for job in same if job.name == model.extractor]

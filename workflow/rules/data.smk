@@ -4,10 +4,12 @@ rule prepare:
         originals=originals_of_archive,
     output:
         # The card holds the digest of every array; a data set may have no test arrays.
-        card="results/data/{data}/card.json",
-        train=expand(
-            "results/data/{{data}}/train-{part}.npy", part=["images", "labels"]
-        ),
+        card=folder("results/data/{data}"),
+        train=[
+            f"results/data/{{data}}/train-{part}.npy"
+            for part in ("images", "labels")
+            if not STORED
+        ],
         record="results/data/{data}.record.json",
     log:
         "logs/prepare/{data}.log",
@@ -21,7 +23,7 @@ rule prepare:
         runtime=minutes("prepare"),
     params:
         settings=flags_of("prepare"),
-        out=subpath(output.card, parent=True),
+        out=folder_made,
     message:
         "prepare {wildcards.data}"
     shell:
@@ -35,9 +37,10 @@ rule features:
     """an extractor, made ready for a data set"""
     input:
         card=input_of("features", "prepare"),
+        rest=rest_of("features"),
     output:
         # The card names the weights by their digest; only a trained classifier lies beside it.
-        card="results/features/{features}/card.json",
+        card=folder("results/features/{features}"),
         record="results/features/{features}.record.json",
     log:
         "logs/features/{features}.log",
@@ -54,8 +57,8 @@ rule features:
     params:
         settings=flags_of("features"),
         parallel=parallel_of("features"),
-        data=subpath(input.card, parent=True),
-        out=subpath(output.card, parent=True),
+        data=folder_of("card"),
+        out=folder_made,
     message:
         "features {wildcards.features}"
     shell:
@@ -70,6 +73,7 @@ rule reference:
     input:
         card=input_of("reference", "prepare"),
         extractor=input_of("reference", "features"),
+        rest=rest_of("reference"),
     output:
         statistics=directory("results/reference/{reference}"),
         record="results/reference/{reference}.record.json",
@@ -88,8 +92,8 @@ rule reference:
     params:
         settings=flags_of("reference"),
         parallel=parallel_of("reference"),
-        data=subpath(input.card, parent=True),
-        features=subpath(input.extractor, parent=True),
+        data=folder_of("card"),
+        features=folder_of("extractor"),
     message:
         "reference {wildcards.reference}"
     shell:

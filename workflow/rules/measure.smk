@@ -4,6 +4,7 @@ rule select:
         record=ancient("results/runs/{run}/train/record.json"),
         extractor=input_of("select", "features"),
         reference=input_of("select", "reference"),
+        rest=rest_of("select"),
     output:
         selection="results/runs/{run}/{selection}/selection.json",
         samples="results/runs/{run}/{selection}/selection.samples.npy",
@@ -24,7 +25,7 @@ rule select:
         settings=flags_of("select"),
         parallel=parallel_of("select"),
         train=subpath(input.record, parent=True),
-        features=subpath(input.extractor, parent=True),
+        features=folder_of("extractor"),
     message:
         "select {wildcards.run} {wildcards.selection}"
     shell:
@@ -40,6 +41,7 @@ rule sample:
     input:
         record=ancient("results/runs/{run}/train/record.json"),
         selection=input_of("sample", "select"),
+        rest=rest_of("sample"),
     output:
         samples=directory("results/runs/{run}/{samples}/samples"),
         record="results/runs/{run}/{samples}/samples.record.json",
@@ -77,6 +79,7 @@ rule evaluate:
         reference=input_of("evaluate", "reference"),
         selection=input_of("evaluate", "select"),
         samples=input_of("evaluate", "sample"),
+        rest=rest_of("evaluate"),
     output:
         evaluation="results/runs/{run}/{evaluation}/evaluation.json",
         metrics="results/runs/{run}/{evaluation}/evaluation.metrics.json",
@@ -97,7 +100,7 @@ rule evaluate:
         settings=flags_of("evaluate"),
         parallel=parallel_of("evaluate"),
         train=subpath(input.record, parent=True),
-        features=subpath(input.extractor, parent=True),
+        features=folder_of("extractor"),
     message:
         "evaluate {wildcards.run} {wildcards.evaluation}"
     shell:
@@ -115,6 +118,7 @@ rule probe:
         record=ancient("results/runs/{run}/train/record.json"),
         card=input_of("probe", "prepare"),
         frozen=frozen_run("probe"),
+        rest=rest_of("probe"),
     output:
         numbers="results/runs/{run}/{probe}/probe.csv",
         record="results/runs/{run}/{probe}/probe.record.json",
@@ -134,7 +138,7 @@ rule probe:
         settings=flags_of("probe"),
         parallel=parallel_of("probe"),
         train=subpath(input.record, parent=True),
-        data=subpath(input.card, parent=True),
+        data=folder_of("card"),
         frozen=flag_of_frozen,
     message:
         "probe {wildcards.run} {wildcards.probe}"
@@ -148,6 +152,7 @@ rule probe:
 rule time:
     input:
         card=input_of("time", "prepare"),
+        rest=rest_of("time"),
     output:
         times="results/times/{times}.json",
         record="results/times/{times}.record.json",
@@ -166,7 +171,7 @@ rule time:
     params:
         settings=flags_of("time"),
         parallel=parallel_of("time"),
-        data=subpath(input.card, parent=True),
+        data=folder_of("card"),
     message:
         "time {wildcards.times}"
     shell:
@@ -180,4 +185,8 @@ rule time:
 rule probes:
     """every probe of every cell of table1"""
     input:
-        lambda wildcards: [*jobs("table1", "probe")],
+        lambda wildcards: [
+            job.output("probe")
+            for same in jobs("table1", "probe").values()
+            for job in same
+        ],

@@ -35,11 +35,14 @@ rule table:
         mem_mb=2000,
     params:
         table=flags_of_table,
+        root=lambda wildcards, output: output.csv.removesuffix(
+            f"/{wildcards.table}.csv"
+        ),
         about=about_table,
     message:
         "table {wildcards.table}"
     shell:
-        logged("couplet table {params.table} --root results --out {output.csv}")
+        logged("couplet table {params.table} --root {params.root} --out {output.csv}")
 
 
 rule figure:
@@ -68,10 +71,11 @@ rule figure:
         mem_mb=2000,
     params:
         study=lambda wildcards: flags(wildcards.study),
+        root=subpath(output.numbers, ancestor=2),
     message:
         "figure {wildcards.study}"
     shell:
-        logged("couplet figure {params.study} --root results --out {output.numbers}")
+        logged("couplet figure {params.study} --root {params.root} --out {output.numbers}")
 
 
 rule paper:
@@ -91,7 +95,9 @@ rule paper:
     resources:
         mem_mb=2000,
     params:
-        captions=captions,
+        captions=lambda wildcards, input: [
+            file for file in input if file.endswith(".json")
+        ],
     message:
         "paper paper{wildcards.at}"
     shell:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,12 @@ def dump_yaml(content: Any) -> str:
 
 def load_yaml(text: str) -> Any:
     """The content of a YAML text; YAMLError if it is not YAML, a key occurs twice, or a value cannot be."""
+    return deepcopy(_parsed(text))
+
+
+@cache
+def _parsed(text: str) -> Any:
+    # Many files lie over the same few, and parsing takes longer than all that follows.
     try:
         content = yaml.load(text, _Loader)
         _check(content)

@@ -75,7 +75,7 @@ class Layout:
 
     def run(self, cell: Cell) -> Path:
         """Folder of a cell; its name is the run's id."""
-        return self.root / "runs" / f"{cell}-{self.keys(cell)['train']}"
+        return self.root / "runs" / f"{folder_name('train', cell)}-{self.keys(cell)['train']}"
 
     def output(self, stage: str, cell: Cell, name: str | None = None) -> Path:
         """The output of a stage for a cell, a folder or a file.
@@ -89,14 +89,14 @@ class Layout:
         if stage == "time":
             return self.times(str(name))
         if stage == "prepare":
-            return self.root / "data" / f"{cell.dataset}-{self.keys(cell)[stage]}"
+            return self.root / "data" / f"{folder_name(stage, cell)}-{self.keys(cell)[stage]}"
         if stage == "train":
             return in_folder(self.run(cell), stage)
         if stage in SELECTION and name is not None:
             name = self.params.selector(cell, name)
         keys = self.keys(cell, probe=name) if stage == "probe" else self.keys(cell, name)
         if stage in ("features", "reference"):
-            return self.root / stage / f"{cell.dataset}-{name}-{keys[stage]}"
+            return self.root / stage / f"{folder_name(stage, cell, name)}-{keys[stage]}"
         return in_folder(self.run(cell) / f"{stage}-{name}-{keys[stage]}", stage)
 
     def outputs(self, cell: Cell, extractor: str) -> dict[str, Path]:
@@ -106,6 +106,17 @@ class Layout:
     def records(self, cell: Cell, extractor: str) -> dict[str, Path]:
         """The records of these outputs, by stage."""
         return {stage: record_of(stage, path) for stage, path in self.outputs(cell, extractor).items()}
+
+
+def folder_name(stage: str, cell: Cell, name: str | None = None) -> str:
+    """The name of the folder of a stage's output, or of the run in which it lies, without its key."""
+    names = {
+        "prepare": cell.dataset,
+        "features": f"{cell.dataset}-{name}",
+        "reference": f"{cell.dataset}-{name}",
+        "time": str(name),
+    }
+    return names.get(stage, str(cell))
 
 
 def in_folder(out: Path, stage: str) -> Path:
