@@ -9,6 +9,10 @@ min_version("9.0")
 report: "workflow/report/workflow.rst"
 
 
+# For `snakemake --software-deployment-method apptainer`; made by `make couplet.sif`.
+container: "couplet.sif"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
