@@ -4,10 +4,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from couplet.project import create
 
 ROOT = Path(__file__).parents[2]
 CONTAINERFILE = (ROOT / "Containerfile").read_text()
@@ -46,6 +49,45 @@ def test_both_images_have_the_extras_that_the_rules_name():
     conda = re.search(r"\[([\w,]+)\]", (ROOT / "workflow/envs/couplet.yaml").read_text())[1]
     script = re.search(r"EXTRAS:-([\w ]+)", (ROOT / "workflow/envs/install.sh").read_text())[1]
     assert script.split() == conda.split(",")
+
+
+APPTAINER = """\
+#!/bin/sh
+[ "$1" = --version ] && echo apptainer version 1.4.5 && exit
+echo "$@" | head -n 1 >> calls
+while [ "$1" != couplet.sif ]; do shift; done
+shift
+exec "$@"
+"""
+"""In Apptainer's place: notes a call and runs its command without a container."""
+
+
+@pytest.mark.slow
+def test_jobs_run_in_the_image_that_the_snakefile_names(tmp_path):
+    project = tmp_path / "project"
+    create(project)
+    shutil.rmtree(project / ".git")  # without which nothing is recorded with DVC
+    stand_in = tmp_path / "bin/apptainer"
+    stand_in.parent.mkdir()
+    stand_in.write_text(APPTAINER)
+    stand_in.chmod(0o755)
+    path = os.pathsep.join([str(stand_in.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+    modules = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    command = ("snakemake", "--sdm", "apptainer", "--cores", "1", "--until", "prepare", "results/table1.csv")
+
+    def run():
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": modules, "DVC_NO_ANALYTICS": "1"}
+        return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+
+    missing = run()
+    assert missing.returncode == 2
+    assert missing.stderr.splitlines()[-1].startswith("couplet: couplet.sif: missing; `make sif`")
+    assert not (project / "results/data").exists()
+    (project / "couplet.sif").touch()
+    done = run()
+    assert done.returncode == 0, done.stderr
+    [call] = (project / "calls").read_text().splitlines()
+    assert re.search(r"^exec --home \S+ .*couplet\.sif bash -c .*couplet prepare digits ", call)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from couplet.plan.code import check_running
 from couplet.plan.layout import Layout
 from couplet.plan.stages import SELECTION, beside, record_of
 from couplet.provenance.record import is_intact, read_record
+from snakemake.settings.types import DeploymentMethod
 
 
 def stop(message):
@@ -36,6 +37,9 @@ KNOWN = ("params", "scale", "published")
 if unknown := sorted({*config} - {*KNOWN}):
     stop(f"--config {unknown[0]}: {choices(unknown[0], KNOWN)}")
 checked(check_running, Path())
+if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+    if not Path("couplet.sif").exists():
+        stop("couplet.sif: missing; `make sif` in couplet's repository makes it")
 
 # A table per parameter file: results/table1.csv from params.yaml (`--config params=other.yaml` takes
 # another file), results/gc.csv from workflow/papers/gc.yaml; at a scale, results/gc-small.csv.
