@@ -18,7 +18,7 @@ TESTED := $(VENV)/tested
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 endif
 
-.PHONY: help table1 paper report record push pull experiments test test-cluster test-all lint format docs readme generate requirements
+.PHONY: help table1 paper report record push pull experiments test test-cluster test-all lint format docs readme generate requirements image sif
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -87,6 +87,14 @@ requirements: $(INSTALLED) ## pin the newest versions that fit pyproject.toml
 	uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --universal --python-version 3.11 \
 		--quiet --no-header --no-annotate) > requirements.new
 	mv requirements.new requirements.txt
+
+ENGINE ?= $(shell command -v podman || command -v docker)
+
+image: ## the container image `couplet`, with podman or docker; BUILD=... are options (docs/containers.md)
+	$(ENGINE) build --file Containerfile --tag couplet $(BUILD) .
+
+sif: ## couplet.sif, the same for Apptainer and `snakemake --sdm apptainer`
+	apptainer build $(BUILD) couplet.sif workflow/envs/couplet.def
 
 ifneq ($(INSTALLED),)
 $(INSTALLED): requirements.txt pyproject.toml

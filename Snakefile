@@ -9,6 +9,10 @@ min_version("9.0")
 report: "workflow/report/workflow.rst"
 
 
+# For `snakemake --software-deployment-method apptainer`; made by `make couplet.sif`.
+container: "couplet.sif"
+
+
 # Constraints of wildcards come before all rules: later ones would undo them for outputs in a storage.
 include: "workflow/rules/common.smk"
 include: "workflow/rules/common_published.smk"

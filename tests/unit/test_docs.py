@@ -45,7 +45,7 @@ def resolve(name: str) -> object:
     raise ModuleNotFoundError(name)
 
 
-@pytest.mark.parametrize("name", matches(r"`(couplet(?!\.plugins`)(?:\.\w+)+)`", *DOCUMENTS))
+@pytest.mark.parametrize("name", matches(r"`(couplet(?!\.(?:plugins|sif|def)`)(?:\.\w+)+)`", *DOCUMENTS))
 def test_named_function_exists(name: str) -> None:
     assert resolve(name) is not None
 

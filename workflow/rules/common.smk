@@ -18,6 +18,7 @@ from couplet.plan.code import check_running
 from couplet.plan.layout import Layout, folder_name
 from couplet.plan.stages import SELECTION, STAGES, beside, record_of
 from couplet.provenance.record import is_intact, read_record
+from snakemake.settings.types import DeploymentMethod
 
 
 def stop(message):
@@ -41,6 +42,9 @@ if (GPUS := config.get("gpus")) not in (None, 0):
     instead = "give 0, for a cluster without GPUs, or edit `gpus` of the parameter file"
     stop(f"--config gpus={GPUS}: {instead}")
 checked(check_running, Path())
+if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+    if not Path("couplet.sif").exists():
+        stop("couplet.sif: missing; `make sif` in couplet's repository makes it")
 
 # A table per parameter file: results/table1.csv from params.yaml (`--config params=other.yaml` takes
 # another file), results/gc.csv from workflow/papers/gc.yaml; at a scale, results/gc-small.csv.

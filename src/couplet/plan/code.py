@@ -80,7 +80,9 @@ def check_running(folder: Path) -> None:
 
 
 def _sources(package: Path) -> dict[Path, bytes]:
-    return {file.relative_to(package): file.read_bytes() for file in package.rglob("*.py")}
+    # A wheel's package has the workflow's scripts as well, in `project`.
+    files = (file.relative_to(package) for file in package.rglob("*.py"))
+    return {file: (package / file).read_bytes() for file in files if file.parts[0] != "project"}
 
 
 class _Module(NamedTuple):

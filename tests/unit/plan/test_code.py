@@ -444,6 +444,9 @@ def test_a_copy_with_other_code_than_runs_is_refused(tmp_path):
     place = tmp_path / "src/couplet"
     shutil.copytree(PACKAGE, place, ignore=shutil.ignore_patterns("__pycache__"))
     check_running(tmp_path)
+    (place / "project/workflow").mkdir(parents=True)
+    (place / "project/workflow/record.py").write_text("a wheel has it, a checkout has not")
+    check_running(tmp_path)
     (place / "losses.py").write_text("")
     with pytest.raises(UserError, match=re.escape(f"differs from the code that runs, {PACKAGE}")):
         check_running(tmp_path)
