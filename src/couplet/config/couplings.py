@@ -39,6 +39,11 @@ class CouplingConfig(Variant):
         """Equal parts that the coupling divides a batch into."""
         return 1
 
+    @property
+    def own_network(self) -> Encoder | None:
+        """Size of the network that the coupling trains beside the main one, if it has one."""
+        return None
+
 
 class IndependentConfig(CouplingConfig):
     """Noise as drawn (iCT)."""
@@ -127,6 +132,10 @@ class VariationalConfig(CouplingConfig):
     """Weight of the KL term before the recipe's own scale (VCT's kl_loss_scale)."""
     encoder: Encoder = Encoder()
     """Size of the encoder's network."""
+
+    @property
+    def own_network(self) -> Encoder:
+        return self.encoder
 
 
 class GeneratorInducedConfig(CouplingConfig):

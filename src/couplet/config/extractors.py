@@ -21,6 +21,14 @@ class ExtractorConfig(Variant):
 
     has_logits: ClassVar[bool] = False
     """Whether it classifies images."""
+    flops: ClassVar[float] = 2e10
+    """Operations of one image at the most, for the time that a job asks for."""
+    weights_bytes: ClassVar[float] = 5e8
+    """Size of its weights at the most."""
+
+    def width(self, values: int) -> int:
+        """Length of the features of images of so many values, at the most."""
+        return 2048
 
     def misfit(self, data: Facts) -> str | None:
         """Reason why the extractor does not suit a data set, if any; the set's name goes before it."""
@@ -50,6 +58,8 @@ class ClassifierConfig(ExtractorConfig):
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.classifier:ClassifierExtractor"
     kind: Literal["classifier"] = "classifier"
+    flops = 1e8
+    weights_bytes = 1e8
     channels: Levels[Channels] = (32, 64)
     """Channels of each convolution stage; every stage after the first halves the resolution."""
     features: int = Field(64, ge=2, le=8192)
@@ -62,6 +72,9 @@ class ClassifierConfig(ExtractorConfig):
     """Peak learning rate of Adam under a one-cycle schedule."""
     seed: int = Field(0, ge=0)
     """Seed of initial weights and batches; independent of every training seed."""
+
+    def width(self, values: int) -> int:
+        return self.features
 
     def misfit(self, data: Facts) -> str | None:
         if data.classes is None:
@@ -82,8 +95,13 @@ class ValuesConfig(ExtractorConfig):
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.values:ValuesExtractor"
     kind: Literal["values"] = "values"
+    flops = 0.0
+    weights_bytes = 0.0
     most: ClassVar[int] = 4096
     """Largest number of values of an image: Fréchet distances decompose a matrix of as many rows."""
+
+    def width(self, values: int) -> int:
+        return values
 
     def misfit(self, data: Facts) -> str | None:
         if data.resolution is None or (values := data.resolution**2 * (data.channels or 1)) <= self.most:
@@ -172,6 +190,8 @@ class DinoV2Config(PublishedConfig):
 
     implementation: ClassVar[str] = "couplet.metrics.extractor.dinov2:DinoV2Extractor"
     kind: Literal["dinov2"] = "dinov2"
+    flops = 2e11
+    weights_bytes = 1.3e9
     architecture: str = Field("vit_large_patch14_dinov2", min_length=1)
     """Name of the vision transformer in timm."""
     sha256: Sha256 = DINOV2

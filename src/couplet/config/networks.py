@@ -7,7 +7,8 @@ per level, the finest level comes first.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -24,6 +25,18 @@ Levels = Annotated[tuple[Item, ...], Field(strict=False, min_length=1, max_lengt
 Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
+class Footprint(NamedTuple):
+    """Size of a network for one kind of image, from its settings alone: close, and not below what it has."""
+
+    parameters: int
+    activations: int
+    """Numbers per image that a training step keeps for the backward pass."""
+    flops: int
+    """Floating-point operations of one image's forward pass; a multiply-add counts as two."""
+    derived: int = 0
+    """Numbers that it keeps besides, however many images there are: weights as they are computed with."""
+
+
 class NetworkConfig(Variant):
     """A network that maps ``[b, c, h, w]`` images and noise labels to ``[b, out, h, w]``."""
 
@@ -37,6 +50,27 @@ class NetworkConfig(Variant):
     def misfit(self, resolution: int) -> str | None:
         """Reason why the network cannot be built for images of this height and width, if any."""
         return None
+
+    def footprint(
+        self, *, channels: int, out_channels: int, resolution: int, classes: int
+    ) -> Footprint | None:
+        """Size of the network, for what a job asks of a cluster; None where the kind does not tell."""
+        return None
+
+
+class Block(NamedTuple):
+    """A residual block of a U-Net, for :meth:`UNetConfig.footprint`."""
+
+    inputs: int
+    """Channels, those of a skip connection included."""
+    outputs: int
+    side: int
+    """Height of the output in pixels."""
+    role: Literal["enc", "down", "dec", "up"]
+    heads: int
+    """Attention heads; 0 for no attention."""
+    dropped: bool
+    """Whether it has dropout."""
 
 
 class UNetConfig(NetworkConfig):
@@ -58,6 +92,84 @@ class UNetConfig(NetworkConfig):
             f"resolution {resolution} is not a multiple of {2 ** (levels - 1)}, which {levels} levels "
             f"(channel_mult {list(self.channel_mult)}) need"
         )
+
+    def footprint(self, *, channels: int, out_channels: int, resolution: int, classes: int) -> Footprint:
+        pixels, width, embedding = resolution**2, self.widths[0], self._embedding()
+        ends = 9 * (channels + 1 + out_channels) * max(width, self.model_channels)
+        weights, operations = 2 * embedding**2 + (classes + 1) * embedding + ends, ends * pixels
+        # The input of the first layer, and what the last ones need.
+        kept, passing = (channels + 1 + 3 * width) * pixels, 0
+        for block in self._blocks(resolution):
+            inputs, outputs, size = block.inputs, block.outputs, block.side**2
+            convolutions = 9 * outputs * (max(inputs, outputs) + outputs)
+            convolutions += inputs * outputs if inputs != outputs or block.role in ("up", "down") else 0
+            convolutions += 4 * outputs**2 if block.heads else 0
+            weights += convolutions + outputs * self._per_channel() + 6 * (inputs + outputs)
+            operations += convolutions * size + (2 * outputs * size**2 if block.heads else 0)
+            kept += round(self._kept(block) * size) + block.dropped * outputs * size
+            passing = max(passing, 2 * (outputs + block.heads * size) * size)
+        # With the two gradients that exist at once where the backward pass begins, or in an attention.
+        return Footprint(weights, kept + passing, 2 * operations)
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level."""
+        return [self.model_channels * factor for factor in self.channel_mult]
+
+    def _blocks(self, resolution: int) -> Iterator[Block]:
+        """The residual blocks in the order of evaluation, as `couplet.networks.base.plan` lays them out."""
+        multi_head, last = isinstance(self, MultiHeadConfig), len(self.widths) - 1
+
+        def block(
+            level: int, role: Literal["enc", "down", "dec", "up"], inputs: int, outputs: int, attends: bool
+        ) -> Block:
+            side, dropout = resolution >> level, _at(self.dropout, level)
+            dropped = dropout > 0 and side <= (self.dropout_resolution or side)
+            heads = max(1, outputs // self.channels_per_head) if isinstance(self, MultiHeadConfig) else 1
+            return Block(inputs, outputs, side, role, heads if attends else 0, dropped)
+
+        width = self.widths[0] if multi_head else self.model_channels
+        skips = [width]
+        for level, outputs in enumerate(self.widths):
+            attends = resolution >> level in self.attn_resolutions
+            if level:
+                yield block(level, "down", width, width, False)
+                skips.append(width)
+            for _ in range(_at(self.num_blocks, level)):
+                yield block(level, "enc", width, outputs, attends)
+                width = outputs
+                skips.append(width)
+        yield block(last, "dec", width, width, True)
+        yield block(last, "dec", width, width, False)
+        for level in range(last, -1, -1):
+            attends = resolution >> level in self.attn_resolutions
+            if level < last:
+                yield block(level, "up", width, width, False)
+            count = _at(self.num_blocks, level)
+            for i in range(count + 1):
+                yield block(
+                    level,
+                    "dec",
+                    width + skips.pop(),
+                    self.widths[level],
+                    attends and (multi_head or i == count),
+                )
+                width = self.widths[level]
+
+    def _embedding(self) -> int:
+        """Width of the noise label's embedding."""
+        return self.model_channels * 4
+
+    def _per_channel(self) -> int:
+        """Weights by which the embedding reaches a channel of a block."""
+        return self._embedding()
+
+    def _kept(self, block: Block) -> float:
+        """Numbers per pixel of the output that a block keeps for the backward pass, dropout masks apart."""
+        before = {"down": 4.0, "up": 0.25}.get(block.role, 1.0)
+        # Input, normalised, activated; the convolution's input again where it is resampled.
+        kept = 3 * before * block.inputs + (2 * block.inputs if before != 1 else 0) + 3 * block.outputs
+        return kept + (7 * block.outputs + block.heads * block.side**2 if block.heads else 0)
 
     @model_validator(mode="after")
     def _one_entry_per_level(self) -> Self:
@@ -85,6 +197,23 @@ class SongConfig(UNetConfig):
     fourier_scale: Positive = 0.02
     """Standard deviation of the frequencies of ``embedding_type: fourier``, in cycles per unit of
     noise label. iCT, VCT and ECT: 0.02; EDM and GC: 16. Loaded weights bring their own."""
+
+    def footprint(self, *, channels: int, out_channels: int, resolution: int, classes: int) -> Footprint:
+        size = super().footprint(
+            channels=channels, out_channels=out_channels, resolution=resolution, classes=classes
+        )
+        if self.encoder_type == "standard":
+            return size
+        # A convolution from each level to the next, before it is halved.
+        inputs = (channels, *self.widths)
+        layers = [9 * inputs[i] * inputs[i + 1] for i in range(len(self.widths) - 1)]
+        pixels = [4 * resolution**2 >> 2 * level for level in range(1, len(self.widths))]
+        flops = sum(2 * layer * size for layer, size in zip(layers, pixels, strict=True))
+        kept = sum(2 * width * size for width, size in zip(inputs[1:], pixels, strict=False))
+        return Footprint(size.parameters + sum(layers), size.activations + kept, size.flops + flops)
+
+    def _embedding(self) -> int:
+        return self.model_channels * max(self.channel_mult_emb, self.channel_mult_noise)
 
 
 class DDPMPlusPlusConfig(SongConfig):
@@ -144,6 +273,15 @@ class ADMConfig(MultiHeadConfig):
     channels_per_group: Channels = 4
     """Fewest channels of a normalisation group, of which there are at most 32 (EDM: 4; CM: 1)."""
 
+    def _embedding(self) -> int:
+        return self.model_channels * self.channel_mult_emb
+
+    def _per_channel(self) -> int:
+        return self._embedding() * (2 if self.adaptive_scale else 1)
+
+    def _kept(self, block: Block) -> float:
+        return super()._kept(block) + (block.outputs if self.adaptive_scale else 0)
+
 
 class EDM2Config(MultiHeadConfig):
     """The magnitude-preserving U-Net of EDM2 (config G); 192 channels are EDM2-S."""
@@ -152,6 +290,24 @@ class EDM2Config(MultiHeadConfig):
     kind: Literal["edm2"] = "edm2"
     attn_resolutions: Listed[PositiveInt] = (16, 8)
     """Heights in pixels of the levels with self-attention, besides the first decoder block."""
+
+    def footprint(self, *, channels: int, out_channels: int, resolution: int, classes: int) -> Footprint:
+        size = super().footprint(
+            channels=channels, out_channels=out_channels, resolution=resolution, classes=classes
+        )
+        # Every convolution keeps its normalised weight.
+        return size._replace(derived=round(1.05 * size.parameters))
+
+    def _embedding(self) -> int:
+        return max(self.widths)
+
+    def _kept(self, block: Block) -> float:
+        inputs, outputs, heads = block.inputs, block.outputs, block.heads
+        if block.role in ("dec", "up"):
+            kept = 2 * inputs + 4 * outputs
+        else:
+            kept = (inputs if inputs != outputs else 0) + 7 * outputs
+        return kept + (10 * outputs + heads * block.side**2 if heads else 0)
 
 
 class MLPConfig(NetworkConfig):
@@ -168,6 +324,12 @@ class MLPConfig(NetworkConfig):
     fourier_scale: Positive = 1.0
     """Standard deviation of the frequencies of the noise label, ln(t)/4, in cycles per unit of it."""
 
+    def footprint(self, *, channels: int, out_channels: int, resolution: int, classes: int) -> Footprint:
+        width, ends = self.model_channels, (channels + out_channels) * resolution**2
+        weights = (ends + 67) * width + self.num_blocks * (4 * width + 7) * width + 64 * classes + ends
+        kept = self.num_blocks * (10 + (self.dropout > 0)) * width + 4 * width + 2 * ends
+        return Footprint(weights, kept, 2 * weights)
+
 
 class ConcatMLPConfig(NetworkConfig):
     """The perceptron of GC's and VCT's experiments in the plane; defaults are theirs, 198,402 parameters.
@@ -183,3 +345,14 @@ class ConcatMLPConfig(NetworkConfig):
     """Hidden layers after the two kinds of features meet."""
     dropout: Probability = 0.0
     """Probability that dropout after one of these layers zeroes an activation."""
+
+    def footprint(self, *, channels: int, out_channels: int, resolution: int, classes: int) -> Footprint:
+        width, ends = self.model_channels, (channels + out_channels) * resolution**2
+        weights = (ends + classes + 2) * width + ((self.num_blocks + 1) * (width + 1)) * width + ends
+        kept = self.num_blocks * (2 + (self.dropout > 0)) * width + 4 * width + 2 * ends
+        return Footprint(weights, kept, 2 * weights)
+
+
+def _at(setting: Item | tuple[Item, ...], level: int) -> Item:
+    """The level's entry of a setting, or its one value for all levels."""
+    return setting[level] if isinstance(setting, tuple) else setting

@@ -200,6 +200,9 @@ class Boundary(Closed):
 class OptimizerConfig(Variant):
     """The optimiser of network and coupling together, a :class:`torch.optim.Optimizer` of one parameter."""
 
+    moments: ClassVar[int] = 2
+    """Averages that it keeps of every weight's gradient, at the most."""
+
     lr: float = Field(1e-4, ge=1e-12, le=1e30)
     """Learning rate before its schedule."""
     weight_decay: float = Field(0.0, ge=0, le=1000)
@@ -228,6 +231,7 @@ class LionConfig(OptimizerConfig):
     """Lion (GC), from lion-pytorch."""
 
     implementation: ClassVar[str] = "couplet.training.optim:lion"
+    moments = 1
     kind: Literal["lion"] = "lion"
     betas: Betas = (0.9, 0.99)
     """Share of the average in an update, and its decay per step."""
