@@ -51,7 +51,7 @@ def check_slurm():
 
 
 ERROR = re.compile(
-    r"^Error in rule \w+:\n    message: (?P<message>.*?)\n    jobid: (?P<job>\d+)\n.*?"
+    r"^Error in rule\b[^\n]*\n    message: (?P<message>.*?)\n    jobid: (?P<job>\d+)\n.*?"
     r"^    log: (?P<logs>.*?) \(check log file|^Trying to restart job (?P<again>\d+)\.",
     re.MULTILINE | re.DOTALL,
 )
