@@ -18,10 +18,8 @@ from pathlib import Path
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 SYSTEM = "/usr/bin:/usr/local/bin"
 NODES = ("n1", "n2")
-GPUS = 2
 CPUS = 8
 MEMORY = 40_000  # MB
-MIN_JOB_AGE = 300  # seconds that squeue knows a job that has ended; Slurm's default
 
 CONFIGURATION = """
 ClusterName=loopback
@@ -63,8 +61,9 @@ AccountingStorageType=accounting_storage/none
 class Cluster:
     """Files, daemons and environment of the cluster in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
+    def __init__(self, folder: Path, gpus: int = 2, min_job_age: int = 300) -> None:
+        """``gpus`` of each node; ``min_job_age``, seconds that Slurm knows a job that has ended."""
+        self.folder, self.gpus, self.min_job_age = folder.absolute(), gpus, min_job_age
         self.environment = {
             "SLURM_CONF": str(self.folder / "slurm.conf"),
             "PATH": f"{self.folder}:{os.environ['PATH']}",
@@ -86,22 +85,22 @@ class Cluster:
         """Start the daemons, and wait until both nodes take jobs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._start_munge()
-        self.configure()
+        self._configure()
         self.start_controller()
         for node in NODES:
             self._daemon("slurmd", "-N", node)
         self._wait("nodes", "sh", "-c", f'test "$(sinfo -h -N -p main -t idle | wc -l)" = {len(NODES)}')
 
-    def configure(self, **changes: object) -> None:
-        """Write slurm.conf; ``changes`` of its values hold from the next start or `scontrol reconfigure`."""
+    def _configure(self) -> None:
+        host = socket.gethostname().partition(".")[0]
         known = {
             "folder": self.folder,
-            "host": socket.gethostname().partition(".")[0],
+            "host": host,
             "port": self._port(),
             "plugins": next(Path("/usr/lib").glob("**/slurm*/auth_munge.so")).parent,
-            "min_job_age": MIN_JOB_AGE,
+            "min_job_age": self.min_job_age,
         }
-        lines = [CONFIGURATION.format(**{**known, **changes})]
+        lines = [CONFIGURATION.format(**known)]
         (self.folder / "state").mkdir(exist_ok=True)
         # Snakemake's plugin for nodes keeps the name of the configuration from srun.
         srun = self.folder / "srun"
@@ -112,9 +111,11 @@ class Cluster:
         gpus = []
         for number, node in enumerate(NODES, 1):
             (self.folder / f"spool-{node}").mkdir(exist_ok=True)
-            gpus.append(f"NodeName={node} Name=gpu File=/dev/null,/dev/zero\n")
-            address = f"NodeHostname={known['host']} NodeAddr=127.0.0.1 Port={self._port() + number}"
-            size = f"CPUs={CPUS} CoresPerSocket={CPUS} RealMemory={MEMORY} Gres=gpu:{GPUS}"
+            files = ",".join(("/dev/null", "/dev/zero")[: self.gpus])
+            gpus += [f"NodeName={node} Name=gpu File={files}\n"] if files else []
+            address = f"NodeHostname={host} NodeAddr=127.0.0.1 Port={self._port() + number}"
+            size = f"CPUs={CPUS} CoresPerSocket={CPUS} RealMemory={MEMORY} "
+            size += f" Gres=gpu:{self.gpus}" if self.gpus else ""
             lines.append(f"NodeName={node} {address} {size}\n")
         lines.append(f"PartitionName=main Nodes={','.join(NODES)} Default=YES DefaultTime=10\n")
         (self.folder / "gres.conf").write_text("".join(gpus))

@@ -39,11 +39,3 @@ def test_every_stage_writes_the_same_bytes(trained):
     alone = measured(trained, "one")
     assert len(alone) == 8
     assert measured(trained, "two", "--processes", "2") == alone
-
-
-@pytest.mark.slow
-def test_gpus_of_a_job_are_its_processes(clone):
-    jobs = clone.plan("results/table1.csv", "--set-resources", "train:gpu=2")
-    for job in jobs:
-        assert ("--processes 2" in job.command) == (job.rule == "train"), job
-    assert any(job.rule == "train" for job in jobs)

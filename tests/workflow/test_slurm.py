@@ -1,10 +1,6 @@
-"""The Slurm profile: what it asks the scheduler for, with commands in Slurm's place that run jobs here."""
+"""What the workflow passes to a scheduler and to the commands of its jobs; on a real Slurm: tests/cluster."""
 
-import json
-import os
 import re
-import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +8,9 @@ import yaml
 
 from couplet.plan.stages import RUN
 
-CONFIG = Path(__file__).parents[2] / "workflow/profiles/slurm/config.yaml"
-PROFILE = ("snakemake", "--workflow-profile", "workflow/profiles/slurm", "results/table1.csv")
-GPU_RULES = {*RUN, "time"} - {"prepare"}
-COMMANDS = ("sbatch", "srun", "sacct", "squeue", "sinfo", "sacctmgr", "sshare", "scontrol", "scancel")
+PROFILES = Path(__file__).parents[2] / "workflow/profiles/slurm"
+PLAN = ("snakemake", "--dry-run", "--printshellcmds", "results/table1.csv")
+TORCH = {*RUN, "time"} - {"prepare"}
 
 
 @pytest.fixture(scope="module")
@@ -25,55 +20,83 @@ def cell(clone):
     return clone
 
 
-@pytest.fixture(scope="module")
-def commands(cell):
+def commands(cell, *options):
     """Each rule's command."""
-    # Threads are shown only as far as there are cores here.
-    said = cell.run(*PROFILE, "--dry-run", "--printshellcmds", "--cores", "64").stdout
+    said = cell.run(*PLAN, *options).stdout
     return dict(re.findall(r"^Job \d+: (\w+) .*\nShell command: *(.*)", said, re.MULTILINE))
 
 
-def resources(rule):
-    """What the profile asks for a rule."""
-    profile = yaml.safe_load(CONFIG.read_text())
-    return {**profile["default-resources"], **profile["set-resources"].get(rule, {})}
+@pytest.fixture(scope="module")
+def plain(cell):
+    return commands(cell)
 
 
-def test_every_rule_has_resources(commands):
-    assert commands.keys() == {"prepare", *GPU_RULES, "table"}
-    for rule in ("prepare", *GPU_RULES):
-        asked = resources(rule)
-        assert (" --processes 1 " in commands[rule] or "gpu" in asked) == (rule in GPU_RULES), rule
-        assert asked["nodes"] == 1
-        assert asked["mem_mb"] >= 8000
-        assert asked["runtime"] >= 60
+def test_commands_have_the_parallelism_of_their_file(plain):
+    assert plain.keys() == {"prepare", *TORCH, "table"}
+    for rule in TORCH:
+        assert " --threads 1" in plain[rule]
+        assert (" --processes 1" in plain[rule]) == (rule != "features")
+        assert "--device" not in plain[rule]
 
 
-def test_training_has_threads_and_is_told_to_end_before_its_time(commands):
-    assert " --threads 8 " in commands["train"]
-    told = re.match(r"timeout --foreground (\d+)m couplet train ", commands["train"])
-    assert resources("train")["runtime"] - 10 <= int(told[1]) <= resources("train")["runtime"] - 3
+def test_what_a_scheduler_gives_changes_no_command(cell, plain):
+    threads = ("--set-threads", *(f"{rule}=4" for rule in TORCH))
+    resources = ("--set-resources", *(f"{rule}:gpu=0" for rule in TORCH))
+    assert commands(cell, *threads, *resources, "--cores", "64") == plain
 
 
-@pytest.mark.slow
-def test_training_is_submitted_with_its_resources_and_runs(cell, tmp_path):
-    fake = Path(__file__).with_name("fake_slurm.py")
-    for name in COMMANDS:
-        called = shlex.join([sys.executable, str(fake), str(tmp_path), name])
-        (tmp_path / name).write_text(f'#!/bin/sh\nexec {called} "$@"\n')
-        (tmp_path / name).chmod(0o755)
-    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
-    here = ("--set-threads", "train=1", "--slurm-init-seconds-before-status-checks", "1")
-    cell.run(*PROFILE, "--until", "train", *here, PATH=path)
-    calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
-    prepare, train = calls
-    assert prepare["--comment"].startswith("rule_prepare")
-    assert "--gpus" not in prepare
-    # A retry is a new job: Snakemake on the node would run the command again in the time that is left.
-    retries = yaml.safe_load(CONFIG.read_text())["retries"]
-    assert retries > 0
-    assert re.search(r"--retries\W+0\b", train["--wrap"])
-    wanted = {"--gpus": "1", "--nodes": "1", "--cpus-per-task": "1", "--mem": "32000", "-t": "1440"}
-    assert train["--comment"].startswith("rule_train")
-    assert {name: train[name] for name in wanted} == wanted
-    assert len(list(cell.root.glob("results/runs/*/train/record.json"))) == 1
+def test_without_gpus_every_command_takes_the_cpu(cell, plain):
+    here = commands(cell, "--configfile", str(PROFILES / "no-gpus.yaml"))
+    with cell.with_params(lambda params: params.update(gpus=0)):
+        assert commands(cell) == here
+    for rule in TORCH:
+        assert here[rule].replace(" --device cpu", "") == plain[rule]
+        assert " --device cpu" in here[rule]
+
+
+def test_several_gpus_are_several_processes_under_other_names(cell, plain):
+    with cell.with_params(lambda params: params.update(gpus=2, threads=4)):
+        shared = commands(cell, "--cores", "4")
+    for rule in TORCH:
+        assert " --threads 4" in shared[rule]
+        assert (" --processes 2" in shared[rule]) == (rule != "features")
+        assert re.search(r" --out (\S+)", shared[rule])[1] != re.search(r" --out (\S+)", plain[rule])[1]
+
+
+def test_the_profile_has_no_gpus_in_one_line_of_its_own():
+    text = (PROFILES / "config.yaml").read_text()
+    [line] = re.findall(r"^# (configfile: .*)$", text, re.MULTILINE)
+    assert yaml.safe_load(line) == {"configfile": "workflow/profiles/slurm/no-gpus.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ((), "timeout --foreground 1435m "),
+        (("--set-resources", "train:runtime=120", "train:save_ahead=20"), "timeout --foreground 100m "),
+        (("--set-resources", "train:runtime=120", "train:save_ahead=0"), ""),
+    ],
+)
+def test_training_is_told_to_end_before_its_time(cell, more, told):
+    train = commands(cell, "--workflow-profile", "workflow/profiles/slurm", *more)["train"]
+    assert f"; {told}couplet train " in train
+
+
+def test_gpus_of_a_config_are_none_or_those_of_the_file(cell):
+    done = cell.run(*PLAN, "--config", "gpus=2", ok=False)
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("couplet: ")] == [
+        "couplet: --config gpus=2: give 0, for a cluster without GPUs, or edit `gpus` of the parameter file"
+    ]
+
+
+def test_fewer_cores_than_threads_stop_before_the_first_job(cell):
+    with cell.with_params(lambda params: params.update(threads=2)):
+        done = cell.run("snakemake", "--cores", "1", "results/table1.csv", ok=False)
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("couplet: ")] == [
+        "couplet: --cores 1: params.yaml: threads = 2, which decides numbers; "
+        "give --cores 2, or edit the file"
+    ]
+    assert not (cell.root / "results/data").exists()
+    assert "Nothing to be done" not in cell.run(*PLAN).stdout  # no lock is left

@@ -1,6 +1,8 @@
 # Which cells there are, and the names behind a path. Parameters are read and checked here, once.
 import os
 import re
+import shutil
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -208,7 +210,7 @@ def flag_of_frozen(wildcards, input):
     return "".join(f"--frozen {Path(record).parent} " for record in input.frozen)
 
 
-# MB and minutes of a job.
+# MB and minutes of a job of a stage.
 NEEDS = {
     "prepare": (8000, 480),
     "features": (16000, 60),
@@ -226,15 +228,41 @@ NEEDS = {
 }
 
 
+def needs(stage, wildcards):
+    """MB and minutes of a job."""
+    return NEEDS[stage]
+
+
+@cache
+def largest_node():
+    """MB of the largest node of this Slurm; 0 where there is none."""
+    if shutil.which("sinfo") is None:
+        return 0
+    command = ["sinfo", "--noheader", "--format=%m"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return max(map(int, re.findall(r"\d+", done.stdout)), default=0)
+
+
 def memory(stage):
-    """MB that a job asks for: as much again after each attempt, of which memory may have been the end."""
-    return lambda wildcards, attempt: attempt * NEEDS[stage][0]
+    """MB that a job asks for: as much again after each attempt, as far as a node has it."""
+
+    def megabytes(wildcards, attempt):
+        first, _ = needs(stage, wildcards)
+        return (
+            first if attempt == 1 else min(attempt * first, max(first, largest_node()))
+        )
+
+    return megabytes
 
 
 def minutes(stage):
     """Minutes that a job asks for: equally, but a training resumes."""
-    again = stage != "train"
-    return lambda wildcards, attempt: (attempt if again else 1) * NEEDS[stage][1]
+
+    def of_attempt(wildcards, attempt):
+        _, first = needs(stage, wildcards)
+        return first if stage == "train" else attempt * first
+
+    return of_attempt
 
 
 def threads_of(stage):
@@ -257,8 +285,52 @@ def parallel(stage, params):
     return " ".join([*(words[each] for each in STAGES[stage].parallel), *device])
 
 
+def cores(stage, params):
+    """Cores that a job asks for: a GPU wants some beside its threads, to load batches and to be kept busy."""
+    return max(params.threads, 4 * gpus(stage, params))
+
+
+def cores_of(stage):
+    return lambda wildcards: cores(stage, job_of(stage, wildcards).params)
+
+
+def nodes(stage, params):
+    """Nodes that a job asks for, each with the cores, memory and GPUs of the other functions."""
+    return params.nodes if STAGES[stage].across_nodes else 1
+
+
+def nodes_of(stage):
+    return lambda wildcards: nodes(stage, job_of(stage, wildcards).params)
+
+
 def gpus_of(stage):
-    return lambda wildcards: gpus(stage, job_of(stage, wildcards).params)
+    """GPUs of all nodes of a job."""
+
+    def count(wildcards):
+        params = job_of(stage, wildcards).params
+        return nodes(stage, params) * gpus(stage, params)
+
+    return count
+
+
+def on_several_nodes(name):
+    """A resource of a training on several nodes, and of no other job.
+
+    `couplet train` calls srun itself, for a task on each node, so that Slurm's executor must not: `mpi`.
+    """
+
+    def value(wildcards):
+        params = job_of("train", wildcards).params
+        each = gpus("train", params)
+        wanted = {
+            "mpi": "srun",
+            "tasks": params.nodes,
+            "tasks_per_gpu": 0,
+            "gres": f"gpu:{each}" if each else None,
+        }
+        return wanted[name] if params.nodes > 1 else None
+
+    return value
 
 
 def parallel_of(stage):
@@ -274,21 +346,15 @@ def time_limit(wildcards, resources):
 
 
 def logged(command):
-    """A shell command that adds to its log, below a line for each attempt."""
+    """A shell command whose log has every attempt, below a line for each.
+
+    Snakemake removes a log before an attempt; the hidden file that it is a link to stays.
+    """
     begins = (
         "== $(date '+%F %T') on $(hostname)${{SLURM_JOB_ID:+, Slurm job $SLURM_JOB_ID}}"
     )
-    return f'{{{{ echo "{begins}"; {command}; }}}} >> {{log}} 2>&1'
-
-
-def of_training(value):
-    """A resource of a training that follows from its parameter file."""
-    return lambda wildcards: value(job_of("train", wildcards).params)
-
-
-def on_several_nodes(value):
-    """A resource that only a training on several nodes has."""
-    return of_training(lambda params: value(params) if params.nodes > 1 else None)
+    link = 'log={log}; all="${{log%/*}}/.${{log##*/}}.all"; touch "$all"; ln -f "$all" {log}'
+    return f'{link}; {{{{ echo "{begins}"; {command}; }}}} >> {{log}} 2>&1'
 
 
 def flags(table):

@@ -21,15 +21,13 @@ rule train:
         save_ahead=0,
         mem_mb=memory("train"),
         runtime=minutes("train"),
-        gpu=of_training(lambda params: params.nodes * gpus("train", params)),
-        nodes=of_training(lambda params: params.nodes),
-        # On several nodes `couplet train` calls srun, for a task on each; Slurm's executor must not, then.
-        mpi=on_several_nodes(lambda params: "srun"),
-        tasks=on_several_nodes(lambda params: params.nodes),
-        tasks_per_gpu=on_several_nodes(lambda params: 0),
-        gres=on_several_nodes(
-            lambda params: f"gpu:{each}" if (each := gpus("train", params)) else None
-        ),
+        gpu=gpus_of("train"),
+        cpus_per_task=cores_of("train"),
+        nodes=nodes_of("train"),
+        mpi=on_several_nodes("mpi"),
+        tasks=on_several_nodes("tasks"),
+        tasks_per_gpu=on_several_nodes("tasks_per_gpu"),
+        gres=on_several_nodes("gres"),
     params:
         settings=flags_of("train"),
         parallel=parallel_of("train"),

@@ -1,14 +1,18 @@
 # What is checked before jobs run, and said after they failed.
-import subprocess
-
 # Seconds for which Slurm must know an ended job: its plugin asks every three minutes, if nothing happens.
 OLD_ENOUGH = 240
+
+
+def said_in(log):
+    """What Snakemake has said so far: the content of its log, a path or a list of them."""
+    paths = [log] if isinstance(log, str) else log
+    return "".join(Path(path).read_text() for path in paths)
 
 
 def check_start(log):
     """Stop where jobs would wait for ever, or would be given fewer threads than their files say."""
     # Snakemake's log says which plugin submits jobs.
-    if "\nSLURM run ID: " in Path(log).read_text():
+    if "\nSLURM run ID: " in said_in(log):
         check_slurm()
     else:
         for table in asked:
@@ -41,10 +45,13 @@ def check_slurm():
             f"Slurm: MinJobAge = {known}: ended jobs are forgotten before Snakemake asks for them; must be at "
             f"least {OLD_ENOUGH} seconds, see docs/cluster.md"
         )
+    # The plugin asks for this each time; without an answer, from a controller that is away, it would go on with
+    # sacct, which may never have one.
+    sys.modules["snakemake_executor_plugin_slurm"].get_min_job_age = lambda: known
 
 
 ERROR = re.compile(
-    r"^Error in rule \w+:\n    message: (?P<message>.*?)\n    jobid: (?P<job>\d+)\n.*?"
+    r"^Error in rule\b[^\n]*\n    message: (?P<message>.*?)\n    jobid: (?P<job>\d+)\n.*?"
     r"^    log: (?P<logs>.*?) \(check log file|^Trying to restart job (?P<again>\d+)\.",
     re.MULTILINE | re.DOTALL,
 )
@@ -65,19 +72,19 @@ def reason(message):
 
 
 def last_lines(path, count=5):
-    """The last lines of a log, of the last attempt; of Slurm's log, what Slurm itself says."""
+    """The last lines of a log, of the last attempt; of Slurm's log, the first that Slurm itself says."""
     lines = (
         path.read_text(errors="replace").rstrip().splitlines() if path.exists() else []
     )
     begins = [number for number, line in enumerate(lines) if line.startswith("== ")]
     if begins:
         return lines[begins[-1] + 1 :][-count:]
-    return [line for line in lines if re.match("slurmstepd|srun: ", line)][-count:]
+    return [line for line in lines if re.match("slurmstepd|srun: error", line)][:count]
 
 
 def tell_failures(log):
     """Print every failed job with the reason and its logs."""
-    text, failed = Path(log).read_text(), {}
+    text, failed = said_in(log), {}
     names = dict(re.findall(r"^Job (\d+): (.*)$", text, re.MULTILINE))
     for found in ERROR.finditer(text):
         if found["again"]:
