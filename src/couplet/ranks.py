@@ -97,8 +97,8 @@ STORE = "COUPLET_STORE"
 MEETING = "COUPLET_MEETING"
 """Environment variable of a command that `srun` starts on each node: the HOST:PORT of their store."""
 
-GRACE = 30.0
-"""Seconds that processes have to end after another one failed."""
+GRACE = timedelta(seconds=30)
+"""Time that processes have to end after another one failed, and to begin before that is worth a line."""
 
 PATIENCE = timedelta(minutes=10)
 """How long processes wait for each other to begin."""
@@ -162,7 +162,7 @@ def _run_here(arguments: Sequence[str], ranks: range, environment: dict[str, str
     deadline = math.inf
     while None in (codes := [worker.poll() for worker in workers]):
         if not first and any(codes):
-            first, deadline = codes, time.monotonic() + GRACE
+            first, deadline = codes, time.monotonic() + GRACE.total_seconds()
             _end(workers)
         for worker in workers if time.monotonic() > deadline else ():
             worker.kill()
@@ -276,8 +276,9 @@ def _store(place: str, size: int | None = None, *, host: bool = False) -> dist.S
     if not (name and port.isdecimal()):
         return dist.FileStore(place, size or -1)
     try:
+        socket.getaddrinfo(name, int(port))  # which TCPStore would try for all its time
         return dist.TCPStore(name, int(port), size, host, PATIENCE, wait_for_workers=False)
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         raise UserError(f"{place}, where the nodes meet: {_first_sentence(error)}") from None
 
 
@@ -285,11 +286,16 @@ def _meet(store: dist.Store, rank: int, size: int) -> None:
     """Wait until all processes are there; UserError if some do not come."""
     keys = [f"here {number}" for number in range(size)]
     store.set(keys[rank], "")
-    try:
-        store.wait(keys, PATIENCE)
-    except dist.DistStoreError:
-        absent = ", ".join(str(number) for number, key in enumerate(keys) if not store.check([key]))
-        raise UserError(f"process {rank}: waited {PATIENCE} for the processes {absent} of {size}") from None
+    absent = ""
+    for patience in (GRACE, PATIENCE):
+        try:
+            store.wait(keys, patience)
+            return
+        except dist.DistStoreError:
+            absent = ", ".join(str(number) for number, key in enumerate(keys) if not store.check([key]))
+            if rank == 0:
+                print(f"couplet: waiting for processes {absent} of {size}", file=sys.stderr, flush=True)
+    raise UserError(f"processes {absent} of {size}: did not come within {PATIENCE}")
 
 
 TOLD = "told"

@@ -77,7 +77,8 @@ count = next(int(word.partition("=")[2]) for word in sys.argv if word.startswith
 command = sys.argv[next(n for n, word in enumerate(sys.argv) if n and not word.startswith("-")):]
 step = {{"SLURM_STEP_NUM_NODES": str(count)}}
 tasks = [
-    subprocess.Popen(command, env={{**os.environ, **step, "SLURM_NODEID": str(node)}}) for node in range(count)
+    subprocess.Popen(command, env={{**os.environ, **step, "SLURM_NODEID": str(number)}})
+    for number in range(count)
 ]
 signal.signal(signal.SIGUSR1, lambda *_: [task.send_signal(signal.SIGUSR1) for task in tasks])
 signal.signal(signal.SIGTERM, lambda *_: [task.kill() for task in tasks])
@@ -230,8 +231,9 @@ def test_a_job_of_slurm_starts_the_command_on_all_nodes(command, tmp_path):
     (tmp_path / "srun").write_text(SRUN.format(python=sys.executable))
     (tmp_path / "srun").chmod(0o755)
     own = {"SLURM_JOB_ID": "1", "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    step = command("stop", 1, 2)
     with subprocess.Popen(
-        command("stop", 1, 2), env={**os.environ, **own}, stderr=subprocess.PIPE, text=True
+        [*step[:5], *step[1:]], env={**os.environ, **own}, stderr=subprocess.PIPE, text=True
     ) as running:
         at_work(tmp_path, running)
         running.terminate()

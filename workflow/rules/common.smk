@@ -361,8 +361,43 @@ def cores_of(stage):
     return lambda wildcards: cores(stage, job_of(stage, wildcards).params)
 
 
+def nodes(stage, params):
+    """Nodes that a job asks for, each with the cores, memory and GPUs of the other functions."""
+    return params.nodes if STAGES[stage].across_nodes else 1
+
+
+def nodes_of(stage):
+    return lambda wildcards: nodes(stage, job_of(stage, wildcards).params)
+
+
 def gpus_of(stage):
-    return lambda wildcards: gpus(stage, job_of(stage, wildcards).params)
+    """GPUs of all nodes of a job."""
+
+    def count(wildcards):
+        params = job_of(stage, wildcards).params
+        return nodes(stage, params) * gpus(stage, params)
+
+    return count
+
+
+def on_several_nodes(name):
+    """A resource of a training on several nodes, and of no other job.
+
+    `couplet train` calls srun itself, for a task on each node, so that Slurm's executor must not: `mpi`.
+    """
+
+    def value(wildcards):
+        params = job_of("train", wildcards).params
+        each = gpus("train", params)
+        wanted = {
+            "mpi": "srun",
+            "tasks": params.nodes,
+            "tasks_per_gpu": 0,
+            "gres": f"gpu:{each}" if each else None,
+        }
+        return wanted[name] if params.nodes > 1 else None
+
+    return value
 
 
 def parallel_of(stage):
@@ -387,16 +422,6 @@ def logged(command):
     )
     link = 'log={log}; all="${{log%/*}}/.${{log##*/}}.all"; touch "$all"; ln -f "$all" {log}'
     return f'{link}; {{{{ echo "{begins}"; {command}; }}}} >> {{log}} 2>&1'
-
-
-def of_training(value):
-    """A resource of a training that follows from its parameter file."""
-    return lambda wildcards: value(job_of("train", wildcards).params)
-
-
-def on_several_nodes(value):
-    """A resource that only a training on several nodes has."""
-    return of_training(lambda params: value(params) if params.nodes > 1 else None)
 
 
 def flags(table):

@@ -5,16 +5,10 @@ rule train:
     input:
         card=input_of("train", "prepare"),
         frozen=frozen_run("train"),
-        rest=rest_of("train"),
     output:
         # Snakemake removes what is named here where a job fails, or where a scheduler says so of a finished one.
         # The record holds the digests of all the rest, and `couplet train` puts it back.
         record="results/runs/{run}/train/record.json",
-        rest=only_stored(
-            "results/runs/{run}/train/config.json",
-            "results/runs/{run}/train/curve.csv",
-            directory("results/runs/{run}/train/checkpoints"),
-        ),
     log:
         "logs/train/{run}.log",
     benchmark:
@@ -27,21 +21,18 @@ rule train:
         save_ahead=0,
         mem_mb=memory("train"),
         runtime=minutes("train"),
-        gpu=of_training(lambda params: params.nodes * gpus("train", params)),
-        nodes=of_training(lambda params: params.nodes),
-        # On several nodes `couplet train` calls srun, for a task on each; Slurm's executor must not, then.
-        mpi=on_several_nodes(lambda params: "srun"),
-        tasks=on_several_nodes(lambda params: params.nodes),
-        tasks_per_gpu=on_several_nodes(lambda params: 0),
-        gres=on_several_nodes(
-            lambda params: f"gpu:{each}" if (each := gpus("train", params)) else None
-        ),
+        gpu=gpus_of("train"),
         cpus_per_task=cores_of("train"),
+        nodes=nodes_of("train"),
+        mpi=on_several_nodes("mpi"),
+        tasks=on_several_nodes("tasks"),
+        tasks_per_gpu=on_several_nodes("tasks_per_gpu"),
+        gres=on_several_nodes("gres"),
     params:
         settings=flags_of("train"),
         parallel=parallel_of("train"),
         frozen=flag_of_frozen,
-        data=folder_of("card"),
+        data=subpath(input.card, parent=True),
         out=subpath(output.record, parent=True),
         time_limit=time_limit,
     message:

@@ -211,6 +211,7 @@ EDITS = {
     ),
     "`threads`": put(threads=2),
     "`gpus` above 1": put(gpus=2),
+    "`nodes` above 1": put(nodes=2),
     "`gpus: 0`": put(gpus=0),
     "a seed more in `table1.seeds`": put(table1__seeds=[0, 1, 2, 3]),
     "a study with cells of the grid in a new file": study,

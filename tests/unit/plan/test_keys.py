@@ -220,6 +220,7 @@ RUN = {"train", "probe", *MEASURED}
         ("threads", 2, {"features", "reference", *RUN}),
         ("gpus", 2, {"reference", *RUN}),
         ("gpus", 0, set()),
+        ("nodes", 2, RUN),
         ("table1.seeds", [5], set()),
         ("table1.couplings", ["vae"], set()),
         ("study", None, set()),
@@ -243,6 +244,11 @@ def test_a_changed_setting_changes_the_keys_of_what_depends_on_it(layout, dotted
 )
 def test_threads_and_processes_count_where_there_are_several(stage, threads, gpus, expected):
     assert parallel(stage, threads, gpus) == expected
+
+
+def test_processes_of_a_training_are_those_of_all_its_nodes():
+    assert parallel("train", 8, 4, nodes=2) == parallel("train", 16, 8) == {"threads": 2, "processes": 8}
+    assert parallel("sample", 8, 4, nodes=2) == {"threads": 2, "processes": 4}
 
 
 @pytest.mark.parametrize(
