@@ -187,7 +187,9 @@ def input_of(stage, read):
 
     def path(wildcards):
         output = job_of(stage, wildcards).output(read)
-        return as_it_is(Path(f"{output}{CARD if read in ('prepare', 'features') else ''}"))
+        return as_it_is(
+            Path(f"{output}{CARD if read in ('prepare', 'features') else ''}")
+        )
 
     return path
 
