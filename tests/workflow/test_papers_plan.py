@@ -96,6 +96,17 @@ def test_row_plans_exactly_its_own(tmp_path):
     assert ("table", "gc-paper/cifar10-gc-ict-ve-ot") in jobs
 
 
+def test_a_job_on_a_node_is_the_job_of_the_plan(tmp_path):
+    """On a cluster, a Snakemake of its own plans each job, from its rule and wildcards alone."""
+    table = "results/vct-smoke/cifar10-vct-ecm-ve-vae.csv"
+    planned, jobs = set(plan(tmp_path, table, commands=True)), dict(plan(tmp_path, table))
+    run, evaluation = jobs["evaluate"].split()
+    for rule, wildcards in (("evaluate", f"run={run},evaluation={evaluation}"), ("train", f"run={run}")):
+        options = ("--allowed-rules", rule, "--force", "--mode", "remote")
+        [own] = plan(tmp_path, "--target-jobs", f"{rule}:{wildcards}", *options, commands=True)
+        assert own in planned
+
+
 @pytest.mark.parametrize(
     ("target", "config", "message"),
     [

@@ -191,7 +191,9 @@ def input_of(stage, read):
 
     def path(wildcards):
         output = job_of(stage, wildcards).output(read)
-        return as_it_is(Path(f"{output}{CARD if read in ('prepare', 'features') else ''}"))
+        return as_it_is(
+            Path(f"{output}{CARD if read in ('prepare', 'features') else ''}")
+        )
 
     return path
 
@@ -229,7 +231,8 @@ def rest_of(stage):
     def paths(wildcards):
         job = job_of(stage, wildcards)
         outputs = [(read, job.output(read)) for read in STAGES[stage].reads]
-        outputs += [("train", Path(record).parent) for record in frozen_run(stage)(wildcards)]
+        frozen = frozen_run(stage)(wildcards) if stage in ("train", "probe") else []
+        outputs += [("train", Path(record).parent) for record in frozen]
         return [as_it_is(file) for each in outputs for file in also_read(*each)]
 
     return paths if STORED else []
@@ -471,6 +474,11 @@ def trigger(summary, key, plain=True):
     output, marker = Path("results", summary), Path("results/.keys", summary)
     shown[output.as_posix()] = None
     marker.parent.mkdir(parents=True, exist_ok=True)
+    if STORED:
+        # Summary and record are not here; the marker stays as old as its key.
+        if not marker.exists() or marker.read_text() != key:
+            marker.write_text(key)
+        return local(marker.as_posix())
     current = summaries.is_current(output, key)
     if plain and SCALE is not None and not current and not free(output):
         instead = f"ask for a name with the scale, such as results/table1-{SCALE}.csv"

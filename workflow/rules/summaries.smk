@@ -75,7 +75,9 @@ rule figure:
     message:
         "figure {wildcards.study}"
     shell:
-        logged("couplet figure {params.study} --root {params.root} --out {output.numbers}")
+        logged(
+            "couplet figure {params.study} --root {params.root} --out {output.numbers}"
+        )
 
 
 rule paper:
