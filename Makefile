@@ -91,7 +91,8 @@ requirements: $(INSTALLED) ## pin the newest versions that fit pyproject.toml
 ENGINE ?= $(shell command -v podman || command -v docker)
 
 image: ## the container image `couplet`, with podman or docker; BUILD=... are options (docs/containers.md)
-	$(ENGINE) build --file Containerfile --tag couplet $(BUILD) .
+	$(ENGINE) build --file Containerfile --tag couplet \
+		--label org.opencontainers.image.revision=$(shell git describe --always --dirty --exclude '*') $(BUILD) .
 
 sif: ## couplet.sif, the same for Apptainer and `snakemake --sdm apptainer`
 	apptainer build $(BUILD) couplet.sif workflow/envs/couplet.def

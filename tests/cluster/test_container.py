@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 CONTAINERFILE = (ROOT / "Containerfile").read_text()
 BASE = os.environ.get("COUPLET_BASE") or re.search(r"^ARG BASE=(.+)$", CONTAINERFILE, re.MULTILINE)[1]
 
+TEST_BASE = "localhost/couplet-test-base"
+
 WITHOUT_TORCH = """\
 override-dependencies = [
     "torch ; sys_platform == 'never'",
@@ -32,17 +34,21 @@ def podman(*arguments, input=None, ok=True):
     return done
 
 
+def allowed():
+    """The files and folders that a build sees."""
+    return [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"]
+
+
 def test_both_images_are_made_from_what_the_wheel_is_made_from():
-    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"]
     definition = (ROOT / "workflow/envs/couplet.def").read_text()
     copied = re.findall(r"^    (\S+) /source/(\S+)$", definition, re.MULTILINE)
     assert [source for source, _ in copied] == [place for _, place in copied]
-    assert sorted(allowed) == sorted(source for source, _ in copied)
+    assert sorted(allowed()) == sorted(source for source, _ in copied)
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wheel = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]
     metadata = (pyproject["project"]["readme"], *pyproject["project"]["license-files"])
     for needed in (*wheel["packages"], *wheel["force-include"], *metadata):
-        assert any(Path(needed).is_relative_to(path) for path in allowed), needed
+        assert any(Path(needed).is_relative_to(path) for path in allowed()), needed
 
 
 def test_both_images_have_the_extras_that_the_rules_name():
@@ -99,14 +105,26 @@ def image(tmp_path_factory):
         pytest.skip(f"no image {BASE} here; COUPLET_BASE names another one of Debian (docs/containers.md)")
     folder = tmp_path_factory.mktemp("base")
     (folder / "uv.toml").write_text(WITHOUT_TORCH)
-    base, image = "localhost/couplet-test-base", "localhost/couplet-test"
     try:
         recipe = f"FROM {BASE}\nCOPY uv.toml /etc/uv/uv.toml\n"
-        podman("build", "--tag", base, "--file", "-", str(folder), input=recipe)
-        podman("build", "--build-arg", f"BASE={base}", "--build-arg", "EXTRAS=pipeline", "--tag", image, ".")
-        yield image
+        podman("build", "--tag", TEST_BASE, "--file", "-", str(folder), input=recipe)
+        yield built("couplet-test", ROOT)
     finally:
-        podman("image", "rm", "--force", image, base, ok=False)
+        podman("image", "rm", "--force", "couplet-test", "couplet-test-edited", TEST_BASE, ok=False)
+
+
+def built(name, root):
+    podman(
+        "build",
+        "--build-arg",
+        f"BASE={TEST_BASE}",
+        "--build-arg",
+        "EXTRAS=pipeline",
+        "--tag",
+        name,
+        str(root),
+    )
+    return name
 
 
 @pytest.mark.slow
@@ -122,3 +140,17 @@ def test_the_image_plans_a_grid_as_any_user(image, tmp_path):
     snakemake = (*mounted, "--workdir", "/project/grid", "--entrypoint", "snakemake", image)
     planned = podman(*snakemake, "--dry-run", "results/table1.csv", "--config", "scale=smoke").stdout
     assert re.search(r"^train +4$", planned, re.MULTILINE), planned
+
+
+@pytest.mark.slow
+def test_edited_code_gives_another_image(image, tmp_path):
+    """No layer with former code is taken for the present one."""
+    for name in ("Containerfile", *allowed()):
+        place = tmp_path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, place)
+    with (tmp_path / "src/couplet/__init__.py").open("a") as module:
+        module.write("edited = True\n")
+    program = "import couplet; print(couplet.edited)"
+    edited = built("couplet-test-edited", tmp_path)
+    assert podman("run", "--rm", "--entrypoint", "python", edited, "-c", program).stdout == "True\n"
