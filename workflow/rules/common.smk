@@ -16,6 +16,8 @@ from couplet.errors import UserError
 from couplet.plan import summaries
 from couplet.plan.code import check_running
 from couplet.plan.layout import Layout, folder_name
+from couplet.plan.resources import memory_mb
+from couplet.plan.resources import minutes as minutes_of
 from couplet.plan.stages import SELECTION, STAGES, beside, record_of
 from couplet.provenance.record import is_intact, read_record
 from snakemake.settings.types import DeploymentMethod
@@ -280,17 +282,8 @@ def flag_of_frozen(wildcards, input):
     return "".join(f"--frozen {Path(record).parent} " for record in input.frozen)
 
 
-# MB and minutes of a job of a stage.
+# MB and minutes of jobs that belong to no cell.
 NEEDS = {
-    "prepare": (8000, 480),
-    "features": (16000, 60),
-    "reference": (32000, 240),
-    "train": (32000, 1440),
-    "select": (16000, 480),
-    "sample": (16000, 240),
-    "evaluate": (32000, 240),
-    "probe": (16000, 240),
-    "time": (32000, 240),
     "published_download": (1000, 60),
     "published_import": (8000, 60),
     "published_sample": (16000, 240),
@@ -298,9 +291,22 @@ NEEDS = {
 }
 
 
+@cache
+def on_cpu(table):
+    """The parameters of a table without its GPUs."""
+    return layout(table).params.model_copy(update={"gpus": 0})
+
+
 def needs(stage, wildcards):
     """MB and minutes of a job."""
-    return NEEDS[stage]
+    if stage in NEEDS:
+        return NEEDS[stage]
+    table, cell, _ = job_of(stage, wildcards)
+    params = layout(table).params if GPUS is None else on_cpu(table)
+    processes = 1 if GPUS is None else max(1, layout(table).params.gpus)
+    time = minutes_of(params, stage, cell)
+    # A training resumes in another job, and few schedulers give a job more than a day at once.
+    return processes * memory_mb(params, stage, cell), min(time, 1440) if stage == "train" else time
 
 
 @cache
