@@ -135,6 +135,12 @@ class TrainConfig(Closed):
     """Use torch.compile, which takes minutes and changes rounding, and with dropout the masks."""
     microbatch: int | None = Field(None, ge=1)
     """Images evaluated at once; null is the whole batch. Changes rounding, and with dropout the masks."""
+    recompute: bool = Field(False, exclude=True)
+    """Activation checkpointing: keep only the inputs of residual blocks, and compute each block again in the
+    backward pass, for less memory and a third more time. Changes no number; in no cache key or record."""
+    shard: bool = Field(False, exclude=True)
+    """Divide the optimiser's state and the average among the processes of a run (ZeRO, stage 1), for less
+    memory. Changes no number; in no cache key or record."""
 
 
 class TimeConfig(Closed):

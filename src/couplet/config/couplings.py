@@ -30,6 +30,11 @@ class CouplingConfig(Variant):
         return False
 
     @property
+    def wants_average(self) -> bool:
+        """Whether the coupling predicts with the running average, which `train.shard` then leaves whole."""
+        return False
+
+    @property
     def frozen_run(self) -> FrozenRun | None:
         """The run of the same file whose model is the frozen predictor, if there is one."""
         return None
@@ -167,6 +172,10 @@ class GeneratorInducedConfig(CouplingConfig):
     @property
     def wants_frozen(self) -> bool:
         return self.predictor == "frozen"
+
+    @property
+    def wants_average(self) -> bool:
+        return self.predictor == "ema"
 
 
 class VariationalGeneratorConfig(VariationalConfig, GeneratorInducedConfig):

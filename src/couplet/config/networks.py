@@ -33,6 +33,8 @@ class Footprint(NamedTuple):
     """Numbers per image that a training step keeps for the backward pass."""
     flops: int
     """Floating-point operations of one image's forward pass; a multiply-add counts as two."""
+    inputs: int
+    """The same with `train.recompute`: the inputs of blocks, and what the largest block keeps."""
     derived: int = 0
     """Numbers that it keeps besides, however many images there are: weights as they are computed with."""
 
@@ -98,7 +100,8 @@ class UNetConfig(NetworkConfig):
         ends = 9 * (channels + 1 + out_channels) * max(width, self.model_channels)
         weights, operations = 2 * embedding**2 + (classes + 1) * embedding + ends, ends * pixels
         # The input of the first layer, and what the last ones need.
-        kept, passing = (channels + 1 + 3 * width) * pixels, 0
+        kept = inside = (channels + 1 + 3 * width) * pixels
+        largest = passing = 0
         for block in self._blocks(resolution):
             inputs, outputs, size = block.inputs, block.outputs, block.side**2
             convolutions = 9 * outputs * (max(inputs, outputs) + outputs)
@@ -106,10 +109,12 @@ class UNetConfig(NetworkConfig):
             convolutions += 4 * outputs**2 if block.heads else 0
             weights += convolutions + outputs * self._per_channel() + 6 * (inputs + outputs)
             operations += convolutions * size + (2 * outputs * size**2 if block.heads else 0)
-            kept += round(self._kept(block) * size) + block.dropped * outputs * size
+            own = round(self._kept(block) * size) + block.dropped * outputs * size
+            before = {"down": 4.0, "up": 0.25}.get(block.role, 1.0)
+            kept, inside, largest = kept + own, inside + round(before * inputs * size), max(largest, own)
             passing = max(passing, 2 * (outputs + block.heads * size) * size)
         # With the two gradients that exist at once where the backward pass begins, or in an attention.
-        return Footprint(weights, kept + passing, 2 * operations)
+        return Footprint(weights, kept + passing, 2 * operations, inside + largest + passing)
 
     @property
     def widths(self) -> list[int]:
@@ -210,7 +215,9 @@ class SongConfig(UNetConfig):
         pixels = [4 * resolution**2 >> 2 * level for level in range(1, len(self.widths))]
         flops = sum(2 * layer * size for layer, size in zip(layers, pixels, strict=True))
         kept = sum(2 * width * size for width, size in zip(inputs[1:], pixels, strict=False))
-        return Footprint(size.parameters + sum(layers), size.activations + kept, size.flops + flops)
+        return Footprint(
+            size.parameters + sum(layers), size.activations + kept, size.flops + flops, size.inputs + kept
+        )
 
     def _embedding(self) -> int:
         return self.model_channels * max(self.channel_mult_emb, self.channel_mult_noise)
@@ -327,8 +334,9 @@ class MLPConfig(NetworkConfig):
     def footprint(self, *, channels: int, out_channels: int, resolution: int, classes: int) -> Footprint:
         width, ends = self.model_channels, (channels + out_channels) * resolution**2
         weights = (ends + 67) * width + self.num_blocks * (4 * width + 7) * width + 64 * classes + ends
-        kept = self.num_blocks * (10 + (self.dropout > 0)) * width + 4 * width + 2 * ends
-        return Footprint(weights, kept, 2 * weights)
+        own, outside = (10 + (self.dropout > 0)) * width, 4 * width + 2 * ends
+        kept, inside = self.num_blocks * own + outside, self.num_blocks * width + own + outside
+        return Footprint(weights, kept, 2 * weights, inside)
 
 
 class ConcatMLPConfig(NetworkConfig):
@@ -350,7 +358,7 @@ class ConcatMLPConfig(NetworkConfig):
         width, ends = self.model_channels, (channels + out_channels) * resolution**2
         weights = (ends + classes + 2) * width + ((self.num_blocks + 1) * (width + 1)) * width + ends
         kept = self.num_blocks * (2 + (self.dropout > 0)) * width + 4 * width + 2 * ends
-        return Footprint(weights, kept, 2 * weights)
+        return Footprint(weights, kept, 2 * weights, kept)
 
 
 def _at(setting: Item | tuple[Item, ...], level: int) -> Item:

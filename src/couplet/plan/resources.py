@@ -20,7 +20,10 @@ FLOAT = 4
 """Bytes of a number; every network is trained in float32, and autocast's copies are smaller."""
 
 MARGIN = 1.06
-"""For what a step holds besides its large tensors, and for memory that an allocator cannot use again."""
+"""For what a step holds besides its large tensors."""
+
+FRAGMENTS = 1.04
+"""For memory that the allocator of the CPU cannot use again."""
 
 PROCESS = 750e6
 """Bytes of a process with its libraries on a CPU, before it holds a model."""
@@ -75,16 +78,22 @@ def training_memory(training: Training, facts: Facts, processes: int = 1) -> Mem
     evaluated = min(images, training.train.microbatch or images)
     weights, moments = size.parameters, recipe.optimizer.moments
     averages = 2 if recipe.teacher == "target" else 1
-    steady = (1 + averages + 1 + moments) * weights
+    # With `train.shard`, a process has its part of an average, the optimiser's copy and the moments.
+    parts = processes if training.train.shard else 1
+    steady = averages * weights + (2 + moments) * weights / parts
     steady += weights * training.coupling.wants_frozen + weights * (processes > 1)
     pixels = (facts.channels or 1) * (facts.resolution or 1) ** 2
-    kept = size.activations * evaluated + size.derived + (images + 16 * evaluated) * pixels
+    again = training.train.recompute
+    kept: float = (size.inputs if again else size.activations) * evaluated + (
+        images + 16 * evaluated
+    ) * pixels
+    kept += size.derived / 8 if again else size.derived
     # The gradients of a layer take the place of what it kept.
     backward = max(kept + weights / 4, weights + kept / 2)
-    # Gradients twice; lion has a temporary more in place of a moment.
-    update = (5 - moments) * weights
+    # Gradients twice, and a temporary; lion has one more, in place of a moment.
+    update = weights + (4 - moments) * weights / parts
     on_device = steady + max(backward, update)
-    on_cpu = steady + kept + update
+    on_cpu = FRAGMENTS * (steady + kept + update)
     state = (1 + averages + moments) * weights
     return Memory(
         device=round(FLOAT * MARGIN * on_device),
@@ -103,7 +112,7 @@ def sizes(training: Training, facts: Facts) -> Footprint | None:
     # A folder's classes are known once it is read; a thousand are ImageNet's.
     shape = {"channels": channels, "resolution": resolution, "classes": 1000 if known is None else known}
     main = network.footprint(out_channels=channels, **shape)
-    encoder: Footprint | None = Footprint(0, 0, 0)
+    encoder: Footprint | None = Footprint(0, 0, 0, 0)
     if own is not None:
         resized = network.model_copy(update=dict(own))
         encoder = resized.footprint(out_channels=2 * channels, **shape)
@@ -165,9 +174,10 @@ def minutes(params: Params, stage: str, cell: Cell) -> int:
     scored = len(training.snapshot_steps) * params.select.samples * max(params.select.nfe, *sample.nfe)
     timed = 3 * params.time.rounds * len({each.name for each in params.cells()})
     probed = max((params.probe_named(name).images(training) for name in params.probes_of(cell)), default=0)
-    # A step is five forward passes at the most, an encoder's included.
+    # A step is five forward passes at the most, an encoder's included, and one more to compute again.
+    passes = 5 + training.train.recompute
     calls, operations = {
-        "train": (recipe.steps, 5 * recipe.steps * recipe.batch * forward),
+        "train": (recipe.steps, passes * recipe.steps * recipe.batch * forward),
         "time": (timed, 5 * timed * recipe.batch * forward),
         "probe": (probed / recipe.batch, 5 * probed * forward),
         "features": (0, 3 * 600 * 128 * 1e7),

@@ -37,6 +37,8 @@ from couplet.provenance.record import (
 )
 from couplet.training.loop import Progress, initial_state, loader_of, shape_of
 from couplet.training.loop import run as steps
+from couplet.training.memory import recompute_
+from couplet.training.shard import Sharded
 from couplet.training.state import Damaged, State
 
 Observer = Callable[[Progress, float], None]
@@ -181,9 +183,12 @@ class Weights(NamedTuple):
         frozen = self.frozen_model(device)
         tensors = None if self.initial is None else read_weights(self.initial)
         try:
-            return initial_state(training, shape_of(archive), device, weights=tensors, frozen=frozen)
+            state = initial_state(training, shape_of(archive), device, weights=tensors, frozen=frozen)
         except UserError as error:
             raise UserError(f"{self.initial}: {error}" if self.initial else str(error)) from None
+        if training.train.recompute:
+            recompute_(state.model)
+        return state
 
 
 class _Run(NamedTuple):
@@ -204,6 +209,8 @@ class _Run(NamedTuple):
         self._restore(state)
         if state.loaded:
             context.say(f"{training.recipe.init_from}: {state.loaded}")
+        sharded = Sharded(training, state, ranks) if training.train.shard and ranks.size > 1 else None
+        state = sharded.state if sharded else state
         if ranks.first:
             _start_curve(self.partial / "curve.csv", state.step)
         try:
@@ -214,12 +221,15 @@ class _Run(NamedTuple):
                 if state.step:
                     update(state.step, "resumed")
                 for progress in steps(training, state, loader, ranks=ranks):
-                    if ranks.first:
-                        self._report(progress, state, update)
                     signal = stopped_by()
                     stopping = ranks.any(signal is not None)
-                    if ranks.first and (stopping or progress.step % training.train.save_every == 0):
-                        self._save(state)
+                    saving = stopping or progress.step % training.train.save_every == 0
+                    writing = saving or progress.step in training.snapshot_steps
+                    complete = sharded.collected() if sharded and writing else state
+                    if ranks.first:
+                        self._report(progress, complete, update)
+                        if saving:
+                            self._save(complete)
                     if stopping:
                         ranks.wait()
                         cause = signal or "a signal to another process"

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import weakref
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx.experimental import _config as symbolic
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 
 from couplet.config.cells import Training
-from couplet.model import ImageShape
+from couplet.model import ConsistencyModel, ImageShape
+from couplet.networks.base import Network
 from couplet.training.loop import initial_state
 from couplet.training.step import Batch, Draws, Objective, consistency_loss
 
 META = torch.device("meta")
+
+
+def recompute_(model: ConsistencyModel) -> None:
+    """Keep the inputs of the blocks of every network alone, and compute each again in the backward pass.
+
+    Blocks are the modules in a network's dictionaries and lists. Their dropout masks are drawn again from the
+    state that the generator had, so that loss and gradients stay the same to the last bit.
+    """
+    networks = [module for module in model.modules() if isinstance(module, Network)]
+    for part in (part for network in networks for part in network.children()):
+        for block in part.children() if isinstance(part, nn.ModuleDict | nn.ModuleList) else ():
+            # Set on the object, so that names of weights do not change.
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 class _Living(TorchDispatchMode):
@@ -74,6 +90,8 @@ def step_bytes(training: Training, shape: ImageShape, images: int | None = None)
         state = initial_state(training, shape, META)
         if training.coupling.wants_frozen:
             state.frozen = deepcopy(state.model)
+    if training.train.recompute:
+        recompute_(state.model)
     objective = Objective(training.recipe, state.model.kernel, shape.channels * shape.resolution**2)
     labelled = training.recipe.conditional and shape.num_classes
     models = [model for model in state.models if model is not None]

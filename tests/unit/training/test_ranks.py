@@ -31,6 +31,11 @@ CASES = {
     "vae-microbatch": ("vae", 0.3, {"microbatch": 2}, {"microbatch": 2}),
     "generator-uneven": ("generator", 0.0, {"microbatch": 3}, {}),
     "generator-target": ("generator", 0.0, {}, {}),
+    "vae-sharded": ("vae", 0.0, {}, {}),
+    "generator-sharded": ("generator", 0.0, {}, {}),  # whose predictor is the average
+    "online-sharded": ("online", 0.0, {}, {}),
+    "lion-sharded": ("independent", 0.0, {}, {}),
+    "lion": ("independent", 0.0, {}, {}),
     "vae-bf16": ("vae", 0.0, {"precision": "bf16"}, {"precision": "bf16", "microbatch": 4}),
 }
 
@@ -63,7 +68,7 @@ def settings(make_training):
                 "dropout": dropout,
             },
             schedule={"kind": "discretised", "s0": 2, "s1": 16},
-            optimizer={"kind": "radam", "lr": 3e-3},
+            optimizer={"kind": "lion" if "lion" in name else "radam", "lr": 3e-4 if "lion" in name else 3e-3},
         )
 
     return make
@@ -94,6 +99,24 @@ def test_two_processes_take_the_steps_of_one(two, settings, split, name):
     for part in ("weights", "averages"):
         difference = np.abs(found[part] - wanted[part]).max()
         assert difference < 10 * tolerance * np.abs(wanted[part]).max()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.endswith("-sharded")])
+def test_a_divided_state_changes_no_bit(two, name):
+    """Stopped in the middle and resumed, against two processes that each have the complete state."""
+    found, wanted = np.load(two / f"{name}.npz"), np.load(two / f"{name.removesuffix('-sharded')}.npz")
+    for part in ("progress", "weights", "averages"):
+        np.testing.assert_array_equal(found[part], wanted[part])
+
+
+@pytest.mark.parametrize("name", ["vae-sharded", "lion-sharded"])
+def test_one_process_resumes_from_the_state_of_two(two, settings, split, name):
+    training = settings(name, {})
+    found = trained(training, split, saved=two / f"{name}.safetensors")
+    wanted = np.load(two / f"{name}.npz")
+    assert len(found["progress"]) == training.recipe.steps // 2
+    for part in ("weights", "averages"):
+        assert np.abs(found[part] - wanted[part]).max() < 1e-4 * np.abs(wanted[part]).max()
 
 
 def test_parts_of_an_assignment_matter(settings, split):
