@@ -172,7 +172,8 @@ def minutes(params: Params, stage: str, cell: Cell) -> int:
     extracted = max(each.flops for each in _extractors(params))
     drawn = sample.samples * sample.repeats * max(sample.nfe)
     scored = len(training.snapshot_steps) * params.select.samples * max(params.select.nfe, *sample.nfe)
-    timed = 3 * params.time.rounds * len({each.name for each in params.cells()})
+    # Counted for its own stage alone: a grid of thousands of cells has as many jobs of the others.
+    timed = 3 * params.time.rounds * len({each.name for each in params.cells()}) if stage == "time" else 0
     probed = max((params.probe_named(name).images(training) for name in params.probes_of(cell)), default=0)
     # A step is five forward passes at the most, an encoder's included, and one more to compute again.
     passes = 5 + training.train.recompute
