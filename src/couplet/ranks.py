@@ -277,7 +277,7 @@ def _store(place: str, size: int | None = None, *, host: bool = False) -> dist.S
         return dist.FileStore(place, size or -1)
     try:
         socket.getaddrinfo(name, int(port))  # which TCPStore would try for all its time
-        return dist.TCPStore(name, int(port), size, host, PATIENCE, wait_for_workers=False)
+        return dist.TCPStore(name, int(port), size, is_master=host, timeout=PATIENCE, wait_for_workers=False)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{place}, where the nodes meet: {_first_sentence(error)}") from None
 

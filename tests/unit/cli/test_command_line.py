@@ -114,7 +114,7 @@ def test_no_command_prints_the_help(couplet):
         (["train", "--couplng", "vae"], "No such option: --couplng"),
         (["reference", "--data", "d"], "Missing option '--features'. Output of `couplet features`."),
         (["train", "--data", "d", "--out", "o", "--seed", "one"], "Invalid value for '--seed'"),
-        (["select", "--train", "t", "--processes", "0"], "Invalid value for '--processes'"),
+        (["select", "--train", "t", "--processes", "-1"], "Invalid value for '--processes'"),
         (["show"], "Missing argument 'path'. Folder of a run, or"),
         (["show", "a", "b"], "Got unexpected extra argument"),
         (["train", "--data"], "Option '--data' requires an argument."),

@@ -38,7 +38,7 @@ def test_measurements_record_their_cell_and_training_its_key(grid):
 
 def test_every_file_of_a_stage_is_in_its_record(grid):
     recorded = {path for name in grid.root.rglob("*record.json") for path in read_record(name).outputs}
-    files = {path for path in grid.root.rglob("*") if path.is_file()}
+    files = {path for path in grid.root.rglob("*") if path.is_file() and path.name[0] != "."}
     records = {path for cell in grid.cells for path in grid.layout.records(cell, "classifier").values()}
     records |= {record_of("time", grid.times), grid.root / "table1.record.json"}
     assert files - recorded == records
