@@ -7,7 +7,7 @@ comma := ,
 space := $(subst ,, )
 EXTRAS = pipeline s3 lion lmdb dinov2 tensorboard dev docs
 
-NEEDED = $(if $(filter test lint format docs,$(MAKECMDGOALS)),$(EXTRAS) slurm,pipeline)
+NEEDED = $(if $(filter test test-cluster test-all lint format docs,$(MAKECMDGOALS)),$(EXTRAS) slurm,pipeline)
 ifeq ($(origin VENV) $(shell python workflow/scripts/has_packages.py $(NEEDED) 2>/dev/null && echo complete),undefined complete)
 INSTALLED :=
 TESTED :=
@@ -18,11 +18,11 @@ TESTED := $(VENV)/tested
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 endif
 
-.PHONY: help table1 paper report record push pull experiments test lint format docs readme generate requirements
+.PHONY: help table1 paper report record push pull experiments test test-cluster test-all lint format docs readme generate requirements
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
 table1: $(INSTALLED) ## results/index.html and table1.csv, from nothing
 	snakemake --cores all results/table1.csv
@@ -48,8 +48,13 @@ pull: $(INSTALLED) ## fetch the results that were pushed with this commit
 experiments: $(INSTALLED) ## list the changes and Fréchet distances of `dvc exp run`; `dvc exp show` has everything
 	@dvc exp show --md --only-changed --drop '^(src|experiment)/|^params.yaml$$|^(Created|State|Executor|step|loss)$$|^kid_'
 
-test: $(TESTED) ## all tests
-	pytest -n auto --dist loadfile
+test: $(TESTED) ## all tests that need no cluster
+	pytest -n auto --dist loadfile --ignore tests/cluster
+
+test-cluster: $(TESTED) ## tests on a Slurm of their own: some minutes, as root, with Debian's slurm-wlm and munge
+	pytest -rs tests/cluster
+
+test-all: test test-cluster ## all tests
 
 lint: $(TESTED) ## formatting, types, import layers, workflow
 	ruff check .

@@ -12,7 +12,7 @@ report: "workflow/report/workflow.rst"
 # Constraints of wildcards come before all rules: later ones would undo them for outputs in a storage.
 include: "workflow/rules/common.smk"
 include: "workflow/rules/common_published.smk"
-include: "workflow/rules/hooks.smk"
+include: "workflow/rules/common_hooks.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/measure.smk"

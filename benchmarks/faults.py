@@ -118,7 +118,7 @@ def digests(out: Path) -> dict[str, str]:
     return {
         str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name != "record.json"
+        if path.is_file() and not path.name.endswith("record.json")
     }
 
 

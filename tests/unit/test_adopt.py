@@ -30,7 +30,7 @@ def content_of(folder):
     return {
         path.relative_to(folder): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != "record.json"
+        if path.is_file() and not path.name.endswith("record.json")
     }
 
 

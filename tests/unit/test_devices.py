@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from couplet import process
+from couplet.cli.options import device_of
 from couplet.errors import UserError
 from couplet.ranks import ALONE, Ranks
 
@@ -77,6 +78,19 @@ def test_more_processes_than_gpus(two_gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match=r"^--processes: process 3, but this machine has 2 GPUs$"):
         process.find("auto")
+
+
+def test_no_processes_are_one_on_the_cpu(two_gpus):
+    with process.process(1, "auto", 0) as context:
+        assert (context.device.type, context.ranks.size) == ("cpu", 1)
+    problem = r"^--processes 0: is one process on the CPU, --device cuda is not; give one of them$"
+    with pytest.raises(UserError, match=problem), process.process(1, "cuda", 0):
+        pass
+
+
+def test_a_file_without_gpus_chooses_the_cpu():
+    assert [device_of(given, 0) for given in ("auto", "cuda:1")] == ["cpu", "cuda:1"]
+    assert device_of("auto", 1) == "auto"
 
 
 @pytest.mark.parametrize("name", ["tpu", "mps", "cuda:77", "gpu", "cpu:1", "cuda:-1", "cuda:99999999999", ""])

@@ -19,7 +19,7 @@ def content_of(folder):
     return {
         path.relative_to(folder): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in {"record.json", ".snakemake_timestamp"}
+        if path.is_file() and not path.name.endswith("record.json")
     }
 
 

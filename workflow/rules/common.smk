@@ -279,7 +279,7 @@ def flag_of_frozen(wildcards, input):
     return "".join(f"--frozen {Path(record).parent} " for record in input.frozen)
 
 
-# MB and minutes of a job.
+# MB and minutes of a job of a stage.
 NEEDS = {
     "prepare": (8000, 480),
     "features": (16000, 60),
@@ -297,6 +297,11 @@ NEEDS = {
 }
 
 
+def needs(stage, wildcards):
+    """MB and minutes of a job."""
+    return NEEDS[stage]
+
+
 @cache
 def largest_node():
     """MB of the largest node of this Slurm; 0 where there is none."""
@@ -311,7 +316,7 @@ def memory(stage):
     """MB that a job asks for: as much again after each attempt, as far as a node has it."""
 
     def megabytes(wildcards, attempt):
-        first = NEEDS[stage][0]
+        first, _ = needs(stage, wildcards)
         return (
             first if attempt == 1 else min(attempt * first, max(first, largest_node()))
         )
@@ -321,8 +326,12 @@ def memory(stage):
 
 def minutes(stage):
     """Minutes that a job asks for: equally, but a training resumes."""
-    again = stage != "train"
-    return lambda wildcards, attempt: (attempt if again else 1) * NEEDS[stage][1]
+
+    def of_attempt(wildcards, attempt):
+        _, first = needs(stage, wildcards)
+        return first if stage == "train" else attempt * first
+
+    return of_attempt
 
 
 def threads_of(stage):
@@ -343,6 +352,15 @@ def parallel(stage, params):
     }
     device = ["--device cpu"] if 0 in (GPUS, params.gpus) else []
     return " ".join([*(words[each] for each in STAGES[stage].parallel), *device])
+
+
+def cores(stage, params):
+    """Cores that a job asks for: a GPU wants some beside its threads, to load batches and to be kept busy."""
+    return max(params.threads, 4 * gpus(stage, params))
+
+
+def cores_of(stage):
+    return lambda wildcards: cores(stage, job_of(stage, wildcards).params)
 
 
 def gpus_of(stage):
@@ -369,9 +387,7 @@ def logged(command):
     begins = (
         "== $(date '+%F %T') on $(hostname)${{SLURM_JOB_ID:+, Slurm job $SLURM_JOB_ID}}"
     )
-    link = (
-        'log={log}; all="${{log%/*}}/.${{log##*/}}"; touch "$all"; ln -f "$all" {log}'
-    )
+    link = 'log={log}; all="${{log%/*}}/.${{log##*/}}.all"; touch "$all"; ln -f "$all" {log}'
     return f'{link}; {{{{ echo "{begins}"; {command}; }}}} >> {{log}} 2>&1'
 
 

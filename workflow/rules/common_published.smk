@@ -159,6 +159,10 @@ def gpus_of_table(wildcards):
     return gpus("evaluate", measured_table(wildcards))
 
 
+def cores_of_table(wildcards):
+    return cores("evaluate", measured_table(wildcards))
+
+
 def parallel_of_table(wildcards):
     return parallel("evaluate", measured_table(wildcards))
 

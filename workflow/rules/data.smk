@@ -53,6 +53,7 @@ rule features:
         mem_mb=memory("features"),
         runtime=minutes("features"),
         gpu=gpus_of("features"),
+        cpus_per_task=cores_of("features"),
     params:
         settings=flags_of("features"),
         parallel=parallel_of("features"),
@@ -87,6 +88,7 @@ rule reference:
         mem_mb=memory("reference"),
         runtime=minutes("reference"),
         gpu=gpus_of("reference"),
+        cpus_per_task=cores_of("reference"),
     params:
         settings=flags_of("reference"),
         parallel=parallel_of("reference"),

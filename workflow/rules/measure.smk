@@ -20,6 +20,7 @@ rule select:
         mem_mb=memory("select"),
         runtime=minutes("select"),
         gpu=gpus_of("select"),
+        cpus_per_task=cores_of("select"),
     params:
         settings=flags_of("select"),
         parallel=parallel_of("select"),
@@ -55,6 +56,7 @@ rule sample:
         mem_mb=memory("sample"),
         runtime=minutes("sample"),
         gpu=gpus_of("sample"),
+        cpus_per_task=cores_of("sample"),
     params:
         settings=flags_of("sample"),
         parallel=parallel_of("sample"),
@@ -93,6 +95,7 @@ rule evaluate:
         mem_mb=memory("evaluate"),
         runtime=minutes("evaluate"),
         gpu=gpus_of("evaluate"),
+        cpus_per_task=cores_of("evaluate"),
     params:
         settings=flags_of("evaluate"),
         parallel=parallel_of("evaluate"),
@@ -130,6 +133,7 @@ rule probe:
         mem_mb=memory("probe"),
         runtime=minutes("probe"),
         gpu=gpus_of("probe"),
+        cpus_per_task=cores_of("probe"),
     params:
         settings=flags_of("probe"),
         parallel=parallel_of("probe"),
@@ -163,6 +167,7 @@ rule time:
         mem_mb=memory("time"),
         runtime=minutes("time"),
         gpu=gpus_of("time"),
+        cpus_per_task=cores_of("time"),
     params:
         settings=flags_of("time"),
         parallel=parallel_of("time"),

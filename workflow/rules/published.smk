@@ -66,6 +66,7 @@ rule published_sample:
         mem_mb=memory("published_sample"),
         runtime=minutes("published_sample"),
         gpu=gpus_of_table,
+        cpus_per_task=cores_of_table,
     params:
         settings=generate_flags,
         parallel=parallel_of_table,
@@ -97,6 +98,7 @@ rule published_score:
         mem_mb=memory("published_score"),
         runtime=minutes("published_score"),
         gpu=gpus_of_table,
+        cpus_per_task=cores_of_table,
     params:
         settings=score_flags,
         parallel=parallel_of_table,

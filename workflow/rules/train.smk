@@ -28,6 +28,7 @@ rule train:
         mem_mb=memory("train"),
         runtime=minutes("train"),
         gpu=gpus_of("train"),
+        cpus_per_task=cores_of("train"),
     params:
         settings=flags_of("train"),
         parallel=parallel_of("train"),

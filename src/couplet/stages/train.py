@@ -44,7 +44,7 @@ Observer = Callable[[Progress, float], None]
 
 STATES_KEPT = 2
 
-KEPT = ".finished.json"
+KEPT = f".finished-{RECORD}"
 """A copy of the record of a finished run, which no engine knows."""
 
 FIRST_STEPS = 20

@@ -108,10 +108,10 @@ class State:
             )
         if header["key"] != key:
             raise UserError(
-                f"{path}: state of a run with key {header['key']}, this is {key}: other settings, code, "
-                f"initial weights, threads or processes; delete {path.parent} to start again, choose another "
-                f"folder, or, if only code changed without changing a number, run `couplet adopt {path.parent} "
-                "--data DATA`"
+                f"{path}: state of a run with key {header['key']}, this is {key}: other settings, code or "
+                f"initial weights, or another number of threads or processes; delete {path.parent} to start "
+                "again, choose another folder, or, if only code changed without changing a number, run "
+                f"`couplet adopt {path.parent} --data DATA`"
             )
         parts: dict[str, dict[str, Tensor]] = {name: {} for name in self._trained}
         moments: dict[int, dict[str, Tensor]] = {}

@@ -15,7 +15,7 @@ from couplet.config.params import Params
 from couplet.config.recipes import Recipe
 from couplet.config.yaml12 import dump_yaml
 from couplet.plan.layout import Layout, checkpoint_name
-from couplet.plan.stages import STAGES, Settings, key_of
+from couplet.plan.stages import STAGES, Settings, key_of, parallel
 from couplet.plan.summaries import figure_key, table_key
 
 WEIGHTS = {
@@ -227,6 +227,22 @@ RUN = {"train", "probe", *MEASURED}
 )
 def test_a_changed_setting_changes_the_keys_of_what_depends_on_it(layout, dotted, value, stages):
     assert difference(keys(layout()), keys(layout(dotted, value))) == stages
+
+
+@pytest.mark.parametrize(
+    ("stage", "threads", "gpus", "expected"),
+    [
+        ("train", 1, 1, {}),
+        ("train", 1, 0, {}),
+        ("train", 8, 0, {"threads": 8}),
+        ("train", 8, 4, {"threads": 2, "processes": 4}),
+        ("train", 2, 4, {"processes": 4}),
+        ("features", 8, 4, {"threads": 8}),
+        ("prepare", 8, 4, {}),
+    ],
+)
+def test_threads_and_processes_count_where_there_are_several(stage, threads, gpus, expected):
+    assert parallel(stage, threads, gpus) == expected
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def content_of(folder):
     return {
         path.relative_to(folder): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != "record.json"
+        if path.is_file() and not path.name.endswith("record.json")
     }
 
 
@@ -125,6 +125,47 @@ def test_signal_stops_after_a_complete_step_and_saves_it(archive, tmp_path, whol
     [line] = run(settings(), archive, out)
     assert line.endswith(f"resumes after step {after}")
     assert content_of(out) == whole
+
+
+def test_finished_run_whose_record_was_removed_is_not_trained_again(archive, tmp_path, whole, settings):
+    """As Snakemake does where a scheduler ended the job after the training."""
+    out = tmp_path / "whole"
+    record = (out / "record.json").read_bytes()
+    times = {
+        path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name in ("curve.csv", "config.json")
+    }
+    (out / "record.json").unlink()
+    assert run(settings(), archive, out, kill_after=1) == []
+    assert (out / "record.json").read_bytes() == record
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+@pytest.mark.parametrize("change", ["a file", "settings"])
+def test_another_or_damaged_run_without_a_record_is_trained_again(archive, tmp_path, whole, settings, change):
+    out = tmp_path / "whole"
+    (out / "record.json").unlink()
+    if change == "a file":
+        (out / "curve.csv").write_text("step\n")
+        run(settings(), archive, out)
+        assert content_of(out) == whole
+    else:
+        run(settings(clip_norm=1e-3), archive, out)
+        assert content_of(out).keys() == whole.keys()
+        assert content_of(out) != whole
+
+
+def test_threads_are_part_of_the_key(archive, tmp_path, settings):
+    """As a parameter file with so many plans it."""
+    chosen, threads = settings(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run(chosen, archive, tmp_path / "run")
+    finally:
+        torch.set_num_threads(threads)
+    record = read_json(tmp_path / "run/record.json")
+    assert (record["threads"], record["parallel"]) == (2, {"threads": 2})
+    assert record["key"] == keys_of(Settings.of(chosen, threads=2), "train")["train"]
+    assert record["key"] != keys_of(Settings.of(chosen), "train")["train"]
 
 
 def test_last_two_states_are_kept(archive, tmp_path, settings):

@@ -51,7 +51,7 @@ def check_slurm():
 
 
 ERROR = re.compile(
-    r"^Error in rule \w+:\n    message: (?P<message>.*?)\n    jobid: (?P<job>\d+)\n.*?"
+    r"^Error in rule\b[^\n]*\n    message: (?P<message>.*?)\n    jobid: (?P<job>\d+)\n.*?"
     r"^    log: (?P<logs>.*?) \(check log file|^Trying to restart job (?P<again>\d+)\.",
     re.MULTILINE | re.DOTALL,
 )
@@ -72,14 +72,14 @@ def reason(message):
 
 
 def last_lines(path, count=5):
-    """The last lines of a log, of the last attempt; of Slurm's log, what Slurm itself says."""
+    """The last lines of a log, of the last attempt; of Slurm's log, the first that Slurm itself says."""
     lines = (
         path.read_text(errors="replace").rstrip().splitlines() if path.exists() else []
     )
     begins = [number for number, line in enumerate(lines) if line.startswith("== ")]
     if begins:
         return lines[begins[-1] + 1 :][-count:]
-    return [line for line in lines if re.match("slurmstepd|srun: ", line)][-count:]
+    return [line for line in lines if re.match("slurmstepd|srun: error", line)][:count]
 
 
 def tell_failures(log):
