@@ -80,7 +80,8 @@ IDLE = (
 def run(command: tuple[str, ...], folder: Path) -> str:
     """The output of a command; a command that fails ends the benchmark."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
+    quiet = {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder.resolve() / "src"), **quiet}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")

@@ -77,7 +77,7 @@ OUTPUTS = {
 STORED = workflow.storage_settings.default_storage_provider is not None
 
 # The file that stands for a folder as the input of a later job.
-CARD = "" if STORED else "/card.json"
+CARD = "" if STORED else "card.json"
 
 
 wildcard_constraints:
@@ -193,26 +193,29 @@ def input_of(stage, read):
 
     def path(wildcards):
         output = job_of(stage, wildcards).output(read)
-        return as_it_is(
-            Path(f"{output}{CARD if read in ('prepare', 'features') else ''}")
-        )
+        return as_it_is(output / CARD if read in ("prepare", "features") else output)
 
     return path
 
 
 def folder(path):
     """A folder with a card, as an output."""
-    return f"{path}{CARD}" if CARD else directory(path)
+    return f"{path}/{CARD}" if CARD else directory(path)
+
+
+def without_card(path):
+    """The folder that such an input or output stands for."""
+    return str(Path(path).parent) if CARD else path
 
 
 def folder_of(card):
     """The folder that an input stands for, as a parameter of a rule."""
-    return lambda wildcards, input: getattr(input, card).removesuffix(CARD)
+    return lambda wildcards, input: without_card(getattr(input, card))
 
 
 def folder_made(wildcards, output):
     """The folder that a card stands for, as a parameter of the rule that writes it."""
-    return output.card.removesuffix(CARD)
+    return without_card(output.card)
 
 
 def only_stored(*paths):

@@ -35,8 +35,8 @@ rule table:
         mem_mb=2000,
     params:
         table=flags_of_table,
-        root=lambda wildcards, output: output.csv.removesuffix(
-            f"/{wildcards.table}.csv"
+        root=lambda wildcards, output: (
+            Path(output.csv).parents[wildcards.table.count("/")]
         ),
         about=about_table,
     message:
