@@ -84,7 +84,7 @@ generate: $(INSTALLED) ## write dvc.yaml, the schema of parameter files, publish
 
 requirements: $(INSTALLED) ## pin the newest versions that fit pyproject.toml
 	(echo '# Exact versions of everything `make` installs; made by `make requirements`.'; \
-	uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --universal --python-version 3.11 \
+	uv pip compile pyproject.toml $(patsubst %,--extra %,$(EXTRAS) slurm) --universal --python-version 3.11 \
 		--quiet --no-header --no-annotate) > requirements.new
 	mv requirements.new requirements.txt
 
