@@ -34,9 +34,16 @@ class Footprint(NamedTuple):
     flops: int
     """Floating-point operations of one image's forward pass; a multiply-add counts as two."""
     inputs: int
-    """The same with `train.recompute`: the inputs of blocks, and what the largest block keeps."""
+    """The same with `train.recompute`: those that it keeps from block to block."""
+    block: int
+    """Those that the largest block keeps besides, while it is computed again."""
     derived: int = 0
     """Numbers that it keeps besides, however many images there are: weights as they are computed with."""
+
+    def beside(self, other: Footprint) -> Footprint:
+        """Both networks in one step."""
+        both = Footprint(*map(sum, zip(self, other, strict=True)))
+        return both._replace(block=max(self.block, other.block))
 
 
 class NetworkConfig(Variant):
@@ -110,11 +117,11 @@ class UNetConfig(NetworkConfig):
             weights += convolutions + outputs * self._per_channel() + 6 * (inputs + outputs)
             operations += convolutions * size + (2 * outputs * size**2 if block.heads else 0)
             own = round(self._kept(block) * size) + block.dropped * outputs * size
-            before = {"down": 4.0, "up": 0.25}.get(block.role, 1.0)
-            kept, inside, largest = kept + own, inside + round(before * inputs * size), max(largest, own)
+            given = round({"down": 4.0, "up": 0.25}.get(block.role, 1.0) * inputs * size)
+            kept, inside, largest = kept + own, inside + given, max(largest, own - given)
             passing = max(passing, 2 * (outputs + block.heads * size) * size)
         # With the two gradients that exist at once where the backward pass begins, or in an attention.
-        return Footprint(weights, kept + passing, 2 * operations, inside + largest + passing)
+        return Footprint(weights, kept + passing, 2 * operations, inside, largest + passing)
 
     @property
     def widths(self) -> list[int]:
@@ -215,9 +222,7 @@ class SongConfig(UNetConfig):
         pixels = [4 * resolution**2 >> 2 * level for level in range(1, len(self.widths))]
         flops = sum(2 * layer * size for layer, size in zip(layers, pixels, strict=True))
         kept = sum(2 * width * size for width, size in zip(inputs[1:], pixels, strict=False))
-        return Footprint(
-            size.parameters + sum(layers), size.activations + kept, size.flops + flops, size.inputs + kept
-        )
+        return size.beside(Footprint(sum(layers), kept, flops, kept, 0))
 
     def _embedding(self) -> int:
         return self.model_channels * max(self.channel_mult_emb, self.channel_mult_noise)
@@ -335,8 +340,8 @@ class MLPConfig(NetworkConfig):
         width, ends = self.model_channels, (channels + out_channels) * resolution**2
         weights = (ends + 67) * width + self.num_blocks * (4 * width + 7) * width + 64 * classes + ends
         own, outside = (10 + (self.dropout > 0)) * width, 4 * width + 2 * ends
-        kept, inside = self.num_blocks * own + outside, self.num_blocks * width + own + outside
-        return Footprint(weights, kept, 2 * weights, inside)
+        kept, inside = self.num_blocks * own + outside, self.num_blocks * width + outside
+        return Footprint(weights, kept, 2 * weights, inside, own)
 
 
 class ConcatMLPConfig(NetworkConfig):
@@ -358,7 +363,7 @@ class ConcatMLPConfig(NetworkConfig):
         width, ends = self.model_channels, (channels + out_channels) * resolution**2
         weights = (ends + classes + 2) * width + ((self.num_blocks + 1) * (width + 1)) * width + ends
         kept = self.num_blocks * (2 + (self.dropout > 0)) * width + 4 * width + 2 * ends
-        return Footprint(weights, kept, 2 * weights, kept)
+        return Footprint(weights, kept, 2 * weights, kept, 0)
 
 
 def _at(setting: Item | tuple[Item, ...], level: int) -> Item:
