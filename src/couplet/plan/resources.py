@@ -25,6 +25,9 @@ MARGIN = 1.06
 FRAGMENTS = 1.04
 """For memory that the allocator of the CPU cannot use again."""
 
+LARGE = 32e6
+"""Bytes of a tensor whose memory that allocator (glibc's) gives back at once; a block keeps about six."""
+
 PROCESS = 750e6
 """Bytes of a process with its libraries on a CPU, before it holds a model."""
 
@@ -99,7 +102,9 @@ def training_memory(training: Training, facts: Facts, processes: int = 1) -> Mem
     update = weights + (4 - moments) * weights / parts
     on_device = steady + max(backward, update)
     state = (1 + averages + moments) * weights
-    on_cpu = FRAGMENTS * (steady + max(kept + update, 2 * state + kept / 2))
+    # Then a state is saved, in two copies. By then the large tensors of the step are given back.
+    small = FLOAT * size.block / 6 * evaluated < LARGE
+    on_cpu = FRAGMENTS * (steady + max(kept + update, 2 * state + kept * (1 if small else 0.25)))
     return Memory(
         device=round(FLOAT * MARGIN * on_device),
         cpu=round(PROCESS + FLOAT * MARGIN * on_cpu),
