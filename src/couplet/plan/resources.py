@@ -124,7 +124,7 @@ def sizes(training: Training, facts: Facts) -> Footprint | None:
     # A folder's classes are known once it is read; a thousand are ImageNet's.
     shape = {"channels": channels, "resolution": resolution, "classes": 1000 if known is None else known}
     main = network.footprint(out_channels=channels, **shape)
-    encoder: Footprint | None = Footprint(0, 0, 0, 0, 0)
+    encoder: Footprint | None = Footprint()
     if own is not None:
         resized = network.model_copy(update=dict(own))
         encoder = resized.footprint(out_channels=2 * channels, **shape)
