@@ -3,8 +3,8 @@
     python benchmarks/memory.py --json benchmarks/results/memory.json
     python benchmarks/memory.py --most 64 workflow/papers/ect.yaml
 
-Every network and coupling of the files takes three real steps on the CPU in a process of its own, with as
-many images of the recipe's batch as `--most` GB allow; a network that does not fit with one image is named.
+Every network and coupling of the files takes three real steps on the CPU and saves its state, in a process of
+its own, with as many images of the recipe's batch as `--most` GB allow; one that does not fit is named.
 
     modelled  `couplet.plan.resources`, from the settings alone: on a GPU's memory, and in all on a CPU
     traced    `couplet.training.memory`, tensors of the real step on torch's meta device, as on a GPU
@@ -71,6 +71,7 @@ def measure(training: Training) -> int:
             state.frozen = initial_state(training, shape, torch.device("cpu")).model
         loader = loader_of(training, archive, joint_images=state.model.coupling.joint_images)
         list(run(training, state, loader))
+        state.save(Path(folder) / "state.safetensors", key="", data="")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

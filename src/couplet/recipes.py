@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from couplet.config.cells import Cell, Training
+from couplet.config.fit import Facts
 from couplet.config.layers import leaves
 from couplet.config.resolve import resolve
 from couplet.cost import Cost, cost, native_shape
 from couplet.errors import UserError
+from couplet.plan.resources import training_memory
 from couplet.reporting.published import reported
 
 
@@ -35,6 +37,12 @@ class Row(NamedTuple):
         """Parameters and operations; None where the images' shape is known only once they are prepared."""
         shape = native_shape(self.training.dataset)
         return None if shape is None else cost(self.training, shape)
+
+    @property
+    def gpu_memory(self) -> int | None:
+        """Bytes of one GPU that a step with the whole batch takes, modelled; None where it is not known."""
+        memory = training_memory(self.training, Facts.of(self.cell.dataset, self.training.dataset))
+        return None if memory is None else memory.device
 
     @property
     def assumed(self) -> list[str]:
@@ -66,6 +74,7 @@ def summary(row: Row, tflops: float) -> dict[str, str]:
         "steps × batch": f"{recipe.steps:,} × {recipe.batch}",
         "parameters": f"{made.parameters / 1e6:.1f} M" if made else "",
         "GPU-hours": f"{made.hours(row.training, tflops):.3g}" if made else "",
+        "GPU memory": f"{row.gpu_memory / 1e9:.3g} GB" if row.gpu_memory else "",
         "assumed": str(len(row.assumed) or ""),
     }
 

@@ -137,10 +137,11 @@ class TrainConfig(Closed):
     """Images evaluated at once; null is the whole batch. Changes rounding, and with dropout the masks."""
     recompute: bool = Field(False, exclude=True)
     """Activation checkpointing: keep only the inputs of residual blocks, and compute each block again in the
-    backward pass, for less memory and a third more time. Changes no number; in no cache key or record."""
+    backward pass, for less memory and a third more time. Changes no number, and is in no record; with
+    `compile` it changes rounding."""
     shard: bool = Field(False, exclude=True)
     """Divide the optimiser's state and the average among the processes of a run (ZeRO, stage 1), for less
-    memory. Changes no number; in no cache key or record."""
+    memory. Changes no number, and is in no record."""
 
 
 class TimeConfig(Closed):

@@ -28,15 +28,22 @@ Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
 class Footprint(NamedTuple):
     """Size of a network for one kind of image, from its settings alone: close, and not below what it has."""
 
-    parameters: int
-    activations: int
+    parameters: int = 0
+    activations: int = 0
     """Numbers per image that a training step keeps for the backward pass."""
-    flops: int
+    flops: int = 0
     """Floating-point operations of one image's forward pass; a multiply-add counts as two."""
-    inputs: int
-    """The same with `train.recompute`: the inputs of blocks, and what the largest block keeps."""
+    inputs: int = 0
+    """The same with `train.recompute`: those that it keeps from block to block."""
+    block: int = 0
+    """Those that the largest block keeps besides, while it is computed again."""
     derived: int = 0
     """Numbers that it keeps besides, however many images there are: weights as they are computed with."""
+
+    def beside(self, other: Footprint) -> Footprint:
+        """Both networks in one step."""
+        both = Footprint(*map(sum, zip(self, other, strict=True)))
+        return both._replace(block=max(self.block, other.block))
 
 
 class NetworkConfig(Variant):
@@ -110,11 +117,17 @@ class UNetConfig(NetworkConfig):
             weights += convolutions + outputs * self._per_channel() + 6 * (inputs + outputs)
             operations += convolutions * size + (2 * outputs * size**2 if block.heads else 0)
             own = round(self._kept(block) * size) + block.dropped * outputs * size
-            before = {"down": 4.0, "up": 0.25}.get(block.role, 1.0)
-            kept, inside, largest = kept + own, inside + round(before * inputs * size), max(largest, own)
+            given = round({"down": 4.0, "up": 0.25}.get(block.role, 1.0) * inputs * size)
+            kept, inside, largest = kept + own, inside + given, max(largest, own - given)
             passing = max(passing, 2 * (outputs + block.heads * size) * size)
         # With the two gradients that exist at once where the backward pass begins, or in an attention.
-        return Footprint(weights, kept + passing, 2 * operations, inside + largest + passing)
+        return Footprint(
+            parameters=weights,
+            activations=kept + passing,
+            flops=2 * operations,
+            inputs=inside,
+            block=largest + passing,
+        )
 
     @property
     def widths(self) -> list[int]:
@@ -126,40 +139,39 @@ class UNetConfig(NetworkConfig):
         multi_head, last = isinstance(self, MultiHeadConfig), len(self.widths) - 1
 
         def block(
-            level: int, role: Literal["enc", "down", "dec", "up"], inputs: int, outputs: int, attends: bool
+            level: int,
+            role: Literal["enc", "down", "dec", "up"],
+            inputs: int,
+            outputs: int,
+            *,
+            attends: bool = False,
         ) -> Block:
             side, dropout = resolution >> level, _at(self.dropout, level)
             dropped = dropout > 0 and side <= (self.dropout_resolution or side)
             heads = max(1, outputs // self.channels_per_head) if isinstance(self, MultiHeadConfig) else 1
-            return Block(inputs, outputs, side, role, heads if attends else 0, dropped)
+            return Block(inputs, outputs, side, role, heads=heads if attends else 0, dropped=dropped)
 
         width = self.widths[0] if multi_head else self.model_channels
         skips = [width]
         for level, outputs in enumerate(self.widths):
             attends = resolution >> level in self.attn_resolutions
             if level:
-                yield block(level, "down", width, width, False)
+                yield block(level, "down", width, width)
                 skips.append(width)
             for _ in range(_at(self.num_blocks, level)):
-                yield block(level, "enc", width, outputs, attends)
+                yield block(level, "enc", width, outputs, attends=attends)
                 width = outputs
                 skips.append(width)
-        yield block(last, "dec", width, width, True)
-        yield block(last, "dec", width, width, False)
+        yield block(last, "dec", width, width, attends=True)
+        yield block(last, "dec", width, width)
         for level in range(last, -1, -1):
             attends = resolution >> level in self.attn_resolutions
             if level < last:
-                yield block(level, "up", width, width, False)
+                yield block(level, "up", width, width)
             count = _at(self.num_blocks, level)
             for i in range(count + 1):
-                yield block(
-                    level,
-                    "dec",
-                    width + skips.pop(),
-                    self.widths[level],
-                    attends and (multi_head or i == count),
-                )
-                width = self.widths[level]
+                inputs, width = width + skips.pop(), self.widths[level]
+                yield block(level, "dec", inputs, width, attends=attends and (multi_head or i == count))
 
     def _embedding(self) -> int:
         """Width of the noise label's embedding."""
@@ -215,9 +227,7 @@ class SongConfig(UNetConfig):
         pixels = [4 * resolution**2 >> 2 * level for level in range(1, len(self.widths))]
         flops = sum(2 * layer * size for layer, size in zip(layers, pixels, strict=True))
         kept = sum(2 * width * size for width, size in zip(inputs[1:], pixels, strict=False))
-        return Footprint(
-            size.parameters + sum(layers), size.activations + kept, size.flops + flops, size.inputs + kept
-        )
+        return size.beside(Footprint(sum(layers), activations=kept, flops=flops, inputs=kept))
 
     def _embedding(self) -> int:
         return self.model_channels * max(self.channel_mult_emb, self.channel_mult_noise)
@@ -335,8 +345,8 @@ class MLPConfig(NetworkConfig):
         width, ends = self.model_channels, (channels + out_channels) * resolution**2
         weights = (ends + 67) * width + self.num_blocks * (4 * width + 7) * width + 64 * classes + ends
         own, outside = (10 + (self.dropout > 0)) * width, 4 * width + 2 * ends
-        kept, inside = self.num_blocks * own + outside, self.num_blocks * width + own + outside
-        return Footprint(weights, kept, 2 * weights, inside)
+        kept, inside = self.num_blocks * own + outside, self.num_blocks * width + outside
+        return Footprint(weights, activations=kept, flops=2 * weights, inputs=inside, block=own)
 
 
 class ConcatMLPConfig(NetworkConfig):
@@ -358,7 +368,7 @@ class ConcatMLPConfig(NetworkConfig):
         width, ends = self.model_channels, (channels + out_channels) * resolution**2
         weights = (ends + classes + 2) * width + ((self.num_blocks + 1) * (width + 1)) * width + ends
         kept = self.num_blocks * (2 + (self.dropout > 0)) * width + 4 * width + 2 * ends
-        return Footprint(weights, kept, 2 * weights, kept)
+        return Footprint(weights, activations=kept, flops=2 * weights, inputs=kept)
 
 
 def _at(setting: Item | tuple[Item, ...], level: int) -> Item:

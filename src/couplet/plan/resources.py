@@ -25,6 +25,9 @@ MARGIN = 1.06
 FRAGMENTS = 1.04
 """For memory that the allocator of the CPU cannot use again."""
 
+LARGE = 32e6
+"""Bytes of a tensor whose memory that allocator (glibc's) gives back at once; a block keeps about six."""
+
 PROCESS = 750e6
 """Bytes of a process with its libraries on a CPU, before it holds a model."""
 
@@ -47,6 +50,9 @@ CALL = 0.1
 START = 10.0
 """Minutes of every job besides."""
 
+LONGEST = 24 * 60
+"""Minutes of a job that trains, at the most: it saves its state, and another one resumes."""
+
 IMAGES = 1_300_000
 """Images of a data set whose number is not known before: ImageNet's."""
 
@@ -59,7 +65,11 @@ class Memory(NamedTuple):
     cpu: int
     """In all, where the process computes on the CPU."""
     host: int
-    """In all, where it computes on a GPU: libraries, and three copies of a state that is being saved."""
+    """In all, where it computes on a GPU: libraries, and a model that is being built."""
+    held: int
+    """Of a GPU or of the CPU, from step to step."""
+    saving: int
+    """On the host of GPUs in the first process besides: a state and the bytes of its file, twice."""
 
 
 def training_memory(training: Training, facts: Facts, processes: int = 1) -> Memory | None:
@@ -84,21 +94,23 @@ def training_memory(training: Training, facts: Facts, processes: int = 1) -> Mem
     steady += weights * training.coupling.wants_frozen + weights * (processes > 1)
     pixels = (facts.channels or 1) * (facts.resolution or 1) ** 2
     again = training.train.recompute
-    kept: float = (size.inputs if again else size.activations) * evaluated + (
-        images + 16 * evaluated
-    ) * pixels
-    kept += size.derived / 8 if again else size.derived
+    kept: float = (size.inputs + size.block if again else size.activations) * evaluated
+    kept += (images + 16 * evaluated) * pixels + (size.derived / 8 if again else size.derived)
     # The gradients of a layer take the place of what it kept.
     backward = max(kept + weights / 4, weights + kept / 2)
     # Gradients twice, and a temporary; lion has one more, in place of a moment.
     update = weights + (4 - moments) * weights / parts
     on_device = steady + max(backward, update)
-    on_cpu = FRAGMENTS * (steady + kept + update)
     state = (1 + averages + moments) * weights
+    # Then a state is saved, in two copies. By then the large tensors of the step are given back.
+    small = FLOAT * size.block / 6 * evaluated < LARGE
+    on_cpu = FRAGMENTS * (steady + max(kept + update, 2 * state + kept * (1 if small else 0.25)))
     return Memory(
         device=round(FLOAT * MARGIN * on_device),
         cpu=round(PROCESS + FLOAT * MARGIN * on_cpu),
-        host=round(GPU_PROCESS + FLOAT * 3 * state),
+        host=round(GPU_PROCESS + FLOAT * 2 * weights),
+        held=round(FLOAT * steady),
+        saving=round(FLOAT * (3 * state + averages * weights * (parts > 1))),
     )
 
 
@@ -112,13 +124,13 @@ def sizes(training: Training, facts: Facts) -> Footprint | None:
     # A folder's classes are known once it is read; a thousand are ImageNet's.
     shape = {"channels": channels, "resolution": resolution, "classes": 1000 if known is None else known}
     main = network.footprint(out_channels=channels, **shape)
-    encoder: Footprint | None = Footprint(0, 0, 0, 0)
+    encoder: Footprint | None = Footprint()
     if own is not None:
         resized = network.model_copy(update=dict(own))
         encoder = resized.footprint(out_channels=2 * channels, **shape)
     if main is None or encoder is None:
         return None
-    return Footprint(*map(sum, zip(main, encoder, strict=True)))
+    return main.beside(encoder)
 
 
 def memory_mb(params: Params, stage: str, cell: Cell) -> int:
@@ -135,9 +147,17 @@ def memory_mb(params: Params, stage: str, cell: Cell) -> int:
         if stage == "time":
             cells = {each.name: each for each in params.cells() if each.dataset == cell.dataset}
         memories = [training_memory(params.training(each), facts, processes) for each in cells.values()]
-        known = [memory.host if params.gpus else memory.cpu for memory in memories if memory]
-        # Models that are timed by turns are held together, in one process.
-        needed = process + sum(each - process for each in known) if len(known) == len(memories) else None
+        known = [memory for memory in memories if memory]
+        if len(known) < len(memories):
+            needed = None
+        elif params.gpus:
+            largest = max(known, key=lambda memory: memory.host)
+            extra = largest.saving if stage == "train" else 0
+            needed = largest.host + extra / processes
+        else:
+            # Models that are timed by turns are held together, in one process.
+            largest = max(known, key=lambda memory: memory.cpu)
+            needed = largest.cpu + sum(memory.held for memory in known) - largest.held
     elif stage in ("select", "sample"):
         needed = _sampling(params, cell, facts, process)
     else:
@@ -145,7 +165,7 @@ def memory_mb(params: Params, stage: str, cell: Cell) -> int:
     if needed is not None and stage in ("features", "reference", "select", "evaluate"):
         needed += max(_features(each, pixels) for each in _extractors(params))
     alone = stage in ("prepare", "features", "probe")
-    total = UNKNOWN if needed is None else needed * (1 if alone else processes)
+    total = (UNKNOWN if needed is None else needed) * (1 if alone else processes)
     return ceil((total + ENGINE) / 1e6)
 
 
@@ -162,7 +182,7 @@ def _sampling(params: Params, cell: Cell, facts: Facts, process: float) -> float
 def minutes(params: Params, stage: str, cell: Cell) -> int:
     """Minutes that a job of ``stage`` for ``cell`` takes at the most, on a slow CPU or GPU.
 
-    Operations are counted from the settings. A training that takes longer resumes in another job.
+    Operations are counted from the settings. A training never asks for more than a day.
     """
     training, facts = params.training(cell), _facts(params, cell)
     size = sizes(training, facts)
@@ -189,7 +209,8 @@ def minutes(params: Params, stage: str, cell: Cell) -> int:
         "prepare": (real / 20, 0),
     }[stage]
     speed = max(1, params.gpus) * GPU_SPEED if params.gpus else params.threads * CPU_SPEED
-    return ceil(START + (CALL * calls + operations / speed) / 60)
+    needed = ceil(START + (CALL * calls + operations / speed) / 60)
+    return min(needed, LONGEST) if stage == "train" else needed
 
 
 def _facts(params: Params, cell: Cell) -> Facts:

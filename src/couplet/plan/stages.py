@@ -116,6 +116,8 @@ def _train(settings: Settings) -> Any:
     for name in ("precision", "compile"):
         if train[name] == TrainConfig.model_fields[name].default:
             del train[name]
+    if training.train.recompute and training.train.compile:
+        train["recompute"] = True  # other programs, which round in another way
     train["snapshots"] = list(training.snapshot_steps)
     for name in ("init_from", "frozen_from"):
         recipe[name] = None if recipe[name] is None else content_of(Path(recipe[name]))
