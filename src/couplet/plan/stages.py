@@ -82,7 +82,7 @@ class Stage:
     absent: str
     """Message for a cell in which this is the first stage without a record."""
     parallel: tuple[str, ...] = ("threads", "processes")
-    """What it may have several of; that changes its numbers by rounding, and by the masks of dropout."""
+    """What it may have several of; see :func:`parallel` for what changes numbers."""
     record_inside: bool = False
     """Whether its record lies in its output, a folder, because both are published together."""
     variants: Callable[[Any], Iterable[Variant]] = lambda settings: ()
@@ -351,11 +351,15 @@ def code_of(stage: str, settings: Settings) -> dict[str, str]:
 
 
 def parallel(stage: str, threads: int, gpus: int) -> dict[str, int]:
-    """The processes of a stage and the threads of each, where a job with so many has more than one."""
+    """The processes that train and the threads of each, where a job with so many has more than one.
+
+    Measuring writes the same bytes in any number of processes.
+    """
     possible = STAGES[stage].parallel
     processes = max(1, gpus) if "processes" in possible else 1
     counts = {"threads": threads // processes, "processes": processes}
-    return {name: counts[name] for name in possible if counts[name] > 1}
+    decide = possible if stage in ("train", "time") else [name for name in possible if name == "threads"]
+    return {name: counts[name] for name in decide if counts[name] > 1}
 
 
 def ingredients(stage: str, settings: Settings) -> dict[str, Any]:
