@@ -307,9 +307,7 @@ def needs(stage, wildcards):
     table, cell, _ = job_of(stage, wildcards)
     params = layout(table).params if GPUS is None else on_cpu(table)
     processes = 1 if GPUS is None else max(1, layout(table).params.gpus)
-    time = minutes_of(params, stage, cell)
-    # A training resumes in another job, and few schedulers give a job more than a day at once.
-    return processes * memory_mb(params, stage, cell), min(time, 1440) if stage == "train" else time
+    return processes * memory_mb(params, stage, cell), minutes_of(params, stage, cell)
 
 
 @cache

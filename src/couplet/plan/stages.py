@@ -84,7 +84,7 @@ class Stage:
     absent: str
     """Message for a cell in which this is the first stage without a record."""
     parallel: tuple[str, ...] = ("threads", "processes")
-    """What it may have several of; that changes its numbers by rounding, and by the masks of dropout."""
+    """What it may have several of; see :func:`parallel` for what changes numbers."""
     across_nodes: bool = False
     """Whether its processes may be on several nodes."""
     record_inside: bool = False
@@ -358,11 +358,16 @@ def code_of(stage: str, settings: Settings) -> dict[str, str]:
 
 
 def parallel(stage: str, threads: int, gpus: int, nodes: int = 1) -> dict[str, int]:
-    """The processes of a stage and the threads of each, where nodes with so many have more than one."""
+    """The processes that train and the threads of each, where nodes with so many have more than one.
+
+    Measuring writes the same bytes in any number of processes.
+    """
     row = STAGES[stage]
     here = max(1, gpus) if "processes" in row.parallel else 1
-    counts = {"threads": threads // here, "processes": here * (nodes if row.across_nodes else 1)}
-    return {name: counts[name] for name in counts if name in row.parallel and counts[name] > 1}
+    counts = {"threads": threads // here}
+    if stage in ("train", "time"):
+        counts["processes"] = here * (nodes if row.across_nodes else 1)
+    return {name: count for name, count in counts.items() if name in row.parallel and count > 1}
 
 
 def ingredients(stage: str, settings: Settings) -> dict[str, Any]:

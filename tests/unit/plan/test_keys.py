@@ -220,7 +220,7 @@ RUN = {"train", "probe", *MEASURED}
         ("train.log_every", 5, set()),
         ("train.snapshots", 5, RUN),
         ("threads", 2, {"features", "reference", *RUN}),
-        ("gpus", 2, {"reference", *RUN}),
+        ("gpus", 2, RUN),
         ("gpus", 0, set()),
         ("nodes", 2, RUN),
         ("table1.seeds", [5], set()),
@@ -241,6 +241,7 @@ def test_a_changed_setting_changes_the_keys_of_what_depends_on_it(layout, dotted
         ("train", 8, 4, {"threads": 2, "processes": 4}),
         ("train", 2, 4, {"processes": 4}),
         ("features", 8, 4, {"threads": 8}),
+        ("sample", 8, 4, {"threads": 2}),
         ("prepare", 8, 4, {}),
     ],
 )
