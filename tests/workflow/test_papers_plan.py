@@ -112,7 +112,7 @@ def test_a_job_on_a_node_is_the_job_of_the_plan(tmp_path):
     [
         ("results/gc-paper/cifar10-gc-ict-ve-to.csv", None, "did you mean 'cifar10-gc-ict-ve-ot'? allowed: "),
         ("results/gc-paprika.csv", None, "gc.yaml: scale = \"paprika\": did you mean 'paper'? allowed: "),
-        ("results/ict.csv", "parms=x", "parms: did you mean 'params'? allowed: params"),
+        ("results/ict.csv", "parms=x", "parms: did you mean 'params'? allowed: gpus, params"),
         ("results/ict.csv", "scale=smal", "ict.yaml: scale = \"smal\": did you mean 'small'? allowed: "),
     ],
 )

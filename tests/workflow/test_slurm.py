@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from couplet.config.resolve import resolve
+from couplet.plan.resources import minutes
 from couplet.plan.stages import RUN
 
 PROFILES = Path(__file__).parents[2] / "workflow/profiles/slurm"
@@ -69,10 +71,16 @@ def test_the_profile_has_no_gpus_in_one_line_of_its_own():
     assert yaml.safe_load(line) == {"configfile": "workflow/profiles/slurm/no-gpus.yaml"}
 
 
+def test_training_is_told_to_end_five_minutes_before_its_estimate(cell):
+    params = resolve(cell.root / "params.yaml")
+    most = minutes(params, "train", params.cells()[0])
+    train = commands(cell, "--workflow-profile", "workflow/profiles/slurm")["train"]
+    assert f"; timeout --foreground {most - 5}m couplet train " in train
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ((), "timeout --foreground 1435m "),
         (("--set-resources", "train:runtime=120", "train:save_ahead=20"), "timeout --foreground 100m "),
         (("--set-resources", "train:runtime=120", "train:save_ahead=0"), ""),
     ],

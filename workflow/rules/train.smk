@@ -5,10 +5,16 @@ rule train:
     input:
         card=input_of("train", "prepare"),
         frozen=frozen_run("train"),
+        rest=rest_of("train"),
     output:
         # Snakemake removes what is named here where a job fails, or where a scheduler says so of a finished one.
         # The record holds the digests of all the rest, and `couplet train` puts it back.
         record="results/runs/{run}/train/record.json",
+        rest=only_stored(
+            "results/runs/{run}/train/config.json",
+            "results/runs/{run}/train/curve.csv",
+            directory("results/runs/{run}/train/checkpoints"),
+        ),
     log:
         "logs/train/{run}.log",
     benchmark:
@@ -32,7 +38,7 @@ rule train:
         settings=flags_of("train"),
         parallel=parallel_of("train"),
         frozen=flag_of_frozen,
-        data=subpath(input.card, parent=True),
+        data=folder_of("card"),
         out=subpath(output.record, parent=True),
         time_limit=time_limit,
     message:

@@ -211,6 +211,10 @@ class _Run(NamedTuple):
             context.say(f"{training.recipe.init_from}: {state.loaded}")
         sharded = Sharded(training, state, ranks) if training.train.shard and ranks.size > 1 else None
         state = sharded.state if sharded else state
+
+        def complete() -> State:
+            return sharded.collected() if sharded else state
+
         if ranks.first:
             _start_curve(self.partial / "curve.csv", state.step)
         try:
@@ -221,15 +225,15 @@ class _Run(NamedTuple):
                 if state.step:
                     update(state.step, "resumed")
                 for progress in steps(training, state, loader, ranks=ranks):
+                    written = complete() if progress.step in training.snapshot_steps else state
+                    if ranks.first:
+                        self._report(progress, written, update)
                     signal = stopped_by()
                     stopping = ranks.any(signal is not None)
-                    saving = stopping or progress.step % training.train.save_every == 0
-                    writing = saving or progress.step in training.snapshot_steps
-                    complete = sharded.collected() if sharded and writing else state
-                    if ranks.first:
-                        self._report(progress, complete, update)
-                        if saving:
-                            self._save(complete)
+                    if stopping or progress.step % training.train.save_every == 0:
+                        whole = complete()
+                        if ranks.first:
+                            self._save(whole)
                     if stopping:
                         ranks.wait()
                         cause = signal or "a signal to another process"
