@@ -44,7 +44,7 @@ def surroundings() -> dict[str, Any]:
     limits = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
     files = ((path, path.stat()) for path in sorted(Path(__file__).parents[1].rglob("*.py")))
     return {
-        "interpreter": [sys.executable, sys.version, [*sys.flags]],
+        "interpreter": [sys.prefix, sys.version, [*sys.flags]],  # one has several names
         "code": [[str(path), about.st_mtime_ns, about.st_size] for path, about in files],
         "folder": str(Path.cwd()),
         "environment": {name: value for name, value in os.environ.items() if name not in OWN},
