@@ -305,6 +305,12 @@ def needs(stage, wildcards):
     if stage in NEEDS:
         return NEEDS[stage]
     table, cell, _ = job_of(stage, wildcards)
+    return estimated(stage, table, cell)
+
+
+@cache
+def estimated(stage, table, cell):
+    """MB and minutes, which Snakemake asks for one by one, and for each attempt."""
     params = layout(table).params if GPUS is None else on_cpu(table)
     processes = 1 if GPUS is None else max(1, layout(table).params.gpus)
     return processes * memory_mb(params, stage, cell), minutes_of(params, stage, cell)
