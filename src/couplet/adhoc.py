@@ -13,7 +13,7 @@ from couplet.config.fit import Facts, check_fit
 from couplet.config.params import Params
 from couplet.config.track import Track
 from couplet.cost import parameters
-from couplet.data.archive import Archive, read_array
+from couplet.data.archive import Archive
 from couplet.errors import UserError, installed
 from couplet.files import replacing
 from couplet.live import meter, observed
@@ -21,7 +21,7 @@ from couplet.plan.layout import Layout, in_folder
 from couplet.plan.stages import RUN, STAGES, key_of, keys_of, record_of
 from couplet.process import Context
 from couplet.provenance.record import as_computed, check_inputs, is_current, record_with
-from couplet.stages.sample import samples_name
+from couplet.stages.sample import panels
 from couplet.training.loop import shape_of
 
 
@@ -79,13 +79,9 @@ def run_cell(
             if stage == "prepare":
                 check_inputs({stage: outputs[stage]}, settings)
                 _check_network(settings.training, Archive(outputs[stage]))
-    samples = {nfe: read_array(outputs["sample"] / samples_name(nfe)) for nfe in params.sample.nfe}
-    panels = {
-        f"NFE {nfe}": {params.labels.get(cell.coupling, cell.coupling): images}
-        for nfe, images in samples.items()
-    }
+    label = params.labels.get(cell.coupling, cell.coupling)
     with replacing(out / "samples.png") as temporary:
-        temporary.write_bytes(sample_grids(panels))
+        temporary.write_bytes(sample_grids(panels({label: outputs["sample"]}, params.sample.nfe)))
 
 
 def _check_network(training: Training, data: Archive) -> None:

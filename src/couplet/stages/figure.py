@@ -10,7 +10,7 @@ from pathlib import Path
 from couplet.config.cells import Cell
 from couplet.config.params import Params
 from couplet.config.variants import build
-from couplet.data.archive import Archive, read_array
+from couplet.data.archive import Archive
 from couplet.errors import UserError
 from couplet.figures.base import Cells, Measured
 from couplet.files import read_json, replacing, write_json
@@ -19,7 +19,7 @@ from couplet.plan.summaries import figure_key
 from couplet.provenance.record import Chains, SummaryRecorder, digests
 from couplet.reporting.pictures import sample_grids
 from couplet.reporting.times import StepTime
-from couplet.stages.sample import samples_name
+from couplet.stages.sample import panels
 from couplet.stages.time import times_of
 from couplet.training.loop import shape_of
 
@@ -69,11 +69,8 @@ def _samples(cells: Cells, layout: Layout) -> str:
     folders = {
         row: layout.output("sample", cell, layout.params.selector(cell)) for row, cell in first.items()
     }
-    panels = {
-        f"NFE {nfe}": {row: read_array(folder / samples_name(nfe)) for row, folder in folders.items()}
-        for nfe in sorted(layout.params.sample.nfe)
-    }
-    return base64.b64encode(sample_grids(panels)).decode()
+    drawn = panels(folders, sorted(layout.params.sample.nfe))
+    return base64.b64encode(sample_grids(drawn)).decode()
 
 
 def _measured(chains: Chains, cell: Cell, needs: str, time: StepTime | None) -> Measured:

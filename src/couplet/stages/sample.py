@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from couplet import model
+from couplet.data.archive import read_array
 from couplet.errors import UserError
 from couplet.files import read_json, replacing
 from couplet.plan.stages import Settings
@@ -20,6 +23,14 @@ from couplet.sampling import Drawn, samples_of
 def samples_name(nfe: int) -> str:
     """File name of the samples of ``nfe`` evaluations."""
     return f"nfe{nfe}.npy"
+
+
+def panels(folders: Mapping[str, Path], nfes: Iterable[int]) -> dict[str, dict[str, NDArray[np.uint8]]]:
+    """The samples in ``folders``, which have a name each, by NFE and name, as they are drawn."""
+    return {
+        f"NFE {nfe}": {name: read_array(folder / samples_name(nfe)) for name, folder in folders.items()}
+        for nfe in nfes
+    }
 
 
 def selected(selection: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from couplet.provenance.why import Run, Why, described, numbers_of
 from couplet.reporting.pictures import evenly, sample_grids
 from couplet.reporting.results import NAMES, Details, Group, Trained, results_page
 from couplet.reporting.table import Result, table
-from couplet.stages.sample import samples_name
+from couplet.stages.sample import panels, samples_name
 from couplet.stages.time import times_of
 
 Measured = tuple[Cell, str]
@@ -224,13 +224,10 @@ def _samples(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
     for cell, extractor in measured:
         label = labels.get(cell.coupling, cell.coupling)
         first.setdefault(label, layout.output("sample", cell, extractor))
-    panels: dict[str, dict[str, np.ndarray]] = {
-        f"NFE {nfe}": {label: read_array(folder / samples_name(nfe)) for label, folder in first.items()}
-        for nfe in sorted(layout.params.sample.nfe)
-    }
-    next(iter(panels.values()))["real images"] = _real(layout, measured[0][0])
+    drawn = panels(first, sorted(layout.params.sample.nfe))
+    next(iter(drawn.values()))["real images"] = _real(layout, measured[0][0])
     with replacing(path) as temporary:
-        temporary.write_bytes(sample_grids(panels))
+        temporary.write_bytes(sample_grids(drawn))
 
 
 def _curves(layout: Layout, measured: Sequence[Measured], path: Path) -> None:
