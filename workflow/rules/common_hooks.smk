@@ -22,6 +22,9 @@ def check_start(log):
                     f"--cores {workflow.cores}: {origin(table)[0]}: threads = {wanted}, which decides numbers; "
                     f"give --cores {wanted}, or edit the file"
                 )
+        # While it limits jobs per second, Snakemake looks at all jobs once a second for each job that ended:
+        # after 800, half a core's time. Here --cores is limit enough.
+        workflow.scheduler.job_rate_limiter = None
 
 
 def check_slurm():
