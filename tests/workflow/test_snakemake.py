@@ -23,7 +23,7 @@ OF_RUN = list(RUN[RUN.index("train") :])
 
 @pytest.fixture(scope="module")
 def grid(clone):
-    clone.run("snakemake", "--cores", "2", TABLE)
+    clone.said = clone.run("snakemake", "--cores", "2", "--verbose", TABLE).stderr
     return clone
 
 
@@ -104,6 +104,11 @@ def test_jobs_run_in_copies_of_a_warm_process(grid):
     memory = [float(row.split()[heads[0].split().index("max_rss")]) for row in rows]
     assert len(memory) == 2
     assert max(memory) < 100  # MB
+
+
+def test_snakemake_looks_for_jobs_when_one_has_ended_and_not_once_a_second(grid):
+    ended = len(re.findall(r"^Finished jobid: ", grid.said, re.MULTILINE))
+    assert 0 < grid.said.count("Resources before job selection: ") <= ended
 
 
 def test_a_second_call_has_nothing_to_do(grid):
