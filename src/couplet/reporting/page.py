@@ -23,7 +23,7 @@ LEAD = (
 
 
 OPENING = "Couplings, each from the same seeds"
-"""Heading of what opens the page: the studies of order 0."""
+"""Heading of what opens the page, before its contents: the studies of order 0."""
 
 
 def render(template: str, **content: Any) -> str:
@@ -47,7 +47,8 @@ def render(template: str, **content: Any) -> str:
 def page(entries: Sequence[Mapping[str, Any]], title: str) -> str:
     """The page of studies, with their pictures inside.
 
-    The entries are in the page's order within their paper; those of order 0 come before all others. Each has
+    The entries are in the page's order within their paper; those of order 0 come first, then the contents, then
+    all others. Each has
 
     - ``name``, ``order``, ``paper`` (a key of PAPERS), ``result``;
     - ``title``, ``claim``, ``source``, ``note``;
@@ -72,12 +73,20 @@ def page(entries: Sequence[Mapping[str, Any]], title: str) -> str:
         for key, value, allowed in given:
             if value not in allowed:
                 raise ValueError(f"{entry['name']}: {key} = {value!r} is none of {', '.join(allowed)}")
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for entry in sorted(entries, key=lambda entry: (entry["order"] > 0, [*PAPERS].index(entry["paper"]))):
-        heading = PAPERS[entry["paper"]] if entry["order"] > 0 else OPENING
-        groups.setdefault(heading, []).append({**entry, "counts": _counts([entry])})
+    counted = [{**entry, "counts": _counts([entry])} for entry in entries]
+    opening = [entry for entry in counted if entry["order"] == 0]
+    papers: dict[str, list[dict[str, Any]]] = {}
+    for key, heading in PAPERS.items():
+        if found := [entry for entry in counted if entry["paper"] == key and entry["order"] > 0]:
+            papers[heading] = found
     return render(
-        "page.html.j2", title=title, lead=LEAD, groups=groups, totals=_counts(entries), verdicts=VERDICTS
+        "page.html.j2",
+        title=title,
+        lead=LEAD,
+        opening={OPENING: opening} if opening else {},
+        papers=papers,
+        totals=_counts(entries),
+        verdicts=VERDICTS,
     )
 
 

@@ -132,11 +132,12 @@ def _statement(compared: Compared, level: float) -> Statement:
         return Statement(text, "no claim")
     result = paired(*values, level)
     unpaired = welch([*lower.values()], [*than.values()], level)
-    text = (
-        f"{compared.where}: {means}; difference {result.difference:+z.3g}, {100 * level:.4g} % interval "
+    numbers = (
+        f"difference {result.difference:+z.3g}, {100 * level:.4g} % interval "
         f"{result.low:+z.3g} to {result.high:+z.3g} of {result.size} pairs "
         f"(unpaired {unpaired.low:+z.3g} to {unpaired.high:+z.3g})"
     )
+    text = f"{compared.where}: {means}; {numbers.replace('-', '−')}"
     if compared.unfit:
         return Statement(f"{text}; no claim: {compared.unfit}", "no claim")
     if result.verdict == "not shown":

@@ -32,7 +32,7 @@ def test_statement_for_each_context_that_has_both():
     assert found[0].text.startswith(
         "ict, ve, NFE 1: encoder 1 ± 0.1 (3 seeds), independent 2 ± 0.1 (3 seeds)"
     )
-    assert "difference -1, 97.5 % interval -1 to -1 of 3 pairs (unpaired -1.29 to -0.715)" in found[0].text
+    assert "difference −1, 97.5 % interval −1 to −1 of 3 pairs (unpaired −1.29 to −0.715)" in found[0].text
     only = Comparison(lower="vae", than="independent", only={"kernel": "li"})
     assert [statement.verdict for statement in statements(made, only, {}, "nfe")] == ["opposite"]
 
@@ -81,7 +81,7 @@ def test_pairs_are_the_seeds_that_both_rows_have():
     ]
     (found,) = statements(made, Comparison(lower="vae", than="ot"), {}, "nfe")
     # Seeds 1 and 2 have differences -1 and -1.5.
-    assert "difference -1.25, 95 % interval -4.43 to +1.93 of 2 pairs" in found.text
+    assert "difference −1.25, 95 % interval −4.43 to +1.93 of 2 pairs" in found.text
     assert found.verdict == "not shown"
     (found,) = statements([*made[:1], *made[4:]], Comparison(lower="vae", than="ot"), {}, "nfe")
     assert found.verdict == "no claim"
@@ -95,7 +95,7 @@ def test_a_difference_that_seeds_share_is_shown_though_seeds_differ_more():
     ]
     (found,) = statements(made, Comparison(lower="vae", than="ot"), {}, "nfe")
     assert found.verdict == "shown"
-    assert "interval -1.25 to -0.752 of 3 pairs (unpaired -11" in found.text
+    assert "interval −1.25 to −0.752 of 3 pairs (unpaired −11" in found.text
 
 
 def test_what_is_not_shown_says_how_many_seeds_it_would_take():
