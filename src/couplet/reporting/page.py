@@ -47,8 +47,8 @@ def render(template: str, **content: Any) -> str:
 def page(entries: Sequence[Mapping[str, Any]], title: str) -> str:
     """The page of studies, with their pictures inside.
 
-    The entries are in the page's order within their paper; those of order 0 come first, then the contents, then
-    all others. Each has
+    The entries are in the page's order within their paper; those of order 0 come first, then the contents,
+    then all others. Each has
 
     - ``name``, ``order``, ``paper`` (a key of PAPERS), ``result``;
     - ``title``, ``claim``, ``source``, ``note``;
