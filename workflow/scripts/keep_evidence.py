@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from update_readme import between
+from update_readme import UNREAD, between, narrowed
 
 from couplet.plan.stages import beside
 from couplet.provenance.record import read_record
@@ -42,7 +42,8 @@ def main(table: Path, name: str) -> None:
     made_by = f"{len(runs)} runs, {hours:.1f} hours of training: {'; '.join(made)}."
     figures = [path.relative_to(EVIDENCE) for path in sorted(folder.glob("*.figures/*.png"))]
     distance, samples = (f"![{path.stem}]({path})" for path in figures)
-    shown = "\n\n".join([samples, made_by, table.with_suffix(".md").read_text().strip(), distance])
+    numbers = narrowed(table.with_suffix(".md").read_text(), (*UNREAD, "missing"))
+    shown = "\n\n".join([samples, made_by, numbers, distance])
     page = EVIDENCE / "README.md"
     page.write_text(between(page.read_text(), name, f"{shown}\n"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 FIGURES = Path("docs/figures")
 STUDIES = ("vct-fig1",)
-"""Figures of studies that README.md shows."""
+"""Figures of studies that the documentation shows."""
 UNREAD = ("data set", "scale", "recipe", "kernel", "step (ms)", "images/s", "features", "compared with")
 """Columns that README.md leaves out: its text has them, or they follow from others."""
 
