@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -48,22 +49,25 @@ def precision_recall(real: NDArray[Any], generated: NDArray[Any], *, k: int) -> 
     # |x|² + |y|² - 2 x·y loses fewer digits near the origin, and distances do not change.
     origin = real.mean(axis=0, dtype=np.float64)
     true, fake = real - origin, generated - origin
-    return _covered(fake, true, k), _covered(true, fake, k)
+    reach, reach_fake = _radii(true, k), _radii(fake, k)
+    covered, inside = np.zeros(len(true), dtype=bool), 0
+    for squared in _blocks(fake, true):
+        inside += int(np.count_nonzero((squared <= reach).any(axis=1)))
+        covered |= (squared <= reach_fake[: len(squared), None]).any(axis=0)
+        reach_fake = reach_fake[len(squared) :]
+    return inside / len(fake), float(covered.mean())
 
 
-def _covered(probes: FloatArray, manifold: FloatArray, k: int) -> float:
-    """Fraction of probes [n, d] within the k-nearest-neighbour balls of a manifold [m, d]."""
-    rows = max(1, BLOCK // len(manifold))
-    radii = np.empty(len(manifold))
-    for start in range(0, len(manifold), rows):
-        squared = _squared_distances(manifold[start : start + rows], manifold)
-        # Position 0 is the point itself, so position k is the k-th other neighbour.
-        radii[start : start + rows] = np.partition(squared, k, axis=1)[:, k]
-    inside = 0
-    for start in range(0, len(probes), rows):
-        squared = _squared_distances(probes[start : start + rows], manifold)
-        inside += int(np.count_nonzero((squared <= radii).any(axis=1)))
-    return inside / len(probes)
+def _radii(points: FloatArray, k: int) -> FloatArray:
+    """Squared distance [n] of each point [n, d] to its k-th other neighbour."""
+    # Position 0 is the point itself.
+    return np.concatenate([np.partition(squared, k, axis=1)[:, k] for squared in _blocks(points, points)])
+
+
+def _blocks(a: FloatArray, b: FloatArray) -> Iterator[FloatArray]:
+    """Squared Euclidean distances [rows, m] of some rows at a time of a [n, d] to all of b [m, d]."""
+    rows = max(1, BLOCK // len(b))
+    return (_squared_distances(a[start : start + rows], b) for start in range(0, len(a), rows))
 
 
 def _squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
