@@ -27,10 +27,10 @@ RANK_PATIENCE = 10.0
 """Seconds before a process other than the first one prints its error."""
 
 ELSEWHERE = {
-    "--live": " It is now: --track dvc=FOLDER.",
-    "--tensorboard": " It is now: --track tensorboard=FOLDER.",
-    "--config": " It is one of snakemake; here: --params FILE, --scale NAME, --set KEY=VALUE.",
-    "-S": " It is one of `dvc exp run`; here: --set KEY=VALUE.",
+    "--live": "; it is now --track dvc=FOLDER",
+    "--tensorboard": "; it is now --track tensorboard=FOLDER",
+    "--config": "; it is one of snakemake, here --params FILE, --scale NAME, --set KEY=VALUE",
+    "-S": "; it is one of `dvc exp run`, here --set KEY=VALUE",
 }
 """Advice for options of the engines, by name."""
 

@@ -82,7 +82,7 @@ def test_a_name_of_any_bytes_is_printed(couplet, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("option", "hint"),
-    [("--config", "here: --params FILE, --scale NAME, --set KEY=VALUE."), ("-S", "here: --set KEY=VALUE.")],
+    [("--config", "here --params FILE, --scale NAME, --set KEY=VALUE"), ("-S", "here --set KEY=VALUE")],
 )
 def test_options_of_the_engines_are_pointed_to_ours(couplet, option, hint):
     code, _, err = couplet("run", "--out", "x", option, "scale=smoke")
