@@ -119,6 +119,6 @@ def test_page_shows_the_table_its_pictures_and_the_commit(folder: Path) -> None:
     pictures = {EVIDENCE / path for path in re.findall(r"!\[.*?\]\((.*?)\)", shown[1])}
     assert pictures == {*folder.glob("*.figures/*.png")}
     for picture in pictures:
-        assert picture.stat().st_size < 300_000
+        assert picture.stat().st_size < 1_000_000
     commits = {content(path)["commit"] for path in folder.glob("runs/*/train/record.json")}
     assert {commit for commit in commits if commit[:7] not in PAGE} == set()

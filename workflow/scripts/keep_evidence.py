@@ -42,7 +42,7 @@ def main(table: Path, name: str) -> None:
     made_by = f"{len(runs)} runs, {hours:.1f} hours of training: {'; '.join(made)}."
     figures = [path.relative_to(EVIDENCE) for path in sorted(folder.glob("*.figures/*.png"))]
     distance, samples = (f"![{path.stem}]({path})" for path in figures)
-    numbers = narrowed(table.with_suffix(".md").read_text(), (*UNREAD, "missing"))
+    numbers = narrowed(table.with_suffix(".md").read_text(), (*UNREAD, "missing", "training (s)"))
     shown = "\n\n".join([samples, made_by, numbers, distance])
     page = EVIDENCE / "README.md"
     page.write_text(between(page.read_text(), name, f"{shown}\n"))
