@@ -1,7 +1,7 @@
 """Processor time of a whole run, and its share outside training steps, sampling and features.
 
     python benchmarks/overhead.py --json benchmarks/results/overhead.json
-    python benchmarks/overhead.py results/paper.html                            # hours
+    python benchmarks/overhead.py results/paper.html --only "copies of a warm process"    # an hour
 
 Makes targets from nothing in two temporary copies of the repository: once each job is a process that imports
 everything by itself, and once jobs are copies of a warm process (docs/pipeline.md). All processes of the run
