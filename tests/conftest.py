@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -26,6 +27,12 @@ from couplet.provenance.record import Recorder, archive_digests
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
 torch.set_num_threads(1)
+
+# nohup and a shell's `make test &` ignore these, and so would all that the tests start and then stop;
+# one with a handler is as usual there.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda number, frame: None)
 
 
 @pytest.fixture(autouse=True)
