@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,5 +20,5 @@ def write(path: Path, device: torch.device = torch.device("cpu"), **numbers: Any
         UserError: the file cannot be written.
     """
     write_json(
-        path, {"command": " ".join(["python", *sys.argv]), "environment": environment(device), **numbers}
+        path, {"command": shlex.join(["python", *sys.argv]), "environment": environment(device), **numbers}
     )
